@@ -1,0 +1,19 @@
+"""M3-AGIQA: judge AI-generated images by quality, correspondence with the prompt, and authenticity."""
+
+from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta
+from m3agiqa.errors import InputError, M3AgiqaError, Stopped, WeightsError
+
+__all__ = [
+    "Aspect",
+    "AspectResult",
+    "Assessment",
+    "Assessor",
+    "DescriptionDelta",
+    "InputError",
+    "M3AgiqaError",
+    "MosScale",
+    "Rating",
+    "Stopped",
+    "WeightsError",
+]

@@ -1,0 +1,168 @@
+"""Backbone and predictors together: an image and its prompt in, three descriptions and MOS out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones.base import Backbone, Delta, Request
+from m3agiqa.checkpoint import Card, find_checkpoint, load_predictor, read_card
+from m3agiqa.conversation import Conversation
+from m3agiqa.errors import InputError
+from m3agiqa.images import ImageSource, open_image
+from m3agiqa.predictor import Predictor
+from m3agiqa.weights import Progress
+
+MAX_PROMPT = 2000  # characters
+
+
+@dataclass(frozen=True)
+class DescriptionDelta:
+    """Some more text of one aspect's description."""
+
+    aspect: Aspect
+    text: str
+
+
+@dataclass(frozen=True)
+class AspectResult:
+    """One aspect, judged. `mos` lies within `scale`; `raw_mos` is what the predictor said."""
+
+    aspect: Aspect
+    description: str
+    rating: Rating
+    mos: float
+    raw_mos: float
+    scale: MosScale
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All aspects of one image, and what they were judged by."""
+
+    image: str | None
+    prompt: str | None
+    aspects: dict[Aspect, AspectResult]
+    model: str
+    learned_from: str
+    seconds: float
+
+    def to_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return {
+            "image": self.image,
+            "prompt": self.prompt,
+            "aspects": {
+                str(result.aspect): {
+                    "description": result.description,
+                    "rating": str(result.rating),
+                    "mos": round(result.mos, 3),
+                    "raw_mos": round(result.raw_mos, 3),
+                    "scale": [result.scale.low, result.scale.high],
+                }
+                for result in self.aspects.values()
+            },
+            "model": self.model,
+            "learned_from": self.learned_from,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+Event = DescriptionDelta | AspectResult | Assessment
+
+
+class Assessor:
+    """`Assessor.from_pretrained("nano").assess(image, prompt)` is the whole API."""
+
+    def __init__(self, backbone: Backbone, predictors: dict[Aspect, Predictor], card: Card) -> None:
+        self.backbone = backbone
+        self.predictors = predictors
+        self.card = card
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = "nano", progress: Progress | None = None) -> Assessor:
+        """Load a shipped checkpoint by name, or one from a folder.
+
+        Raises InputError for an unknown name, WeightsError for missing or changed files.
+        """
+        folder = find_checkpoint(name_or_path)
+        card = read_card(folder)
+        backbone = load_backbone(card.backbone, folder, progress)
+        predictors = {
+            aspect: load_predictor(folder, aspect, config) for aspect, config in card.predictors.items()
+        }
+        return cls(backbone, predictors, card)
+
+    def assess(
+        self, image: ImageSource, prompt: str | None = None, aspects: Sequence[Aspect] | None = None
+    ) -> Assessment:
+        """Judge one image; see `stream`."""
+        *_, assessment = self.stream(image, prompt, aspects)
+        assert isinstance(assessment, Assessment)
+        return assessment
+
+    def stream(
+        self,
+        image: ImageSource,
+        prompt: str | None = None,
+        aspects: Sequence[Aspect] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Yield deltas of all aspects as they are spoken, then their results, last the Assessment.
+
+        Without `aspects` all are judged, except correspondence where there is no prompt. Raises
+        InputError for what cannot be judged, and Stopped once `stop` answers True.
+        """
+        started = time.perf_counter()
+        prompt = clean_prompt(prompt)
+        chosen = self._choose(aspects, prompt)
+        conversations = tuple(Conversation.open(aspect, prompt) for aspect in chosen)
+        request = Request(open_image(image), conversations)
+        results = {}
+        for said in self.backbone.describe([request], stop):
+            aspect = chosen[said.row]
+            if isinstance(said, Delta):
+                yield DescriptionDelta(aspect, said.text)
+                continue
+            raw, scale = self.predictors[aspect].predict(said.hidden), self.card.scales[aspect]
+            result = AspectResult(aspect, said.description, said.rating, scale.clamp(raw), raw, scale)
+            results[aspect] = result
+            yield result
+        yield Assessment(
+            image=_name(image),
+            prompt=prompt,
+            aspects=results,
+            model=self.card.title,
+            learned_from=self.card.learned_from,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _choose(self, aspects: Sequence[Aspect] | None, prompt: str | None) -> list[Aspect]:
+        known = list(self.predictors)
+        if aspects is None:
+            return [aspect for aspect in known if prompt or not aspect.needs_prompt]
+        missing = [aspect for aspect in aspects if aspect not in known]
+        if missing or not aspects:
+            raise InputError(
+                f"{self.card.title} judges {', '.join(known)}; "
+                f"it cannot judge {', '.join(missing) or 'nothing'}."
+            )
+        return list(dict.fromkeys(aspects))
+
+
+def clean_prompt(prompt: str | None) -> str | None:
+    """White space folded; None if nothing is left. Raises InputError when it is too long."""
+    text = " ".join((prompt or "").split())
+    if len(text) > MAX_PROMPT:
+        raise InputError(
+            f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be read. Shorten it."
+        )
+    return text or None
+
+
+def _name(image: ImageSource) -> str | None:
+    return str(image) if isinstance(image, str | Path) else None

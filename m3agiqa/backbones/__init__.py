@@ -1,0 +1,19 @@
+"""Local MLLMs, each as speaker and encoder; see `base.Backbone`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m3agiqa.backbones.base import Backbone
+from m3agiqa.backbones.nano import NanoBackbone
+from m3agiqa.errors import WeightsError
+from m3agiqa.weights import Progress
+
+BACKBONES = {"nano": NanoBackbone}
+
+
+def load_backbone(name: str, folder: Path, progress: Progress | None = None) -> Backbone:
+    """The backbone of this name with the adapters of a checkpoint folder."""
+    if name not in BACKBONES:
+        raise WeightsError(f"This checkpoint needs the backbone {name!r}, which this version does not have.")
+    return BACKBONES[name].load(folder, progress)

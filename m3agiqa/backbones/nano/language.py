@@ -1,0 +1,137 @@
+"""SmolLM2-135M-Instruct: loading, chat markup, and attention that suits few cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.masking_utils import eager_mask
+from transformers.utils import logging as transformers_logging
+
+from m3agiqa.conversation import Conversation
+from m3agiqa.weights import is_intact, sealed_folder
+
+ASSISTANT = "<|im_start|>assistant\n"
+END = "<|im_end|>"
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **unused: object,
+) -> tuple[Tensor, None]:
+    """Grouped-query attention without copying each key for every query head that shares it.
+
+    query [B, H, L, D], key and value [B, G, S, D] -> [B, L, H, D]. Decoding 48 rows is 1.5 times as
+    fast on 2 cores as with the library's eager attention, which repeats keys and values.
+    """
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    folded = (query * scaling).reshape(batch, groups, heads // groups * length, width)
+    scores = torch.matmul(folded, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores.view(batch, groups, heads // groups, length, -1) + attention_mask[:, :, None]
+        scores = scores.view(batch, groups, heads // groups * length, -1)
+    mixed = torch.matmul(scores.softmax(-1), value)
+    return mixed.view(batch, heads, length, width).transpose(1, 2), None
+
+
+AttentionInterface.register("m3agiqa_grouped", grouped_attention)
+AttentionMaskInterface.register("m3agiqa_grouped", eager_mask)
+
+
+def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The language model in bfloat16 and its tokenizer, both from one GGUF file.
+
+    Unpacking GGUF takes far longer than reading safetensors, so the result is kept beside it.
+    """
+    unpacked = gguf.with_suffix("")
+    with _quiet():
+        if not is_intact(unpacked):
+            source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            )
+            with sealed_folder(unpacked) as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(unpacked)
+        model = AutoModelForCausalLM.from_pretrained(
+            unpacked, dtype=torch.bfloat16, attn_implementation="m3agiqa_grouped"
+        )
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading without the library's own progress bars and warnings; ours are shown instead."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of a conversation after the image; `answer` numbers the assistant's turns, 0 elsewhere."""
+
+    ids: list[int]
+    answer: list[int]
+
+
+class Chat:
+    """SmolLM2's chat markup. The image comes first, so that conversations about it share a prefix:
+
+    <|im_start|>user\\n [visual tokens] \\n question <|im_end|>\\n <|im_start|>assistant\\n answer …
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.before_image = self._encode("<|im_start|>user\n")
+        self.end = tokenizer.convert_tokens_to_ids(END)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _say(self, text: str) -> list[int]:
+        # What users and models wrote must not become chat markup.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def tokens(self, conversation: Conversation) -> Tokens:
+        """All turns; after a user turn the assistant's header follows, ready to answer."""
+        ids: list[int] = []
+        answer: list[int] = []
+        answers = 0
+        for i, turn in enumerate(conversation.turns):
+            if turn.role == "user":
+                piece = self._encode("\n" if i == 0 else "\n<|im_start|>user\n")
+                piece += [*self._say(turn.content), self.end, *self._encode("\n" + ASSISTANT)]
+                answer += [0] * len(piece)
+            else:
+                piece = [*self._say(turn.content), self.end]
+                answers += 1
+                answer += [answers] * len(piece)
+            ids += piece
+        return Tokens(ids, answer)

@@ -1,0 +1,109 @@
+"""Checkpoints: a folder of safetensors files and one small JSON that says what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.predictor import Predictor, PredictorConfig
+from m3agiqa.weights import sha256
+
+CARD_FILE = "checkpoint.json"
+SHIPPED = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is and what it learned from; travels with every result."""
+
+    name: str
+    version: str
+    backbone: str
+    learned_from: str
+    """One sentence for people: on which data, and whose scores these are."""
+    fingerprint: str
+    """SHA-256 of the training data (training.datasets.fingerprint)."""
+    scales: dict[Aspect, MosScale]
+    predictors: dict[Aspect, PredictorConfig]
+    metrics: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def predictor_file(aspect: Aspect) -> str:
+    """Name of an aspect's predictor within a checkpoint folder."""
+    return f"predictor-{aspect}.safetensors"
+
+
+def save_predictor(predictor: Predictor, folder: Path, aspect: Aspect) -> None:
+    """Write an aspect's predictor in 16 bit."""
+    weights = {name: value.bfloat16().contiguous() for name, value in predictor.state_dict().items()}
+    save_file(weights, folder / predictor_file(aspect))
+
+
+def load_predictor(folder: Path, aspect: Aspect, config: PredictorConfig) -> Predictor:
+    """Read an aspect's predictor, in 32 bit and ready for inference."""
+    predictor = Predictor(config)
+    path = folder / predictor_file(aspect)
+    try:
+        weights = {name: value.to(torch.float32) for name, value in load_file(path).items()}
+        predictor.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(f"{path} does not hold this predictor's weights: {error}") from error
+    return predictor.eval().requires_grad_(False)
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write the card with the SHA-256 of every other file in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    text = json.dumps({**asdict(card), "files": hashes}, indent=2, ensure_ascii=False)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The folder of a shipped checkpoint's name, or of a local path."""
+    for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
+        if (folder / CARD_FILE).is_file():
+            return folder
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
+    raise InputError(
+        f"There is no model {str(name_or_path)!r}. Give one of {', '.join(shipped) or '(none is shipped)'}, "
+        f"or a folder with a {CARD_FILE}."
+    )
+
+
+def read_card(folder: Path) -> Card:
+    """Read a card and verify every file it names. Raises WeightsError naming the file that is wrong."""
+    path = folder / CARD_FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        for name, expected in facts.pop("files").items():
+            _verify(folder / name, expected)
+        facts["scales"] = {Aspect(k): MosScale(**v) for k, v in facts["scales"].items()}
+        facts["predictors"] = {
+            Aspect(k): PredictorConfig(**{**v, "slstm_at": tuple(v["slstm_at"])})
+            for k, v in facts["predictors"].items()
+        }
+        return Card(**facts)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} is damaged or of another version: {error}. Install it anew.") from error
+
+
+def _verify(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise WeightsError(f"The weight file {path} is missing. Install the model anew.")
+    if sha256(path) != expected:
+        raise WeightsError(
+            f"The weight file {path} is damaged or has been changed (its SHA-256 is not the one in "
+            f"{CARD_FILE}). Install the model anew."
+        )

@@ -1,0 +1,87 @@
+"""Opening what users bring: any picture file becomes an upright 8-bit RGB image, or a clear error."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from m3agiqa.errors import InputError
+
+MIN_SIDE = 32  # pixels
+MAX_PIXELS = 64_000_000  # e.g. 8000 x 8000; about 200 MB once decoded
+
+ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """A path, bytes, open file or PIL image -> RGB image, first frame, rotated as EXIF says.
+
+    Transparent parts become white and 16-bit values are scaled down. Raises InputError for anything
+    that cannot be shown or is outside the size limits.
+    """
+    try:
+        image = _open(source)
+        _check_size(image)
+        image.seek(0)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {source}.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{source} is a folder, not an image; `score` takes folders.") from error
+    except PermissionError as error:
+        raise InputError(f"The file {source} may not be read (permission denied).") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"The image has too many pixels. {_LIMIT}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            "This is not an image that can be read. Give a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what decoders raise on damaged data
+        raise InputError("The image file is damaged or cut off; save or download it again.") from error
+
+
+_LIMIT = (
+    f"At most {MAX_PIXELS / 1e6:.0f} megapixels (for example 8000 × 8000) can be assessed; scale it down."
+)
+
+
+def _open(source: ImageSource) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"The image has {width} × {height} pixels. {_LIMIT}")
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"The image has {width} × {height} pixels, which is too small to judge; "
+            f"it needs at least {MIN_SIDE} × {MIN_SIDE}."
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel
+        values = np.asarray(image).astype(np.float64)
+        top = 65535.0 if image.mode.startswith("I") else max(1.0, float(np.nanmax(values)))
+        scaled = np.nan_to_num(values / top * 255).clip(0, 255)
+        image = Image.fromarray(scaled.astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        backdrop = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(backdrop, image)
+    return image.convert("RGB")
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file's name says that Pillow can read it."""
+    Image.init()
+    return path.suffix.lower() in Image.registered_extensions()

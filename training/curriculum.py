@@ -1,0 +1,149 @@
+"""What the backbone is taught and in which order: batches of lessons, each about one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones.base import Request
+from m3agiqa.conversation import Conversation, Turn
+from m3agiqa.images import open_image
+from m3agiqa.samples import Sample
+from training.augment import (
+    DAMAGE_WORDS,
+    DAMAGES,
+    UNRELATED_MOS,
+    damage,
+    damaged_mos,
+    jitter,
+    unrelated_description,
+    unrelated_prompt,
+)
+from training.datasets import (
+    load_captions,
+    load_published_conversations,
+    load_unlabelled,
+)
+
+T = TypeVar("T")
+
+CAPTION_QUESTION = "Describe what this image shows in one sentence."
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Complete conversations about one image (None: text only), which may be damaged on purpose."""
+
+    image: Path | None
+    conversations: tuple[Conversation, ...]
+    damage: str | None = None
+
+    def request(self, rng: Random) -> Request:
+        """Open the image, slightly changed at random."""
+        if self.image is None:
+            return Request(None, self.conversations)
+        image: Image.Image = jitter(open_image(self.image), rng)
+        if self.damage:
+            image = damage(image, self.damage, rng, strength=rng.uniform(0.7, 1.5))
+        return Request(image, self.conversations)
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """How much of what is taught."""
+
+    warmup_texts: int = 600
+    """Published conversations (text only) in the warm-up; they teach the language model the genre."""
+    warmup_batch: int = 12
+    """Lessons a step in the warm-up, where each is short."""
+    epochs: float = 1.0
+    """Passes over the labelled samples after the warm-up."""
+    batch: int = 4
+    """Images a step after the warm-up; each has three to four conversations."""
+    mismatched: float = 0.5
+    """Share of images that also get a conversation about another image's prompt."""
+    damaged: float = 0.25
+    """Share of images that are also shown as a damaged copy."""
+
+
+def curriculum(
+    samples: list[Sample], data: Path, scale: MosScale, config: CurriculumConfig, seed: int
+) -> list[list[Lesson]]:
+    """Warm-up (captions, prompts, texts), then the labelled training samples."""
+    rng = Random(seed)
+    train = [sample for sample in samples if sample.split == "train"]
+    batches: list[list[Lesson]] = []
+    for lessons in (_captions(train, data, rng), _texts(data, config, rng)):
+        batches += _batches(lessons, config.warmup_batch, rng)
+    rng.shuffle(batches)  # each batch is either all images or all text, as their prefixes differ
+    remaining = config.epochs
+    while remaining > 0:
+        chosen = rng.sample(train, round(len(train) * min(remaining, 1.0)))
+        taught = [_lessons(sample, train, scale, config, rng) for sample in chosen]
+        batches += [list(chain.from_iterable(group)) for group in _batches(taught, config.batch, rng)]
+        remaining -= 1
+    return batches
+
+
+def _batches(items: list[T], size: int, rng: Random) -> list[list[T]]:
+    rng.shuffle(items)
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _caption(image: Path, caption: str) -> Lesson:
+    turns = (Turn("user", CAPTION_QUESTION), Turn("assistant", caption.strip()))
+    return Lesson(image, (Conversation(None, turns),))
+
+
+def _captions(train: list[Sample], data: Path, rng: Random) -> list[Lesson]:
+    lessons = [_caption(image, rng.choice(captions)) for image, captions in load_captions(data)]
+    for sample in load_unlabelled(data):
+        if sample.split == "train" and sample.prompt:
+            lessons.append(_caption(sample.image, sample.prompt))
+    for sample in train:
+        if sample.mos.get(Aspect.CORRESPONDENCE, 0) >= 3.5 and not sample.distorted:
+            lessons.append(_caption(sample.image, sample.prompt))
+    return lessons
+
+
+def _texts(data: Path, config: CurriculumConfig, rng: Random) -> list[Lesson]:
+    lessons = []
+    published = load_published_conversations(data)
+    for aspect, turns in rng.sample(published, min(config.warmup_texts, len(published))):
+        said = tuple(Turn(turn["role"], turn["content"].replace("<image>", "").strip()) for turn in turns)
+        lessons.append(Lesson(None, (Conversation(aspect, said),)))
+    return lessons
+
+
+def _lessons(
+    sample: Sample, pool: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random
+) -> list[Lesson]:
+    conversations = [
+        _complete(aspect, sample.prompt, text, sample.mos[aspect], scale)
+        for aspect, text in sample.descriptions.items()
+    ]
+    if sample.prompt and not sample.distorted and rng.random() < config.mismatched:
+        other = unrelated_prompt(sample, pool, rng)
+        text = unrelated_description(sample, other, rng)
+        conversations.append(_complete(Aspect.CORRESPONDENCE, other, text, UNRELATED_MOS, scale))
+    lessons = [Lesson(sample.image, tuple(conversations))]
+    if not sample.distorted and rng.random() < config.damaged:
+        kind = rng.choice(DAMAGES)
+        mos = damaged_mos(sample.mos[Aspect.QUALITY], scale)
+        text = rng.choice(DAMAGE_WORDS[kind])
+        lessons.append(
+            Lesson(sample.image, (_complete(Aspect.QUALITY, sample.prompt, text, mos, scale),), kind)
+        )
+    return lessons
+
+
+def _complete(
+    aspect: Aspect, prompt: str | None, description: str, mos: float, scale: MosScale
+) -> Conversation:
+    return Conversation.open(aspect, prompt).describe(description).rate(scale.rating(mos))

@@ -1,0 +1,39 @@
+"""Files that survive being interrupted, and the one progress bar."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def bar(items: Iterable[T], label: str, total: int | None = None, start: int = 0) -> tqdm:
+    """A progress bar that also reads well in a log file."""
+    return tqdm(items, desc=label, total=total, initial=start, mininterval=2.0, dynamic_ncols=True)
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder elsewhere and move it into place, so that a kill leaves the old or the new one."""
+    fresh = target.with_name(target.name + ".new")
+    stale = target.with_name(target.name + ".old")
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write(fresh)
+    if target.exists():
+        target.replace(stale)
+    fresh.replace(target)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def latest_folder(target: Path) -> Path | None:
+    """The newest whole version of a folder written by replace_folder, if any."""
+    for candidate in (target, target.with_name(target.name + ".old")):
+        if candidate.is_dir():
+            return candidate
+    return None
