@@ -157,6 +157,7 @@ class Assessor:
 def clean_prompt(prompt: str | None) -> str | None:
     """White space folded; None if nothing is left. Raises InputError when it is too long."""
     text = " ".join((prompt or "").split())
+    text = text.encode("utf-8", "replace").decode()  # half characters cannot be tokenized
     if len(text) > MAX_PROMPT:
         raise InputError(
             f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be read. Shorten it."

@@ -94,6 +94,8 @@ def read_card(folder: Path) -> Card:
             Aspect(k): PredictorConfig(**{**v, "slstm_at": tuple(v["slstm_at"])})
             for k, v in facts["predictors"].items()
         }
+        if facts["scales"].keys() != facts["predictors"].keys():
+            raise ValueError("each predictor needs its scale")
         return Card(**facts)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged or of another version: {error}. Install it anew.") from error

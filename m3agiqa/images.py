@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,8 +15,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from m3agiqa.errors import InputError
 
+# Pillow knows more, some of which start other programs (EPS) or are no images of generators.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 MIN_SIDE = 32  # pixels
 MAX_PIXELS = 64_000_000  # e.g. 8000 x 8000; about 200 MB once decoded
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit above is lower than Pillow's
 
 ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
 
@@ -25,11 +31,11 @@ def open_image(source: ImageSource) -> Image.Image:
     that cannot be shown or is outside the size limits.
     """
     try:
-        image = _open(source)
-        _check_size(image)
-        image.seek(0)
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        with opened(source) as image:
+            _check_size(image)
+            image.seek(0)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.") from error
     except IsADirectoryError as error:
@@ -40,7 +46,7 @@ def open_image(source: ImageSource) -> Image.Image:
         raise InputError(f"The image has too many pixels. {_LIMIT}") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            "This is not an image that can be read. Give a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+            "This is not an image that can be read. Give a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what decoders raise on damaged data
         raise InputError("The image file is damaged or cut off; save or download it again.") from error
@@ -51,10 +57,21 @@ _LIMIT = (
 )
 
 
-def _open(source: ImageSource) -> Image.Image:
+@contextmanager
+def opened(source: ImageSource) -> Iterator[Image.Image]:
+    """Pillow's image of a source, not decoded yet; an open file is left where it was."""
     if isinstance(source, Image.Image):
-        return source
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        yield source
+    elif isinstance(source, str | os.PathLike):
+        with Image.open(source, formats=FORMATS) as image:
+            yield image
+    else:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        position = file.tell()
+        try:
+            yield Image.open(file, formats=FORMATS)
+        finally:
+            file.seek(position)
 
 
 def _check_size(image: Image.Image) -> None:
@@ -82,6 +99,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file's name says that Pillow can read it."""
-    Image.init()
-    return path.suffix.lower() in Image.registered_extensions()
+    """Whether a file's name says that `open_image` can read it."""
+    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS

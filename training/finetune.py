@@ -135,6 +135,7 @@ class _Trainer:
             out / ADAPTER_FOLDER,
             state_dict={name: value.bfloat16() for name, value in self.adapter.state_dict().items()},
         )
+        (out / ADAPTER_FOLDER / "README.md").unlink()  # PEFT's empty model card
 
 
 def conversation_loss(

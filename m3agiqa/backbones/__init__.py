@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from m3agiqa.backbones.base import Backbone
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.errors import WeightsError
@@ -16,4 +18,7 @@ def load_backbone(name: str, folder: Path, progress: Progress | None = None) -> 
     """The backbone of this name with the adapters of a checkpoint folder."""
     if name not in BACKBONES:
         raise WeightsError(f"This checkpoint needs the backbone {name!r}, which this version does not have.")
-    return BACKBONES[name].load(folder, progress)
+    try:
+        return BACKBONES[name].load(folder, progress)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise WeightsError(f"The backbone {name} cannot be loaded: {error}") from error

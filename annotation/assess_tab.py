@@ -1,0 +1,169 @@
+"""The Assess tab: an image and its prompt in, three cards out while the model speaks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import gradio as gr
+
+from annotation import notices
+from annotation.cards import cards, provenance
+from annotation.examples import EXAMPLES, gallery
+from annotation.model_loader import ModelLoader
+from annotation.runs import Runs, RunState
+from annotation.uploads import Upload
+from m3agiqa.embedded_prompt import find_prompt
+from m3agiqa.errors import InputError
+from m3agiqa.images import open_image
+
+NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
+
+# What `show` returns, in the order of its outputs: cards, status, message, provenance, model banner,
+# Assess button, Stop button.
+Shown = tuple[str, str, str, str, str, dict, dict]
+# The same for an image that has been put in: prompt, its origin, what the page put into the box, message.
+PutIn = tuple[str, str, str, str]
+
+
+class AssessHandlers:
+    """What happens on the tab; every method is an event's function and can be called without a browser."""
+
+    def __init__(self, loader: ModelLoader) -> None:
+        self.loader = loader
+        self.runs = Runs(loader)
+
+    async def assess(
+        self, image: dict | None, prompt: str | None, request: gr.Request
+    ) -> AsyncIterator[Shown]:
+        """Run one assessment and show it as it grows; ends the visitor's earlier one."""
+        visitor = request.session_hash or ""
+        upload = Upload.from_payload(image)
+        if upload is None:
+            self.runs.stop(visitor)
+            yield self.show(None, message=NO_IMAGE)
+            return
+        run = self.runs.begin(visitor, upload, prompt or "")
+        try:
+            async for state in run.watch():
+                yield self.show(state, run.seconds)
+        finally:  # also when the page has been closed meanwhile
+            self.runs.forget(visitor, run)
+
+    async def stop(self, request: gr.Request) -> None:
+        """End this visitor's run."""
+        self.runs.stop(request.session_hash or "")
+
+    def show(self, state: RunState | None, seconds: float = 0.0, message: str = "") -> Shown:
+        """The page for a run's state; the buttons follow whether it is over."""
+        busy = state is not None and not state.over
+        return (
+            cards(state),
+            notices.status(state, seconds),
+            notices.message(message or (state.error if state else "")),
+            provenance(state.assessment if state else None),
+            notices.model_banner(self.loader.state),
+            gr.update(interactive=not busy),
+            gr.update(visible=busy),
+        )
+
+    def put_in(self, image: dict | None, prompt: str | None, filled: str) -> PutIn:
+        """A new image: say at once if it cannot be read, and offer the prompt that its file carries.
+
+        `filled` is what the page itself has put into the prompt box; it belongs to the image before and
+        goes with it. What the visitor typed stays.
+        """
+        prompt = prompt or ""
+        typed = bool(prompt.strip()) and prompt != filled
+        upload = Upload.from_payload(image)
+        if upload is None:
+            return ("" if not typed else prompt), "", "", notices.message("")
+        try:
+            open_image(upload.path)
+        except InputError as error:
+            return ("" if not typed else prompt), "", "", notices.message(str(error))
+        found = None if typed else find_prompt(upload.path)
+        if found is None:
+            return (prompt if typed else ""), "", "", notices.message("")
+        return found.text, notices.prompt_origin(found.origin), found.text, notices.message("")
+
+    def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
+        """Put an example's image and prompt in."""
+        example = EXAMPLES[int(event._data["index"])]
+        return str(example.path), example.prompt, "", example.prompt, notices.message("")
+
+
+def assess_tab(loader: ModelLoader, banner: gr.HTML) -> AssessHandlers:
+    """Build the components within the current tab and wire them up."""
+    handlers = AssessHandlers(loader)
+    with gr.Row(elem_id="inputs", equal_height=False):
+        with gr.Column(min_width=280):
+            image = gr.Image(
+                label="Image",
+                type="filepath",
+                sources=["upload", "clipboard"],
+                buttons=["fullscreen"],
+                height=330,
+                elem_id="image",
+                placeholder="Drop an image here, click to choose one,\nor paste with Ctrl+V",
+                alt_text="The image to assess",
+            )
+        with gr.Column(min_width=280):
+            prompt = gr.Textbox(
+                label="Prompt",
+                info="What the image was generated from. Correspondence is judged against it.",
+                placeholder="e.g. a lighthouse on a cliff above a calm sea at sunset",
+                lines=5,
+                max_lines=8,
+                elem_id="prompt",
+            )
+            origin = gr.HTML("", elem_id="prompt-origin")
+            with gr.Row(elem_id="actions"):
+                assess = gr.Button("Assess", variant="primary", elem_id="assess", min_width=120)
+                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", min_width=120)
+            status = gr.HTML(notices.status(None), elem_id="status")
+            message = gr.HTML(notices.message(""), elem_id="message")
+    with gr.Column(elem_id="stage"):
+        result = gr.HTML(cards(None), elem_id="cards")
+        source = gr.HTML("", elem_id="provenance")
+        examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE)
+    filled = gr.State("")
+
+    # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
+    # own error for what is no image, without its text chunks for what is one.
+    assess.click(
+        handlers.assess,
+        inputs=[image, prompt],
+        outputs=[result, status, message, source, banner, assess, stop],
+        preprocess=False,
+        show_progress="hidden",
+        concurrency_limit=None,  # the waiting line says who is next, and each visitor where they are
+        api_visibility="private",
+    )
+    # Not queued, so that it cannot be kept waiting; not `cancels=`, which would only stop the display.
+    stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
+    gr.on(
+        [image.upload, image.clear],
+        handlers.put_in,
+        inputs=[image, prompt, filled],
+        outputs=[prompt, origin, filled, message],
+        preprocess=False,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    examples.click(
+        handlers.choose_example,
+        outputs=[image, prompt, origin, filled, message],
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    return handlers
+
+
+_CHOOSE = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button.example");
+  if (button) trigger("click", { index: button.dataset.index });
+});
+"""

@@ -1,0 +1,60 @@
+"""The examples of the Assess tab: images that the project drew itself, each with a prompt."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+FOLDER = Path(__file__).parent / "examples"
+THUMBNAIL = 192  # pixels
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, the prompt to judge it by, and what there is to see."""
+
+    image: str
+    prompt: str
+    caption: str
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / self.image
+
+
+_LIGHTHOUSE = "a lighthouse on a cliff above a calm sea at sunset, blue mountains in the distance"
+
+EXAMPLES = (
+    Example("lighthouse.webp", _LIGHTHOUSE, "Sharp, fits its prompt"),
+    Example("lighthouse-blurred.webp", _LIGHTHOUSE, "The same, blurred and noisy"),
+    Example(
+        "spheres.webp", "three glossy balls, red, gold and green, on a checkered floor", "Clean rendering"
+    ),
+    Example("planet.webp", "a golden retriever puppy in a sunny garden", "Not what the prompt asks for"),
+)
+
+
+def gallery() -> str:
+    """HTML buttons with thumbnails; each carries the index of its example."""
+    buttons = "".join(
+        f'<button type="button" class="example" data-index="{i}" title="{escape(example.prompt)}">'
+        f'<img src="{_thumbnail(example.path)}" alt="" width="{THUMBNAIL}" height="{THUMBNAIL}">'
+        f"<span>{escape(example.caption)}</span></button>"
+        for i, example in enumerate(EXAMPLES)
+    )
+    return f'<h2 class="examples-title">Or try an example</h2><div class="examples">{buttons}</div>'
+
+
+def _thumbnail(path: Path) -> str:
+    """A data URL, so that the page needs no further request."""
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,56 @@
+"""How the app looks: theme, style sheet, keys, and the head of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+STATIC = Path(__file__).parent / "static"
+
+HEADER = """
+<header class="studio">
+  <h1>M3-AGIQA <span>Studio</span></h1>
+  <p>Judges an AI-generated image the way people would: quality, correspondence with its prompt, and
+  authenticity, each with a description, a rating and a mean opinion score. The default model's scores
+  were learned from a multimodal LLM, not from people.</p>
+</header>
+"""
+
+# System fonts: the page asks no other server for anything.
+_SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+_MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """Calm and flat, so that the image is the most colourful thing on the page."""
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=_SANS,
+        font_mono=_MONO,
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        button_cancel_background_fill="*neutral_700",
+        # Gradio's own grey is too pale to read on white.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )
+
+
+def launch_options() -> dict:
+    """What Gradio wants at launch, not when the page is built."""
+    keys = (STATIC / "keys.js").read_text(encoding="utf-8")
+    return {
+        "theme": theme(),
+        "css_paths": [STATIC / "studio.css"],
+        "head": f"<script>{keys}</script>",
+        "footer_links": ["settings", "gradio"],
+        "run_history": False,
+    }

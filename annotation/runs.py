@@ -1,0 +1,167 @@
+"""One visitor's assessment, from pressing the button to the last rating, and the way to end it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from annotation.model_loader import LoadState, ModelLoader
+from annotation.turns import WaitingLine
+from annotation.uploads import Upload
+from m3agiqa.aspects import Aspect
+from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, clean_prompt
+from m3agiqa.errors import M3AgiqaError, Stopped
+from m3agiqa.images import open_image
+
+log = logging.getLogger(__name__)
+
+UPDATE_INTERVAL = 0.1  # seconds between two looks at a run
+CLOCK_INTERVAL = 0.5  # seconds after which the clock moves although nothing else has
+
+
+class Stage(StrEnum):
+    """Where a run stands; the last three are final."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WAITING = "waiting"
+    ASSESSING = "assessing"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that the page shows of a run."""
+
+    stage: Stage = Stage.STARTING
+    has_prompt: bool = True
+    load: LoadState = field(default_factory=LoadState)
+    place: int = 0
+    """Place in the waiting line; 2 is next."""
+    descriptions: Mapping[Aspect, str] = field(default_factory=dict)
+    results: Mapping[Aspect, AspectResult] = field(default_factory=dict)
+    assessment: Assessment | None = None
+    error: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.stage in (Stage.FINISHED, Stage.STOPPED, Stage.FAILED)
+
+
+class Run:
+    """An assessment in a thread of its own, so that neither page nor network can slow the model."""
+
+    def __init__(self, upload: Upload, prompt: str, loader: ModelLoader, line: WaitingLine) -> None:
+        self.upload = upload
+        self.prompt = prompt
+        self.state = RunState(has_prompt=bool(prompt.strip()))
+        self._loader = loader
+        self._line = line
+        self._stop = threading.Event()
+        self._began = time.monotonic()
+        self._ended: float | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._work, name="assessment", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it wherever it is: loading, in the line, or before the model's next token."""
+        self._stop.set()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the model took it up, or since the button was pressed while it has not."""
+        return (self._ended or time.monotonic()) - self._began
+
+    async def watch(self) -> AsyncIterator[RunState]:
+        """The states as they change, the final one last; never more often than a page needs them.
+
+        It polls instead of blocking a thread: many visitors may wait at once, and Stop must get through.
+        """
+        shown, shown_at = None, 0.0
+        while True:
+            state = self.state
+            if state is not shown or time.monotonic() - shown_at >= CLOCK_INTERVAL:
+                shown, shown_at = state, time.monotonic()
+                yield state
+            if state.over:
+                return
+            await asyncio.sleep(UPDATE_INTERVAL)
+
+    def _work(self) -> None:
+        try:
+            self._assess()
+        except Stopped:
+            self._update(stage=Stage.STOPPED)
+        except M3AgiqaError as error:
+            self._update(stage=Stage.FAILED, error=str(error))
+        except Exception:  # a bug; the visitor gets a sentence, the log the traceback
+            log.exception("Assessing %s failed", self.upload.name)
+            sentence = "Something unexpected went wrong with this image; the app's log says more."
+            self._update(stage=Stage.FAILED, error=sentence)
+
+    def _assess(self) -> None:
+        # First what needs no waiting: bad input is told at once, not at the end of the line.
+        prompt = clean_prompt(self.prompt)
+        open_image(self.upload.path)
+        assessor = self._loader.wait(self._stop.is_set, self._while_loading)
+        with self._line.turn(self._stop.is_set, self._in_line):
+            self._began = time.monotonic()
+            self._update(stage=Stage.ASSESSING)
+            for event in assessor.stream(self.upload.path, prompt, stop=self._stop.is_set):
+                match event:
+                    case DescriptionDelta(aspect, text):
+                        said = self.state.descriptions.get(aspect, "") + text
+                        self._update(descriptions={**self.state.descriptions, aspect: said})
+                    case AspectResult(aspect):
+                        self._update(results={**self.state.results, aspect: event})
+                    case Assessment():
+                        self._update(stage=Stage.FINISHED, assessment=replace(event, image=self.upload.name))
+
+    def _while_loading(self, load: LoadState) -> None:
+        self._update(stage=Stage.LOADING, load=load)
+
+    def _in_line(self, place: int) -> None:
+        if (self.state.stage, self.state.place) != (Stage.WAITING, place):
+            self._update(stage=Stage.WAITING, place=place)
+
+    def _update(self, **changes: object) -> None:
+        """Replace the state as a whole: only this run's thread writes, anyone may read."""
+        state = replace(self.state, **changes)
+        if state.over:
+            self._ended = time.monotonic()
+        self.state = state
+
+
+class Runs:
+    """The runs of all visitors, at most one each."""
+
+    def __init__(self, loader: ModelLoader) -> None:
+        self.loader = loader
+        self.line = WaitingLine()
+        self._by_visitor: dict[str, Run] = {}
+
+    def begin(self, visitor: str, upload: Upload, prompt: str) -> Run:
+        """Start a visitor's run; an older one of theirs is stopped."""
+        self.stop(visitor)
+        run = self._by_visitor[visitor] = Run(upload, prompt, self.loader, self.line)
+        run.start()
+        return run
+
+    def stop(self, visitor: str) -> None:
+        """Stop the run of this visitor, if there is one, and nobody else's."""
+        if (run := self._by_visitor.pop(visitor, None)) is not None:
+            run.stop()
+
+    def forget(self, visitor: str, run: Run) -> None:
+        """Stop a run that nobody watches any more."""
+        run.stop()
+        if self._by_visitor.get(visitor) is run:
+            del self._by_visitor[visitor]

@@ -1,0 +1,7 @@
+"""`python -m m3agiqa`."""
+
+import sys
+
+from m3agiqa.cli import main
+
+sys.exit(main())

@@ -1,0 +1,267 @@
+"""The command line: `assess` one image, `score` many."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta, clean_prompt
+from m3agiqa.conversation import Conversation
+from m3agiqa.embedded_prompt import find_prompt
+from m3agiqa.errors import M3AgiqaError
+from m3agiqa.images import open_image
+from m3agiqa.scoring import ScoreFile, read_rows, score
+from m3agiqa.weights import Progress
+
+VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 bad input, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # what libraries tell developers, not users
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to fail
+    try:
+        args.command(args)
+    except M3AgiqaError as error:
+        _note(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _note(args.interrupted)
+        return 130
+    except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="m3agiqa",
+        description="Judges AI-generated images the way people do: quality, correspondence, authenticity.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--model",
+        default=os.environ.get("M3AGIQA_MODEL") or "nano",
+        help="name of a shipped model or a checkpoint folder (default: $M3AGIQA_MODEL, else nano)",
+    )
+
+    assess = commands.add_parser("assess", parents=[model], help="judge one image")
+    assess.add_argument("image", metavar="IMAGE")
+    assess.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what the image was generated from; by default what the generator wrote into the file",
+    )
+    assess.add_argument(
+        "--aspect",
+        action="append",
+        type=str.lower,
+        choices=[str(aspect) for aspect in Aspect],
+        help="judge only this aspect; may be repeated",
+    )
+    assess.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    assess.set_defaults(command=_assess, interrupted="Interrupted.")
+
+    batch = commands.add_parser(
+        "score",
+        parents=[model],
+        help="judge many images into a CSV",
+        description="Judge many images into a CSV. The same command again goes on where it was stopped: "
+        "rows that are in OUT.csv already, failed ones included, are not judged anew.",
+    )
+    batch.add_argument(
+        "source",
+        metavar="CSV|FOLDER",
+        type=Path,
+        help="a CSV with the columns image,prompt, or a folder of images with prompts in .txt files of the "
+        "same name or in the images",
+    )
+    batch.add_argument("--out", metavar="OUT.csv", type=Path, required=True)
+    batch.add_argument(
+        "--image-root",
+        metavar="DIR",
+        type=Path,
+        help="folder that relative paths in the CSV start from (default: the CSV's own)",
+    )
+    batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
+    return parser
+
+
+# --- assess ------------------------------------------------------------------------------------
+
+
+def _assess(args: argparse.Namespace) -> None:
+    # All of the input is checked first: loading the model takes seconds, the first time minutes.
+    open_image(args.image)
+    aspects = [Aspect(name) for name in args.aspect] if args.aspect else None
+    prompt = clean_prompt(_prompt(args))
+    for aspect in aspects or ():
+        Conversation.open(aspect, prompt)
+    if aspects is None and prompt is None:
+        _note(
+            "There is no prompt, so correspondence is left out: it compares the image with its prompt. "
+            "Give one with --prompt."
+        )
+    assessor = _load(args.model)
+    if args.json:
+        assessment = assessor.assess(args.image, prompt, aspects)
+        _print(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False))
+        return
+    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    display = _LiveDisplay() if live else _PlainDisplay()
+    with display.drawing():
+        for event in assessor.stream(args.image, prompt, aspects):
+            if isinstance(event, DescriptionDelta):
+                display.add(event)
+            elif isinstance(event, AspectResult):
+                display.finish(event)
+            else:
+                assessment = event
+    _print(_table(assessment))
+
+
+def _prompt(args: argparse.Namespace) -> str | None:
+    if args.prompt is not None:
+        return args.prompt
+    found = find_prompt(args.image)
+    if found is None:
+        return None
+    _note(f"Prompt read from the image file, {found.origin}: {found.text}")
+    return found.text
+
+
+def _table(assessment: Assessment) -> str:
+    lines = [f"{'Aspect':<16}{'Rating':<11}MOS"]
+    for result in assessment.aspects.values():
+        scale = result.scale
+        mos = f"{result.mos:.2f} of {scale.low:g}–{scale.high:g}"
+        if abs(result.raw_mos - result.mos) >= VISIBLE_DIFFERENCE:
+            mos += f" (raw {result.raw_mos:.2f})"
+        lines.append(f"{result.aspect.capitalize():<16}{result.rating:<11}{mos}")
+    source = f"Judged by {assessment.model} in {assessment.seconds:.1f} s. {assessment.learned_from}"
+    return "\n".join([*lines, "", source])
+
+
+class _PlainDisplay:
+    """For files and pipes: each description in one piece, as soon as it is complete."""
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        yield
+
+    def add(self, delta: DescriptionDelta) -> None:
+        pass
+
+    def finish(self, result: AspectResult) -> None:
+        _print(f"{result.aspect.capitalize()}\n{_printable(result.description)}\n")
+
+
+class _LiveDisplay:
+    """For terminals: one paragraph per aspect, all growing in place."""
+
+    CLEAR_LINE, CLEAR_BELOW, UP = "\x1b[K", "\x1b[J", "\x1b[{}A"
+    WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"  # wide letters must not add lines that are not counted
+
+    def __init__(self) -> None:
+        self.texts: dict[Aspect, str] = {}
+        self.drawn = 0  # lines above the cursor that belong to the display
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        sys.stdout.write(self.WRAP_OFF)
+        try:
+            yield
+            self._draw(whole=True)
+        finally:
+            sys.stdout.write(self.WRAP_ON)
+            sys.stdout.flush()
+
+    def add(self, delta: DescriptionDelta) -> None:
+        self.texts[delta.aspect] = self.texts.get(delta.aspect, "") + delta.text
+        self._draw()
+
+    def finish(self, result: AspectResult) -> None:
+        self.texts[result.aspect] = result.description  # without a cut-off last sentence
+        self._draw()
+
+    def _draw(self, whole: bool = False) -> None:
+        width, height = shutil.get_terminal_size()
+        # The cursor cannot go back above the top line, so while it grows only the end may be shown.
+        room = max(1, (height - 1) // max(1, len(self.texts)) - 2)
+        lines: list[str] = []
+        for aspect, text in self.texts.items():
+            paragraph = textwrap.wrap(_printable(text), max(20, width - 1))
+            lines += [f"\x1b[1m{aspect.capitalize()}\x1b[0m", *paragraph[0 if whole else -room :], ""]
+        back = self.UP.format(self.drawn) if self.drawn else ""
+        body = "".join(f"{line}{self.CLEAR_LINE}\n" for line in lines)
+        sys.stdout.write(f"\r{back}{body}{self.CLEAR_BELOW}")
+        sys.stdout.flush()
+        self.drawn = len(lines)
+
+
+# --- score -------------------------------------------------------------------------------------
+
+
+def _score(args: argparse.Namespace) -> None:
+    output = ScoreFile(args.out)
+    rows = read_rows(args.source, args.image_root)
+    todo = output.remaining(rows)
+    assessor = _load(args.model)
+    output.start(assessor.card.title)
+    if len(todo) < len(rows):
+        _note(f"{len(rows) - len(todo)} of {len(rows)} rows are in {args.out} already.")
+    bar = tqdm(score(todo, output, assessor), total=len(todo), unit="image", file=sys.stderr)
+    failed = sum(bool(error) for error in bar)
+    _print(f"scored {len(todo) - failed}, failed {failed}" + (" (see the error column)" if failed else ""))
+
+
+# --- terminal ----------------------------------------------------------------------------------
+
+
+def _load(model: str) -> Assessor:
+    with _loading_bar() as progress:
+        return Assessor.from_pretrained(model, progress)
+
+
+@contextmanager
+def _loading_bar() -> Iterator[Progress]:
+    """A bar on stderr, if that is a terminal; it disappears when loading is done."""
+    form = "{desc} {percentage:3.0f}% |{bar}|"
+    with tqdm(total=1.0, bar_format=form, leave=False, disable=None, file=sys.stderr) as bar:
+
+        def show(message: str, done: float) -> None:
+            bar.set_description_str(message, refresh=False)
+            bar.n = done
+            bar.refresh()
+
+        yield show
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(_printable(text) + "\n")
+
+
+def _printable(text: str) -> str:
+    """Text from files and models without control characters, which could steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

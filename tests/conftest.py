@@ -1,0 +1,24 @@
+"""What tests of all packages share: one loaded model, and a picture to show it."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image, ImageDraw
+
+from m3agiqa import Assessor
+
+
+@pytest.fixture(scope="session")
+def assessor() -> Assessor:
+    """The shipped default model. Loading takes seconds, so all tests share it and none may change it."""
+    return Assessor.from_pretrained("nano")
+
+
+@pytest.fixture(scope="session")
+def picture() -> Image.Image:
+    """A red ball on green ground under a blue sky."""
+    image = Image.new("RGB", (160, 120), (120, 170, 230))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 80, 160, 120), fill=(60, 140, 60))
+    pen.ellipse((50, 30, 110, 90), fill=(200, 40, 40))
+    return image

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m3agiqa import Aspect, Assessor, InputError, Rating
+from m3agiqa.conversation import Conversation
+
+MARKUP = ("<|im_end|>", "<|im_start|>", "<|im_start|>system\n", "<|endoftext|>", "{prompt}", "{}", "%s", "'")
+texts = st.lists(st.sampled_from(MARKUP) | st.text(max_size=8), max_size=6).map("".join)
+prompts = texts.filter(str.strip)
+
+
+def test_wording_is_the_papers() -> None:
+    quality = Conversation.open(Aspect.QUALITY, "a red ball").turns[0].content
+    assert quality == (
+        "Please closely examine this AI-generated image and provide a detailed analysis of its content and "
+        "quality. The original prompt for the image was: 'a red ball' What can you deduce about the image "
+        "based on this prompt, and how would you assess its overall quality?"
+    )
+    correspondence = Conversation.open(Aspect.CORRESPONDENCE, "a red ball").describe("Round.")
+    assert [turn.content for turn in correspondence.turns] == [
+        "Please closely examine this AI-generated image and provide a detailed analysis of how well it aligns "
+        "with the original prompt: 'a red ball'.",
+        "Round.",
+        "Based on your analysis, could you please rate the image's alignment with its original prompt? Choose "
+        "one word from the following list: [bad, poor, fair, good, excellent], where the words indicate the "
+        "degree of alignment from low to high.",
+    ]
+    authenticity = Conversation.open(Aspect.AUTHENTICITY, "a red ball").turns[0].content
+    assert "The original prompt for the image was: 'a red ball'. How closely does" in authenticity
+
+
+def test_turns_alternate_and_close_with_the_rating() -> None:
+    whole = Conversation.open(Aspect.QUALITY, None).describe("Sharp.").rate(Rating.GOOD)
+    assert [turn.role for turn in whole.turns] == ["user", "assistant", "user", "assistant"]
+    assert whole.turns[-1].content == "good"
+
+
+@pytest.mark.parametrize("prompt", [None, "", " \n\t "])
+def test_without_a_prompt(prompt: str | None) -> None:
+    for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY):
+        assert "prompt" not in Conversation.open(aspect, prompt).turns[0].content
+    with pytest.raises(InputError, match="no prompt was given"):
+        Conversation.open(Aspect.CORRESPONDENCE, prompt)
+
+
+@given(prompts)
+def test_prompt_stands_in_the_question_as_it_is(prompt: str) -> None:
+    folded = " ".join(prompt.split())
+    for aspect in Aspect:
+        content = Conversation.open(aspect, prompt).turns[0].content
+        assert f"'{folded}'" in content
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=prompts, description=texts)
+def test_what_people_and_models_write_is_never_chat_markup(
+    assessor: Assessor, prompt: str, description: str
+) -> None:
+    chat = assessor.backbone.chat
+    start = chat.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    opened = Conversation.open(Aspect.QUALITY, prompt)
+    whole = opened.describe(description).rate(Rating.GOOD)
+    for conversation, headers in ((opened, 1), (opened.describe(description), 3), (whole, 3)):
+        ids = chat.tokens(conversation).ids
+        assert ids.count(chat.end) == len(conversation.turns)
+        assert ids.count(start) == headers
+        specials = set(chat.tokenizer.all_special_ids) - {chat.end, start}
+        assert not specials & set(ids)
+
+
+def test_answers_are_numbered_turn_by_turn(assessor: Assessor) -> None:
+    chat = assessor.backbone.chat
+    tokens = chat.tokens(Conversation.open(Aspect.QUALITY, "a ball").describe("Round.").rate(Rating.GOOD))
+    spoken = [
+        chat.tokenizer.decode([i for i, answer in zip(tokens.ids, tokens.answer, strict=True) if answer == n])
+        for n in (1, 2)
+    ]
+    assert spoken == ["Round.<|im_end|>", "good<|im_end|>"]

@@ -1,0 +1,75 @@
+"""A small data folder in the layout of the real one, drawn by code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from PIL import Image, ImageDraw
+
+COLOURS = {"red": "#c03030", "green": "#30a040", "blue": "#3050c0", "yellow": "#d0b020"}
+SHAPES = ("circle", "square", "bar")
+
+
+def draw(shape: str, colour: str, size: int, seed: int) -> Image.Image:
+    """A coloured shape on a grey ground, somewhere near the middle."""
+    rng = Random(seed)
+    image = Image.new("RGB", (size, size), "#808080")
+    x, y, r = rng.uniform(0.35, 0.65) * size, rng.uniform(0.35, 0.65) * size, 0.25 * size
+    box = (x - r, y - (r / 3 if shape == "bar" else r), x + r, y + (r / 3 if shape == "bar" else r))
+    pen = ImageDraw.Draw(image)
+    (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=COLOURS[colour])
+    return image
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """agi-teacher, agi-unlabelled, captions and published conversations, a few rows each."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("agi-teacher", "agi-unlabelled", "captions"):
+        (root / name / "images").mkdir(parents=True)
+    (root / "m3-agiqa-conversations").mkdir()
+    rng = Random(0)
+    teacher, unlabelled, captions = [], [], []
+    for i in range(16):
+        shape, colour = rng.choice(SHAPES), rng.choice(list(COLOURS))
+        image = draw(shape, colour, 96, i)
+        for name in ("agi-teacher", "agi-unlabelled", "captions"):
+            image.save(root / name / "images" / f"{i}.png")
+        prompt = f"a {colour} {shape} number {i}"
+        score = round(rng.uniform(1, 5), 1)
+        told = {"score": score, "description": f"A plain {colour} {shape} on grey."}
+        teacher.append(
+            {
+                "id": f"t{i}",
+                "image": f"images/{i}.png",
+                "prompt": None if i == 5 else prompt,
+                "generator": "pen",
+                "source": "left" if i % 2 else "right",
+                "split": "test" if i >= 12 else "validation" if i >= 8 else "train",
+                "quality": told,
+                "correspondence": None if i == 5 else told,
+                "authenticity": told,
+            }
+        )
+        unlabelled.append({"id": f"u{i}", "image": f"images/{i}.png", "prompt": prompt, "generator": "pen"})
+        unlabelled[-1]["split"] = "train"
+        captions.append({"image": f"images/{i}.png", "captions": [prompt, f"{prompt} on grey"]})
+    rows = {
+        "agi-teacher/samples": teacher,
+        "agi-unlabelled/samples": unlabelled,
+        "captions/captions": captions,
+    }
+    for name, lines in rows.items():
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    turns = [
+        {"role": "user", "content": "<image>\nWhat do you see?"},
+        {"role": "assistant", "content": "A grey picture."},
+        {"role": "user", "content": "One word, please."},
+        {"role": "assistant", "content": "fair"},
+    ]
+    published = [{"id": str(i), "image": "x.png", "conversations": turns} for i in range(4)]
+    (root / "m3-agiqa-conversations" / "set__train_quality.json").write_text(json.dumps(published))
+    return root

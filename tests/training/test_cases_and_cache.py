@@ -1,0 +1,125 @@
+"""What is encoded, under which keys, and that the cache never gives a stale or half answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.errors import InputError
+from m3agiqa.samples import read_samples, write_samples
+from training.cases import Case, all_cases
+from training.datasets import fingerprint, load_teacher
+from training.hidden_cache import Entry, HiddenCache
+from training.targets import targets
+
+SCALE = MosScale(1.0, 5.0)
+
+
+def test_every_test_image_gets_all_sanity_cases(data: Path) -> None:
+    samples = load_teacher(data)
+    cases = all_cases(samples, seed=0, extra_train_share=0.0)
+    test = [case for case in cases if case.sample.split == "test"]
+    count = sum(sample.split == "test" for sample in samples)
+    assert [case.kind for case in test].count("unrelated") == count
+    assert [case.damage for case in test].count("blur") == count
+    assert [case.damage for case in test].count("noise") == count
+    assert not [case for case in cases if case.sample.split == "train" and case.kind != "own"]
+
+
+def test_no_prompt_no_correspondence(data: Path) -> None:
+    without = [case for case in all_cases(load_teacher(data), 0) if case.prompt is None]
+    assert without
+    assert all(Aspect.CORRESPONDENCE not in case.aspects for case in without)
+
+
+def test_unrelated_prompts_come_from_the_same_split(data: Path) -> None:
+    samples = load_teacher(data)
+    splits = {sample.prompt: sample.split for sample in samples}
+    unrelated = [case for case in all_cases(samples, 0) if case.kind == "unrelated"]
+    assert unrelated
+    assert all(splits[case.prompt] == case.sample.split for case in unrelated)
+
+
+def test_key_changes_with_everything_it_depends_on(data: Path, tmp_path: Path) -> None:
+    sample = load_teacher(data)[0]
+    other_image = tmp_path / "other.png"
+    Image.new("RGB", (64, 64), "black").save(other_image)
+    case = Case(sample, "own", tuple(Aspect), sample.prompt)
+    keys = {
+        case.key(Aspect.QUALITY, "backbone"),
+        case.key(Aspect.AUTHENTICITY, "backbone"),
+        case.key(Aspect.QUALITY, "other backbone"),
+        case.key(Aspect.QUALITY, "backbone", "a given description"),
+        replace(case, prompt="something else").key(Aspect.QUALITY, "backbone"),
+        replace(case, damage="blur").key(Aspect.QUALITY, "backbone"),
+        replace(case, sample=replace(sample, image=other_image)).key(Aspect.QUALITY, "backbone"),
+    }
+    assert len(keys) == 7
+    assert case.key(Aspect.QUALITY, "backbone") in keys
+
+
+def entry(key: str) -> Entry:
+    return Entry(key, "t0", Aspect.QUALITY, "own", None, "a prompt", "A description.", Rating.FAIR)
+
+
+def test_cache_returns_what_was_added(tmp_path: Path) -> None:
+    states = {key: torch.randn(length, 4).bfloat16() for key, length in (("a", 3), ("b", 5), ("c", 2))}
+    cache = HiddenCache(tmp_path)
+    cache.add([(entry("a"), states["a"]), (entry("b"), states["b"])])
+    cache.add([(entry("c"), states["c"])])
+    again = HiddenCache(tmp_path)
+    assert again.entries["a"] == entry("a")
+    for key, value in again.states(["a", "b", "c"]).items():
+        assert torch.equal(value, states[key])
+
+
+def test_half_written_shard_does_not_count(tmp_path: Path) -> None:
+    HiddenCache(tmp_path).add([(entry("a"), torch.zeros(2, 4))])
+    (tmp_path / "shard-00001.safetensors").write_bytes(b"cut off")
+    (tmp_path / "shard-00001.partial").write_text('{"key": "b"')
+    cache = HiddenCache(tmp_path)
+    assert list(cache.entries) == ["a"]
+    cache.add([(entry("b"), torch.ones(2, 4))])
+    assert torch.equal(HiddenCache(tmp_path).states(["b"])["b"], torch.ones(2, 4))
+
+
+def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -> None:
+    samples = load_teacher(data)
+    cases = all_cases(samples, seed=0, extra_train_share=1.0)
+    cache = HiddenCache(tmp_path)
+    states = {}
+    for number, case in enumerate(cases):
+        for aspect in case.aspects:
+            key = case.key(aspect, "nano")
+            states[key] = torch.full((2, 4), float(number))
+            cache.add([(replace(entry(key), aspect=aspect), states[key])])
+    found = targets(cases, cache, "nano", Aspect.CORRESPONDENCE, SCALE)
+    assert len(found) == sum(Aspect.CORRESPONDENCE in sample.mos for sample in samples)
+    for target in found:
+        worse = next(c for c in cases if c.kind == "unrelated" and c.sample == target.sample)
+        assert torch.equal(target.worse, states[worse.key(Aspect.CORRESPONDENCE, "nano")])
+        assert target.worse_mos < 1.5
+
+
+def test_samples_survive_a_round_trip(data: Path, tmp_path: Path) -> None:
+    samples = load_teacher(data)
+    write_samples(samples, tmp_path / "samples.jsonl")
+    again = read_samples(tmp_path / "samples.jsonl")
+    assert fingerprint(again) == fingerprint(samples)
+    assert [s.image.read_bytes() for s in again] == [s.image.read_bytes() for s in samples]
+    changed = [replace(samples[0], prompt="another"), *samples[1:]]
+    assert fingerprint(changed) != fingerprint(samples)
+
+
+def test_missing_and_broken_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="agi-teacher"):
+        load_teacher(tmp_path)
+    (tmp_path / "agi-teacher").mkdir()
+    (tmp_path / "agi-teacher" / "samples.jsonl").write_text("{not json\n")
+    with pytest.raises(InputError, match="line 1"):
+        load_teacher(tmp_path)

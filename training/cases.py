@@ -1,0 +1,85 @@
+"""Which conversations are spoken and encoded: the images themselves, and copies with known effect."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from PIL import Image
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.conversation import Conversation
+from m3agiqa.images import open_image
+from m3agiqa.samples import Sample
+from m3agiqa.weights import sha256
+from training.augment import DAMAGES, damage, unrelated_prompt
+
+Kind = Literal["own", "unrelated", "damaged"]
+SANITY_DAMAGES = ("blur", "noise")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample's image (perhaps damaged) with a prompt (perhaps another sample's), for some aspects."""
+
+    sample: Sample
+    kind: Kind
+    aspects: tuple[Aspect, ...]
+    prompt: str | None
+    damage: str | None = None
+
+    def image(self) -> Image.Image:
+        image = open_image(self.sample.image)
+        if self.damage:
+            image = damage(image, self.damage, Random(self.sample.id))
+        return image
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        """To be spoken: opened with round 1."""
+        return tuple(Conversation.open(aspect, self.prompt) for aspect in self.aspects)
+
+    @cached_property
+    def _image_hash(self) -> str:
+        return sha256(Path(self.sample.image))
+
+    def key(self, aspect: Aspect, backbone: str, description: str | None = None) -> str:
+        """Hash of all that the conversation and its hidden states depend on; none given: spoken."""
+        question = Conversation.open(aspect, self.prompt).turns[0].content
+        damaged = (self.damage, self.sample.id) if self.damage else None
+        facts = (backbone, self._image_hash, damaged, question, description)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def all_cases(samples: list[Sample], seed: int, extra_train_share: float = 0.35) -> list[Case]:
+    """Own cases of all samples; unrelated prompts and damaged copies of undistorted ones.
+
+    Test images get every sanity damage, others one damage at random; of the training images only a
+    share gets extra cases.
+    """
+    rng = Random(seed)
+    own = [Case(sample, "own", _aspects(sample), sample.prompt) for sample in samples]
+    unrelated, damaged = [], []
+    for sample in samples:
+        pool = [other for other in samples if other.split == sample.split]
+        other = unrelated_prompt(sample, pool, rng)
+        kinds = SANITY_DAMAGES if sample.split == "test" else (rng.choice(DAMAGES),)
+        wanted = sample.split != "train" or rng.random() < extra_train_share
+        if sample.distorted or not wanted:
+            continue
+        if sample.prompt:
+            unrelated.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
+        damaged += [Case(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
+    return own + unrelated + damaged
+
+
+def sanity_cases(samples: list[Sample], seed: int) -> list[Case]:
+    """The part of `all_cases` that the sanity check needs."""
+    return [case for case in all_cases(samples, seed) if case.sample.split == "test"]
+
+
+def _aspects(sample: Sample) -> tuple[Aspect, ...]:
+    return tuple(aspect for aspect in Aspect if sample.prompt or not aspect.needs_prompt)

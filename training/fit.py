@@ -1,0 +1,137 @@
+"""Stage fit: train one aspect's predictor from cached hidden states."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m3agiqa.metrics import srcc
+from m3agiqa.predictor import Predictor, PredictorConfig
+from training.progress import bar, latest_folder, replace_folder
+from training.targets import Target
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Optimiser settings; hidden states are cached, so large batches and ranking are affordable."""
+
+    dim: int = 64
+    """Width of the xLSTM: the paper's 512 has ten times as many weights as nano has data for."""
+    dropout: float = 0.2
+    epochs: int = 6
+    batch: int = 64
+    """Images a step; each brings its unrelated or damaged case along."""
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    extra_weight: float = 0.3
+    """Weight of the squared error of unrelated and damaged cases, whose targets are only plausible."""
+    rank_weight: float = 1.0
+    """Weight of the hinge that puts an image above its unrelated or damaged case."""
+    margin: float = 0.5
+    """How far above, in units of the MOS scale."""
+    seed: int = 0
+
+
+def fit(
+    train: list[Target], validation: list[Target], config: FitConfig, state: Path, label: str
+) -> tuple[Predictor, float]:
+    """Train and return the predictor of the best epoch by validation SRCC, and that SRCC.
+
+    Resumes from `state` after each epoch.
+    """
+    torch.manual_seed(config.seed)
+    shape = PredictorConfig(train[0].states.shape[-1], dim=config.dim, dropout=config.dropout)
+    predictor = Predictor(shape)
+    mean = sum(target.mos for target in train) / len(train)
+    torch.nn.init.constant_(predictor.regression[2].bias, mean)
+    optimizer = torch.optim.AdamW(predictor.parameters(), config.lr, weight_decay=config.weight_decay)
+    steps = math.ceil(len(train) / config.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.15
+    )
+    done, best, best_srcc = _restore(state, predictor, optimizer, schedule)
+    with bar(None, label, total=config.epochs * steps, start=done * steps) as progress:
+        for epoch in range(done, config.epochs):
+            order = list(range(len(train)))
+            Random(f"{config.seed} {epoch}").shuffle(order)
+            predictor.train()
+            for start in range(0, len(order), config.batch):
+                batch = [train[i] for i in order[start : start + config.batch]]
+                loss = _loss(predictor, batch, config)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                progress.update()
+            predicted = predict(predictor, [target.states for target in validation])
+            reached = srcc(predicted, [target.mos for target in validation])
+            progress.set_postfix(validation_srcc=f"{reached:.3f}")
+            if best is None or reached > best_srcc or math.isnan(best_srcc):
+                best, best_srcc = copy.deepcopy(predictor.state_dict()), reached
+            _save(state, epoch + 1, predictor, optimizer, schedule, best, best_srcc)
+    predictor.load_state_dict(best)
+    return predictor.eval(), best_srcc
+
+
+@torch.inference_mode()
+def predict(predictor: Predictor, states: list[Tensor], batch: int = 64) -> list[float]:
+    """Raw MOS of many conversations' states."""
+    predictor.eval()
+    scores: list[float] = []
+    for start in range(0, len(states), batch):
+        scores += predictor(*_pad(states[start : start + batch])).tolist()
+    return scores
+
+
+def _loss(predictor: Predictor, batch: list[Target], config: FitConfig) -> Tensor:
+    """MSE (paper, Eq. 10), and the order between each image and its worse case."""
+    paired = [target for target in batch if target.worse is not None]
+    scores = predictor(*_pad([target.states for target in batch] + [target.worse for target in paired]))
+    own, worse = scores[: len(batch)], scores[len(batch) :]
+    loss = F.mse_loss(own, torch.tensor([target.mos for target in batch]))
+    if paired:
+        better = own[[i for i, target in enumerate(batch) if target.worse is not None]]
+        taught = torch.tensor([target.worse_mos for target in paired])
+        loss = loss + config.extra_weight * F.mse_loss(worse, taught)
+        loss = loss + config.rank_weight * F.relu(config.margin - (better - worse)).mean()
+    return loss
+
+
+def _pad(states: list[Tensor]) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(each) for each in states])
+    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).float(), lengths
+
+
+def _save(state: Path, done: int, predictor, optimizer, schedule, best, best_srcc: float) -> None:
+    def write(folder: Path) -> None:
+        parts = {
+            "predictor": predictor.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "best": best,
+        }
+        torch.save(parts, folder / "state.pt")
+        (folder / "epoch.json").write_text(json.dumps({"done": done, "best_srcc": best_srcc}))
+
+    replace_folder(state, write)
+
+
+def _restore(state: Path, predictor, optimizer, schedule) -> tuple[int, dict | None, float]:
+    folder = latest_folder(state)
+    if folder is None:
+        return 0, None, -1.0
+    parts = torch.load(folder / "state.pt", weights_only=True)
+    predictor.load_state_dict(parts["predictor"])
+    optimizer.load_state_dict(parts["optimizer"])
+    schedule.load_state_dict(parts["schedule"])
+    facts = json.loads((folder / "epoch.json").read_text())
+    return facts["done"], parts["best"], facts["best_srcc"]

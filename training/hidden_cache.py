@@ -1,0 +1,81 @@
+"""Cache of hidden states: what was said and what the backbone held in mind, never logits.
+
+A folder of shards, each a safetensors file of [L, d] tensors and a JSON Lines file of entries.
+Shards appear whole or not at all, and entries are found by a key that hashes everything they depend
+on, so an interrupted run resumes and nothing stale is ever used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from m3agiqa.aspects import Aspect, Rating
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoded conversation; no rating where the description was given instead of spoken."""
+
+    key: str
+    sample: str
+    aspect: Aspect
+    kind: str
+    damage: str | None
+    prompt: str | None
+    description: str
+    rating: Rating | None
+
+
+class HiddenCache:
+    """`add` appends a shard; `entries` and `states` read all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.entries: dict[str, Entry] = {}
+        self._shard_of: dict[str, Path] = {}
+        for index in sorted(folder.glob("*.jsonl")):
+            self._read(index)
+
+    def _read(self, index: Path) -> None:
+        for line in index.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rating = Rating(row["rating"]) if row["rating"] else None
+            entry = Entry(**{**row, "aspect": Aspect(row["aspect"]), "rating": rating})
+            self.entries[entry.key] = entry
+            self._shard_of[entry.key] = index.with_suffix(".safetensors")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.entries
+
+    def add(self, spoken: Iterable[tuple[Entry, Tensor]]) -> None:
+        """Store a batch; the index is moved into place last, so a kill leaves no half shard."""
+        spoken = list(spoken)
+        number = sum(1 for _ in self.folder.glob("*.jsonl"))
+        index = self.folder / f"shard-{number:05}.jsonl"
+        save_file(
+            {entry.key: states.contiguous() for entry, states in spoken}, index.with_suffix(".safetensors")
+        )
+        partial = index.with_suffix(".partial")
+        lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry, _ in spoken]
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(index)
+        self._read(index)
+
+    def states(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Hidden states [L, d] by key."""
+        by_shard: dict[Path, list[str]] = {}
+        for key in keys:
+            by_shard.setdefault(self._shard_of[key], []).append(key)
+        found = {}
+        for shard, wanted in by_shard.items():
+            with safe_open(shard, framework="pt") as file:
+                found.update({key: file.get_tensor(key) for key in wanted})
+        return found

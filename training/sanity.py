@@ -1,0 +1,45 @@
+"""Stage sanity: scores must depend on the image (damage lowers quality) and on the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint import load_predictor, read_card
+from m3agiqa.samples import Sample
+from training.cases import SANITY_DAMAGES, Case, sanity_cases
+from training.describe import backbone_id, describe
+from training.evaluate import share_lower
+from training.fit import predict
+from training.hidden_cache import HiddenCache
+
+
+def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:
+    """Share of the undistorted test images whose worse case scores lower, and how many there are."""
+    card = read_card(checkpoint)
+    cases = sanity_cases(list(samples), seed)
+    describe(cases, card.backbone, checkpoint, cache)
+    identity = backbone_id(card.backbone, checkpoint)
+
+    def scores(aspect: Aspect, kind: str, damage: str | None) -> dict[str, float]:
+        chosen = [c for c in cases if c.kind == kind and c.damage == damage and aspect in c.aspects]
+        return _scores(chosen, aspect, identity, checkpoint, cache)
+
+    def compare(aspect: Aspect, kind: str, damage: str | None) -> dict[str, float]:
+        original, worse = scores(aspect, "own", None), scores(aspect, kind, damage)
+        pairs = [(original[sample], worse[sample]) for sample in worse]
+        return {"lower": share_lower(pairs), "n": len(pairs)}
+
+    found = {damage: compare(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
+    return {**found, "unrelated_prompt": compare(Aspect.CORRESPONDENCE, "unrelated", None)}
+
+
+def _scores(
+    cases: Sequence[Case], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
+) -> dict[str, float]:
+    predictor = load_predictor(checkpoint, aspect, read_card(checkpoint).predictors[aspect])
+    keys = [case.key(aspect, identity) for case in cases]
+    states = cache.states(keys)
+    predicted = predict(predictor, [states[key] for key in keys])
+    return dict(zip((case.sample.id for case in cases), predicted, strict=True))

@@ -1,0 +1,46 @@
+"""What a predictor is fitted to: cached states of each image beside its MOS and a worse case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.samples import Sample
+from training.augment import UNRELATED_MOS, damaged_mos
+from training.cases import Case
+from training.hidden_cache import HiddenCache
+
+
+@dataclass(frozen=True)
+class Target:
+    """One image of one aspect: its states [L, d] and MOS, and those of a case that must score lower."""
+
+    sample: Sample
+    states: Tensor
+    mos: float
+    worse: Tensor | None = None
+    worse_mos: float = 0.0
+
+
+def targets(
+    cases: Sequence[Case], cache: HiddenCache, backbone: str, aspect: Aspect, scale: MosScale
+) -> list[Target]:
+    """All cached own cases that have a MOS for the aspect; `backbone` is the identity in their keys."""
+    about = [case for case in cases if aspect in case.aspects]
+    keys = {id(case): case.key(aspect, backbone) for case in about}
+    states = cache.states(key for key in keys.values() if key in cache)
+    worse = {
+        case.sample.id: states[keys[id(case)]]
+        for case in about
+        if case.kind != "own" and keys[id(case)] in states
+    }
+    found = []
+    for case in about:
+        mos, own = case.sample.mos.get(aspect), states.get(keys[id(case)])
+        if case.kind == "own" and mos is not None and own is not None:
+            below = UNRELATED_MOS if aspect is Aspect.CORRESPONDENCE else damaged_mos(mos, scale)
+            found.append(Target(case.sample, own, mos, worse.get(case.sample.id), below))
+    return found
