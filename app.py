@@ -29,13 +29,17 @@ with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=(H
 
 
 def main() -> None:
-    """Start to load the model, and serve the page meanwhile."""
-    loader.start()
+    """Serve the page, and load the model meanwhile."""
     on_spaces = "SPACE_ID" in os.environ  # Hugging Face Spaces reach the app from outside its container
-    name = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1")
     demo.launch(
-        server_name=name, allowed_paths=[str(EXAMPLES)], max_file_size="200mb", **look.launch_options()
+        server_name=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1"),
+        allowed_paths=[str(EXAMPLES)],
+        max_file_size="200mb",
+        prevent_thread_lock=True,
+        **look.launch_options(),
     )
+    loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
+    demo.block_thread()
 
 
 if __name__ == "__main__":

@@ -21,15 +21,8 @@ Vector = np.ndarray  # [..., 3]: a colour from 0 to 1, or a direction
 def draw_all(folder: Path = FOLDER) -> None:
     """Write every example as WebP."""
     folder.mkdir(parents=True, exist_ok=True)
-    scene = lighthouse()
-    pictures = {
-        "lighthouse": scene,
-        "lighthouse-blurred": blurred(scene),
-        "spheres": spheres(),
-        "planet": planet(),
-    }
-    for name, picture in pictures.items():
-        picture.save(folder / f"{name}.webp", quality=88, method=6)
+    for name, draw in PICTURES.items():
+        draw().save(folder / name, quality=88, method=6)
 
 
 def _finish(colours: Vector) -> Image.Image:
@@ -133,9 +126,9 @@ def _draw_tower(image: Image.Image) -> None:
         box(-0.006, level, 0.004, level + 0.024, "#2b2331")
 
 
-def blurred(image: Image.Image) -> Image.Image:
-    """The same picture as a bad camera would take it: out of focus, noisy, badly compressed."""
-    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(SIDE / 70))).astype(np.float64)
+def blurred_lighthouse() -> Image.Image:
+    """The same picture as a bad camera would take it: out of focus and noisy."""
+    soft = np.asarray(lighthouse().filter(ImageFilter.GaussianBlur(SIDE / 70))).astype(np.float64)
     noise = np.random.default_rng(3).normal(0, 9, (SIDE // 2, SIDE // 2, 1)).repeat(2, 0).repeat(2, 1)
     return Image.fromarray((soft * 0.9 + 8 + noise).clip(0, 255).astype(np.uint8))
 
@@ -249,6 +242,13 @@ def planet() -> Image.Image:
     scene = _mix(scene, surface * (0.03 + light * shadow)[..., None], disk)
     return _finish(_mix(scene, ring_colour, 0.85 * ring * (v >= 0)))
 
+
+PICTURES = {
+    "lighthouse.webp": lighthouse,
+    "lighthouse-blurred.webp": blurred_lighthouse,
+    "spheres.webp": spheres,
+    "planet.webp": planet,
+}
 
 if __name__ == "__main__":
     draw_all()

@@ -46,7 +46,7 @@ def predictor_file(aspect: Aspect) -> str:
 
 def save_predictor(predictor: Predictor, folder: Path, aspect: Aspect) -> None:
     """Write an aspect's predictor in 16 bit."""
-    weights = {name: value.bfloat16().contiguous() for name, value in predictor.state_dict().items()}
+    weights = {name: value.half().contiguous() for name, value in predictor.state_dict().items()}
     save_file(weights, folder / predictor_file(aspect))
 
 

@@ -47,6 +47,6 @@ def read_samples(path: Path) -> list[Sample]:
                 for name in ("mos", "descriptions"):
                     row[name] = {Aspect(k): v for k, v in row.get(name, {}).items()}
                 samples.append(Sample(**{**row, "image": path.parent / row["image"]}))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{path}, line {number} is not a sample: {error}") from error
     return samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -48,6 +48,8 @@ def fit(
     Resumes from `state` after each epoch.
     """
     torch.manual_seed(config.seed)
+    scaler = Standardizer.of(train)
+    train, validation = scaler.apply(train), scaler.apply(validation)
     shape = PredictorConfig(train[0].states.shape[-1], dim=config.dim, dropout=config.dropout)
     predictor = Predictor(shape)
     mean = sum(target.mos for target in train) / len(train)
@@ -79,7 +81,42 @@ def fit(
                 best, best_srcc = copy.deepcopy(predictor.state_dict()), reached
             _save(state, epoch + 1, predictor, optimizer, schedule, best, best_srcc)
     predictor.load_state_dict(best)
+    scaler.fold_into(predictor)
     return predictor.eval(), best_srcc
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Zero mean and unit variance for each hidden dimension, of which a few are a hundred times the others.
+
+    W_proj is linear, so what was learned on standardized states is folded into it in the end.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, targets: list[Target]) -> Standardizer:
+        total, squares, count = 0.0, 0.0, 0
+        for target in targets:
+            states = target.states.double()
+            total, squares, count = total + states.sum(0), squares + (states**2).sum(0), count + len(states)
+        mean = total / count
+        std = (squares / count - mean**2).clamp_min(1e-6).sqrt()
+        return cls(mean.float(), std.float())
+
+    def apply(self, targets: list[Target]) -> list[Target]:
+        def scaled(states: Tensor | None) -> Tensor | None:
+            return None if states is None else ((states.float() - self.mean) / self.std).half()
+
+        return [replace(t, states=scaled(t.states), worse=scaled(t.worse)) for t in targets]
+
+    def fold_into(self, predictor: Predictor) -> None:
+        """From a predictor of standardized states to the same one of raw states."""
+        projection = predictor.projection
+        with torch.no_grad():
+            projection.weight /= self.std
+            projection.bias -= projection.weight @ self.mean
 
 
 @torch.inference_mode()

@@ -21,11 +21,11 @@ def test_wording_is_the_papers() -> None:
     )
     correspondence = Conversation.open(Aspect.CORRESPONDENCE, "a red ball").describe("Round.")
     assert [turn.content for turn in correspondence.turns] == [
-        "Please closely examine this AI-generated image and provide a detailed analysis of how well it aligns "
-        "with the original prompt: 'a red ball'.",
+        "Please closely examine this AI-generated image and provide a detailed analysis of how well it "
+        "aligns with the original prompt: 'a red ball'.",
         "Round.",
-        "Based on your analysis, could you please rate the image's alignment with its original prompt? Choose "
-        "one word from the following list: [bad, poor, fair, good, excellent], where the words indicate the "
+        "Based on your analysis, could you please rate the image's alignment with its original prompt? "
+        "Choose one word from the following list: [bad, poor, fair, good, excellent], where the words indicate the "
         "degree of alignment from low to high.",
     ]
     authenticity = Conversation.open(Aspect.AUTHENTICITY, "a red ball").turns[0].content

@@ -50,7 +50,14 @@ def test_images_below_the_file_are_stored_relative_to_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "3", "{}", '{"id": "1"}', '{"id": "1", "image": "a", "mos": {"beauty": 1}}', '{"image": 1, "id": 2}'],
+    [
+        "{",
+        "3",
+        "{}",
+        '{"id": "1"}',
+        '{"id": "1", "image": "a", "mos": {"beauty": 1}}',
+        '{"image": 1, "id": 2}',
+    ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "samples.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
-    DynamicCache,
+    Cache,
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
@@ -21,12 +22,13 @@ from transformers import (
 from m3agiqa.aspects import RATINGS
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.backbones.nano.connector import VISUAL_TOKENS, Connector
-from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model
+from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, new_cache
 from m3agiqa.backbones.nano.vision import EfficientNetLite0, views
 from m3agiqa.errors import Stopped
 from m3agiqa.weights import EFFICIENTNET_LITE0, SMOLLM2, Progress, weight_path
 
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
+RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
 NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 SENTENCE_ENDS = (".", "!", "?")
 CONNECTOR_FILE = "connector.safetensors"
@@ -104,7 +106,7 @@ class NanoBackbone:
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         prefix, hidden, rows = self.read(requests)
-        owners, _ = self._rows(requests)
+        owners = [i for i, request in enumerate(requests) for _ in request.conversations]
         return [
             torch.cat([prefix[owner], states[: len(row.ids)]])
             for owner, states, row in zip(owners, hidden, rows, strict=True)
@@ -117,17 +119,19 @@ class NanoBackbone:
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Spoken]:
         speech = _Speech(self, requests)
-        while not speech.finished:
+        while speech.rows:
             if stop():
                 raise Stopped("Stopped on request.")
             yield from speech.step()
-        if stop():
-            raise Stopped("Stopped on request.")
-        yield from speech.rate()
+            ended = [i for i, done in enumerate(speech.done) if done]
+            # Not one by one in a large batch, where a few ended rows cost less than another forward.
+            if len(ended) >= RATE_SHARE * len(speech.rows):
+                yield from speech.part(ended).rate()
+                speech = speech.part([i for i, done in enumerate(speech.done) if not done])
 
     # --- parts -------------------------------------------------------------------------------
 
-    def _prefix(self, images: Sequence[Image.Image | None]) -> tuple[DynamicCache, Tensor]:
+    def _prefix(self, images: Sequence[Image.Image | None]) -> tuple[Cache, Tensor]:
         """Keys and values, and states [N, P, d], of chat header and visual tokens.
 
         Text-only conversations (all images None) have the header alone.
@@ -138,7 +142,7 @@ class NanoBackbone:
         if shown:
             tokens = self.visual_tokens(torch.stack([views(image) for image in shown]))
             embedded = torch.cat([embedded, tokens.to(embedded.dtype)], dim=1)
-        cache = DynamicCache()
+        cache = new_cache()
         output = self.llm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
         return cache, output.last_hidden_state
 
@@ -157,7 +161,7 @@ class NanoBackbone:
     def _embed(self, ids: Tensor) -> Tensor:
         return self.llm.get_input_embeddings()(ids)
 
-    def _forward(self, ids: Tensor, cache: DynamicCache, mask: Tensor, positions: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, cache: Cache, mask: Tensor, positions: Tensor) -> Tensor:
         return self.llm.model(
             inputs_embeds=self._embed(ids),
             past_key_values=cache,
@@ -171,7 +175,8 @@ class _Speech:
     """State of one batch of conversations while it is spoken, token by token.
 
     Columns are shared by all rows: prefix | questions (left-padded) | descriptions | second questions.
-    A row that has ended early is masked out of the columns that the others still need.
+    A row that has ended is masked out of the columns that the others still need, until it is parted
+    from them to be rated.
     """
 
     def __init__(self, backbone: NanoBackbone, requests: Sequence[Request]) -> None:
@@ -180,9 +185,10 @@ class _Speech:
         self.conversations = [c for request in requests for c in request.conversations]
         self.cache, self.prefix = backbone._prefix([request.image for request in requests])
         self.cache.batch_select_indices(torch.tensor(self.owners))
-        rows, length = len(questions), max(len(q.ids) for q in questions)
-        ids = torch.full((rows, length), backbone.chat.end)
-        shown = torch.zeros(rows, length, dtype=torch.long)
+        self.rows = list(range(len(questions)))
+        length = max(len(question.ids) for question in questions)
+        ids = torch.full((len(questions), length), backbone.chat.end)
+        shown = torch.zeros(len(questions), length, dtype=torch.long)
         for i, question in enumerate(questions):
             ids[i, length - len(question.ids) :] = torch.tensor(question.ids)
             shown[i, length - len(question.ids) :] = 1
@@ -192,15 +198,22 @@ class _Speech:
         hidden = backbone._forward(ids, self.cache, self.mask, positions)
         self.states = [[h[s.bool()]] for h, s in zip(hidden, shown, strict=True)]
         self.last = hidden[:, -1]
-        self.said: list[list[int]] = [[] for _ in range(rows)]
-        self.text = ["" for _ in range(rows)]
-        self.done = [False] * rows
+        self.said: list[list[int]] = [[] for _ in questions]
+        self.text = ["" for _ in questions]
+        self.done = [False for _ in questions]
         self.steps = 0
         self.guard = LogitsProcessorList([NoRepeatNGramLogitsProcessor(NO_REPEAT_NGRAM)])
 
-    @property
-    def finished(self) -> bool:
-        return all(self.done)
+    def part(self, indices: list[int]) -> _Speech:
+        """Some of the rows as a speech of their own."""
+        part = copy.copy(self)
+        for name in ("rows", "owners", "conversations", "states", "said", "text", "done"):
+            setattr(part, name, [getattr(self, name)[i] for i in indices])
+        pick = torch.tensor(indices, dtype=torch.long)
+        part.mask, part.last, part.cache = self.mask[pick], self.last[pick], new_cache()
+        for index, layer in enumerate(self.cache.layers):
+            part.cache.update(layer.keys[pick], layer.values[pick], index)
+        return part
 
     def step(self) -> Iterator[Delta]:
         """One more token for every row that is still speaking."""
@@ -220,9 +233,9 @@ class _Speech:
             self.said[i].append(token)
             text = chat.tokenizer.decode(self.said[i])
             if not text.endswith("\ufffd") and len(text) > len(self.text[i]):
-                yield Delta(i, text[len(self.text[i]) :])
+                yield Delta(self.rows[i], text[len(self.text[i]) :])
                 self.text[i] = text
-        if self.finished:
+        if all(self.done):
             return
         self._append(tokens[:, None], torch.tensor([[0 if done else 1] for done in self.done]))
         if self.steps == MAX_NEW_TOKENS:
@@ -245,7 +258,8 @@ class _Speech:
         words = (self.last @ self.backbone.head[self.backbone._rating_ids].T).argmax(-1)
         for i, word in enumerate(words.tolist()):
             hidden = torch.cat([self.prefix[self.owners[i]], *self.states[i]])
-            yield Spoken(i, chat.tokenizer.decode(self.said[i]).strip(), RATINGS[word], hidden)
+            description = chat.tokenizer.decode(self.said[i]).strip()
+            yield Spoken(self.rows[i], description, RATINGS[word], hidden)
 
     def _append(self, ids: Tensor, shown: Tensor) -> None:
         seen = self.mask.sum(1, keepdim=True)

@@ -1,0 +1,70 @@
+"""A model without weights, which speaks as slowly as a test wants it to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from annotation.model_loader import ModelLoader
+from annotation.uploads import Upload
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event
+from m3agiqa.errors import Stopped
+
+SCALE = MosScale(1.0, 5.0)
+
+
+class ScriptedAssessor:
+    """Says "one two three" about every aspect; before each word it waits until `go` is set."""
+
+    card = SimpleNamespace(title="scripted 1.0", learned_from="Learned from a script.")
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.prompts: list[str | None] = []
+
+    def stream(
+        self,
+        image: Path,
+        prompt: str | None = None,
+        aspects: Sequence[Aspect] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        self.prompts.append(prompt)
+        chosen = [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
+        for word in ("one", " two", " three"):
+            for aspect in chosen:
+                yield DescriptionDelta(aspect, word)
+            while not self.go.wait(0.01):
+                if stop():
+                    raise Stopped("Stopped on request.")
+            if stop():
+                raise Stopped("Stopped on request.")
+        results = {}
+        for aspect in chosen:
+            results[aspect] = AspectResult(aspect, "one two three", SCALE.rating(4), 4.0, 4.0, SCALE)
+            yield results[aspect]
+        yield Assessment(str(image), prompt, results, self.card.title, self.card.learned_from, 0.5)
+
+
+@pytest.fixture
+def assessor() -> ScriptedAssessor:
+    return ScriptedAssessor()
+
+
+@pytest.fixture
+def loader(assessor: ScriptedAssessor) -> ModelLoader:
+    return ModelLoader("scripted", load=lambda name, progress: assessor)
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Upload:
+    path = tmp_path / "stored-under-another-name.png"
+    Image.new("RGB", (64, 64), "teal").save(path)
+    return Upload(path, "teal square.png")

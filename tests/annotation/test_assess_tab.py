@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from annotation.assess_tab import NO_IMAGE, AssessHandlers
+from annotation.examples import EXAMPLES
+from annotation.uploads import Upload
+
+
+@pytest.fixture
+def handlers(loader) -> AssessHandlers:
+    return AssessHandlers(loader)
+
+
+def payload(upload: Upload) -> dict:
+    """What Gradio sends for an uploaded file."""
+    return {"path": str(upload.path), "orig_name": upload.name}
+
+
+def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> list[tuple]:
+    async def collect() -> list[tuple]:
+        request = SimpleNamespace(session_hash="ann")
+        return [shown async for shown in handlers.assess(image, prompt, request)]
+
+    return asyncio.run(asyncio.wait_for(collect(), 10))
+
+
+@pytest.fixture
+def with_prompt(tmp_path) -> dict:
+    info = PngInfo()
+    info.add_text("parameters", "a red fox\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 1")
+    path = tmp_path / "fox.png"
+    Image.new("RGB", (64, 64), "red").save(path, pnginfo=info)
+    return {"path": str(path), "orig_name": "fox.png"}
+
+
+def test_without_an_image_it_says_so(handlers):
+    [(_, _, message, _, _, assess, stop)] = press(handlers, None, "a fox")
+    assert NO_IMAGE in message
+    assert assess["interactive"]
+    assert not stop["visible"]
+
+
+def test_assess_shows_cards_result_and_model(handlers, upload):
+    *_, (cards, status, message, provenance, banner, assess, stop) = press(handlers, payload(upload), "teal")
+    assert cards.count("one two three") == 3
+    assert cards.count('role="meter"') == 3
+    assert "Done" in status
+    assert 'role="alert"></p>' in message
+    assert "teal square.m3agiqa.json" in provenance
+    assert "scripted 1.0" in banner
+    assert assess["interactive"]
+    assert not stop["visible"]
+
+
+def test_buttons_swap_while_it_runs(handlers, assessor, upload):
+    assessor.go.clear()
+
+    async def first_then_stop() -> list[tuple]:
+        request = SimpleNamespace(session_hash="ann")
+        shown = handlers.assess(payload(upload), "teal", request)
+        states = [await anext(shown)]
+        await handlers.stop(request)
+        return states + [state async for state in shown]
+
+    states = asyncio.run(asyncio.wait_for(first_then_stop(), 10))
+    assert not states[0][5]["interactive"]
+    assert states[0][6]["visible"]
+    assert "Stopped." in states[-1][0]
+    assert states[-1][5]["interactive"]
+    assert not states[-1][6]["visible"]
+
+
+def test_closing_the_page_ends_the_run(handlers, assessor, upload):
+    assessor.go.clear()
+
+    async def leave() -> None:
+        shown = handlers.assess(payload(upload), "teal", SimpleNamespace(session_hash="ann"))
+        while len(handlers.runs.line) == 0:
+            await anext(shown)
+        await shown.aclose()
+        while len(handlers.runs.line):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(leave(), 5))
+
+
+def test_the_prompt_of_the_file_is_offered(handlers, with_prompt):
+    prompt, origin, filled, message = handlers.put_in(with_prompt, "", "")
+    assert prompt == filled == "a red fox"
+    assert "Prompt read from the image file: <b>A1111" in origin
+    assert 'role="alert"></p>' in message
+
+
+def test_a_typed_prompt_stays(handlers, with_prompt):
+    prompt, origin, filled, _ = handlers.put_in(with_prompt, "my own words", "")
+    assert (prompt, origin, filled) == ("my own words", "", "")
+
+
+def test_the_prompt_of_the_image_before_does_not_stay(handlers, with_prompt, upload):
+    prompt, _, filled, _ = handlers.put_in(with_prompt, "", "")
+    assert handlers.put_in(payload(upload), prompt, filled)[:3] == ("", "", "")
+    assert handlers.put_in(None, prompt, filled)[:3] == ("", "", "")
+
+
+def test_an_unreadable_file_is_told_at_once(handlers, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_text("hello")
+    prompt, _, _, message = handlers.put_in({"path": str(path), "orig_name": "x.png"}, "typed", "")
+    assert prompt == "typed"
+    assert "This is not an image" in message
+
+
+def test_examples_put_image_and_prompt_in(handlers):
+    event = SimpleNamespace(_data={"index": "1"})
+    image, prompt, origin, filled, _ = handlers.choose_example(event)
+    assert image == str(EXAMPLES[1].path)
+    assert prompt == filled == EXAMPLES[1].prompt
+    assert origin == ""
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"path": None, "url": "data:image/png;base64,AAAA"}])
+def test_no_payload_is_no_upload(nothing):
+    assert Upload.from_payload(nothing) is None
+
+
+def test_an_uploads_name_never_holds_a_folder():
+    assert Upload.from_payload({"path": "/tmp/a.png", "orig_name": "../../b.png"}).name == "b.png"

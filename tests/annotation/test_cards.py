@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+from annotation.cards import card, cards, provenance
+from annotation.runs import RunState, Stage
+from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.assessor import AspectResult, Assessment
+
+SCALE = MosScale(1, 5)
+NASTY = '<img src=x onerror="alert(1)"> & so on'
+
+
+def result(raw: float, scale: MosScale = SCALE, description: str = "Fine.") -> AspectResult:
+    return AspectResult(Aspect.QUALITY, description, Rating.GOOD, scale.clamp(raw), raw, scale)
+
+
+def finished(judged: AspectResult) -> RunState:
+    return RunState(stage=Stage.FINISHED, results={judged.aspect: judged})
+
+
+def test_text_is_escaped_while_it_is_spoken_and_afterwards():
+    speaking = RunState(stage=Stage.ASSESSING, descriptions={Aspect.QUALITY: NASTY})
+    for state in (speaking, finished(result(3, description=NASTY))):
+        html = card(Aspect.QUALITY, state)
+        assert "<img" not in html
+        assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt; &amp; so on" in html
+
+
+def test_mos_within_its_scale_with_the_raw_value_beside_it():
+    html = card(Aspect.QUALITY, finished(result(5.27)))
+    assert "<strong>5.0</strong> of 1–5" in html
+    assert "raw 5.27" in html
+    assert 'class="rating good">good<' in html
+
+
+def test_raw_value_is_left_out_where_it_says_the_same():
+    assert "raw" not in card(Aspect.QUALITY, finished(result(3.6)))
+
+
+def test_gauge_follows_the_scale():
+    html = card(Aspect.QUALITY, finished(result(25, MosScale(0, 100))))
+    assert 'role="meter"' in html
+    for attribute in ('aria-valuemin="0"', 'aria-valuemax="100"', 'aria-valuenow="25.00"'):
+        assert attribute in html
+    assert 'class="gauge poor"' in html
+    assert "width:25.0%" in html
+    assert "of 0–100" in html
+
+
+def test_correspondence_says_why_it_is_empty_without_a_prompt():
+    state = RunState(stage=Stage.ASSESSING, has_prompt=False)
+    assert "there is no prompt" in card(Aspect.CORRESPONDENCE, state)
+    assert "there is no prompt" not in card(Aspect.QUALITY, state)
+
+
+def test_stopped_keeps_the_text():
+    html = card(Aspect.QUALITY, RunState(stage=Stage.STOPPED, descriptions={Aspect.QUALITY: "So far"}))
+    assert "So far" in html
+    assert "Stopped." in html
+    assert 'aria-busy="false"' in html
+
+
+def test_speaking_is_busy():
+    assert 'aria-busy="true"' in card(Aspect.QUALITY, RunState(stage=Stage.ASSESSING))
+
+
+def test_all_cards_are_there_before_the_first_run():
+    html = cards(None)
+    assert [html.count(f'id="card-{aspect}"') for aspect in Aspect] == [1, 1, 1]
+    assert 'class="rating' not in html
+
+
+def test_provenance_names_model_and_data_and_offers_the_result():
+    assessment = Assessment(
+        image='my "cat" <1>.png',
+        prompt="a cat",
+        aspects={Aspect.QUALITY: result(5.27)},
+        model="nano <1>",
+        learned_from="An LLM's scores.",
+        seconds=1.5,
+    )
+    html = provenance(assessment)
+    assert "nano &lt;1&gt;" in html
+    assert "An LLM&#x27;s scores." in html
+    assert 'download="my &quot;cat&quot; &lt;1&gt;.m3agiqa.json"' in html
+    data = re.search(r'href="data:application/json;base64,([^"]+)"', html)
+    assert json.loads(base64.b64decode(data[1])) == assessment.to_dict()
+
+
+def test_no_provenance_without_a_result():
+    assert provenance(None) == ""

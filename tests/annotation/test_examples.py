@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from annotation.draw_examples import PICTURES
+from annotation.examples import EXAMPLES, FOLDER, gallery
+from m3agiqa.images import open_image
+
+
+def test_every_example_is_drawn_by_the_project_and_can_be_read():
+    assert {path.name for path in FOLDER.iterdir()} == set(PICTURES) == {e.image for e in EXAMPLES}
+    for example in EXAMPLES:
+        assert open_image(example.path).size == (640, 640)
+
+
+def test_gallery_has_a_button_for_each():
+    html = gallery()
+    for index, example in enumerate(EXAMPLES):
+        assert f'data-index="{index}"' in html
+        assert example.caption in html

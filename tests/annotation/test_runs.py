@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from annotation.model_loader import ModelLoader
+from annotation.runs import Run, Runs, Stage
+from annotation.uploads import Upload
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import WeightsError
+
+
+def finish(run: Run) -> list:
+    """All states that a page would have seen."""
+
+    async def collect() -> list:
+        return [state async for state in run.watch()]
+
+    return asyncio.run(asyncio.wait_for(collect(), 10))
+
+
+def wait_for(run: Run, stage: Stage) -> None:
+    deadline = time.monotonic() + 5
+    while run.state.stage is not stage:
+        assert time.monotonic() < deadline, run.state
+        time.sleep(0.005)
+
+
+def wait_for_text(run: Run) -> None:
+    deadline = time.monotonic() + 5
+    while len(run.state.descriptions) < 3:
+        assert time.monotonic() < deadline, run.state
+        time.sleep(0.005)
+
+
+def test_runs_to_the_end(loader, upload):
+    run = Runs(loader).begin("ann", upload, " a  teal square ")
+    *_, last = finish(run)
+    assert last.stage is Stage.FINISHED
+    assert last.assessment.image == "teal square.png"
+    assert last.assessment.prompt == "a teal square"
+    assert {aspect: result.description for aspect, result in last.results.items()} == dict.fromkeys(
+        Aspect, "one two three"
+    )
+    assert last.descriptions[Aspect.QUALITY] == "one two three"
+
+
+def test_without_a_prompt_correspondence_is_left_out(loader, assessor, upload):
+    *_, last = finish(Runs(loader).begin("ann", upload, "  \n "))
+    assert last.stage is Stage.FINISHED
+    assert not last.has_prompt
+    assert set(last.results) == {Aspect.QUALITY, Aspect.AUTHENTICITY}
+    assert assessor.prompts == [None]
+
+
+def test_stop_keeps_the_text_so_far(loader, assessor, upload):
+    assessor.go.clear()
+    runs = Runs(loader)
+    run = runs.begin("ann", upload, "teal")
+    wait_for_text(run)
+    runs.stop("ann")
+    *_, last = finish(run)
+    assert last.stage is Stage.STOPPED
+    assert last.descriptions == dict.fromkeys(Aspect, "one")
+    assert last.results == {}
+    assert len(runs.line) == 0
+
+
+def test_stop_touches_only_the_visitors_own_run(loader, assessor, upload):
+    assessor.go.clear()
+    runs = Runs(loader)
+    ann = runs.begin("ann", upload, "teal")
+    wait_for(ann, Stage.ASSESSING)
+    ben = runs.begin("ben", upload, "teal")
+    wait_for(ben, Stage.WAITING)
+    assert ben.state.place == 2
+    runs.stop("nobody")
+    runs.stop("ann")
+    wait_for(ann, Stage.STOPPED)
+    wait_for(ben, Stage.ASSESSING)
+    assessor.go.set()
+    *_, last = finish(ben)
+    assert last.stage is Stage.FINISHED
+
+
+def test_stop_works_in_the_line(loader, assessor, upload):
+    assessor.go.clear()
+    runs = Runs(loader)
+    ann = runs.begin("ann", upload, "teal")
+    wait_for(ann, Stage.ASSESSING)
+    ben = runs.begin("ben", upload, "teal")
+    wait_for(ben, Stage.WAITING)
+    runs.stop("ben")
+    wait_for(ben, Stage.STOPPED)
+    assert ann.state.stage is Stage.ASSESSING
+    assert len(runs.line) == 1
+    runs.stop("ann")
+
+
+def test_stop_works_while_the_model_loads(assessor, upload):
+    go = threading.Event()
+
+    def load(name, progress):
+        progress("Downloading weights", 0.5)
+        go.wait(5)
+        return assessor
+
+    runs = Runs(ModelLoader("slow", load))
+    run = runs.begin("ann", upload, "teal")
+    deadline = time.monotonic() + 5
+    while run.state.load.message != "Downloading weights":
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert run.state.stage is Stage.LOADING
+    runs.stop("ann")
+    wait_for(run, Stage.STOPPED)
+    go.set()
+
+
+def test_a_new_run_ends_the_visitors_older_one(loader, assessor, upload):
+    assessor.go.clear()
+    runs = Runs(loader)
+    first = runs.begin("ann", upload, "teal")
+    wait_for(first, Stage.ASSESSING)
+    second = runs.begin("ann", upload, "teal")
+    wait_for(first, Stage.STOPPED)
+    assessor.go.set()
+    *_, last = finish(second)
+    assert last.stage is Stage.FINISHED
+
+
+def test_forgetting_an_old_run_leaves_the_new_one_alone(loader, assessor, upload):
+    assessor.go.clear()
+    runs = Runs(loader)
+    first = runs.begin("ann", upload, "teal")
+    second = runs.begin("ann", upload, "teal")
+    runs.forget("ann", first)
+    wait_for(second, Stage.ASSESSING)
+    assert not second.state.over
+    runs.stop("ann")
+    wait_for(second, Stage.STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt", "sentence"),
+    [
+        (b"hello", "teal", "This is not an image"),
+        (None, "x" * 10_000, "The prompt has 10,000 characters"),
+    ],
+)
+def test_bad_input_is_told_without_waiting_in_line(loader, assessor, upload, content, prompt, sentence):
+    if content is not None:
+        upload.path.write_bytes(content)
+    assessor.go.clear()
+    runs = Runs(loader)
+    busy = runs.begin("ann", Upload(_good(upload), "good.png"), "teal")
+    wait_for(busy, Stage.ASSESSING)
+    *_, last = finish(runs.begin("ben", upload, prompt))
+    assert last.stage is Stage.FAILED
+    assert last.error.startswith(sentence)
+    assert busy.state.stage is Stage.ASSESSING
+    runs.stop("ann")
+
+
+def _good(upload: Upload) -> Path:
+    path = upload.path.with_name("good.png")
+    Image.new("RGB", (64, 64)).save(path)
+    return path
+
+
+def test_missing_weights_are_told(upload):
+    def load(name, progress):
+        raise WeightsError("The weight file x is missing. Install the model anew.")
+
+    *_, last = finish(Runs(ModelLoader("nano", load)).begin("ann", upload, "teal"))
+    assert last.stage is Stage.FAILED
+    assert last.error == "The weight file x is missing. Install the model anew."
+
+
+def test_a_bug_becomes_a_sentence_and_frees_the_line(loader, assessor, upload, monkeypatch, caplog):
+    def stream(*_, **__):
+        raise ZeroDivisionError("secret detail")
+        yield
+
+    monkeypatch.setattr(assessor, "stream", stream)
+    runs = Runs(loader)
+    *_, last = finish(runs.begin("ann", upload, "teal"))
+    assert last.stage is Stage.FAILED
+    assert "secret detail" not in last.error
+    assert "secret detail" in caplog.text
+    assert len(runs.line) == 0
+
+
+def test_the_clock_stands_still_afterwards(loader, upload):
+    run = Runs(loader).begin("ann", upload, "teal")
+    finish(run)
+    seconds = run.seconds
+    time.sleep(0.05)
+    assert run.seconds == seconds
+
+
+def test_the_page_is_told_the_time_even_when_nothing_else_happens(loader, assessor, upload):
+    assessor.go.clear()
+    runs = Runs(loader)
+    run = runs.begin("ann", upload, "teal")
+    wait_for_text(run)
+
+    async def two() -> list:
+        watch = run.watch()
+        return [await anext(watch), await anext(watch)]
+
+    first, second = asyncio.run(asyncio.wait_for(two(), 5))
+    assert first is second
+    runs.stop("ann")

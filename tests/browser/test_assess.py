@@ -1,0 +1,366 @@
+"""The Assess tab as visitors meet it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE, NewPage, Server, serve
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from playwright.sync_api import Page, expect
+
+from m3agiqa.checkpoint import CARD_FILE, find_checkpoint, read_card
+
+ASPECTS = ("quality", "correspondence", "authenticity")
+PROMPT = "a red tent on a green meadow in the sun"
+
+
+def put_in(page: Page, image: Path, prompt: str | None = PROMPT) -> None:
+    """Upload an image and wait until the page shows it, then type the prompt."""
+    page.set_input_files("#image input[type=file]", image)
+    expect(page.locator("#image img")).to_be_visible()
+    if prompt is not None:
+        page.fill("#prompt textarea", prompt)
+
+
+def assess(page: Page, image: Path, prompt: str | None = PROMPT) -> None:
+    put_in(page, image, prompt)
+    page.click("#assess")
+
+
+def descriptions(page: Page) -> list[str]:
+    return [page.locator(f"#card-{aspect} .description").inner_text().strip() for aspect in ASPECTS]
+
+
+def wait_for_text(page: Page) -> None:
+    """Until the model is in the middle of its descriptions."""
+    expect(page.locator("#card-quality .description")).to_have_text(re.compile(r"\w+ \w+"))
+
+
+def stop(page: Page) -> None:
+    page.click("#stop")
+    expect(page.locator("#assess")).to_be_enabled()
+
+
+def test_three_cards_fill_side_by_side_and_end_with_scores(new_page: NewPage, picture: Path):
+    page = new_page()
+    elsewhere = []
+    page.on("request", lambda request: elsewhere.append(request.url))
+    page.reload()
+    expect(page.locator("#assess")).to_be_enabled()
+    assess(page, picture)
+    expect(page.locator("#stop")).to_be_visible()
+    expect(page.locator("#assess")).to_be_disabled()
+    wait_for_text(page)
+    assert all(descriptions(page)), "all three speak at once"
+    assert page.locator(".rating").count() == 0, "no card is finished yet"
+    tops = {page.locator(f"#card-{aspect}").bounding_box()["y"] for aspect in ASPECTS}
+    assert len(tops) == 1, "side by side"
+
+    expect(page.locator("#download")).to_be_visible()
+    expect(page.locator("#assess")).to_be_enabled()
+    expect(page.locator("#stop")).to_be_hidden()
+    assert re.fullmatch(r"\d+\.\d s", page.locator("#elapsed").inner_text())
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "red tent.m3agiqa.json"
+    result = json.loads(Path(download.value.path()).read_text())
+    card = read_card(find_checkpoint("nano"))
+    assert (result["image"], result["prompt"]) == ("red tent.png", PROMPT)
+    assert (result["model"], result["learned_from"]) == (card.title, card.learned_from)
+    assert card.title in page.locator(".provenance").inner_text()
+    assert card.learned_from in page.locator(".provenance").inner_text()
+    for aspect in ASPECTS:
+        judged = result["aspects"][aspect]
+        low, high = judged["scale"]
+        assert low <= judged["mos"] <= high
+        box = page.locator(f"#card-{aspect}")
+        assert box.locator(".description").inner_text().strip() == judged["description"]
+        assert box.locator(".rating").inner_text() == judged["rating"]
+        assert box.locator(".mos").inner_text().startswith(f"{judged['mos']:.1f} of {low:g}–{high:g}")
+        gauge = box.locator(".gauge")
+        assert float(gauge.get_attribute("aria-valuenow")) == pytest.approx(judged["mos"], abs=0.006)
+        filled = gauge.locator(".fill").bounding_box()["width"] / gauge.bounding_box()["width"]
+        assert filled == pytest.approx((judged["mos"] - low) / (high - low), abs=0.05)
+    local = (page.url, "data:", "blob:")
+    assert [url for url in elsewhere if not url.startswith(local)] == [], "no request to another server"
+
+
+def test_ctrl_enter_and_stop_mid_generation(new_page: NewPage, server: Server, picture: Path):
+    page, other = new_page(), new_page()
+    put_in(page, picture)
+    page.press("#prompt textarea", "Control+Enter")
+    wait_for_text(page)
+    assess(other, picture)
+    expect(other.locator("#status")).to_contain_text("You are number 2 in the queue")
+    page.click("#stop")
+    pressed = time.monotonic()
+    expect(page.locator("#card-quality")).to_contain_text("Stopped.", timeout=5000)
+    expect(page.locator("#assess")).to_be_enabled()
+    assert page.locator(".rating").count() == 0
+    so_far = page.locator("#card-quality .description p").first.inner_text()
+    assert len(so_far.split()) >= 2
+
+    # The other visitor's run was not touched: it goes on, and takes its turn.
+    wait_for_text(other)
+    # Nor did Stop leave anything behind: the same visitor asks again, and waits behind the other.
+    page.click("#assess")
+    expect(page.locator("#status")).to_contain_text("You are number 2 in the queue")
+    stop(page)  # in the line, too
+    expect(other.locator("#stop")).to_be_visible()
+    stop(other)
+    assert time.monotonic() > pressed
+
+
+def test_stop_ends_the_models_own_work(new_page: NewPage, server: Server, picture: Path):
+    page = new_page()
+    assess(page, picture)
+    wait_for_text(page)
+    before = server.cpu_seconds()
+    time.sleep(1)
+    working = server.cpu_seconds() - before
+    page.click("#stop")
+    time.sleep(1)
+    before = server.cpu_seconds()
+    time.sleep(2)
+    idle = (server.cpu_seconds() - before) / 2
+    assert page.locator("#card-quality .ended").inner_text() == "Stopped."
+    assert idle < 0.25, f"{idle:.2f} s of processor time a second after Stop; {working:.2f} s before it"
+    assert idle < working / 2
+
+
+def test_closing_the_page_ends_its_run(new_page: NewPage, picture: Path):
+    page, next_one = new_page(), new_page()
+    assess(page, picture)
+    wait_for_text(page)
+    assess(next_one, picture)
+    expect(next_one.locator("#status")).to_contain_text("You are number 2 in the queue")
+    page.context.close()
+    wait_for_text(next_one)
+    stop(next_one)
+
+
+def test_two_visitors_at_once_get_both_their_answers(new_page: NewPage, picture: Path):
+    first, second = new_page(), new_page()
+    put_in(second, picture, "a blue whale in the deep sea")
+    assess(first, picture)
+    wait_for_text(first)
+    second.click("#assess")
+    expect(second.locator("#status")).to_contain_text("You are number 2 in the queue")
+    for page, prompt in ((first, PROMPT), (second, "a blue whale in the deep sea")):
+        expect(page.locator("#download")).to_be_visible(timeout=2 * PATIENCE * 1000)
+        assert page.locator(".gauge").count() == 3
+        href = page.locator("#download").get_attribute("href")
+        assert json.loads(base64.b64decode(href.partition(",")[2]))["prompt"] == prompt
+
+
+def _text_as_png(folder: Path) -> Path:
+    path = folder / "text.png"
+    path.write_text("This is no image.")
+    return path
+
+
+def _truncated(folder: Path) -> Path:
+    whole = folder / "whole.png"
+    Image.effect_noise((200, 200), 80).convert("RGB").save(whole)
+    path = folder / "truncated.png"
+    path.write_bytes(whole.read_bytes()[:20_000])
+    return path
+
+
+def _one_pixel(folder: Path) -> Path:
+    path = folder / "one.png"
+    Image.new("RGB", (1, 1)).save(path)
+    return path
+
+
+def _too_large(folder: Path) -> Path:
+    path = folder / "large.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (_text_as_png, "This is not an image that can be read."),
+        (_truncated, "The image file is damaged or cut off"),
+        (_one_pixel, "The image has 1 × 1 pixels, which is too small to judge"),
+        (_too_large, "At most 64 megapixels"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_told_in_a_sentence(
+    new_page: NewPage, tmp_path: Path, make, sentence
+):
+    page = new_page()
+    page.set_input_files("#image input[type=file]", make(tmp_path))
+    alert = page.locator("#message [role=alert]")
+    expect(alert).to_contain_text(sentence)  # as soon as it is uploaded
+    page.click("#assess")
+    expect(page.locator("#assess")).to_be_enabled()
+    expect(alert).to_contain_text(sentence)  # and when it is to be assessed
+    expect(alert).to_be_visible()
+    assert page.locator(".toast-body").count() == 0
+    assert "Traceback" not in page.content()
+
+
+def _animated(path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("animated.gif", _animated),
+        ("cmyk.jpg", lambda path: Image.new("CMYK", (64, 64), "red").save(path)),
+        ("sixteen.png", lambda path: Image.new("I;16", (64, 64), 30_000).save(path)),
+        ("alpha.webp", lambda path: Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(path)),
+    ],
+)
+def test_unusual_images_are_assessed(new_page: NewPage, tmp_path: Path, name, save):
+    path = tmp_path / name
+    save(path)
+    page = new_page()
+    assess(page, path)
+    wait_for_text(page)
+    expect(page.locator("#message [role=alert]")).to_be_hidden()
+    stop(page)
+
+
+def test_no_image_is_told(new_page: NewPage):
+    page = new_page()
+    page.click("#assess")
+    expect(page.locator("#message [role=alert]")).to_contain_text("There is no image yet")
+    expect(page.locator("#assess")).to_be_enabled()
+
+
+def test_a_prompt_that_is_too_long_is_told(new_page: NewPage, picture: Path):
+    page = new_page()
+    assess(page, picture, "x" * 10_000)
+    expect(page.locator("#message [role=alert]")).to_contain_text("The prompt has 10,000 characters")
+    expect(page.locator("#assess")).to_be_enabled()
+    # The sentence goes when it no longer applies.
+    page.fill("#prompt textarea", PROMPT)
+    page.click("#assess")
+    wait_for_text(page)
+    expect(page.locator("#message [role=alert]")).to_be_hidden()
+    stop(page)
+
+
+def test_without_a_prompt_the_correspondence_card_says_why(new_page: NewPage, picture: Path):
+    page = new_page()
+    assess(page, picture, prompt="")
+    wait_for_text(page)
+    expect(page.locator("#card-correspondence")).to_contain_text("there is no prompt")
+    assert page.locator("#card-authenticity .description").inner_text().strip()
+    stop(page)
+
+
+def test_the_prompt_in_the_file_is_offered(new_page: NewPage, picture: Path, tmp_path: Path):
+    info = PngInfo()
+    info.add_text(
+        "parameters", "a fox in <snow>\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 1"
+    )
+    path = tmp_path / "generated.png"
+    Image.open(picture).save(path, pnginfo=info)
+    page = new_page()
+    put_in(page, path, prompt=None)
+    expect(page.locator("#prompt textarea")).to_have_value("a fox in <snow>")
+    expect(page.locator("#prompt-origin")).to_contain_text(
+        "Prompt read from the image file: A1111 parameters"
+    )
+    page.click('#image button[aria-label="Remove Image"]')
+    expect(page.locator("#prompt textarea")).to_have_value("")
+    expect(page.locator("#prompt-origin")).to_be_hidden()
+
+
+def test_an_example_fills_image_and_prompt(new_page: NewPage):
+    page = new_page()
+    page.click(".example >> nth=0")
+    expect(page.locator("#image img")).to_be_visible()
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile("lighthouse"))
+
+
+def test_an_image_can_be_pasted(new_page: NewPage, picture: Path):
+    page = new_page()
+    page.evaluate(
+        """async (base64) => {
+            const bytes = await (await fetch("data:image/png;base64," + base64)).blob();
+            const clipboard = new DataTransfer();
+            clipboard.items.add(new File([bytes], "image.png", { type: "image/png" }));
+            document.body.dispatchEvent(
+                new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(picture.read_bytes()).decode(),
+    )
+    expect(page.locator("#image img")).to_be_visible()
+    page.click("#assess")
+    wait_for_text(page)
+    stop(page)
+
+
+def test_a_phone_shows_it_all_without_scrolling_sideways(new_page: NewPage, picture: Path):
+    page = new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    assess(page, picture)
+    wait_for_text(page)
+    widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
+    assert max(widths) <= 390
+    boxes = [page.locator(f"#card-{aspect}").bounding_box() for aspect in ASPECTS]
+    assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"], "stacked"
+    assert all(box["width"] > 300 for box in boxes)
+    stop(page)
+
+
+def _luminance(colour: str) -> float:
+    red, green, blue = (
+        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
+        for v in (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _contrast(one: str, other: str) -> float:
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_legible_in_both_themes(new_page: NewPage, theme):
+    page = new_page(f"/?__theme={theme}")
+    style = """([selector, property]) => getComputedStyle(document.querySelector(selector))[property]"""
+    card = page.evaluate(style, ["#card-quality", "backgroundColor"])
+    body = page.evaluate(style, ["body", "backgroundColor"])
+    assert (_luminance(card) < 0.2) == (_luminance(body) < 0.2) == (theme == "dark")
+    for selector, ground in [
+        ("#card-quality h3", card),
+        ("#card-quality .question", card),
+        ("header.studio h1", body),
+        ("header.studio p", body),
+        ("header.studio h1 span", body),
+    ]:
+        colour = page.evaluate(style, [selector, "color"])
+        assert _contrast(colour, ground) >= 4.5, (selector, colour, ground)
+
+
+def test_a_tampered_weight_file_is_told_on_the_page(new_page: NewPage, picture: Path, tmp_path: Path):
+    folder = shutil.copytree(find_checkpoint("nano"), tmp_path / "tampered")
+    assert (folder / CARD_FILE).is_file()
+    weights = folder / "predictor-quality.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-10] ^= 0xFF
+    weights.write_bytes(content)
+    with serve(tmp_path / "log.txt", M3AGIQA_MODEL=str(folder)) as tampered:
+        page = new_page(url=tampered.url)
+        sentence = f"The weight file {weights} is damaged or has been changed"
+        expect(page.locator("#model [role=alert]")).to_contain_text(sentence)
+        assess(page, picture)
+        expect(page.locator("#message [role=alert]")).to_contain_text(sentence)
+        expect(page.locator("#assess")).to_be_enabled()
+        page.context.close()
