@@ -88,7 +88,7 @@ class AssessHandlers:
 
     def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
         """Put an example's image and prompt in."""
-        example = EXAMPLES[int(event._data["index"])]
+        example = EXAMPLES[int(event.index)]
         return str(example.path), example.prompt, "", example.prompt, notices.message("")
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 bad input, 130 interrupted."""
     args = _parser().parse_args(argv)
     if not sys.warnoptions:
-        warnings.simplefilter("ignore", FutureWarning)  # what libraries tell developers, not users
+        warnings.simplefilter("ignore")  # what libraries tell developers, not users
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to fail
     try:
@@ -124,7 +124,7 @@ def _assess(args: argparse.Namespace) -> None:
         _print(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False))
         return
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    display = _LiveDisplay() if live else _PlainDisplay()
+    display = LiveDisplay() if live else PlainDisplay()
     with display.drawing():
         for event in assessor.stream(args.image, prompt, aspects):
             if isinstance(event, DescriptionDelta):
@@ -158,7 +158,7 @@ def _table(assessment: Assessment) -> str:
     return "\n".join([*lines, "", source])
 
 
-class _PlainDisplay:
+class PlainDisplay:
     """For files and pipes: each description in one piece, as soon as it is complete."""
 
     @contextmanager
@@ -172,7 +172,7 @@ class _PlainDisplay:
         _print(f"{result.aspect.capitalize()}\n{_printable(result.description)}\n")
 
 
-class _LiveDisplay:
+class LiveDisplay:
     """For terminals: one paragraph per aspect, all growing in place."""
 
     CLEAR_LINE, CLEAR_BELOW, UP = "\x1b[K", "\x1b[J", "\x1b[{}A"

@@ -58,7 +58,7 @@ def _short(fields: Fields) -> Fields:
 
 
 def _exif_texts(image: Image.Image) -> Fields:
-    exif = image.getexif()
+    exif = Image.Image.getexif(image)  # PNG files' own method would decode all pixels first
     values = {
         "UserComment": exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment),
         "ImageDescription": exif.get(ExifTags.Base.ImageDescription),

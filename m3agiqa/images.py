@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from m3agiqa.errors import InputError
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 MIN_SIDE = 32  # pixels
 MAX_PIXELS = 64_000_000  # e.g. 8000 x 8000; about 200 MB once decoded
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit above is lower than Pillow's
 
 ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
 

@@ -20,6 +20,8 @@ from training.augment import DAMAGES, damage, unrelated_prompt
 
 Kind = Literal["own", "unrelated", "damaged"]
 SANITY_DAMAGES = ("blur", "noise")
+UNRELATED_SHARE = 0.35  # of the training images; each costs one more conversation
+DAMAGED_SHARE = 0.25  # likewise, and one more image
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,29 @@ class Case:
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def all_cases(samples: list[Sample], seed: int, extra_train_share: float = 0.35) -> list[Case]:
+def all_cases(samples: list[Sample], seed: int) -> list[Case]:
     """Own cases of all samples; unrelated prompts and damaged copies of undistorted ones.
 
-    Test images get every sanity damage, others one damage at random; of the training images only a
-    share gets extra cases.
+    Test images get every sanity case. A share of the training images gets the like to be fitted with,
+    with any damage; validation images need none.
     """
-    rng = Random(seed)
     own = [Case(sample, "own", _aspects(sample), sample.prompt) for sample in samples]
-    unrelated, damaged = [], []
-    for sample in samples:
-        pool = [other for other in samples if other.split == sample.split]
-        other = unrelated_prompt(sample, pool, rng)
-        kinds = SANITY_DAMAGES if sample.split == "test" else (rng.choice(DAMAGES),)
-        wanted = sample.split != "train" or rng.random() < extra_train_share
-        if sample.distorted or not wanted:
-            continue
-        if sample.prompt:
-            unrelated.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
-        damaged += [Case(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
-    return own + unrelated + damaged
+    return own + [case for sample in samples for case in _worse(sample, samples, seed)]
+
+
+def _worse(sample: Sample, samples: list[Sample], seed: int) -> list[Case]:
+    rng = Random(f"{seed} {sample.id}")
+    train = sample.split == "train"
+    if sample.distorted or sample.split == "validation":
+        return []
+    cases = []
+    if sample.prompt and (not train or rng.random() < UNRELATED_SHARE):
+        other = unrelated_prompt(sample, [each for each in samples if each.split == sample.split], rng)
+        cases.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
+    if not train or rng.random() < DAMAGED_SHARE:
+        kinds = (rng.choice(DAMAGES),) if train else SANITY_DAMAGES
+        cases += [Case(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
+    return cases
 
 
 def sanity_cases(samples: list[Sample], seed: int) -> list[Case]:

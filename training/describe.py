@@ -14,7 +14,7 @@ from training.cases import Case
 from training.hidden_cache import Entry, HiddenCache
 from training.progress import bar
 
-ROWS = 48
+ROWS = 96
 """Conversations spoken at once; more are hardly faster on few cores, and need more memory."""
 
 

@@ -40,10 +40,12 @@ class RunConfig:
     """Everything that decides what a run makes."""
 
     backbone: str = "nano"
+    version: str = "0.1.0"
+    """Version of the checkpoint that comes out."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    transfer: FitConfig = field(default_factory=lambda: FitConfig(epochs=3))
+    transfer: FitConfig = field(default_factory=lambda: FitConfig(epochs=2))
     """Settings of the refits that leave a source out; fewer epochs, as there are many of them."""
     seed: int = 0
 
@@ -148,7 +150,7 @@ class Run:
         def card(metrics: dict) -> Card:
             return Card(
                 name=self.config.backbone,
-                version="0.1.0",
+                version=self.config.version,
                 backbone=self.config.backbone,
                 learned_from=LEARNED_FROM.format(count=len(train)),
                 fingerprint=fingerprint(self.samples),

@@ -117,7 +117,7 @@ def test_an_unreadable_file_is_told_at_once(handlers, tmp_path):
 
 
 def test_examples_put_image_and_prompt_in(handlers):
-    event = SimpleNamespace(_data={"index": "1"})
+    event = SimpleNamespace(index="1")
     image, prompt, origin, filled, _ = handlers.choose_example(event)
     assert image == str(EXAMPLES[1].path)
     assert prompt == filled == EXAMPLES[1].prompt

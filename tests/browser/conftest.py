@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
+from app_server import PATIENCE, Server, serve
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds; far more than two idle cores need, so that a busy machine does not fail tests
 CHROMIUM_ARGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,53 +23,6 @@ CHROMIUM_ARGS = [
 ]
 
 expect.set_options(timeout=PATIENCE * 1000)
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running `python app.py`."""
-
-    url: str
-    process: psutil.Process
-
-    def cpu_seconds(self) -> float:
-        """Processor time that the whole server has used so far."""
-        used = self.process.cpu_times()
-        return used.user + used.system
-
-
-@contextmanager
-def serve(log: Path, **environment: str) -> Iterator[Server]:
-    """Start the app as a user would, on a free port, and end it afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), **environment}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + 2 * PATIENCE
-        while not _answers(port):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, f"the app did not start:\n{log.read_text()}"
-            time.sleep(0.2)
-        yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    assert "Traceback" not in log.read_text()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")
@@ -102,11 +47,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-NewPage = Callable[..., Page]
-
-
 @pytest.fixture
-def new_page(browser: Browser, server: Server) -> Iterator[NewPage]:
+def new_page(browser: Browser, server: Server) -> Iterator[Callable[..., Page]]:
     """Opens the app as a new visitor; keyword arguments go to the browser context."""
     contexts: list[BrowserContext] = []
 

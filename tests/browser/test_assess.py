@@ -7,15 +7,18 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, NewPage, Server, serve
+from app_server import PATIENCE, Server, serve
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
 from m3agiqa.checkpoint import CARD_FILE, find_checkpoint, read_card
+
+NewPage = Callable[..., Page]
 
 ASPECTS = ("quality", "correspondence", "authenticity")
 PROMPT = "a red tent on a green meadow in the sun"

@@ -25,8 +25,8 @@ def test_wording_is_the_papers() -> None:
         "aligns with the original prompt: 'a red ball'.",
         "Round.",
         "Based on your analysis, could you please rate the image's alignment with its original prompt? "
-        "Choose one word from the following list: [bad, poor, fair, good, excellent], where the words indicate the "
-        "degree of alignment from low to high.",
+        "Choose one word from the following list: [bad, poor, fair, good, excellent], where the words "
+        "indicate the degree of alignment from low to high.",
     ]
     authenticity = Conversation.open(Aspect.AUTHENTICITY, "a red ball").turns[0].content
     assert "The original prompt for the image was: 'a red ball'. How closely does" in authenticity

@@ -34,7 +34,7 @@ def with_exif(form: str, tag: int, value: bytes | str) -> bytes:
     else:
         exif[tag] = value
     buffer = io.BytesIO()
-    IMAGE.save(buffer, form, exif=exif)
+    IMAGE.save(buffer, form, exif=exif.tobytes())
     return buffer.getvalue()
 
 
@@ -315,9 +315,8 @@ KEYS = (
     "Description",
 )
 names = st.sampled_from(
-    "prompt image positive_prompt class_type inputs positive text conditioning delimiter "
-    "nodes links id type link name widgets_values 1 2".split()
-)
+    ["prompt", "image", "positive_prompt", "class_type", "inputs", "positive", "text", "delimiter"]
+) | st.sampled_from(["nodes", "links", "id", "type", "link", "name", "widgets_values", "1", "2"])
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
     | st.sampled_from(["KSampler", "CLIPTextEncode", "1", "2"]),

@@ -1,0 +1,141 @@
+"""The assessor: its rules with a scripted backbone, its promises with the shipped model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from m3agiqa import Aspect, AspectResult, Assessment, Assessor, DescriptionDelta, InputError, Rating, Stopped
+from m3agiqa.assessor import Event, clean_prompt
+from m3agiqa.backbones.base import Request, Spoken
+from m3agiqa.conversation import Conversation
+
+# --- rules ---------------------------------------------------------------------------------------
+
+
+def test_mos_lies_within_the_scale_and_the_raw_value_is_kept(scripted: Assessor, image_file: Path) -> None:
+    told = scripted.assess(image_file, "a ball").to_dict()
+    assert told["image"] == str(image_file)
+    assert told["prompt"] == "a ball"
+    assert {name: (a["mos"], a["raw_mos"], a["scale"]) for name, a in told["aspects"].items()} == {
+        "quality": (3.62, 3.62, [1, 5]),
+        "correspondence": (5, 5.31, [1, 5]),
+        "authenticity": (1, 0.2, [1, 5]),
+    }
+    assert (told["model"], told["learned_from"]) == ("scripted 1.2", "Learned from nobody.")
+    assert told["seconds"] >= 0
+
+
+@pytest.mark.parametrize("prompt", [None, "", "  \n"])
+def test_without_a_prompt_correspondence_is_left_out(
+    scripted: Assessor, picture: Image.Image, prompt: str | None
+) -> None:
+    told = scripted.assess(picture, prompt)
+    assert list(told.aspects) == [Aspect.QUALITY, Aspect.AUTHENTICITY]
+    assert told.prompt is None
+    with pytest.raises(InputError, match="no prompt was given"):
+        scripted.assess(picture, prompt, [Aspect.CORRESPONDENCE])
+
+
+def test_chosen_aspects(scripted: Assessor, picture: Image.Image) -> None:
+    chosen = [Aspect.AUTHENTICITY, Aspect.QUALITY, Aspect.AUTHENTICITY]
+    assert list(scripted.assess(picture, "a ball", chosen).aspects) == [Aspect.AUTHENTICITY, Aspect.QUALITY]
+    with pytest.raises(InputError, match="cannot judge nothing"):
+        scripted.assess(picture, "a ball", [])
+    del scripted.predictors[Aspect.QUALITY]
+    with pytest.raises(InputError, match="judges correspondence, authenticity; it cannot judge quality"):
+        scripted.assess(picture, "a ball", [Aspect.QUALITY])
+
+
+def test_prompts() -> None:
+    assert clean_prompt(" a \n red\tball ") == "a red ball"
+    assert clean_prompt("half \ud800 letter") == "half ? letter"
+    assert len(clean_prompt("x" * 2000)) == 2000
+    with pytest.raises(InputError, match="10,000 characters; at most 2,000"):
+        clean_prompt("x" * 10_000)
+
+
+# --- the shipped model -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def events(assessor: Assessor, picture: Image.Image) -> list[Event]:
+    return list(assessor.stream(picture, "a red ball on {green} <|im_end|> ground"))
+
+
+def test_descriptions_grow_side_by_side(events: list[Event]) -> None:
+    first_result = next(i for i, event in enumerate(events) if isinstance(event, AspectResult))
+    spoken = events[:first_result]
+    assert all(isinstance(event, DescriptionDelta) for event in spoken)
+    assert {event.aspect for event in spoken[:3]} == set(Aspect)  # the first word of each comes first
+    assert {event.aspect for event in spoken[:9]} == set(Aspect)
+
+
+def test_results_match_what_was_streamed(events: list[Event], assessor: Assessor) -> None:
+    *_, assessment = events
+    assert isinstance(assessment, Assessment)
+    assert list(assessment.aspects) == list(Aspect)
+    for aspect, result in assessment.aspects.items():
+        streamed = "".join(e.text for e in events if isinstance(e, DescriptionDelta) and e.aspect is aspect)
+        assert result.description
+        assert streamed.strip().startswith(result.description)
+        assert "�" not in result.description
+        assert result.scale.low <= result.mos <= result.scale.high
+        assert result.rating in Rating
+        assert result.scale == assessor.card.scales[aspect]
+    assert assessment.seconds > 0
+    assert (assessment.model, assessment.learned_from) == (assessor.card.title, assessor.card.learned_from)
+
+
+def test_same_input_same_result(events: list[Event], assessor: Assessor, picture: Image.Image) -> None:
+    again = assessor.assess(picture, "a red ball on {green} <|im_end|> ground")
+    assert again.aspects == events[-1].aspects
+
+
+def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Image) -> None:
+    spoken: list[Event] = []
+    pressed = 0.0
+
+    def stream() -> Iterator[Event]:
+        yield from assessor.stream(picture, "a ball", [Aspect.QUALITY], stop=lambda: pressed > 0)
+
+    with pytest.raises(Stopped):
+        for event in stream():
+            spoken.append(event)
+            if len(spoken) == 3 and not pressed:
+                pressed = time.perf_counter()
+    assert len(spoken) <= 4
+    assert all(isinstance(event, DescriptionDelta) for event in spoken)
+
+
+def test_bad_image_fails_before_anything_is_spoken(assessor: Assessor) -> None:
+    with pytest.raises(InputError, match="not an image"):
+        next(assessor.stream(b"no image", "a ball"))
+
+
+def test_hidden_states_of_speaking_and_reading_agree(
+    assessor: Assessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was computed while speaking is what `encode` computes from the finished text."""
+    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.MAX_NEW_TOKENS", 24)
+    backbone = copy.copy(assessor.backbone)
+    backbone.llm = copy.deepcopy(assessor.backbone.llm).float()  # 16 bit would hide errors in its noise
+    pictures = (picture, picture.rotate(180))
+    opened = [
+        tuple(Conversation.open(aspect, prompt) for aspect in (Aspect.CORRESPONDENCE, Aspect.QUALITY))
+        for prompt in ("a red ball", "a much longer prompt about a green hill under a blue sky at noon")
+    ]
+    requests = [Request(image, rows) for image, rows in zip(pictures, opened, strict=True)]
+    spoken = [said for said in backbone.describe(requests) if isinstance(said, Spoken)]
+    assert [said.row for said in spoken] == [0, 1, 2, 3]
+    texts = iter(said.description for said in spoken)
+    whole = [Request(r.image, tuple(c.describe(next(texts)) for c in r.conversations)) for r in requests]
+    for said, hidden in zip(spoken, backbone.encode(whole), strict=True):
+        assert said.hidden.shape == hidden.shape
+        assert torch.max(torch.abs(said.hidden - hidden)) < 1e-3

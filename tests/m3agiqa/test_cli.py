@@ -1,0 +1,316 @@
+"""The command line, in this process with a scripted model, and once for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from m3agiqa import Aspect, Assessor, DescriptionDelta, cli
+from m3agiqa.checkpoint import SHIPPED
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def loaded(scripted: Assessor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were asked for; each is the scripted one."""
+    names: list[str] = []
+
+    def from_pretrained(name: str, progress: object) -> Assessor:
+        names.append(name)
+        return scripted
+
+    monkeypatch.setattr(cli.Assessor, "from_pretrained", from_pretrained)
+    monkeypatch.delenv("M3AGIQA_MODEL", raising=False)
+    return names
+
+
+def generated(path: Path, picture: Image.Image, prompt: str) -> Path:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", f"{prompt}\nSteps: 20, Sampler: Euler")
+    picture.save(path, pnginfo=info)
+    return path
+
+
+# --- assess --------------------------------------------------------------------------------------
+
+
+def test_json_is_all_of_stdout(image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["assess", str(image_file), "--prompt", "a ball", "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert {"image", "prompt", "aspects", "model", "seconds"} <= set(told)
+    assert (told["image"], told["prompt"], told["model"]) == (str(image_file), "a ball", "scripted 1.2")
+    assert list(told["aspects"]) == ["quality", "correspondence", "authenticity"]
+    for judged in told["aspects"].values():
+        assert {"description", "rating", "mos", "scale"} <= set(judged)
+        assert judged["scale"] == [1, 5]
+    assert err == ""
+
+
+def test_descriptions_and_table(image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["assess", str(image_file), "--prompt", "a ball"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("It has a calm, even light, and the ball is round.") == 3
+    assert "\x1b" not in out  # not a terminal
+    table = out[out.index("Aspect") :].splitlines()
+    assert [line.split() for line in table[1:4]] == [
+        ["Quality", "fair", "3.62", "of", "1–5"],
+        ["Correspondence", "fair", "5.00", "of", "1–5", "(raw", "5.31)"],
+        ["Authenticity", "fair", "1.00", "of", "1–5", "(raw", "0.20)"],
+    ]
+    assert re.fullmatch(r"Judged by scripted 1\.2 in \d+\.\d s\. Learned from nobody\.", table[-1])
+
+
+def test_chosen_aspects(image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["assess", str(image_file), "--aspect", "authenticity", "--aspect", "quality", "--json"]
+    assert cli.main(command) == 0
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["aspects"]) == ["authenticity", "quality"]
+    assert err == ""
+
+
+def test_without_prompt_says_what_is_left_out(image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["assess", str(image_file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["aspects"]) == ["quality", "authenticity"]
+    assert "There is no prompt, so correspondence is left out" in err
+
+
+def test_prompt_from_the_file(
+    tmp_path: Path, picture: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = generated(tmp_path / "a.png", picture, "a ball\x1b]0;evil\x07")
+    assert cli.main(["assess", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["aspects"]) == ["quality", "correspondence", "authenticity"]
+    assert err.startswith("Prompt read from the image file, A1111 parameters (PNG text): a ball")
+    assert "\x1b" not in err
+
+    assert cli.main(["assess", str(path), "--prompt", "a cube", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["prompt"], err) == ("a cube", "")
+
+    assert cli.main(["assess", str(path), "--prompt", "", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] is None
+
+
+def test_model_choice(image_file: Path, loaded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["assess", str(image_file), "--json"]
+    cli.main(command)
+    monkeypatch.setenv("M3AGIQA_MODEL", "from-environment")
+    cli.main(command)
+    cli.main([*command, "--model", "chosen"])
+    assert loaded == ["nano", "from-environment", "chosen"]
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path, picture: Image.Image) -> Path:
+    (tmp_path / "letter.png").write_text("Dear all")
+    picture.save(tmp_path / "whole.png")
+    picture.save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:500])
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    return tmp_path
+
+
+BAD_INPUT = {
+    "missing": (["gone.png"], "There is no file"),
+    "folder": (["."], "is a folder"),
+    "no image": (["letter.png"], "not an image that can be read"),
+    "truncated": (["cut.jpg"], "damaged or cut off"),
+    "1 × 1": (["dot.png"], "at least 32 × 32"),
+    "endless prompt": (["whole.png", "--prompt", "x" * 10_000], "at most 2,000"),
+    "no prompt": (["whole.png", "--aspect", "correspondence"], "no prompt was given"),
+}
+
+
+@pytest.mark.parametrize("json_only", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("arguments, message", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_sentence_and_code_2(
+    bad_files: Path,
+    arguments: list[str],
+    message: str,
+    json_only: list[str],
+    loaded: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, *options = arguments
+    assert cli.main(["assess", str(bad_files / name), *options, *json_only]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert loaded == []  # nobody waits for the model to learn this
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["assess"], ["assess", "a.png", "--aspect", "beauty"], ["score", "folder"], ["judge"]]
+)
+def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_tampered_and_unknown_models(
+    image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    shutil.copytree(SHIPPED / "nano", tmp_path / "copy")
+    with (tmp_path / "copy" / "connector.safetensors").open("ab") as file:
+        file.write(b"\0")
+    assert cli.main(["assess", str(image_file), "--json", "--model", str(tmp_path / "copy")]) == 2
+    assert re.search(r"connector\.safetensors is damaged or has been changed", capsys.readouterr().err)
+    assert cli.main(["assess", str(image_file), "--json", "--model", "huge"]) == 2
+    assert "There is no model 'huge'" in capsys.readouterr().err
+
+
+def test_interrupt_is_code_130(
+    image_file: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripted.backbone, "describe", interrupt)
+    assert cli.main(["assess", str(image_file), "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("Interrupted.\n")
+
+
+# --- score ---------------------------------------------------------------------------------------
+
+
+def test_score(bad_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out_file = bad_files / "scores.csv"
+    command = ["score", str(bad_files), "--out", str(out_file)]
+    assert cli.main(command) == 0
+    out, err = capsys.readouterr()
+    assert out == "scored 1, failed 3 (see the error column)\n"
+    assert "4/4" in err  # the progress bar
+    with out_file.open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [
+            "cut.jpg",
+            "dot.png",
+            "letter.png",
+            "whole.png",
+        ]
+    assert cli.main(command) == 0
+    out, err = capsys.readouterr()
+    assert out == "scored 0, failed 0\n"
+    assert "4 of 4 rows are in" in err
+
+
+@pytest.mark.parametrize(
+    "source, out, message",
+    [
+        ("gone.csv", "scores.csv", "There is no file or folder"),
+        ("letter.png", "scores.csv", "needs the columns image and prompt"),
+        (".", "nowhere/scores.csv", "There is no folder"),
+        (".", "letter.png", "not a score file"),
+    ],
+)
+def test_score_refuses_before_loading(
+    bad_files: Path,
+    source: str,
+    out: str,
+    message: str,
+    loaded: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(bad_files.iterdir())
+    assert cli.main(["score", str(bad_files / source), "--out", str(bad_files / out)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(bad_files.iterdir()) == before
+    assert loaded == []
+
+
+# --- terminal ------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """Enough of a terminal to see what stays on it: lines, scrolled up where they exceed its height."""
+
+    WIDTH, HEIGHT = 40, 12
+
+    def __init__(self) -> None:
+        self.lines = [""]
+        self.row = self.column = 0
+
+    def write(self, text: str) -> None:
+        for token in re.findall(r"\x1b\[\??\d*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+            line = self.lines[self.row]
+            if token in "\r\n":
+                self.column = 0
+                self.row += token == "\n"
+                self.lines += [""] * (self.row + 1 - len(self.lines))
+            elif token in ("\x1b[K", "\x1b[J"):
+                self.lines[self.row] = line[: self.column]
+                if token == "\x1b[J":
+                    del self.lines[self.row + 1 :]
+            elif up := re.fullmatch(r"\x1b\[(\d+)A", token):
+                top = max(0, len(self.lines) - self.HEIGHT)
+                self.row = max(top, self.row - int(up[1]))  # what has scrolled away is out of reach
+            elif token[0] != "\x1b":
+                end = self.column + len(token)
+                self.lines[self.row] = line[: self.column] + token + line[end:]
+                self.column = end
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("words", [3, 60])
+def test_live_display_leaves_each_description_once(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(cli.sys, "stdout", terminal)
+    monkeypatch.setattr(cli.shutil, "get_terminal_size", lambda: (Terminal.WIDTH, Terminal.HEIGHT))
+    display = cli.LiveDisplay()
+    with display.drawing():
+        for i in range(words):
+            for aspect in Aspect:
+                display.add(DescriptionDelta(aspect, f"{aspect[0]}{i} "))
+    assert all(len(line) < Terminal.WIDTH for line in terminal.lines)
+    text = "\n".join(terminal.lines)
+    for aspect in Aspect:
+        assert text.count(aspect.capitalize()) == 1
+        assert re.findall(rf"\b{aspect[0]}\d+", text) == [f"{aspect[0]}{i}" for i in range(words)]
+
+
+# --- for real ------------------------------------------------------------------------------------
+
+
+def test_module_with_the_shipped_model(tmp_path: Path, picture: Image.Image) -> None:
+    path = generated(tmp_path / "a.png", picture, "a red ball")
+    command = [sys.executable, "-m", "m3agiqa", "assess", str(path), "--aspect", "quality", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["prompt"] == "a red ball"
+    assert told["aspects"]["quality"]["description"]
+    assert done.stderr == "Prompt read from the image file, A1111 parameters (PNG text): a red ball\n"
+
+
+def test_module_with_bad_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "m3agiqa", "assess", str(tmp_path / "gone.png"), "--prompt", "x"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"There is no file {tmp_path / 'gone.png'}.\n"
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "M3AGIQA_MODEL"}

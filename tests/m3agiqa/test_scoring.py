@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from m3agiqa import Aspect, Assessor, InputError
+from m3agiqa.scoring import COLUMNS, ScoreFile, read_rows, score
+
+
+def run(source: Path, out: Path, assessor: Assessor) -> list[str]:
+    """What the command does: the errors of the rows that were not scored yet."""
+    output = ScoreFile(out)
+    todo = output.remaining(read_rows(source))
+    output.start(assessor.card.title)
+    return list(score(todo, output, assessor))
+
+
+def records(out: Path) -> list[dict[str, str]]:
+    with out.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, picture: Image.Image) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for name in ("b.png", "a.png", "more/c.png"):
+        picture.save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def table(pictures: Path) -> Path:
+    """Good rows, one without a prompt, and rows that cannot be scored."""
+    path = pictures / "rows.csv"
+    path.write_text(
+        "image,prompt,note\n"
+        'a.png,"a ball, red",x\n'
+        "gone.png,a ball,x\n"
+        "b.png,,x\n"
+        f"b.png,{'long ' * 2000},x\n"
+        ",a ball,x\n"
+        "a.png,a ball, red,x\n"
+        'more/c.png,"two\nlines, “ü”",x\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
+    run(table, tmp_path / "out.csv", scripted)
+    done = records(tmp_path / "out.csv")
+    assert tuple(done[0]) == COLUMNS
+    assert [row["image"] for row in done] == [
+        "a.png",
+        "gone.png",
+        "b.png",
+        "b.png",
+        "",
+        "a.png",
+        "more/c.png",
+    ]
+    first, gone, promptless, long, nameless, broken, last = done
+    assert first["prompt"] == "a ball, red"
+    assert {a: (first[f"{a}_mos"], first[f"{a}_raw_mos"]) for a in Aspect} == {
+        "quality": ("3.620", "3.620"),
+        "correspondence": ("5.000", "5.310"),
+        "authenticity": ("1.000", "0.200"),
+    }
+    assert first["quality_rating"] == "fair"
+    assert first["quality_description"].startswith("It has a calm, even light")
+    assert (first["scale"], first["model"], first["error"]) == ("1 to 5", "scripted 1.2", "")
+    assert first["learned_from"] == "Learned from nobody."
+    assert "There is no file" in gone["error"]
+    assert gone["quality_mos"] == ""
+    assert (promptless["correspondence_mos"], promptless["error"]) == ("", "")
+    assert promptless["quality_mos"] == "3.620"
+    assert "at most 2,000 can be read" in long["error"]
+    assert nameless["error"] == "The row names no image."
+    assert "more cells than the header" in broken["error"]
+    assert (last["prompt"], last["error"]) == ("two\nlines, “ü”", "")
+
+
+def test_columns_that_the_documentation_promises() -> None:
+    kinds = ("mos", "description")
+    promised = ["image", "prompt", *(f"{aspect}_{kind}" for kind in kinds for aspect in Aspect), "error"]
+    assert [name for name in COLUMNS if name in promised] == promised
+
+
+def test_unforeseen_error_of_one_row(
+    pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_once(*args: object) -> object:
+        monkeypatch.undo()
+        raise RuntimeError("tensor too odd")
+
+    monkeypatch.setattr(scripted.backbone, "describe", fails_once)
+    assert run(pictures, tmp_path / "out.csv", scripted) == [
+        "Unexpected RuntimeError: tensor too odd",
+        "",
+        "",
+    ]
+
+
+def test_folder(pictures: Path, tmp_path: Path, picture: Image.Image, scripted: Assessor) -> None:
+    (pictures / "a.txt").write_text("\ufeffa red ball\n", encoding="utf-8")
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a ball\nSteps: 20")
+    picture.save(pictures / "b.png", pnginfo=info)
+    picture.save(pictures / "a.webp", lossless=True)
+    (pictures / "letter.pdf").write_text("no image")
+    run(pictures, tmp_path / "out.csv", scripted)
+    assert [(r["image"], r["prompt"], r["prompt_origin"]) for r in records(tmp_path / "out.csv")] == [
+        ("a.png", "a red ball", "text file of the same name"),
+        ("a.webp", "a red ball", "text file of the same name"),
+        ("b.png", "a ball", "A1111 parameters (PNG text)"),
+        (str(Path("more/c.png")), "", ""),
+    ]
+
+
+def test_image_root(table: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "rows.csv"
+    table.rename(moved)
+    assert read_rows(moved)[0].path == tmp_path / "a.png"
+    assert read_rows(moved, table.parent)[0].path == table.parent / "a.png"
+    with pytest.raises(InputError, match="There is no folder"):
+        read_rows(moved, tmp_path / "nowhere")
+    with pytest.raises(InputError, match="--image-root"):
+        read_rows(table.parent, tmp_path)
+
+
+def test_csv_from_a_spreadsheet(pictures: Path) -> None:
+    path = pictures / "rows.csv"
+    path.write_bytes("\ufeffimage,prompt\r\na.png,„Bälle“\r\n\r\nb.png\r\n".encode())
+    assert [(row.image, row.prompt) for row in read_rows(path)] == [("a.png", "„Bälle“"), ("b.png", "")]
+
+
+BAD_TABLES = {
+    "empty": (b"", "needs the columns image and prompt"),
+    "other columns": (b"file;prompt\na.png;a ball\n", "its first line is 'file;prompt'"),
+    "no rows": (b"image,prompt\n", "has no rows"),
+    "not UTF-8": ("image,prompt\na.png,Bälle\n".encode("latin-1"), "not a CSV in UTF-8"),
+    "picture": (b"\x89PNG\r\n\x1a\n\0\0\0", "not a CSV in UTF-8"),
+    "open quote": (b'image,prompt\na.png,"a ball\n', "not a valid CSV"),
+    "endless cell": (b"image,prompt\na.png," + b"x" * 200_000, "not a valid CSV"),
+}
+
+
+@pytest.mark.parametrize("content, message", BAD_TABLES.values(), ids=BAD_TABLES)
+def test_bad_tables(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_rows(path)
+    assert str(path) in str(caught.value)
+
+
+def test_nothing_to_score(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no image file in the folder"):
+        read_rows(tmp_path)
+    with pytest.raises(InputError, match="There is no file or folder"):
+        read_rows(tmp_path / "gone.csv")
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no folder"):
+        ScoreFile(tmp_path / "nowhere" / "out.csv")
+    with pytest.raises(InputError, match="cannot be written"):
+        ScoreFile(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"my diary", b"image,prompt\na.png,b\n", b"\x89PNG\r\n", b'"open\n'])
+def test_foreign_files_are_not_touched(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "out.csv"
+    out.write_bytes(content)
+    with pytest.raises(InputError, match="Choose another --out, or delete the file"):
+        ScoreFile(out)
+    assert out.read_bytes() == content
+
+
+def test_another_models_scores_are_not_mixed_in(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:
+    out = tmp_path / "out.csv"
+    run(pictures, out, scripted)
+    before = out.read_bytes()
+    with pytest.raises(InputError, match=r"holds scores of scripted 1\.2, and this model is nano 9"):
+        ScoreFile(out).start("nano 9")
+    assert out.read_bytes() == before
+
+
+def test_second_run_scores_what_is_new(table: Path, tmp_path: Path, scripted: Assessor) -> None:
+    out = tmp_path / "out.csv"
+    run(table, out, scripted)
+    before = out.read_bytes()
+    assert run(table, out, scripted) == []
+    with table.open("a") as file:
+        file.write('a.png,"a ball, red",x\n')  # the same row once more counts as another row
+    assert run(table, out, scripted) == [""]
+    assert out.read_bytes().startswith(before)
+
+
+def test_every_place_where_a_run_can_break_off(table: Path, tmp_path: Path, scripted: Assessor) -> None:
+    out = tmp_path / "out.csv"
+    run(table, out, scripted)
+    whole = out.read_bytes()
+    for length in range(0, len(whole), 61):
+        out.write_bytes(whole[:length])
+        run(table, out, scripted)
+        assert out.read_bytes() == whole, f"after {length} bytes"
+
+
+def test_full_disk(
+    pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = ScoreFile(tmp_path / "out.csv")
+    output.start(scripted.card.title)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"No space left on device\. The rows before are kept"):
+        output.append({})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_run_goes_on(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:
+    out = tmp_path / "out.csv"
+    assess = scripted.assess
+
+    def slow(*args: object) -> object:
+        time.sleep(0.2)
+        return assess(*args)
+
+    scripted.assess = slow
+    process = multiprocessing.get_context("fork").Process(target=run, args=(pictures, out, scripted))
+    process.start()
+    wait_for(lambda: out.exists() and len(records(out)) >= 1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    scored = len(records(out))
+    assert 1 <= scored < 3
+    assert run(pictures, out, scripted) == [""] * (3 - scored)
+    assert [row["image"] for row in records(out)] == ["a.png", "b.png", str(Path("more/c.png"))]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_file_names_that_are_no_text(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:
+    (pictures / "a.png").rename(pictures / os.fsdecode(b"a\xff.png"))
+    assert run(pictures, tmp_path / "out.csv", scripted) == ["", "", ""]
+    assert run(pictures, tmp_path / "out.csv", scripted) == []
+
+
+def test_with_the_shipped_model(pictures: Path, tmp_path: Path, assessor: Assessor) -> None:
+    path = pictures / "rows.csv"
+    path.write_text("image,prompt\na.png,\n")
+    assert run(path, tmp_path / "out.csv", assessor) == [""]
+    (row,) = records(tmp_path / "out.csv")
+    for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY):
+        scale = assessor.card.scales[aspect]
+        assert scale.low <= float(row[f"{aspect}_mos"]) <= scale.high
+        assert row[f"{aspect}_description"]
+    assert row["model"] == assessor.card.title
