@@ -135,7 +135,7 @@ class Assessor:
         yield Assessment(
             image=_name(image),
             prompt=prompt,
-            aspects=results,
+            aspects={aspect: results[aspect] for aspect in chosen},  # not in the order of finishing
             model=self.card.title,
             learned_from=self.card.learned_from,
             seconds=time.perf_counter() - started,

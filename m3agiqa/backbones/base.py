@@ -33,8 +33,9 @@ class Delta:
 class Spoken:
     """A finished conversation: what was said, the rating word, and what the model held in mind.
 
-    `hidden` [L, d] are the last hidden states over image, description and rating question, i.e. all
-    that stands before the rating (paper, Table IV, "w/ ft, w/ ID"); logits are `head @ hidden`.
+    `hidden` [L, d] are the states over image, description and rating question, i.e. all that stands
+    before the rating (paper, Table IV, "w/ ft, w/ ID"): what the output head sees, so that logits are
+    `head @ hidden`. A backbone may take the image's positions from an earlier layer.
     """
 
     row: int

@@ -132,7 +132,8 @@ def test_hidden_states_of_speaking_and_reading_agree(
         for prompt in ("a red ball", "a much longer prompt about a green hill under a blue sky at noon")
     ]
     requests = [Request(image, rows) for image, rows in zip(pictures, opened, strict=True)]
-    spoken = [said for said in backbone.describe(requests) if isinstance(said, Spoken)]
+    finished = [said for said in backbone.describe(requests) if isinstance(said, Spoken)]
+    spoken = sorted(finished, key=lambda said: said.row)
     assert [said.row for said in spoken] == [0, 1, 2, 3]
     texts = iter(said.description for said in spoken)
     whole = [Request(r.image, tuple(c.describe(next(texts)) for c in r.conversations)) for r in requests]

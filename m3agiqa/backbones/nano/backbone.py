@@ -134,7 +134,9 @@ class NanoBackbone:
     def _prefix(self, images: Sequence[Image.Image | None]) -> tuple[Cache, Tensor]:
         """Keys and values, and states [N, P, d], of chat header and visual tokens.
 
-        Text-only conversations (all images None) have the header alone.
+        The state of an image position is the visual token itself, normalized as the output head would
+        see it. No loss ever reaches the last layer there, and what it keeps of the image judges much
+        worse. Text-only conversations (all images None) have the header alone.
         """
         header = torch.tensor(self.chat.before_image).expand(len(images), -1)
         embedded = self._embed(header)
@@ -144,7 +146,8 @@ class NanoBackbone:
             embedded = torch.cat([embedded, tokens.to(embedded.dtype)], dim=1)
         cache = new_cache()
         output = self.llm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
-        return cache, output.last_hidden_state
+        seen = self.llm.model.norm(embedded[:, header.shape[1] :])
+        return cache, torch.cat([output.last_hidden_state[:, : header.shape[1]], seen], dim=1)
 
     def visual_tokens(self, pixels: Tensor) -> Tensor:
         """[N, views, 3, 224, 224] -> [N, VISUAL_TOKENS, d]."""
