@@ -27,7 +27,7 @@ class FitConfig:
     """Width of the xLSTM: the paper's 512 has ten times as many weights as nano has data for."""
     dropout: float = 0.2
     epochs: int = 6
-    batch: int = 64
+    batch: int = 32
     """Images a step; each brings its unrelated or damaged case along."""
     lr: float = 1e-3
     weight_decay: float = 0.05
