@@ -54,9 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     stage("describe", lambda a: Run(a.run).describe(), "let the backbone speak; keep its hidden states")
     stage("encode", lambda a: Run(a.run).encode(), "hidden states for the teacher's own descriptions")
     fitting = stage("fit", _fit, "train the predictors from cached hidden states")
-    fitting.add_argument("--aspect", type=Aspect, choices=list(Aspect), action="append")
     stage("evaluate", lambda a: _show(Run(a.run).evaluate()), "agreement on the test split")
-    stage("transfer", lambda a: _show(Run(a.run).transfer()), "agreement on sources left out of the fit")
+    moving = stage("transfer", _transfer, "agreement on sources that the predictor was refitted without")
+    for sub in (fitting, moving):
+        sub.add_argument("--aspect", type=Aspect, choices=list(Aspect), action="append")
     checking = stage("sanity", _sanity, "damaged images and wrong prompts must score lower", data=True)
     checking.add_argument("--model", default="nano", help="shipped name or checkpoint folder")
     everything = stage(
@@ -71,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
 def _fit(args: argparse.Namespace) -> None:
     for aspect in args.aspect or Aspect:
         Run(args.run).fit(aspect)
+
+
+def _transfer(args: argparse.Namespace) -> None:
+    for aspect in args.aspect or Aspect:
+        Run(args.run).transfer(aspect)
+    _show(Run(args.run).transferred())
 
 
 def _sanity(args: argparse.Namespace) -> None:
@@ -90,7 +97,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     run.describe()
     for aspect in Aspect:
         run.fit(aspect)
-    run.transfer()
+        run.transfer(aspect)
     _ship(run, args.out)
 
 

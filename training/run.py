@@ -130,18 +130,22 @@ class Run:
             found[str(aspect)] = evaluate(predictor, self.targets(aspect, "test"), self.scale)
         return found
 
-    def transfer(self) -> dict[str, dict[str, float]]:
-        """Agreement inside sources that the predictor was refitted without."""
-        groups = source_groups(self.samples)
-        for aspect in Aspect:
-            path = self._transfer(aspect)
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                state = path.with_suffix("")
-                every = targets(self.cases, self.cache, self.backbone_id, aspect, self.scale)
-                frame = leave_source_out(every, groups, self.config.transfer, self.scale, state, str(aspect))
-                frame.to_csv(path, index=False)
-        return self._transferred()
+    def transfer(self, aspect: Aspect) -> None:
+        """Refit an aspect's predictor without each group of sources, and predict just those."""
+        path = self._transfer(aspect)
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        every = targets(self.cases, self.cache, self.backbone_id, aspect, self.scale)
+        frame = leave_source_out(
+            every, source_groups(self.samples), self.config.transfer, self.scale, path.with_suffix(""), aspect
+        )
+        frame.to_csv(path, index=False)
+
+    def transferred(self) -> dict[str, dict[str, float]]:
+        """Agreement inside the left-out sources, for the aspects that `transfer` has done."""
+        done = {aspect: self._transfer(aspect) for aspect in Aspect if self._transfer(aspect).exists()}
+        return {str(aspect): within_source(pd.read_csv(path)) for aspect, path in done.items()}
 
     def ship(self, out: Path) -> Card:
         """Put a checkpoint together in `out`, measure it, and write its card."""
@@ -168,7 +172,7 @@ class Run:
             write_card(card({}), folder)
             metrics = {
                 "test": self.evaluate(),
-                "source_left_out": self._transferred(),
+                "source_left_out": self.transferred(),
                 "sanity": sanity(self.samples, folder, self.cache, self.config.seed),
             }
             write_card(card(metrics), folder)
@@ -180,11 +184,6 @@ class Run:
 
     def _transfer(self, aspect: Aspect) -> Path:
         return self.folder / "transfer" / f"{aspect}.csv"
-
-    def _transferred(self) -> dict[str, dict[str, float]]:
-        """What `transfer` has measured so far."""
-        done = {aspect: self._transfer(aspect) for aspect in Aspect if self._transfer(aspect).exists()}
-        return {str(aspect): within_source(pd.read_csv(path)) for aspect, path in done.items()}
 
     def targets(self, aspect: Aspect, split: str) -> list[Target]:
         """Cached targets of a split. Raises InputError if nothing was described yet."""

@@ -41,7 +41,7 @@ run.finetune(data)
 run.describe()
 for aspect in Aspect:
     run.fit(aspect)
-run.transfer()
+    run.transfer(aspect)
 run.ship(out)
 """
 
