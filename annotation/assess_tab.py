@@ -12,7 +12,7 @@ from annotation.examples import EXAMPLES, gallery
 from annotation.model_loader import ModelLoader
 from annotation.runs import Runs, RunState
 from annotation.uploads import Upload
-from m3agiqa.embedded_prompt import find_prompt
+from m3agiqa.embedded_prompt import EmbeddedPrompt, find_prompt
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 
@@ -21,8 +21,8 @@ NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 # What `show` returns, in the order of its outputs: cards, status, message, provenance, model banner,
 # Assess button, Stop button.
 Shown = tuple[str, str, str, str, str, dict, dict]
-# The same for an image that has been put in: prompt, its origin, what the page put into the box, message.
-PutIn = tuple[str, str, str, str]
+# The same for a prompt that was found in a file: prompt, its origin, what the page put into the box.
+Offered = tuple[str | dict, str, str]
 
 
 class AssessHandlers:
@@ -66,25 +66,28 @@ class AssessHandlers:
             gr.update(visible=busy),
         )
 
-    def put_in(self, image: dict | None, prompt: str | None, filled: str) -> PutIn:
-        """A new image: say at once if it cannot be read, and offer the prompt that its file carries.
-
-        `filled` is what the page itself has put into the prompt box; it belongs to the image before and
-        goes with it. What the visitor typed stays.
-        """
-        prompt = prompt or ""
-        typed = bool(prompt.strip()) and prompt != filled
+    def put_in(self, image: dict | None) -> tuple[EmbeddedPrompt | None, str]:
+        """A new image, or none: the prompt that its file carries, and what is wrong with it, if anything."""
         upload = Upload.from_payload(image)
         if upload is None:
-            return ("" if not typed else prompt), "", "", notices.message("")
+            return None, notices.message("")
         try:
             open_image(upload.path)
         except InputError as error:
-            return ("" if not typed else prompt), "", "", notices.message(str(error))
-        found = None if typed else find_prompt(upload.path)
-        if found is None:
-            return (prompt if typed else ""), "", "", notices.message("")
-        return found.text, notices.prompt_origin(found.origin), found.text, notices.message("")
+            return None, notices.message(str(error))
+        return find_prompt(upload.path), notices.message("")
+
+    def offer_prompt(self, prompt: str | None, found: EmbeddedPrompt | None, filled: str) -> Offered:
+        """Fill the prompt box from the file, unless the visitor has typed something.
+
+        `filled` is what the page itself has put into the box; it belongs to the image before and goes
+        with it. A box that stays as it is gets no update, which could undo what is just being typed.
+        """
+        prompt = prompt or ""
+        if prompt.strip() and prompt != filled:
+            return gr.skip(), "", ""
+        text, origin = (found.text, found.origin) if found else ("", "")
+        return (text if text != prompt else gr.skip()), notices.prompt_origin(origin), text
 
     def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
         """Put an example's image and prompt in."""
@@ -126,7 +129,7 @@ def assess_tab(loader: ModelLoader, banner: gr.HTML) -> AssessHandlers:
         result = gr.HTML(cards(None), elem_id="cards")
         source = gr.HTML("", elem_id="provenance")
         examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE)
-    filled = gr.State("")
+    found, filled = gr.State(None), gr.State("")
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
     # own error for what is no image, without its text chunks for what is one.
@@ -144,9 +147,16 @@ def assess_tab(loader: ModelLoader, banner: gr.HTML) -> AssessHandlers:
     gr.on(
         [image.upload, image.clear],
         handlers.put_in,
-        inputs=[image, prompt, filled],
-        outputs=[prompt, origin, filled, message],
+        inputs=image,
+        outputs=[found, message],
         preprocess=False,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    ).then(  # a step of its own, because uploading takes long enough to type something meanwhile
+        handlers.offer_prompt,
+        inputs=[prompt, found, filled],
+        outputs=[prompt, origin, filled],
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",

@@ -31,9 +31,9 @@ class FitConfig:
     """Images a step; each brings its unrelated or damaged case along."""
     lr: float = 1e-3
     weight_decay: float = 0.05
-    extra_weight: float = 0.3
+    extra_weight: float = 0.1
     """Weight of the squared error of unrelated and damaged cases, whose targets are only plausible."""
-    rank_weight: float = 1.0
+    rank_weight: float = 0.2
     """Weight of the hinge that puts an image above its unrelated or damaged case."""
     margin: float = 0.5
     """How far above, in units of the MOS scale."""

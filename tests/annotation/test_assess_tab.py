@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -10,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from annotation.assess_tab import NO_IMAGE, AssessHandlers
 from annotation.examples import EXAMPLES
 from annotation.uploads import Upload
+from m3agiqa.embedded_prompt import EmbeddedPrompt
 
 
 @pytest.fixture
@@ -91,28 +93,37 @@ def test_closing_the_page_ends_the_run(handlers, assessor, upload):
 
 
 def test_the_prompt_of_the_file_is_offered(handlers, with_prompt):
-    prompt, origin, filled, message = handlers.put_in(with_prompt, "", "")
+    found, message = handlers.put_in(with_prompt)
+    prompt, origin, filled = handlers.offer_prompt("", found, "")
     assert prompt == filled == "a red fox"
     assert "Prompt read from the image file: <b>A1111" in origin
     assert 'role="alert"></p>' in message
 
 
-def test_a_typed_prompt_stays(handlers, with_prompt):
-    prompt, origin, filled, _ = handlers.put_in(with_prompt, "my own words", "")
-    assert (prompt, origin, filled) == ("my own words", "", "")
+def test_a_typed_prompt_stays(handlers):
+    found = EmbeddedPrompt("a red fox", "A1111")
+    assert handlers.offer_prompt("my own words", found, "") == (gr.skip(), "", "")
+    assert handlers.offer_prompt("a red fox, edited", found, "a red fox") == (gr.skip(), "", "")
 
 
-def test_the_prompt_of_the_image_before_does_not_stay(handlers, with_prompt, upload):
-    prompt, _, filled, _ = handlers.put_in(with_prompt, "", "")
-    assert handlers.put_in(payload(upload), prompt, filled)[:3] == ("", "", "")
-    assert handlers.put_in(None, prompt, filled)[:3] == ("", "", "")
+def test_the_prompt_of_the_image_before_goes_with_it(handlers):
+    assert handlers.offer_prompt("a red fox", None, "a red fox") == ("", "", "")
+
+
+def test_an_empty_box_that_stays_empty_is_not_updated(handlers):
+    assert handlers.offer_prompt("", None, "") == (gr.skip(), "", "")
+
+
+def test_no_image_and_no_prompt_are_nothing_to_tell(handlers, upload):
+    for image in (None, payload(upload)):
+        assert handlers.put_in(image) == (None, '<p role="alert"></p>')
 
 
 def test_an_unreadable_file_is_told_at_once(handlers, tmp_path):
     path = tmp_path / "x.png"
     path.write_text("hello")
-    prompt, _, _, message = handlers.put_in({"path": str(path), "orig_name": "x.png"}, "typed", "")
-    assert prompt == "typed"
+    found, message = handlers.put_in({"path": str(path), "orig_name": "x.png"})
+    assert found is None
     assert "This is not an image" in message
 
 
