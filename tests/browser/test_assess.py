@@ -89,6 +89,7 @@ def test_three_cards_fill_side_by_side_and_end_with_scores(new_page: NewPage, pi
         assert box.locator(".mos").inner_text().startswith(f"{judged['mos']:.1f} of {low:g}–{high:g}")
         gauge = box.locator(".gauge")
         assert float(gauge.get_attribute("aria-valuenow")) == pytest.approx(judged["mos"], abs=0.006)
+        gauge.locator(".fill").evaluate("bar => Promise.all(bar.getAnimations().map(a => a.finished))")
         filled = gauge.locator(".fill").bounding_box()["width"] / gauge.bounding_box()["width"]
         assert filled == pytest.approx((judged["mos"] - low) / (high - low), abs=0.05)
     local = (page.url, "data:", "blob:")
