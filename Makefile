@@ -3,16 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test browser-test lint browser
+.PHONY: demo test lint browser
 
 demo: $(VENV)/installed
 	$(RUN) app.py
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev browser
 	$(RUN) -m pytest
-
-browser-test: $(VENV)/installed-dev browser
-	$(RUN) -m pytest -o addopts=-ra tests/browser
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

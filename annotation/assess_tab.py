@@ -14,7 +14,6 @@ from annotation.runs import Runs, RunState
 from annotation.uploads import Upload
 from m3agiqa.embedded_prompt import EmbeddedPrompt, find_prompt
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image
 
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 
@@ -72,7 +71,7 @@ class AssessHandlers:
         if upload is None:
             return None, notices.message("")
         try:
-            open_image(upload.path)
+            upload.check()
         except InputError as error:
             return None, notices.message(str(error))
         return find_prompt(upload.path), notices.message("")

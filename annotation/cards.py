@@ -20,7 +20,6 @@ NO_PROMPT = (
     "Not judged: correspondence compares the image with its prompt, and there is no prompt. "
     "Type one and assess again."
 )
-VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
 
 
 def cards(state: RunState | None) -> str:
@@ -68,11 +67,10 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
 def _score(result: AspectResult) -> str:
     scale = result.scale
     span = f"{scale.low:g}–{scale.high:g}"
-    differs = abs(result.raw_mos - result.mos) >= VISIBLE_DIFFERENCE
     raw = (
         f' <small class="raw" title="What the predictor said, before it was limited to the scale">'
         f"raw {result.raw_mos:.2f}</small>"
-        if differs
+        if result.limited
         else ""
     )
     return (

@@ -16,7 +16,6 @@ from annotation.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, clean_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped
-from m3agiqa.images import open_image
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Run:
     def _assess(self) -> None:
         # First what needs no waiting: bad input is told at once, not at the end of the line.
         prompt = clean_prompt(self.prompt)
-        open_image(self.upload.path)
+        self.upload.check()
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
         with self._line.turn(self._stop.is_set, self._in_line):
             self._began = time.monotonic()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+from m3agiqa.images import open_image
+
+_DECODING = threading.BoundedSemaphore(2)  # at once: a large image takes hundreds of megabytes
 
 
 @dataclass(frozen=True)
@@ -23,3 +28,8 @@ class Upload:
             return None
         path = Path(payload["path"])
         return cls(path, Path(payload.get("orig_name") or path).name)
+
+    def check(self) -> None:
+        """Raise InputError if this is no image that can be assessed."""
+        with _DECODING:
+            open_image(self.path)

@@ -18,6 +18,7 @@ from m3agiqa.predictor import Predictor
 from m3agiqa.weights import Progress
 
 MAX_PROMPT = 2000  # characters
+VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class AspectResult:
     mos: float
     raw_mos: float
     scale: MosScale
+
+    @property
+    def limited(self) -> bool:
+        """Whether the raw value lies visibly outside the scale."""
+        return abs(self.raw_mos - self.mos) >= VISIBLE_DIFFERENCE
 
 
 @dataclass(frozen=True)

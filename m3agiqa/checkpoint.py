@@ -44,9 +44,11 @@ def predictor_file(aspect: Aspect) -> str:
     return f"predictor-{aspect}.safetensors"
 
 
-def save_predictor(predictor: Predictor, folder: Path, aspect: Aspect) -> None:
-    """Write an aspect's predictor in 16 bit."""
-    weights = {name: value.half().contiguous() for name, value in predictor.state_dict().items()}
+def save_predictor(
+    predictor: Predictor, folder: Path, aspect: Aspect, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write an aspect's predictor."""
+    weights = {name: value.to(dtype).contiguous() for name, value in predictor.state_dict().items()}
     save_file(weights, folder / predictor_file(aspect))
 
 
@@ -87,16 +89,18 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD_FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        for name, expected in facts.pop("files").items():
+        files = facts.pop("files")
+        for name in {predictor_file(Aspect(aspect)) for aspect in facts["predictors"]} - files.keys():
+            raise ValueError(f"it does not list {name}")
+        for name, expected in files.items():
             _verify(folder / name, expected)
         facts["scales"] = {Aspect(k): MosScale(**v) for k, v in facts["scales"].items()}
-        facts["predictors"] = {
-            Aspect(k): PredictorConfig(**{**v, "slstm_at": tuple(v["slstm_at"])})
-            for k, v in facts["predictors"].items()
-        }
+        facts["predictors"] = {Aspect(k): PredictorConfig(**v) for k, v in facts["predictors"].items()}
         if facts["scales"].keys() != facts["predictors"].keys():
             raise ValueError("each predictor needs its scale")
         return Card(**facts)
+    except OSError as error:
+        raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged or of another version: {error}. Install it anew.") from error
 

@@ -24,8 +24,6 @@ from m3agiqa.images import open_image
 from m3agiqa.scoring import ScoreFile, read_rows, score
 from m3agiqa.weights import Progress
 
-VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 bad input, 130 interrupted."""
@@ -121,7 +119,8 @@ def _assess(args: argparse.Namespace) -> None:
     assessor = _load(args.model)
     if args.json:
         assessment = assessor.assess(args.image, prompt, aspects)
-        _print(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False))
+        narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
+        _print(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=narrow))
         return
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay()
@@ -151,7 +150,7 @@ def _table(assessment: Assessment) -> str:
     for result in assessment.aspects.values():
         scale = result.scale
         mos = f"{result.mos:.2f} of {scale.low:g}–{scale.high:g}"
-        if abs(result.raw_mos - result.mos) >= VISIBLE_DIFFERENCE:
+        if result.limited:
             mos += f" (raw {result.raw_mos:.2f})"
         lines.append(f"{result.aspect.capitalize():<16}{result.rating:<11}{mos}")
     source = f"Judged by {assessment.model} in {assessment.seconds:.1f} s. {assessment.learned_from}"

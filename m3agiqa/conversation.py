@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from m3agiqa import prompts
@@ -12,6 +12,8 @@ from m3agiqa.errors import InputError
 
 @dataclass(frozen=True)
 class Turn:
+    """What one side says in one go."""
+
     role: Literal["user", "assistant"]
     content: str
 
@@ -22,6 +24,8 @@ class Conversation:
 
     aspect: Aspect | None
     turns: tuple[Turn, ...]
+    prompt: str | None = None
+    """The image's prompt, which the first user turn cites."""
 
     @classmethod
     def open(cls, aspect: Aspect, prompt: str | None) -> Conversation:
@@ -39,13 +43,23 @@ class Conversation:
             )
         else:
             text = prompts.DESCRIBE_WITHOUT_PROMPT[aspect]
-        return cls(aspect, (Turn("user", text),))
+        return cls(aspect, (Turn("user", text),), prompt or None)
+
+    @classmethod
+    def one_round(cls, aspect: Aspect, prompt: str, rating: Rating) -> Conversation:
+        """A rating word without a description before it (paper, VIII-A.2)."""
+        prompt = " ".join(prompt.split())
+        question = prompts.ONE_ROUND[aspect].replace("{prompt}", prompt)
+        return cls(aspect, (Turn("user", question), Turn("assistant", str(rating))), prompt)
 
     def describe(self, description: str) -> Conversation:
         """The assistant's description, and round 2: the user asks for one rating word."""
         question = Turn("user", prompts.RATE[self.aspect])
-        return Conversation(self.aspect, (*self.turns, Turn("assistant", description), question))
+        return self._go_on(Turn("assistant", description), question)
 
     def rate(self, rating: Rating) -> Conversation:
         """The assistant's one-word answer, which closes the conversation."""
-        return Conversation(self.aspect, (*self.turns, Turn("assistant", str(rating))))
+        return self._go_on(Turn("assistant", str(rating)))
+
+    def _go_on(self, *turns: Turn) -> Conversation:
+        return replace(self, turns=(*self.turns, *turns))

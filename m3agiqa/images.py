@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def open_image(source: ImageSource) -> Image.Image:
             _check_size(image)
             image.seek(0)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.") from error
     except IsADirectoryError as error:
@@ -83,9 +84,17 @@ def _check_size(image: Image.Image) -> None:
         )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Rotated as EXIF says; as it is where EXIF makes no sense."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, struct.error):
+        return image  # Pillow rewrites the other entries on the way, and these are anything but valid
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image).astype(np.float32)
         top = 65535.0 if image.mode.startswith("I") else max(1.0, float(np.nanmax(values)))
         scaled = np.nan_to_num(values / top * 255).clip(0, 255)
         image = Image.fromarray(scaled.astype(np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -10,6 +11,8 @@ from scipy import stats
 from m3agiqa.aspects import RATINGS, Rating
 
 Scores = Sequence[float] | np.ndarray
+Said = Sequence[Rating | None]
+"""Rating words; None where a model's answer was none, which is never right."""
 
 
 def srcc(predicted: Scores, true: Scores) -> float:
@@ -32,15 +35,35 @@ def rmse(predicted: Scores, true: Scores) -> float:
     return float(np.sqrt(np.mean((np.asarray(predicted) - np.asarray(true)) ** 2)))
 
 
-def accuracy(predicted: Sequence[Rating], true: Sequence[Rating]) -> float:
+def accuracy(predicted: Said, true: Sequence[Rating]) -> float:
     """Share of equal rating words."""
     return float(np.mean([p == t for p, t in zip(predicted, true, strict=True)]))
 
 
-def rough_accuracy(predicted: Sequence[Rating], true: Sequence[Rating]) -> float:
+def rough_accuracy(predicted: Said, true: Sequence[Rating]) -> float:
     """Share of rating words at most one class away (paper, Eq. 11)."""
     pairs = zip(predicted, true, strict=True)
-    return float(np.mean([abs(RATINGS.index(p) - RATINGS.index(t)) <= 1 for p, t in pairs]))
+    return float(np.mean([p is not None and abs(RATINGS.index(p) - RATINGS.index(t)) <= 1 for p, t in pairs]))
+
+
+def precision_and_f1(
+    predicted: Said, true: Sequence[Rating], average: Literal["macro", "weighted"]
+) -> tuple[float, float]:
+    """Mean precision and mean F1 over the words that occur on either side.
+
+    "macro" counts every word alike, "weighted" by how often it is the true one. A word that was never
+    predicted has precision 0.
+    """
+    pairs = list(zip(predicted, true, strict=True))
+    precisions, f1s, weights = [], [], []
+    for word in RATINGS:
+        said, meant = sum(p is word for p, _ in pairs), sum(t is word for _, t in pairs)
+        if said or meant:
+            right = sum(p is t is word for p, t in pairs)
+            precisions.append(right / said if said else 0.0)
+            f1s.append(2 * right / (said + meant))
+            weights.append(meant if average == "weighted" else 1)
+    return float(np.average(precisions, weights=weights)), float(np.average(f1s, weights=weights))
 
 
 def bootstrap_interval(

@@ -47,6 +47,9 @@ class PredictorConfig:
     context_length: int = 1024
     """Longest sequence that is read; of a longer one only the beginning is."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slstm_at", tuple(self.slstm_at))  # JSON has lists only
+
 
 class Predictor(nn.Module):
     """W_proj -> xLSTM blocks -> mean over the sequence -> Linear, ReLU, Linear -> MOS."""

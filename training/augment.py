@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 
 DAMAGE_WORDS = {
@@ -32,6 +33,7 @@ DAMAGE_WORDS = {
     ),
 }
 DAMAGES = tuple(DAMAGE_WORDS)
+DAMAGE_REVISION = 1  # raised whenever `damage` gives other pictures; part of cache keys
 
 UNRELATED_WORDS = (
     "The picture does not match the prompt at all. It shows {own}, and nothing of the request can be found.",
@@ -82,7 +84,9 @@ def jitter(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def unrelated_prompt(sample: Sample, pool: list[Sample], rng: Random) -> str:
-    """The prompt of another sample of the pool."""
+    """The prompt of another sample of the pool. Raises InputError if all have the same."""
+    if all(each.prompt in (None, "", sample.prompt) for each in pool):
+        raise InputError(f"No other sample of the split {sample.split} has another prompt than {sample.id}.")
     while True:
         other = rng.choice(pool).prompt
         if other and other != sample.prompt:

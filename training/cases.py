@@ -16,7 +16,7 @@ from m3agiqa.conversation import Conversation
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from m3agiqa.weights import sha256
-from training.augment import DAMAGES, damage, unrelated_prompt
+from training.augment import DAMAGE_REVISION, DAMAGES, damage, unrelated_prompt
 
 Kind = Literal["own", "unrelated", "damaged"]
 SANITY_DAMAGES = ("blur", "noise")
@@ -48,11 +48,14 @@ class Case:
     def _image_hash(self) -> str:
         return sha256(Path(self.sample.image))
 
-    def key(self, aspect: Aspect, backbone: str, description: str | None = None) -> str:
-        """Hash of all that the conversation and its hidden states depend on; none given: spoken."""
+    def key(self, aspect: Aspect, identity: str, description: str | None = None) -> str:
+        """Hash of all that the conversation and its hidden states depend on.
+
+        `identity` is the backbone's (training.describe.backbone_id); no description: spoken by it.
+        """
         question = Conversation.open(aspect, self.prompt).turns[0].content
-        damaged = (self.damage, self.sample.id) if self.damage else None
-        facts = (backbone, self._image_hash, damaged, question, description)
+        damaged = (self.damage, DAMAGE_REVISION, self.sample.id) if self.damage else None
+        facts = (identity, self._image_hash, damaged, question, description)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

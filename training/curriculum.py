@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -58,15 +58,21 @@ class Lesson:
 class CurriculumConfig:
     """How much of what is taught."""
 
-    warmup_texts: int = 600
+    warmup_captions: int = 900
+    """Images in the warm-up that are only captioned."""
+    warmup_ratings: int = 480
+    """Labelled images in the warm-up that are rated in one round, without a description."""
+    warmup_texts: int = 300
     """Published conversations (text only) in the warm-up; they teach the language model the genre."""
     warmup_batch: int = 12
     """Lessons a step in the warm-up, where each is short."""
-    epochs: float = 0.7
-    """Passes over the labelled samples after the warm-up; 0.7 takes about 35 minutes on 2 cores."""
-    batch: int = 4
+    epochs: float = 1.0
+    """Passes over the labelled samples after the warm-up; one takes about 35 minutes on 2 cores."""
+    batch: int = 3
     """Images a step after the warm-up; each has three to four conversations."""
-    mismatched: float = 0.5
+    rated: float = 0.5
+    """Share of conversations that go on to the rating; it is learned from fewer than descriptions are."""
+    mismatched: float = 0.35
     """Share of images that also get a conversation about another image's prompt."""
     damaged: float = 0.25
     """Share of images that are also shown as a damaged copy."""
@@ -75,11 +81,15 @@ class CurriculumConfig:
 def curriculum(
     samples: list[Sample], data: Path, scale: MosScale, config: CurriculumConfig, seed: int
 ) -> list[list[Lesson]]:
-    """Warm-up (captions, prompts, texts), then the labelled training samples."""
+    """Warm-up (captions, prompts, one-round ratings, texts), then the labelled training samples."""
     rng = Random(seed)
     train = [sample for sample in samples if sample.split == "train"]
     batches: list[list[Lesson]] = []
-    for lessons in (_captions(train, data, rng), _texts(data, config, rng)):
+    for lessons in (
+        _captions(train, data, config, rng),
+        _one_round(train, scale, config, rng),
+        _texts(data, config, rng),
+    ):
         batches += _batches(lessons, config.warmup_batch, rng)
     rng.shuffle(batches)  # each batch is either all images or all text, as their prefixes differ
     remaining = config.epochs
@@ -89,6 +99,10 @@ def curriculum(
         batches += [list(chain.from_iterable(group)) for group in _batches(taught, config.batch, rng)]
         remaining -= 1
     return batches
+
+
+def _some(items: list[T], count: int, rng: Random) -> list[T]:
+    return rng.sample(items, min(count, len(items)))
 
 
 def _batches(items: list[T], size: int, rng: Random) -> list[list[T]]:
@@ -101,7 +115,7 @@ def _caption(image: Path, caption: str) -> Lesson:
     return Lesson(image, (Conversation(None, turns),))
 
 
-def _captions(train: list[Sample], data: Path, rng: Random) -> list[Lesson]:
+def _captions(train: list[Sample], data: Path, config: CurriculumConfig, rng: Random) -> list[Lesson]:
     lessons = [_caption(image, rng.choice(captions)) for image, captions in load_captions(data)]
     for sample in load_unlabelled(data):
         if sample.split == "train" and sample.prompt:
@@ -109,13 +123,24 @@ def _captions(train: list[Sample], data: Path, rng: Random) -> list[Lesson]:
     for sample in train:
         if sample.mos.get(Aspect.CORRESPONDENCE, 0) >= 3.5 and not sample.distorted:
             lessons.append(_caption(sample.image, sample.prompt))
+    return _some(lessons, config.warmup_captions, rng)
+
+
+def _one_round(train: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random) -> list[Lesson]:
+    lessons = []
+    for sample in _some([s for s in train if s.prompt], config.warmup_ratings, rng):
+        held = tuple(
+            Conversation.one_round(aspect, sample.prompt, scale.rating(mos))
+            for aspect, mos in sample.mos.items()
+        )
+        lessons.append(Lesson(sample.image, held))
     return lessons
 
 
 def _texts(data: Path, config: CurriculumConfig, rng: Random) -> list[Lesson]:
     lessons = []
     published = load_published_conversations(data)
-    for aspect, turns in rng.sample(published, min(config.warmup_texts, len(published))):
+    for aspect, turns in _some(published, config.warmup_texts, rng):
         said = tuple(Turn(turn["role"], turn["content"].replace("<image>", "").strip()) for turn in turns)
         lessons.append(Lesson(None, (Conversation(aspect, said),)))
     return lessons
@@ -124,26 +149,23 @@ def _texts(data: Path, config: CurriculumConfig, rng: Random) -> list[Lesson]:
 def _lessons(
     sample: Sample, pool: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random
 ) -> list[Lesson]:
+    def said(aspect: Aspect, prompt: str | None, text: str, mos: float) -> Conversation:
+        told = Conversation.open(aspect, prompt).describe(text)
+        if rng.random() < config.rated:
+            return told.rate(scale.rating(mos))
+        return replace(told, turns=told.turns[:2])
+
     conversations = [
-        _complete(aspect, sample.prompt, text, sample.mos[aspect], scale)
-        for aspect, text in sample.descriptions.items()
+        said(aspect, sample.prompt, text, sample.mos[aspect]) for aspect, text in sample.descriptions.items()
     ]
     if sample.prompt and not sample.distorted and rng.random() < config.mismatched:
         other = unrelated_prompt(sample, pool, rng)
         text = unrelated_description(sample, other, rng)
-        conversations.append(_complete(Aspect.CORRESPONDENCE, other, text, UNRELATED_MOS, scale))
+        conversations.append(said(Aspect.CORRESPONDENCE, other, text, UNRELATED_MOS))
     lessons = [Lesson(sample.image, tuple(conversations))]
     if not sample.distorted and rng.random() < config.damaged:
         kind = rng.choice(DAMAGES)
         mos = damaged_mos(sample.mos[Aspect.QUALITY], scale)
         text = rng.choice(DAMAGE_WORDS[kind])
-        lessons.append(
-            Lesson(sample.image, (_complete(Aspect.QUALITY, sample.prompt, text, mos, scale),), kind)
-        )
+        lessons.append(Lesson(sample.image, (said(Aspect.QUALITY, sample.prompt, text, mos),), kind))
     return lessons
-
-
-def _complete(
-    aspect: Aspect, prompt: str | None, description: str, mos: float, scale: MosScale
-) -> Conversation:
-    return Conversation.open(aspect, prompt).describe(description).rate(scale.rating(mos))

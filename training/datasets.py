@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
 
 TEACHER_SCALE = MosScale(1.0, 5.0)
-
-
-def _json_lines(path: Path) -> Iterator[dict]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{path}, line {number} is not JSON: {error}") from error
-    except OSError as error:
-        raise InputError(
-            f"Cannot read {path}: {error.strerror}. Does --data name the right folder?"
-        ) from error
 
 
 def load_teacher(data: Path) -> list[Sample]:
     """`agi-teacher`: pictures with scores (1-5) and descriptions by a multimodal LLM."""
     folder = data / "agi-teacher"
     samples = []
-    for row in _json_lines(folder / "samples.jsonl"):
+    for _, row in read_json_lines(folder / "samples.jsonl"):
         judged = {aspect: row[aspect] for aspect in Aspect if row.get(aspect)}
         samples.append(
             Sample(
@@ -57,24 +43,28 @@ def load_unlabelled(data: Path) -> list[Sample]:
         Sample(
             row["id"], folder / row["image"], row["prompt"], split=row["split"], generator=row["generator"]
         )
-        for row in _json_lines(folder / "samples.jsonl")
+        for _, row in read_json_lines(folder / "samples.jsonl")
     ]
 
 
 def load_captions(data: Path) -> list[tuple[Path, list[str]]]:
     """`captions`: photographs with five human captions each."""
     folder = data / "captions"
-    return [(folder / row["image"], row["captions"]) for row in _json_lines(folder / "captions.jsonl")]
+    return [(folder / row["image"], row["captions"]) for _, row in read_json_lines(folder / "captions.jsonl")]
 
 
 def load_published_conversations(data: Path) -> list[tuple[Aspect, list[dict[str, str]]]]:
     """The turns ({role, content}) of the authors' training conversations, without images."""
+    folder = data / "m3-agiqa-conversations"
+    names = {"alignment": Aspect.CORRESPONDENCE, **{str(aspect): aspect for aspect in Aspect}}
     conversations = []
-    for path in sorted((data / "m3-agiqa-conversations").glob("*train*")):
-        published = "correspondence" if "alignment" in path.name else None
-        name = published or next(aspect for aspect in Aspect if aspect in path.name)
-        for item in json.loads(path.read_text(encoding="utf-8")):
-            conversations.append((Aspect(name), item["conversations"]))
+    for path in sorted(folder.glob("*train*")):
+        aspect = next((aspect for name, aspect in names.items() if name in path.name), None)
+        if aspect is not None:
+            items = json.loads(path.read_text(encoding="utf-8"))
+            conversations += [(aspect, item["conversations"]) for item in items]
+    if not conversations:
+        raise InputError(f"{folder} holds no training conversations (*train*quality* and the like).")
     return conversations
 
 

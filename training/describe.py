@@ -7,10 +7,11 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones import BACKBONES, load_backbone
 from m3agiqa.backbones.base import Request, Spoken
 from m3agiqa.weights import sha256
 from training.cases import Case
+from training.finetune import STATE
 from training.hidden_cache import Entry, HiddenCache
 from training.progress import bar
 
@@ -19,10 +20,10 @@ ROWS = 96
 
 
 def backbone_id(name: str, folder: Path) -> str:
-    """Identity of a fine-tuned backbone: its name and the content of its connector and adapter."""
+    """Identity of a fine-tuned backbone: name, revision, and the content of its connector and adapter."""
     files = sorted(path for path in folder.rglob("*.safetensors") if "predictor" not in path.name)
-    trained = [path for path in files if "state" not in path.relative_to(folder).parts]
-    return " ".join([name, *(sha256(path) for path in trained)])
+    trained = [path for path in files if not path.relative_to(folder).parts[0].startswith(STATE)]
+    return " ".join([name, str(BACKBONES[name].revision), *(sha256(path) for path in trained)])
 
 
 def describe(cases: Sequence[Case], backbone: str, folder: Path, cache: HiddenCache) -> None:

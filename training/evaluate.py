@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,13 +58,14 @@ def leave_source_out(
 ) -> pd.DataFrame:
     """Refit the predictor without a group of sources, and predict just those.
 
-    Returns one row an image (sample, source, mos, predicted). The backbone has seen all sources, so
-    this measures how the predictor transfers.
+    Returns one row an image (sample, source, mos, predicted), for images outside the training split
+    only. The backbone has seen other images of all sources, so this measures how the predictor transfers.
     """
     rows = []
     for group in groups:
         inside = [target for target in targets if target.sample.source not in group]
-        outside = [target for target in targets if target.sample.source in group]
+        left_out = [target for target in targets if target.sample.source in group]
+        outside = [target for target in left_out if target.sample.split != "train"]
         train = [target for target in inside if target.sample.split == "train"]
         validation = [target for target in inside if target.sample.split != "train"]
         name = "+".join(group)
@@ -80,7 +82,8 @@ def within_source(frame: pd.DataFrame) -> dict[str, float]:
     """SRCC inside each left-out source, and their mean weighted by images."""
     parts = dict(list(frame.groupby("source")))
     found = {str(source): srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
-    weights = [len(part) for part in parts.values()]
+    found = {source: value for source, value in found.items() if not math.isnan(value)}  # too few images
+    weights = [len(parts[source]) for source in found]
     return {**found, "mean": float(np.average(list(found.values()), weights=weights))}
 
 

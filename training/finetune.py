@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m3agiqa.backbones.nano import ADAPTER_FOLDER, CONNECTOR_FILE, NanoBackbone
+from m3agiqa.weights import SMOLLM2
 from training.curriculum import Lesson
 from training.progress import bar, latest_folder, replace_folder
 
@@ -36,24 +37,29 @@ class FinetuneConfig:
 
     rank: int = 16
     """LoRA rank; alpha is twice the rank."""
-    adapter_lr: float = 4e-4
-    connector_lr: float = 1e-3
+    adapter_lr: float = 5e-4
+    connector_lr: float = 2e-4
+    """Lower, as the connector comes aligned (training.align)."""
     weight_decay: float = 0.01
     beta2: float = 0.95
     """Adam beta2 (paper's script)."""
     warmup: float = 0.03
     """Share of the steps in which the learning rates rise; then they fall along a cosine to a tenth."""
     rating_weight: float = 3.0
-    """Weight of a rating token; a conversation has one or two of them among about sixty."""
+    """Weight of a second answer's tokens, the rating word, of which there are two among about sixty."""
     save_every: int = 50
     """Steps between resumable states."""
     seed: int = 0
 
 
-def finetune(batches: list[list[Lesson]], out: Path, config: FinetuneConfig) -> None:
-    """Train on batches of lessons and leave connector and adapter in `out`; resumes from there."""
+def finetune(batches: list[list[Lesson]], aligned: Path, out: Path, config: FinetuneConfig) -> None:
+    """Train on batches of lessons and leave connector and adapter in `out`; resumes from there.
+
+    `aligned` holds the connector to begin with.
+    """
     torch.manual_seed(config.seed)
     backbone = NanoBackbone.from_base()
+    backbone.connector.load_state_dict(load_file(aligned / CONNECTOR_FILE))
     lora = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules="all-linear")
     adapter = backbone.add_adapter(lora)
     trainer = _Trainer(backbone, adapter, len(batches), config)
@@ -62,6 +68,7 @@ def finetune(batches: list[list[Lesson]], out: Path, config: FinetuneConfig) -> 
     with (out / "log.jsonl").open("a") as log, bar(batches, "finetune", start=start) as progress:
         for step in range(start, len(batches)):
             rng = Random(f"{config.seed} {step}")
+            torch.manual_seed(rng.getrandbits(32))  # of dropout, so that resuming changes nothing
             loss = trainer.step(batches[step], step, rng)
             progress.update()
             progress.set_postfix(loss=f"{loss:.3f}")
@@ -136,6 +143,9 @@ class _Trainer:
             state_dict={name: value.bfloat16() for name, value in self.adapter.state_dict().items()},
         )
         (out / ADAPTER_FOLDER / "README.md").unlink()  # PEFT's empty model card
+        settings = out / ADAPTER_FOLDER / "adapter_config.json"
+        facts = {**json.loads(settings.read_text()), "base_model_name_or_path": SMOLLM2.filename}
+        settings.write_text(json.dumps(facts, indent=2))  # PEFT names a folder of this machine
 
 
 def conversation_loss(

@@ -12,6 +12,7 @@ from random import Random
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa.metrics import srcc
 from m3agiqa.predictor import Predictor, PredictorConfig
@@ -26,14 +27,16 @@ class FitConfig:
     dim: int = 64
     """Width of the xLSTM: the paper's 512 has ten times as many weights as nano has data for."""
     dropout: float = 0.2
-    epochs: int = 6
+    input_dropout: float = 0.3
+    """Share of the hidden dimensions that are hidden from W_proj, the same at all positions of a row."""
+    averaging: float = 0.95
+    """Decay of the running mean of the weights, which is what is validated and kept."""
+    epochs: int = 5
     batch: int = 32
     """Images a step; each brings its unrelated or damaged case along."""
     lr: float = 1e-3
     weight_decay: float = 0.05
-    extra_weight: float = 0.1
-    """Weight of the squared error of unrelated and damaged cases, whose targets are only plausible."""
-    rank_weight: float = 0.2
+    rank_weight: float = 0.05
     """Weight of the hinge that puts an image above its unrelated or damaged case."""
     margin: float = 0.5
     """How far above, in units of the MOS scale."""
@@ -55,15 +58,18 @@ def fit(
     mean = sum(target.mos for target in train) / len(train)
     torch.nn.init.constant_(predictor.regression[2].bias, mean)
     optimizer = torch.optim.AdamW(predictor.parameters(), config.lr, weight_decay=config.weight_decay)
+    averaged = AveragedModel(predictor, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
     steps = math.ceil(len(train) / config.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.15
     )
-    done, best, best_srcc = _restore(state, predictor, optimizer, schedule)
+    parts = {"predictor": predictor, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    done, best, best_srcc = _restore(state, parts)
     with bar(None, label, total=config.epochs * steps, start=done * steps) as progress:
         for epoch in range(done, config.epochs):
-            order = list(range(len(train)))
-            Random(f"{config.seed} {epoch}").shuffle(order)
+            order, rng = list(range(len(train))), Random(f"{config.seed} {epoch}")
+            rng.shuffle(order)
+            torch.manual_seed(rng.getrandbits(32))  # of dropout, so that resuming changes nothing
             predictor.train()
             for start in range(0, len(order), config.batch):
                 batch = [train[i] for i in order[start : start + config.batch]]
@@ -73,13 +79,14 @@ def fit(
                 torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
+                averaged.update_parameters(predictor)
                 progress.update()
-            predicted = predict(predictor, [target.states for target in validation])
+            predicted = predict(averaged.module, [target.states for target in validation])
             reached = srcc(predicted, [target.mos for target in validation])
             progress.set_postfix(validation_srcc=f"{reached:.3f}")
             if best is None or reached > best_srcc or math.isnan(best_srcc):
-                best, best_srcc = copy.deepcopy(predictor.state_dict()), reached
-            _save(state, epoch + 1, predictor, optimizer, schedule, best, best_srcc)
+                best, best_srcc = copy.deepcopy(averaged.module.state_dict()), reached
+            _save(state, epoch + 1, parts, best, best_srcc)
     predictor.load_state_dict(best)
     scaler.fold_into(predictor)
     return predictor.eval(), best_srcc
@@ -132,13 +139,13 @@ def predict(predictor: Predictor, states: list[Tensor], batch: int = 64) -> list
 def _loss(predictor: Predictor, batch: list[Target], config: FitConfig) -> Tensor:
     """MSE (paper, Eq. 10), and the order between each image and its worse case."""
     paired = [target for target in batch if target.worse is not None]
-    scores = predictor(*_pad([target.states for target in batch] + [target.worse for target in paired]))
+    states, lengths = _pad([target.states for target in batch] + [target.worse for target in paired])
+    shown = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout)
+    scores = predictor(states * shown, lengths)
     own, worse = scores[: len(batch)], scores[len(batch) :]
     loss = F.mse_loss(own, torch.tensor([target.mos for target in batch]))
     if paired:
         better = own[[i for i, target in enumerate(batch) if target.worse is not None]]
-        taught = torch.tensor([target.worse_mos for target in paired])
-        loss = loss + config.extra_weight * F.mse_loss(worse, taught)
         loss = loss + config.rank_weight * F.relu(config.margin - (better - worse)).mean()
     return loss
 
@@ -148,27 +155,22 @@ def _pad(states: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).float(), lengths
 
 
-def _save(state: Path, done: int, predictor, optimizer, schedule, best, best_srcc: float) -> None:
+def _save(state: Path, done: int, parts: dict, best: dict[str, Tensor], best_srcc: float) -> None:
     def write(folder: Path) -> None:
-        parts = {
-            "predictor": predictor.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "best": best,
-        }
-        torch.save(parts, folder / "state.pt")
+        torch.save(
+            {**{name: part.state_dict() for name, part in parts.items()}, "best": best}, folder / "state.pt"
+        )
         (folder / "epoch.json").write_text(json.dumps({"done": done, "best_srcc": best_srcc}))
 
     replace_folder(state, write)
 
 
-def _restore(state: Path, predictor, optimizer, schedule) -> tuple[int, dict | None, float]:
+def _restore(state: Path, parts: dict) -> tuple[int, dict[str, Tensor] | None, float]:
     folder = latest_folder(state)
     if folder is None:
         return 0, None, -1.0
-    parts = torch.load(folder / "state.pt", weights_only=True)
-    predictor.load_state_dict(parts["predictor"])
-    optimizer.load_state_dict(parts["optimizer"])
-    schedule.load_state_dict(parts["schedule"])
+    saved = torch.load(folder / "state.pt", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
     facts = json.loads((folder / "epoch.json").read_text())
-    return facts["done"], parts["best"], facts["best_srcc"]
+    return facts["done"], saved["best"], facts["best_srcc"]

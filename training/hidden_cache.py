@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, Rating
+from m3agiqa.json_lines import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class HiddenCache:
             self._read(index)
 
     def _read(self, index: Path) -> None:
-        for line in index.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for _, row in read_json_lines(index):
             rating = Rating(row["rating"]) if row["rating"] else None
             entry = Entry(**{**row, "aspect": Aspect(row["aspect"]), "rating": rating})
             self.entries[entry.key] = entry

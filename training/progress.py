@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from m3agiqa.errors import InputError
+
 T = TypeVar("T")
+
+CLAIM = "made_from.sha256"
 
 
 def bar(items: Iterable[T], label: str, total: int | None = None, start: int = 0) -> tqdm:
@@ -21,6 +26,8 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Write a folder elsewhere and move it into place, so that a kill leaves the old or the new one."""
     fresh = target.with_name(target.name + ".new")
     stale = target.with_name(target.name + ".old")
+    if stale.exists() and not target.exists():  # killed between the two moves below
+        stale.replace(target)
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -37,3 +44,20 @@ def latest_folder(target: Path) -> Path | None:
         if candidate.is_dir():
             return candidate
     return None
+
+
+def claim(folder: Path, *facts: object) -> None:
+    """Mark a folder as made from these data and settings, before anything is put into it.
+
+    Raises InputError if it is marked as made from others: continuing there would mix the two.
+    """
+    mark = hashlib.sha256(repr(facts).encode()).hexdigest()
+    path = folder / CLAIM
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(mark)
+    elif path.read_text() != mark:
+        raise InputError(
+            f"{folder} was made from other data or settings. Delete it to make it anew, or give "
+            "another --run."
+        )

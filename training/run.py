@@ -16,6 +16,7 @@ from m3agiqa.checkpoint import Card, load_predictor, save_predictor, write_card
 from m3agiqa.errors import InputError
 from m3agiqa.predictor import PredictorConfig
 from m3agiqa.samples import Sample, read_samples, write_samples
+from training.align import DONE_FILE, AlignConfig, align
 from training.cases import Case, all_cases
 from training.curriculum import CurriculumConfig, curriculum
 from training.datasets import TEACHER_SCALE, fingerprint, load_teacher
@@ -25,7 +26,7 @@ from training.evaluate import evaluate, leave_source_out, source_groups, within_
 from training.finetune import FinetuneConfig, finetune
 from training.fit import FitConfig, fit
 from training.hidden_cache import HiddenCache
-from training.progress import replace_folder
+from training.progress import claim, replace_folder
 from training.sanity import sanity
 from training.targets import Target, targets
 
@@ -40,8 +41,9 @@ class RunConfig:
     """Everything that decides what a run makes."""
 
     backbone: str = "nano"
-    version: str = "0.1.0"
+    version: str = "0.2.0"
     """Version of the checkpoint that comes out."""
+    align: AlignConfig = field(default_factory=AlignConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     fit: FitConfig = field(default_factory=FitConfig)
@@ -74,14 +76,24 @@ class Run:
         return HiddenCache(self.folder / "hidden")
 
     @property
+    def aligned(self) -> Path:
+        return self.folder / "align"
+
+    @property
     def finetuned(self) -> Path:
         return self.folder / "finetune"
 
-    @cached_property
-    def backbone_id(self) -> str:
+    @property
+    def speaker(self) -> Path:
+        """The folder of the fine-tuned backbone. Raises InputError while there is none."""
         if not (self.finetuned / CONNECTOR_FILE).exists():
             raise InputError(f"There is no fine-tuned backbone in {self.finetuned}. Run `finetune` first.")
-        return backbone_id(self.config.backbone, self.finetuned)
+        return self.finetuned
+
+    @cached_property
+    def identity(self) -> str:
+        """What the fine-tuned backbone is called in keys of the cache."""
+        return backbone_id(self.config.backbone, self.speaker)
 
     # --- stages ------------------------------------------------------------------------------
 
@@ -89,33 +101,43 @@ class Run:
         """Read the teacher's data set into samples.jsonl."""
         write_samples(load_teacher(data), self.folder / "samples.jsonl")
 
+    def align(self, data: Path) -> None:
+        """Teach the connector alone; `data` also holds captions and unlabelled images."""
+        claim(self.aligned, *self._aligned_from)
+        if not (self.aligned / DONE_FILE).exists():
+            align(self.samples, data, self.scale, self.aligned, self.config.align)
+
     def finetune(self, data: Path) -> None:
         """Teach the backbone; `data` also holds captions and texts for the warm-up."""
+        claim(self.finetuned, self._aligned_from, self.config.curriculum, self.config.finetune)
         if (self.finetuned / "finetune.json").exists():
             return
+        if not (self.aligned / CONNECTOR_FILE).exists():
+            raise InputError(f"There is no aligned connector in {self.aligned}. Run `align` first.")
         lessons = curriculum(self.samples, data, self.scale, self.config.curriculum, self.config.seed)
-        finetune(lessons, self.finetuned, self.config.finetune)
+        finetune(lessons, self.aligned, self.finetuned, self.config.finetune)
 
     def describe(self) -> None:
         """Let the backbone speak about all cases, and keep its hidden states."""
-        assert self.backbone_id
-        describe(self.cases, self.config.backbone, self.finetuned, self.cache)
+        describe(self.cases, self.config.backbone, self.speaker, self.cache)
 
     def encode(self) -> None:
         """Hidden states for the teacher's own descriptions (for comparison; nothing else needs it)."""
-        assert self.backbone_id
-        encode(self.samples, self.config.backbone, self.finetuned, self.cache)
+        encode(self.samples, self.config.backbone, self.speaker, self.cache)
 
     def fit(self, aspect: Aspect) -> None:
         """Train an aspect's predictor."""
-        out = self.folder / "fit" / aspect
+        out, state = self.folder / "fit" / aspect, self.folder / "fit-state" / aspect
+        made_from = (self.identity, self._aligned_from, self.config.fit)
+        for folder in (state, *([out] if out.exists() else [])):
+            claim(folder, *made_from)
         if out.exists():
             return
         train, validation = self.targets(aspect, "train"), self.targets(aspect, "validation")
-        state = self.folder / "fit-state" / aspect
-        predictor, reached = fit(train, validation, self.config.fit, state, f"fit {aspect}")
+        predictor, reached = fit(train, validation, self.config.fit, state / "state", f"fit {aspect}")
 
         def write(folder: Path) -> None:
+            claim(folder, *made_from)
             save_predictor(predictor, folder, aspect)
             facts = {"validation_srcc": reached, "fit": asdict(self.config.fit)}
             (folder / "fit.json").write_text(json.dumps({**facts, "predictor": asdict(predictor.config)}))
@@ -133,13 +155,12 @@ class Run:
     def transfer(self, aspect: Aspect) -> None:
         """Refit an aspect's predictor without each group of sources, and predict just those."""
         path = self._transfer(aspect)
+        claim(path.parent, self.identity, self._aligned_from, self.config.transfer)
         if path.exists():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        every = targets(self.cases, self.cache, self.backbone_id, aspect, self.scale)
-        frame = leave_source_out(
-            every, source_groups(self.samples), self.config.transfer, self.scale, path.with_suffix(""), aspect
-        )
+        every = targets(self.cases, self.cache, self.identity, aspect)
+        groups, states = source_groups(self.samples), path.parent / "states"
+        frame = leave_source_out(every, groups, self.config.transfer, self.scale, states, aspect)
         frame.to_csv(path, index=False)
 
     def transferred(self) -> dict[str, dict[str, float]]:
@@ -183,12 +204,16 @@ class Run:
     # --- parts -------------------------------------------------------------------------------
 
     def _transfer(self, aspect: Aspect) -> Path:
-        return self.folder / "transfer" / f"{aspect}.csv"
+        return self.folder / "transfer" / aspect / "predicted.csv"
+
+    @property
+    def _aligned_from(self) -> tuple:
+        return fingerprint(self.samples), self.config.align, self.config.seed
 
     def targets(self, aspect: Aspect, split: str) -> list[Target]:
         """Cached targets of a split. Raises InputError if nothing was described yet."""
         chosen = [case for case in self.cases if case.sample.split == split]
-        found = targets(chosen, self.cache, self.backbone_id, aspect, self.scale)
+        found = targets(chosen, self.cache, self.identity, aspect)
         if not found:
             raise InputError(f"No hidden states for {aspect} in {self.cache.folder}. Run `describe` first.")
         return found
@@ -197,5 +222,4 @@ class Run:
         path = self.folder / "fit" / aspect / "fit.json"
         if not path.exists():
             raise InputError(f"There is no predictor for {aspect} in {self.folder}. Run `fit` first.")
-        shape = json.loads(path.read_text())["predictor"]
-        return PredictorConfig(**{**shape, "slstm_at": tuple(shape["slstm_at"])})
+        return PredictorConfig(**json.loads(path.read_text())["predictor"])

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.aspects import Aspect
 from m3agiqa.samples import Sample
-from training.augment import UNRELATED_MOS, damaged_mos
 from training.cases import Case
 from training.hidden_cache import HiddenCache
 
@@ -22,15 +21,12 @@ class Target:
     states: Tensor
     mos: float
     worse: Tensor | None = None
-    worse_mos: float = 0.0
 
 
-def targets(
-    cases: Sequence[Case], cache: HiddenCache, backbone: str, aspect: Aspect, scale: MosScale
-) -> list[Target]:
-    """All cached own cases that have a MOS for the aspect; `backbone` is the identity in their keys."""
+def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect) -> list[Target]:
+    """All cached own cases that have a MOS for the aspect; `identity` is the backbone's in their keys."""
     about = [case for case in cases if aspect in case.aspects]
-    keys = {id(case): case.key(aspect, backbone) for case in about}
+    keys = {id(case): case.key(aspect, identity) for case in about}
     states = cache.states(key for key in keys.values() if key in cache)
     worse = {
         case.sample.id: states[keys[id(case)]]
@@ -41,6 +37,5 @@ def targets(
     for case in about:
         mos, own = case.sample.mos.get(aspect), states.get(keys[id(case)])
         if case.kind == "own" and mos is not None and own is not None:
-            below = UNRELATED_MOS if aspect is Aspect.CORRESPONDENCE else damaged_mos(mos, scale)
-            found.append(Target(case.sample, own, mos, worse.get(case.sample.id), below))
+            found.append(Target(case.sample, own, mos, worse.get(case.sample.id)))
     return found

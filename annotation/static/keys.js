@@ -1,4 +1,5 @@
-// Keys of the Assess tab: Ctrl+Enter (or Cmd+Enter) in the prompt assesses; Ctrl+V anywhere puts an image in.
+// The Assess tab's keys: Ctrl+Enter (or Cmd+Enter) in the prompt assesses; Ctrl+V anywhere puts an image in.
+// And its patience: Assess pressed while the image is still being uploaded takes effect once it is there.
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   if (!event.target.closest?.("#prompt")) return;
@@ -17,3 +18,25 @@ document.addEventListener("paste", (event) => {
   field.files = files.files;
   field.dispatchEvent(new Event("change", { bubbles: true }));
 });
+
+let waiting = false;
+document.addEventListener(
+  "click",
+  (event) => {
+    const assess = event.target.closest?.("#assess");
+    const uploading = () => document.querySelector("#image .uploading");
+    if (!assess || !uploading()) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    if (waiting) return;
+    waiting = true;
+    const watch = new MutationObserver(() => {
+      if (uploading()) return;
+      watch.disconnect();
+      waiting = false;
+      setTimeout(() => assess.click(), 100); // after the page has taken the image in
+    });
+    watch.observe(document.querySelector("#image"), { childList: true, subtree: true });
+  },
+  true,
+);

@@ -15,9 +15,9 @@ from m3agiqa.conversation import Conversation
 
 @dataclass(frozen=True)
 class Request:
-    """One RGB image and the conversations to hold about it."""
+    """One RGB image and the conversations to hold about it; no image: text alone, in training."""
 
-    image: Image.Image
+    image: Image.Image | None
     conversations: tuple[Conversation, ...]
 
 
@@ -33,7 +33,7 @@ class Delta:
 class Spoken:
     """A finished conversation: what was said, the rating word, and what the model held in mind.
 
-    `hidden` [L, d] are the states over image, description and rating question, i.e. all that stands
+    `hidden` [L, d] are the states over image, both questions and the description, i.e. all that stands
     before the rating (paper, Table IV, "w/ ft, w/ ID"): what the output head sees, so that logits are
     `head @ hidden`. A backbone may take the image's positions from an earlier layer.
     """
@@ -48,6 +48,8 @@ class Backbone(Protocol):
     """A local MLLM as speaker and encoder. Rows number the conversations of all requests in order."""
 
     name: str
+    revision: int
+    """Raised whenever the same weights would see, speak or be read differently; part of cache keys."""
     hidden_size: int
     vocab_size: int
 

@@ -22,6 +22,8 @@ CHROMIUM_ARGS = [
     "--disable-sync",
 ]
 
+DOWNLOAD = 600  # seconds for 110 MB and their unpacking
+
 expect.set_options(timeout=PATIENCE * 1000)
 
 
@@ -42,8 +44,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
+    """The app with its model loaded; the first time ever, that downloads it."""
     with serve(tmp_path_factory.mktemp("server") / "log.txt") as running:
+        page = browser.new_page()
+        page.goto(running.url)
+        expect(page.locator("#model .banner:not(.loading)")).to_contain_text("Model", timeout=DOWNLOAD * 1000)
+        page.close()
         yield running
 
 

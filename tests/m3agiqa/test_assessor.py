@@ -114,6 +114,11 @@ def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Ima
     assert all(isinstance(event, DescriptionDelta) for event in spoken)
 
 
+def test_a_prompt_of_too_many_tokens_is_told_at_once(assessor: Assessor, picture: Image.Image) -> None:
+    with pytest.raises(InputError, match="too long for this model"):
+        next(assessor.stream(picture, "灯" * 1000))
+
+
 def test_bad_image_fails_before_anything_is_spoken(assessor: Assessor) -> None:
     with pytest.raises(InputError, match="not an image"):
         next(assessor.stream(b"no image", "a ball"))

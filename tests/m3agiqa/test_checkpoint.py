@@ -81,6 +81,7 @@ def test_missing_file_is_named(folder: Path) -> None:
 
 CHANGES = {
     "no files": {"files": None},
+    "predictor not listed": {"files": {}},
     "scale upside down": {"scales": {"quality": {"low": 5, "high": 1}}},
     "unknown aspect": {"scales": {"beauty": {"low": 1, "high": 5}}},
     "predictor without scale": {"scales": {}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -55,6 +56,13 @@ def test_json_is_all_of_stdout(image_file: Path, capsys: pytest.CaptureFixture[s
         assert {"description", "rating", "mos", "scale"} <= set(judged)
         assert judged["scale"] == [1, 5]
     assert err == ""
+
+
+def test_json_is_json_in_a_narrow_terminal(image_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii", write_through=True))
+    assert cli.main(["assess", str(image_file), "--prompt", "a café 🦊", "--json"]) == 0
+    assert json.loads(out.getvalue())["prompt"] == "a café 🦊"
 
 
 def test_descriptions_and_table(image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,17 @@ def test_wording_is_the_papers() -> None:
     assert "The original prompt for the image was: 'a red ball'. How closely does" in authenticity
 
 
+def test_one_round_asks_for_the_word_at_once() -> None:
+    asked, answer = Conversation.one_round(Aspect.CORRESPONDENCE, " a red\nball ", Rating.POOR).turns
+    assert asked.content == (
+        "Take a close look at this AI-generated image and tell me how well it aligns with the elements and "
+        "intent of the original prompt: 'a red ball'. Could you please help to rate the image based on its "
+        "correspondence with the prompt? Please give me a result from [bad, poor, fair, good, excellent]. "
+        "Please just output one word from the list."
+    )
+    assert (answer.role, answer.content) == ("assistant", "poor")
+
+
 def test_turns_alternate_and_close_with_the_rating() -> None:
     whole = Conversation.open(Aspect.QUALITY, None).describe("Sharp.").rate(Rating.GOOD)
     assert [turn.role for turn in whole.turns] == ["user", "assistant", "user", "assistant"]

@@ -111,6 +111,15 @@ def test_exif_rotation_is_applied() -> None:
     assert np.allclose(colour(opened, 5, 30), BLUE, atol=12)
 
 
+def test_exif_that_makes_no_sense_is_no_obstacle() -> None:
+    # Orientation 6, and a resolution that is text instead of a ratio
+    entries = struct.pack("<H", 2) + struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+    entries += struct.pack("<HHI4s", 0x11A, 2, 3, b"72\0\0") + struct.pack("<I", 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries
+    opened = open_image(encoded(Image.new("RGB", (60, 40), BLUE), "JPEG", exif=exif))
+    assert np.allclose(colour(opened, 20, 20), BLUE, atol=12)
+
+
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
 def test_first_frame_of_an_animation(form: str) -> None:
     frames = [Image.new("RGB", (40, 40), rgb) for rgb in (RED, BLUE)]

@@ -64,5 +64,5 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     write_samples([Sample("1", tmp_path / "a.png")], path)
     with path.open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(InputError, match=r"samples\.jsonl, line 2 is not a sample"):
+    with pytest.raises(InputError, match=r"samples\.jsonl, line 2 is not (a sample|JSON)"):
         read_samples(path)

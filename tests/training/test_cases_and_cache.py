@@ -98,7 +98,7 @@ def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -
             key = case.key(aspect, "nano")
             states[key] = torch.full((2, 4), float(number))
             cache.add([(replace(entry(key), aspect=aspect), states[key])])
-    found = targets(cases, cache, "nano", Aspect.CORRESPONDENCE, SCALE)
+    found = targets(cases, cache, "nano", Aspect.CORRESPONDENCE)
     assert len(found) == sum(Aspect.CORRESPONDENCE in sample.mos for sample in samples)
     for target in found:
         worse = next((c for c in cases if c.kind == "unrelated" and c.sample == target.sample), None)
@@ -106,7 +106,6 @@ def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -
             assert target.worse is None
             continue
         assert torch.equal(target.worse, states[worse.key(Aspect.CORRESPONDENCE, "nano")])
-        assert target.worse_mos < 1.5
     assert any(target.worse is not None for target in found)
 
 

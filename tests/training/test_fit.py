@@ -15,7 +15,7 @@ from training.evaluate import agreement, leave_source_out, share_lower, source_g
 from training.fit import FitConfig, fit, predict
 from training.targets import Target
 
-CONFIG = FitConfig(dim=16, epochs=6, batch=8, lr=5e-3, dropout=0.0)
+CONFIG = FitConfig(dim=16, epochs=6, batch=8, lr=5e-3, dropout=0.1)
 SCALE = MosScale(1.0, 5.0)
 
 
@@ -32,8 +32,9 @@ def planted(count: int, seed: int) -> list[Target]:
             noise[:, 0] += score - 3
             return noise * torch.tensor([1.0, 100.0, 1.0, 0.01, 1.0, 1.0]) + 5
 
-        sample = Sample(f"{seed}-{number}", Path("x"), source="ab"[number % 2])
-        found.append(Target(sample, states(mos), mos, states(1.0), 1.1))
+        split = "test" if number % 4 > 1 else "train"
+        sample = Sample(f"{seed}-{number}", Path("x"), source="ab"[number % 2], split=split)
+        found.append(Target(sample, states(mos), mos, states(1.0)))
     return found
 
 
@@ -70,12 +71,13 @@ def test_fit_resumes_to_the_same_predictor(tmp_path: Path, monkeypatch: pytest.M
         assert torch.allclose(value, resumed.state_dict()[name], atol=1e-6), name
 
 
-def test_leave_source_out_predicts_every_image_once(tmp_path: Path) -> None:
-    every = planted(24, 0)
+def test_leave_source_out_predicts_what_is_held_out_once(tmp_path: Path) -> None:
+    every = planted(48, 0)
     groups = source_groups([target.sample for target in every])
     assert sorted(groups) == [["a"], ["b"]]
     frame = leave_source_out(every, groups, CONFIG, SCALE, tmp_path, "test")
-    assert sorted(frame["sample"]) == sorted(target.sample.id for target in every)
+    held_out = [target.sample.id for target in every if target.sample.split == "test"]
+    assert sorted(frame["sample"]) == sorted(held_out)
     found = within_source(frame)
     assert found["mean"] == pytest.approx((found["a"] + found["b"]) / 2)
     assert found["mean"] > 0.7

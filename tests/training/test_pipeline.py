@@ -19,6 +19,7 @@ from m3agiqa.checkpoint import CARD_FILE, read_card
 STEPS = """
 import sys
 from pathlib import Path
+from training.align import AlignConfig
 from training.curriculum import CurriculumConfig
 from training.finetune import FinetuneConfig
 from training.fit import FitConfig
@@ -29,7 +30,8 @@ import m3agiqa.backbones.nano.backbone as nano
 nano.MAX_NEW_TOKENS = 8
 fit = FitConfig(dim=16, epochs=2, batch=8)
 config = RunConfig(
-    curriculum=CurriculumConfig(warmup_texts=2, warmup_batch=16, batch=4),
+    align=AlignConfig(epochs=2, batch=8),
+    curriculum=CurriculumConfig(warmup_ratings=4, warmup_texts=2, warmup_batch=16, batch=4),
     finetune=FinetuneConfig(rank=2, save_every=1),
     fit=fit,
     transfer=FitConfig(dim=16, epochs=1, batch=8),
@@ -37,6 +39,7 @@ config = RunConfig(
 data, folder, out = map(Path, sys.argv[1:])
 run = Run(folder, config)
 run.datasets(data)
+run.align(data)
 run.finetune(data)
 run.describe()
 for aspect in Aspect:
@@ -62,9 +65,9 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float
 
 @pytest.fixture(scope="module")
 def shipped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint made by a run that was killed in two stages and then left to finish."""
+    """A checkpoint made by a run that was killed in three stages and then left to finish."""
     run, out = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("shipped") / "tiny"
-    for reached in ("finetune/state/step.json", "fit-state/quality/epoch.json"):
+    for reached in ("align/state/state.pt", "finetune/state/step.json", "fit-state/quality/state/epoch.json"):
         process = stages(data, run, out)
         wait_for(run, reached, process)
         os.kill(process.pid, signal.SIGKILL)

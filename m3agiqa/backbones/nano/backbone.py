@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,12 +24,21 @@ from transformers import (
 
 from m3agiqa.aspects import RATINGS
 from m3agiqa.backbones.base import Delta, Request, Spoken
-from m3agiqa.backbones.nano.connector import VISUAL_TOKENS, Connector
+from m3agiqa.backbones.nano.connector import (
+    PLACE_TOKENS,
+    SUMMARY_TOKENS,
+    VISUAL_TOKENS,
+    Connector,
+    gather,
+)
 from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, new_cache
+from m3agiqa.backbones.nano.matching import Matcher
 from m3agiqa.backbones.nano.vision import EfficientNetLite0, views
-from m3agiqa.errors import Stopped
+from m3agiqa.conversation import Conversation
+from m3agiqa.errors import InputError, Stopped
 from m3agiqa.weights import EFFICIENTNET_LITE0, SMOLLM2, Progress, weight_path
 
+MAX_QUESTION = 700  # tokens; what the question leaves of the predictor's context must hold the answer
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
 RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
 NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
@@ -39,6 +51,7 @@ class NanoBackbone:
     """One adapter serves all aspects; it sits in the language model, the vision encoder is frozen."""
 
     name = "nano"
+    revision = 2
 
     def __init__(
         self, vision: EfficientNetLite0, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
@@ -50,6 +63,8 @@ class NanoBackbone:
         self.vocab_size: int = llm.config.vocab_size
         self.connector = Connector(self.hidden_size)
         self._rating_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in RATINGS]
+        embeddings = llm.get_input_embeddings().weight
+        self.matcher = Matcher(embeddings, self._rating_ids[0], self._rating_ids[-1])
 
     @classmethod
     def from_base(cls, progress: Progress | None = None) -> NanoBackbone:
@@ -69,13 +84,15 @@ class NanoBackbone:
         backbone = cls.from_base(progress)
         backbone.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
         backbone.connector.float().eval().requires_grad_(False)
-        adapted = PeftModel.from_pretrained(backbone.llm, folder / ADAPTER_FOLDER)
+        with _without_renaming_notice():
+            adapted = PeftModel.from_pretrained(backbone.llm, folder / ADAPTER_FOLDER)
         backbone.llm = adapted.merge_and_unload().eval().requires_grad_(False)
         return backbone
 
     def add_adapter(self, config: LoraConfig) -> PeftModel:
         """Put trainable LoRA layers into the language model (in place); the wrapper saves them."""
-        return get_peft_model(self.llm, config)
+        with _without_renaming_notice():
+            return get_peft_model(self.llm, config)
 
     @property
     def head(self) -> Tensor:
@@ -83,14 +100,15 @@ class NanoBackbone:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def read(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, list[Tokens]]:
+    def read(self, requests: Sequence[Request]) -> tuple[_Prefix, Tensor, list[Tokens]]:
         """Forward whole conversations; differentiable.
 
-        Returns prefix states [requests, P, d], row states [rows, L, d] (right-padded) and the rows'
-        tokens. The image prefix is computed once per request and shared by its conversations.
+        Returns the prefix, row states [rows, L, d] (right-padded) and the rows' tokens. The prefix is
+        computed once per request and shared by its conversations.
         """
-        cache, prefix = self._prefix([request.image for request in requests])
+        prefix = self._prefix([request.image for request in requests])
         owners, rows = self._rows(requests)
+        cache = prefix.cache
         cache.batch_select_indices(torch.tensor(owners))
         length = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), length), self.chat.end)
@@ -98,7 +116,7 @@ class NanoBackbone:
         for i, row in enumerate(rows):
             ids[i, : len(row.ids)] = torch.tensor(row.ids)
             mask[i, : len(row.ids)] = 1
-        start = prefix.shape[1]
+        start = prefix.length
         positions = torch.arange(start, start + length).expand(len(rows), -1)
         hidden = self._forward(ids, cache, _after_prefix(start, mask), positions)
         return prefix, hidden, rows
@@ -106,10 +124,14 @@ class NanoBackbone:
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         prefix, hidden, rows = self.read(requests)
-        owners = [i for i, request in enumerate(requests) for _ in request.conversations]
+        begun = [
+            self._beginning(prefix, owner, conversation)
+            for owner, request in enumerate(requests)
+            for conversation in request.conversations
+        ]
         return [
-            torch.cat([prefix[owner], states[: len(row.ids)]])
-            for owner, states, row in zip(owners, hidden, rows, strict=True)
+            torch.cat([beginning, states[: len(row.ids)]])
+            for beginning, states, row in zip(begun, hidden, rows, strict=True)
         ]
 
     # --- speaking ----------------------------------------------------------------------------
@@ -131,31 +153,42 @@ class NanoBackbone:
 
     # --- parts -------------------------------------------------------------------------------
 
-    def _prefix(self, images: Sequence[Image.Image | None]) -> tuple[Cache, Tensor]:
-        """Keys and values, and states [N, P, d], of chat header and visual tokens.
-
-        The state of an image position is the visual token itself, normalized as the output head would
-        see it. No loss ever reaches the last layer there, and what it keeps of the image judges much
-        worse. Text-only conversations (all images None) have the header alone.
-        """
+    def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
         header = torch.tensor(self.chat.before_image).expand(len(images), -1)
-        embedded = self._embed(header)
+        embedded, cache, tokens = self._embed(header), new_cache(), None
         shown = [image for image in images if image is not None]
         if shown:
-            tokens = self.visual_tokens(torch.stack([views(image) for image in shown]))
-            embedded = torch.cat([embedded, tokens.to(embedded.dtype)], dim=1)
-        cache = new_cache()
+            tokens = self.visual_tokens(torch.stack([views(image) for image in shown])).to(embedded.dtype)
+            embedded = torch.cat([embedded, tokens], dim=1)
         output = self.llm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
-        seen = self.llm.model.norm(embedded[:, header.shape[1] :])
-        return cache, torch.cat([output.last_hidden_state[:, : header.shape[1]], seen], dim=1)
+        return _Prefix(cache, output.last_hidden_state[:, : header.shape[1]], tokens)
+
+    def _beginning(self, prefix: _Prefix, owner: int, conversation: Conversation) -> Tensor:
+        """States [P, d] of header and image as the predictor reads them in one conversation.
+
+        At image positions these are the summary tokens in turn, normalized as the output head would see
+        them: no loss ever reaches the last layer there, so that it forgets what the predictor needs, and
+        in the predictor's mean the places would outweigh their summary. Where the prompt is judged,
+        they are shifted by how far its words are found in the places.
+        """
+        header = prefix.header[owner]
+        if prefix.tokens is None:
+            return header
+        places, summary = prefix.tokens[owner].split([PLACE_TOKENS, SUMMARY_TOKENS])
+        seen = self.llm.model.norm(summary[torch.arange(VISUAL_TOKENS) % SUMMARY_TOKENS])
+        if conversation.prompt and conversation.aspect and conversation.aspect.needs_prompt:
+            shift = self.matcher.shift(places, self.chat.words(conversation.prompt))
+            seen = (seen.float() + shift).to(seen.dtype)
+        return torch.cat([header, seen])
 
     def visual_tokens(self, pixels: Tensor) -> Tensor:
         """[N, views, 3, 224, 224] -> [N, VISUAL_TOKENS, d]."""
-        with torch.no_grad():
-            maps = self.vision(pixels.flatten(0, 1))
-        tokens = self.connector(maps.unflatten(0, pixels.shape[:2]))
-        assert tokens.shape[1] == VISUAL_TOKENS
-        return tokens
+        return self.connector(self.features(pixels))
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """[N, views, 3, 224, 224] -> [N, PLACE_TOKENS, C], of the frozen vision encoder."""
+        return gather(self.vision(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]))
 
     def _rows(self, requests: Sequence[Request]) -> tuple[list[int], list[Tokens]]:
         owners = [i for i, request in enumerate(requests) for _ in request.conversations]
@@ -174,6 +207,21 @@ class NanoBackbone:
         ).last_hidden_state
 
 
+@dataclass(frozen=True)
+class _Prefix:
+    """What all conversations about an image begin with: chat header and visual tokens, for N images."""
+
+    cache: Cache
+    header: Tensor
+    """States [N, H, d]."""
+    tokens: Tensor | None
+    """Visual tokens [N, VISUAL_TOKENS, d]; text-only conversations have none."""
+
+    @property
+    def length(self) -> int:
+        return self.header.shape[1] + (0 if self.tokens is None else self.tokens.shape[1])
+
+
 class _Speech:
     """State of one batch of conversations while it is spoken, token by token.
 
@@ -184,18 +232,28 @@ class _Speech:
 
     def __init__(self, backbone: NanoBackbone, requests: Sequence[Request]) -> None:
         self.backbone = backbone
-        self.owners, questions = backbone._rows(requests)
+        owners, questions = backbone._rows(requests)
         self.conversations = [c for request in requests for c in request.conversations]
-        self.cache, self.prefix = backbone._prefix([request.image for request in requests])
-        self.cache.batch_select_indices(torch.tensor(self.owners))
+        longest = max(len(question.ids) for question in questions)
+        if longest > MAX_QUESTION:
+            raise InputError(
+                f"The prompt is too long for this model: with the question it has {longest:,} tokens, and "
+                f"{MAX_QUESTION} can be read (letters outside the Latin script take several). Shorten it."
+            )
+        prefix = backbone._prefix([request.image for request in requests])
+        self.cache = prefix.cache
+        self.begun = [
+            backbone._beginning(prefix, owner, conversation)
+            for owner, conversation in zip(owners, self.conversations, strict=True)
+        ]
+        self.cache.batch_select_indices(torch.tensor(owners))
         self.rows = list(range(len(questions)))
-        length = max(len(question.ids) for question in questions)
-        ids = torch.full((len(questions), length), backbone.chat.end)
-        shown = torch.zeros(len(questions), length, dtype=torch.long)
+        ids = torch.full((len(questions), longest), backbone.chat.end)
+        shown = torch.zeros(len(questions), longest, dtype=torch.long)
         for i, question in enumerate(questions):
-            ids[i, length - len(question.ids) :] = torch.tensor(question.ids)
-            shown[i, length - len(question.ids) :] = 1
-        start = self.prefix.shape[1]
+            ids[i, longest - len(question.ids) :] = torch.tensor(question.ids)
+            shown[i, longest - len(question.ids) :] = 1
+        start = prefix.length
         self.mask = _after_prefix(start, shown)
         positions = (start + shown.cumsum(1) - 1).clamp_min(0)
         hidden = backbone._forward(ids, self.cache, self.mask, positions)
@@ -210,7 +268,7 @@ class _Speech:
     def part(self, indices: list[int]) -> _Speech:
         """Some of the rows as a speech of their own."""
         part = copy.copy(self)
-        for name in ("rows", "owners", "conversations", "states", "said", "text", "done"):
+        for name in ("rows", "begun", "conversations", "states", "said", "text", "done"):
             setattr(part, name, [getattr(self, name)[i] for i in indices])
         pick = torch.tensor(indices, dtype=torch.long)
         part.mask, part.last, part.cache = self.mask[pick], self.last[pick], new_cache()
@@ -260,7 +318,7 @@ class _Speech:
         self._append(ids, shown)
         words = (self.last @ self.backbone.head[self.backbone._rating_ids].T).argmax(-1)
         for i, word in enumerate(words.tolist()):
-            hidden = torch.cat([self.prefix[self.owners[i]], *self.states[i]])
+            hidden = torch.cat([self.begun[i], *self.states[i]])
             description = chat.tokenizer.decode(self.said[i]).strip()
             yield Spoken(self.rows[i], description, RATINGS[word], hidden)
 
@@ -287,6 +345,14 @@ class _Speech:
             self.mask[i, self.mask.shape[1] - self.steps + keep :] = 0
             question, *answer = self.states[i]
             self.states[i] = [question, torch.cat(answer)[:keep]]
+
+
+@contextmanager
+def _without_renaming_notice() -> Iterator[None]:
+    """PEFT reads an attribute by a name that transformers has given up; users can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _after_prefix(length: int, mask: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from m3agiqa.weights import is_intact, sealed_folder
 
 ASSISTANT = "<|im_start|>assistant\n"
 END = "<|im_end|>"
+WORD_START = "Ġ"  # how the tokenizer writes the space before a word
 
 
 def grouped_attention(
@@ -168,6 +169,15 @@ class Chat:
     def _say(self, text: str) -> list[int]:
         # What users and models wrote must not become chat markup.
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def words(self, text: str) -> list[int]:
+        """Ids that stand for a text's longer words: the first token of each, in order of id."""
+        found = {
+            token
+            for token in self.tokenizer.tokenize(" " + text.lower(), split_special_tokens=True)
+            if token[0] == WORD_START and len(token) > 3 and token[1:].isalpha()
+        }
+        return sorted(self.tokenizer.convert_tokens_to_ids(list(found)))
 
     def tokens(self, conversation: Conversation) -> Tokens:
         """All turns; after a user turn the assistant's header follows, ready to answer."""

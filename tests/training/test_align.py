@@ -1,0 +1,35 @@
+"""The connector learns words and scores from features alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from m3agiqa.backbones.nano import CONNECTOR_FILE
+from m3agiqa.backbones.nano.connector import Connector
+from training.align import DONE_FILE, AlignConfig, View, align
+from training.datasets import TEACHER_SCALE, load_teacher
+
+
+def test_an_image_is_changed_at_random_but_repeatably(data: Path) -> None:
+    image = data / "captions" / "images" / "0.png"
+    plain, changed, blurred = (
+        View(image, (), seed=seed, damage=damage).pixels()
+        for seed, damage in (("", None), ("a", None), ("a", "blur"))
+    )
+    assert plain.shape == changed.shape == blurred.shape
+    assert torch.equal(blurred, View(image, (), seed="a", damage="blur").pixels())
+    assert not torch.equal(changed, blurred)
+
+
+def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path: Path) -> None:
+    align(load_teacher(data), data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=2, batch=16))
+    weights = load_file(tmp_path / CONNECTOR_FILE)
+    Connector(576).load_state_dict(weights)
+    assert all(value.isfinite().all() for value in weights.values())
+    reached = json.loads((tmp_path / DONE_FILE).read_text())["validation_srcc"]
+    assert set(reached) == {"quality", "correspondence", "authenticity"}
+    assert not (tmp_path / "features").exists(), "a gigabyte that is no longer needed"

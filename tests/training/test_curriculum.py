@@ -1,0 +1,56 @@
+"""What is taught: only training images, complete conversations, every kind of lesson."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from m3agiqa.aspects import RATINGS, Aspect
+from training.augment import DAMAGE_WORDS
+from training.curriculum import CurriculumConfig, Lesson, curriculum
+from training.datasets import TEACHER_SCALE, load_teacher
+
+
+@pytest.fixture
+def lessons(data: Path) -> list[list[Lesson]]:
+    config = CurriculumConfig(warmup_batch=4, epochs=2, batch=2, mismatched=1.0, damaged=1.0)
+    return curriculum(load_teacher(data), data, TEACHER_SCALE, config, seed=0)
+
+
+def test_only_training_images_are_shown(data: Path, lessons: list[list[Lesson]]) -> None:
+    held_out = {sample.image for sample in load_teacher(data) if sample.split != "train"}
+    shown = {lesson.image for batch in lessons for lesson in batch}
+    assert shown and not shown & held_out
+
+
+def test_a_batch_is_all_images_or_all_text(lessons: list[list[Lesson]]) -> None:
+    kinds = {frozenset(lesson.image is None for lesson in batch) for batch in lessons}
+    assert kinds == {frozenset([True]), frozenset([False])}
+
+
+def test_every_conversation_ends_with_an_answer(lessons: list[list[Lesson]]) -> None:
+    held = [c for batch in lessons for lesson in batch for c in lesson.conversations]
+    assert {c.turns[-1].role for c in held} == {"assistant"}
+    described = [c for c in held if c.turns[0].content.startswith("Please closely examine")]
+    rated = [c for c in described if len(c.turns) == 4]
+    assert {len(c.turns) for c in described} == {2, 4}, "some go on to the rating"
+    assert {c.turns[-1].content for c in rated} <= set(RATINGS)
+    assert any(len(c.turns) == 2 and c.turns[-1].content in RATINGS for c in held), "one round"
+
+
+def test_wrong_prompts_and_damage_are_taught_as_bad(lessons: list[list[Lesson]]) -> None:
+    damaged = [lesson for batch in lessons for lesson in batch if lesson.damage]
+    assert damaged
+    for lesson in damaged:
+        (conversation,) = lesson.conversations
+        assert conversation.aspect is Aspect.QUALITY
+        assert conversation.turns[1].content in DAMAGE_WORDS[lesson.damage]
+        assert lesson.request(Random(0)).image.mode == "RGB"
+    whole = [b for batch in lessons for b in batch if b.image and not b.damage and len(b.conversations) > 3]
+    assert whole
+    for lesson in whole:
+        right, wrong = (c for c in lesson.conversations if c.aspect is Aspect.CORRESPONDENCE)
+        assert right.turns[0] != wrong.turns[0]
+        assert wrong.turns[-1].content == "bad" or len(wrong.turns) == 2

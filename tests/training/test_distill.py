@@ -1,0 +1,349 @@
+"""Teachers against a local server that speaks both protocols, with all its moods."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.prompts import TEACHER
+from m3agiqa.samples import Sample, read_samples, write_samples
+from training.__main__ import main
+from training.distill import DistillConfig, Journal, distill, plan
+from training.teachers import (
+    Busy,
+    GeminiTeacher,
+    OpenAITeacher,
+    RecordedTeacher,
+    Refused,
+    TeacherError,
+    descriptions,
+    question,
+)
+
+SCALE = MosScale(1, 5)
+KEY = "sk-very-secret-key"
+QUICK = DistillConfig(concurrency=3, per_minute=1e6, patience=0.01)
+GOOD = {
+    "quality_explanation": "It is sharp.",
+    "alignment_explanation": "All of it\nis there.",
+    "authenticity_explanation": "It looks real.",
+}
+WRAPPED = "Here you are:\n```json\n" + json.dumps(GOOD) + "\n```"
+
+
+class Stand(ThreadingHTTPServer):
+    """Answers by the mood named in the prompt; remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: Counter[str] = Counter()
+        self.bodies: list[dict] = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Stand
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        gemini = "generateContent" in self.path
+        text = (
+            next(part["text"] for part in body["contents"][0]["parts"] if "text" in part)
+            if gemini
+            else body["messages"][0]["content"][0]["text"]
+        )
+        prompt = re.search("text prompt: '(.*?)'", text)[1]
+        with self.server.lock:
+            self.server.asked[f"{'gemini' if gemini else 'openai'} {prompt}"] += 1
+            first = self.server.asked[f"{'gemini' if gemini else 'openai'} {prompt}"] == 1
+            self.server.bodies.append(body)
+        mood = prompt.split()[0]
+        if mood == "busy" and first:
+            return self._send(429, {"error": {"code": 429, "message": "slow down"}}, {"Retry-After": "0.2"})
+        if mood == "broken" and first:
+            return self._send(500, {"error": {"code": 500, "message": "oops"}})
+        if mood == "late" and first:
+            time.sleep(1.5)
+        if mood == "key":
+            return self._send(401, {"error": {"code": 401, "message": f"bad key {KEY}"}})
+        if mood == "refused" and gemini:
+            return self._send(200, {"promptFeedback": {"blockReason": "SAFETY"}})
+        if mood == "refused" and prompt.endswith("twice"):
+            return self._send(400, {"error": {"code": "content_policy_violation", "message": "no"}})
+        said = "I would rather not use JSON." if mood == "garbled" and first else WRAPPED
+        if gemini:
+            content = {"role": "model", "parts": [{"text": said}]}
+            used = {"promptTokenCount": 100, "candidatesTokenCount": 10, "totalTokenCount": 110}
+            answer = {"candidates": [{"content": content, "finishReason": "STOP"}], "usageMetadata": used}
+        else:
+            choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+            answer = {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
+        self._send(200, answer)
+
+    def _send(self, status: int, answer: dict, headers: dict[str, str] | None = None) -> None:
+        content = json.dumps(answer).encode()
+        try:
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        except OSError:
+            pass  # the client has given up
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    with Stand() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Callable[[str], Sample]:
+    image = tmp_path / "picture.png"
+    Image.new("RGB", (64, 48), "teal").save(image)
+    mos = {Aspect.QUALITY: 3.25, Aspect.CORRESPONDENCE: 4.0, Aspect.AUTHENTICITY: 2.0}
+    return lambda prompt: Sample(f"id of {prompt}", image, prompt, mos)
+
+
+def gemini(stand: Stand) -> GeminiTeacher:
+    return GeminiTeacher("gemini-test", stand.url, timeout=0.7)
+
+
+def openai(stand: Stand) -> OpenAITeacher:
+    return OpenAITeacher("gpt-test", stand.url, timeout=0.7)
+
+
+# --- questions and answers -----------------------------------------------------------------------
+
+
+def test_the_question_is_the_papers_template(sample) -> None:
+    asked = question(sample("a {red} fox"), SCALE)
+    assert asked == TEACHER.format(prompt="a {red} fox", mos_q=3.25, mos_a="4", mos_au="2", min=1, max=5)
+
+
+def test_scores_that_are_not_known_are_not_named(sample) -> None:
+    known = Sample("x", sample("p").image, "a fox", {Aspect.CORRESPONDENCE: 2.5})
+    asked = question(known, SCALE)
+    assert "The alignment score is 2.5. Scores are between 1 and 5" in asked
+    assert "quality score" not in asked and "{" not in asked.split("Example:")[0]
+
+
+@given(
+    st.sampled_from(["", "```json\n", "Sure! "]),
+    st.booleans(),
+    st.sampled_from(["alignment", "correspondence"]),
+)
+def test_answers_are_read_leniently(before: str, upper: bool, name: str) -> None:
+    said = {f"{key.replace('alignment', name)}": value for key, value in GOOD.items()}
+    text = (
+        before + json.dumps({key.upper() if upper else key: value for key, value in said.items()}) + "\n```"
+    )
+    assert descriptions(text, list(Aspect)) == {
+        Aspect.QUALITY: "It is sharp.",
+        Aspect.CORRESPONDENCE: "All of it is there.",
+        Aspect.AUTHENTICITY: "It looks real.",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no JSON", "[1]", '{"quality_explanation": ""}', '{"quality": 3}', "{{}"]
+)
+def test_answers_that_lack_something_are_asked_for_again(text: str) -> None:
+    with pytest.raises(Busy):
+        descriptions(text, [Aspect.QUALITY])
+
+
+# --- teachers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("teacher", [gemini, openai])
+def test_a_teacher_sends_question_and_image_and_counts_tokens(teacher, stand: Stand, sample) -> None:
+    reply = teacher(stand).explain(sample("fine"), question(sample("fine"), SCALE))
+    assert descriptions(reply.text, [Aspect.QUALITY]) == {Aspect.QUALITY: "It is sharp."}
+    assert (reply.input_tokens, reply.output_tokens) == (100, 10)
+    sent = json.dumps(stand.bodies[0])
+    assert "image" in sent and len(sent) > 500
+    assert KEY not in sent
+
+
+@pytest.mark.parametrize("teacher", [gemini, openai])
+@pytest.mark.parametrize(("mood", "wait"), [("busy", 0.2), ("broken", None), ("late", None)])
+def test_what_may_pass_is_busy(teacher, mood: str, wait: float | None, stand: Stand, sample) -> None:
+    with pytest.raises(Busy) as caught:
+        teacher(stand).explain(sample(mood), question(sample(mood), SCALE))
+    assert caught.value.retry_after == wait
+
+
+@pytest.mark.parametrize("teacher", [gemini, openai])
+def test_a_rejected_key_is_told_without_the_key(teacher, stand: Stand, sample) -> None:
+    with pytest.raises(TeacherError, match="rejects the request") as caught:
+        teacher(stand).explain(sample("key"), question(sample("key"), SCALE))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert KEY not in str(error)
+        error = error.__cause__
+
+
+def test_refusals_are_recognised(stand: Stand, sample) -> None:
+    asked = question(sample("refused twice"), SCALE)
+    for teacher in (gemini(stand), openai(stand)):
+        with pytest.raises(Refused):
+            teacher.explain(sample("refused twice"), asked)
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TeacherError, match="set OPENAI_API_KEY"):
+        OpenAITeacher()
+
+
+# --- distillation --------------------------------------------------------------------------------
+
+
+def test_every_mood_ends_in_descriptions(stand: Stand, sample, tmp_path: Path) -> None:
+    moods = ("fine", "busy", "broken", "late", "garbled", "refused once", "refused twice")
+    samples = [sample(mood) for mood in moods]
+    config = DistillConfig(concurrency=3, per_minute=1e6, patience=0.01, input_price=2.5, output_price=10)
+    filled, summary = distill(samples, [gemini(stand), openai(stand)], tmp_path / "r.jsonl", SCALE, config)
+    described = {s.prompt for s in filled if len(s.descriptions) == 3}
+    assert described == set(moods) - {"refused twice"}
+    assert (summary.described, summary.refused, summary.failed) == (6, 1, {})
+    assert stand.asked["openai refused once"] == stand.asked["gemini refused once"] == 1
+    assert stand.asked["openai fine"] == 0
+    paid = 7  # one answer each for five moods and the fallback's, and the garbled one
+    assert (summary.input_tokens, summary.output_tokens) == (paid * 100, paid * 10)
+    assert summary.dollars == pytest.approx(paid * (100 * 2.5 + 10 * 10) / 1e6)
+    asked = stand.asked.copy()
+    again, summary = distill(samples, [gemini(stand), openai(stand)], tmp_path / "r.jsonl", SCALE, config)
+    assert (again, stand.asked) == (filled, asked), "a second run asks nothing, not even the refusals"
+    assert summary.input_tokens == 0
+    assert KEY not in (tmp_path / "r.jsonl").read_text()
+
+
+def test_given_descriptions_are_kept(stand: Stand, sample, tmp_path: Path) -> None:
+    kept = Sample(**{**vars(sample("fine")), "descriptions": {Aspect.QUALITY: "By a person."}})
+    (filled,), _ = distill([kept], [openai(stand)], tmp_path / "r.jsonl", SCALE, QUICK)
+    assert filled.descriptions[Aspect.QUALITY] == "By a person."
+    assert filled.descriptions[Aspect.CORRESPONDENCE] == "All of it is there."
+
+
+def test_a_sample_that_never_gets_through_is_reported_and_tried_again(sample, tmp_path: Path) -> None:
+    class Overloaded:
+        name, tries = "overloaded", 0
+
+        def explain(self, sample: Sample, question: str):
+            self.tries += 1
+            raise Busy("status 503", retry_after=7.0)
+
+    teacher, slept = Overloaded(), []
+    for run in (1, 2):
+        _, summary = distill([sample("x")], [teacher], tmp_path / "r.jsonl", SCALE, QUICK, slept.append)
+        assert summary.failed == {"id of x": "overloaded: status 503"}
+        assert teacher.tries == run * QUICK.attempts
+    waited = [seconds for seconds in slept if seconds > 1]
+    assert len(waited) == 2 * (QUICK.attempts - 1)
+    assert min(waited) >= 7.0, "as long as the server asks for"
+
+
+def test_requests_begin_no_faster_than_the_rate(sample, tmp_path: Path) -> None:
+    (tmp_path / "said.jsonl").write_text("")
+    teacher, slept = RecordedTeacher(tmp_path / "said.jsonl"), []
+    config = DistillConfig(concurrency=1, per_minute=30)
+    distill([sample(str(i)) for i in range(4)], [teacher], tmp_path / "r.jsonl", SCALE, config, slept.append)
+    assert [round(seconds) for seconds in slept] == [2, 4, 6]  # as nobody really slept
+
+
+def test_a_wrong_key_ends_the_run_and_keeps_what_was_answered(stand: Stand, sample, tmp_path: Path) -> None:
+    samples = [sample("fine"), *(sample(f"key {i}") for i in range(50))]
+    config = DistillConfig(concurrency=1, per_minute=1e6)
+    with pytest.raises(TeacherError):
+        distill(samples, [openai(stand)], tmp_path / "r.jsonl", SCALE, config)
+    assert [outcome.id for outcome in Journal(tmp_path / "r.jsonl").outcomes] == ["id of fine"]
+    assert stand.asked.total() < 10
+
+
+def test_killed_at_any_point_nothing_is_paid_for_twice(stand: Stand, sample, tmp_path: Path) -> None:
+    samples = [sample(f"fine {i}") for i in range(30)]
+    write_samples(samples, tmp_path / "samples.jsonl")
+    command = [sys.executable, "-m", "training", "distill", str(tmp_path / "samples.jsonl")]
+    command += ["--out", str(tmp_path / "out"), "--teacher", "openai:gpt-test", "--per-minute", "600"]
+    command += ["--concurrency", "1"]
+    environment = {**os.environ, "OPENAI_BASE_URL": stand.url}
+    journal = tmp_path / "out" / "replies.jsonl"
+    for lines in (4, 9):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with journal.open("a") as file:
+        file.write('{"id": "half a li')
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "30 samples described" in done.stdout
+    assert KEY not in done.stdout + done.stderr
+    # What was on its way when the process died may have been asked once more, nothing else.
+    assert stand.asked.total() <= 30 + 2
+    assert all(len(s.descriptions) == 3 for s in read_samples(tmp_path / "out" / "samples.jsonl"))
+
+
+def test_dry_run_prints_questions_and_sends_nothing(stand: Stand, sample, tmp_path: Path, capsys) -> None:
+    write_samples([sample("a fox"), sample("an owl")], tmp_path / "samples.jsonl")
+    arguments = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "text prompt: 'an owl'" in printed and "2 requests would be sent" in printed
+    assert not stand.asked and not (tmp_path / "out").exists()
+
+
+def test_recorded_answers(sample, tmp_path: Path, capsys) -> None:
+    said = {"id": "id of a fox", "quality": "Sharp.", "correspondence": "A fox.", "authenticity": "Real."}
+    (tmp_path / "said.jsonl").write_text(json.dumps(said) + "\n")
+    write_samples([sample("a fox"), sample("an owl")], tmp_path / "samples.jsonl")
+    arguments = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--teacher", f"recorded:{tmp_path / 'said.jsonl'}"]) == 0
+    fox, owl = read_samples(tmp_path / "out" / "samples.jsonl")
+    assert fox.descriptions[Aspect.CORRESPONDENCE] == "A fox."
+    assert owl.descriptions == {}
+    assert "1 refused by every teacher" in capsys.readouterr().out
+    assert main([*arguments, "--teacher", "oracle"]) == 2
+    assert "There is no teacher 'oracle'" in capsys.readouterr().err
+
+
+def test_two_samples_of_one_id_are_refused(stand: Stand, sample, tmp_path: Path) -> None:
+    write_samples([sample("a fox")] * 2, tmp_path / "samples.jsonl")
+    arguments = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--teacher", "openai:x"]) == 2
+    assert list(plan([], Journal(tmp_path / "none.jsonl"), SCALE)) == []

@@ -1,0 +1,275 @@
+"""Stage distill: a teacher puts every sample's scores into words (paper, section III-A).
+
+Answers are appended to a journal as they come, each with its tokens, so that nothing is asked, or paid
+for, twice: an interrupted run continues where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+from m3agiqa.samples import Sample
+from training.progress import bar
+from training.teachers import Busy, Refused, Reply, Teacher, TeacherError, descriptions, question
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How hard a teacher may be pressed, and what it costs."""
+
+    concurrency: int = 4
+    """Requests under way at once."""
+    per_minute: float = 60.0
+    """Requests begun in a minute, over all of them."""
+    attempts: int = 5
+    """Requests for one sample and teacher before the sample is given up for this run."""
+    patience: float = 2.0
+    """Seconds before the second attempt; doubled for each further one, up to a minute."""
+    input_price: float = 0.0
+    """US dollars for a million tokens sent."""
+    output_price: float = 0.0
+    """US dollars for a million tokens received."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line of the journal: an answer that was paid for, or a refusal that need not be asked for again."""
+
+    id: str
+    teacher: str
+    text: str | None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    described: int
+    refused: int
+    failed: dict[str, str]
+    """Why, by sample id; the same command tries them again."""
+    input_tokens: int
+    output_tokens: int
+    dollars: float
+
+    def __str__(self) -> str:
+        told = [f"{self.described:,} samples described"]
+        if self.refused:
+            told.append(f"{self.refused:,} refused by every teacher")
+        if self.failed:
+            told.append(f"{len(self.failed):,} failed (run again to retry)")
+        tokens = f"{self.input_tokens:,} tokens sent, {self.output_tokens:,} received"
+        return f"{', '.join(told)}; {tokens}, ${self.dollars:.2f}."
+
+
+class Journal:
+    """All outcomes of a distillation so far; `add` returns once the line is on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._file: TextIO | None = None
+        self.outcomes: list[Outcome] = []
+        self._refusals: set[tuple[str, str]] = set()
+        for outcome in self._read():
+            self._note(outcome)
+
+    def __enter__(self) -> Journal:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", encoding="utf-8")
+        if self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # a kill has cut the last line off; it is not part of the next
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._file.write(json.dumps(vars(outcome), ensure_ascii=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._note(outcome)
+
+    def refused(self, sample: Sample, teacher: Teacher) -> bool:
+        """Whether a teacher has refused a sample before."""
+        return (sample.id, teacher.name) in self._refusals
+
+    def _note(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if outcome.refusal:
+            self._refusals.add((outcome.id, outcome.teacher))
+
+    def descriptions(self, wanted: dict[str, list[Aspect]]) -> dict[str, dict[Aspect, str]]:
+        """The last sensible answer for each of some samples."""
+        found = {}
+        for outcome in self.outcomes:
+            if outcome.text is not None and outcome.id in wanted:
+                try:
+                    found[outcome.id] = descriptions(outcome.text, wanted[outcome.id])
+                except Busy:
+                    continue  # paid for, but of no use
+        return found
+
+    def _read(self) -> Iterator[Outcome]:
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8").split("\n"):
+            try:
+                yield Outcome(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the line that was being written when the run was killed
+
+
+def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
+    """Aspects that have a MOS and no description yet, by sample id; samples that lack none are left out."""
+    lacking = {s.id: [a for a in Aspect if a in s.mos and a not in s.descriptions] for s in samples}
+    return {name: aspects for name, aspects in lacking.items() if aspects}
+
+
+def plan(samples: Sequence[Sample], journal: Journal, scale: MosScale) -> Iterator[tuple[Sample, str]]:
+    """What would be sent (a dry run): samples with the questions about them."""
+    wanted = missing(samples)
+    done = journal.descriptions(wanted)
+    for sample in samples:
+        if sample.id in wanted and sample.id not in done:
+            yield sample, question(sample, scale)
+
+
+def distill(
+    samples: Sequence[Sample],
+    teachers: Sequence[Teacher],
+    journal_file: Path,
+    scale: MosScale,
+    config: DistillConfig,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[list[Sample], Summary]:
+    """Ask for all missing descriptions; the next teacher is asked what one before it refuses.
+
+    Returns the samples with what is known now. Raises TeacherError when a teacher will answer nothing at
+    all (a wrong key, say), after what was under way has been written down.
+    """
+    if len({sample.id for sample in samples}) < len(samples):
+        raise InputError("Two samples have the same id; answers could not be told apart.")
+    journal = Journal(journal_file)
+    before = len(journal.outcomes)
+    todo = list(plan(samples, journal, scale))
+    wanted = missing(samples)
+    failed: dict[str, str] = {}
+    pace = Pace(config.per_minute, sleep)
+
+    def ask(sample: Sample, asked: str) -> None:
+        for teacher in teachers:
+            if journal.refused(sample, teacher):
+                continue
+            try:
+                _answer(teacher, sample, asked, wanted[sample.id], journal, config, pace, sleep)
+                return
+            except Refused as error:
+                journal.add(Outcome(sample.id, teacher.name, None, refusal=str(error)))
+            except Busy as error:
+                failed[sample.id] = f"{teacher.name}: {error}"
+                return
+
+    with journal, ThreadPoolExecutor(config.concurrency) as pool:
+        _all(pool, ask, todo, len(wanted), 2 * config.concurrency)
+    known = journal.descriptions(wanted)
+    new = journal.outcomes[before:]
+    sent, received = (sum(getattr(o, name) for o in new) for name in ("input_tokens", "output_tokens"))
+    summary = Summary(
+        described=len(known),
+        refused=len(wanted) - len(known) - len(failed),
+        failed=failed,
+        input_tokens=sent,
+        output_tokens=received,
+        dollars=(sent * config.input_price + received * config.output_price) / 1e6,
+    )
+    filled = [replace(s, descriptions={**s.descriptions, **known.get(s.id, {})}) for s in samples]
+    return filled, summary
+
+
+class Pace:
+    """Lets requests begin no faster than a rate."""
+
+    def __init__(self, per_minute: float, sleep: Callable[[float], None]) -> None:
+        self._interval, self._sleep = 60 / per_minute, sleep
+        self._lock = threading.Lock()
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            turn = max(self._next, now)
+            self._next = turn + self._interval
+        if turn > now:
+            self._sleep(turn - now)
+
+
+def _answer(
+    teacher: Teacher,
+    sample: Sample,
+    asked: str,
+    wanted: list[Aspect],
+    journal: Journal,
+    config: DistillConfig,
+    pace: Pace,
+    sleep: Callable[[float], None],
+) -> None:
+    """One teacher's sensible answer into the journal; raises Refused, or Busy after the last attempt."""
+    for attempt in range(config.attempts):
+        pace.wait()
+        try:
+            reply: Reply = teacher.explain(sample, asked)
+            # First what was paid for, then what is made of it.
+            journal.add(Outcome(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens))
+            descriptions(reply.text, wanted)
+            return
+        except Busy as error:
+            if attempt + 1 == config.attempts:
+                raise
+            backoff = min(60.0, config.patience * 2**attempt) * random.uniform(0.5, 1.5)
+            sleep(max(backoff, error.retry_after or 0.0))
+
+
+def _all(
+    pool: ThreadPoolExecutor,
+    ask: Callable[[Sample, str], None],
+    todo: list[tuple[Sample, str]],
+    total: int,
+    queued: int,
+) -> None:
+    """Run through the samples; on a TeacherError or Ctrl-C begin no more, and let what runs finish."""
+    running: set[Future] = set()
+    with bar(None, "distill", total=total, start=total - len(todo)) as progress:
+        try:
+            for sample, asked in todo:
+                running.add(pool.submit(ask, sample, asked))
+                while len(running) >= queued:
+                    running = _finish(running, progress)
+            while running:
+                running = _finish(running, progress)
+        except (TeacherError, KeyboardInterrupt):
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _finish(running: set[Future], progress) -> set[Future]:
+    done, rest = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+        progress.update()
+    return rest
