@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m3agiqa.aspects import MosScale
+from m3agiqa.aspects import RATINGS, MosScale
 from m3agiqa.metrics import accuracy, bootstrap_interval, krcc, plcc, rmse, rough_accuracy, srcc
 from m3agiqa.predictor import Predictor
 from m3agiqa.samples import Sample
@@ -18,9 +18,21 @@ from training.targets import Target
 
 
 def evaluate(predictor: Predictor, targets: Sequence[Target], scale: MosScale) -> dict[str, float]:
-    """SRCC (with 95 % interval), PLCC, KRCC and RMSE of one predictor on some images."""
+    """SRCC (with 95 % interval), PLCC, KRCC and RMSE of one predictor on some images.
+
+    `spoken_…`: what the rating words that the backbone has spoken are worth by themselves, and how often
+    they are the word for the predicted MOS, or at most next to it.
+    """
     predicted = [scale.clamp(raw) for raw in predict(predictor, [target.states for target in targets])]
-    return agreement(predicted, [target.mos for target in targets], scale)
+    found = agreement(predicted, [target.mos for target in targets], scale)
+    words = [target.rating for target in targets]
+    if None not in words:
+        own = [scale.rating(mos) for mos in predicted]
+        ranks = [RATINGS.index(word) for word in words]
+        found["spoken_srcc"] = srcc(ranks, [target.mos for target in targets])
+        found["spoken_is_predicted"] = accuracy(words, own)
+        found["spoken_is_near_predicted"] = rough_accuracy(words, own)
+    return found
 
 
 def agreement(predicted: Sequence[float], true: Sequence[float], scale: MosScale) -> dict[str, float]:

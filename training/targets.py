@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, Rating
 from m3agiqa.samples import Sample
 from training.cases import Case
 from training.hidden_cache import HiddenCache
@@ -21,6 +21,8 @@ class Target:
     states: Tensor
     mos: float
     worse: Tensor | None = None
+    rating: Rating | None = None
+    """The word that the backbone has spoken."""
 
 
 def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect) -> list[Target]:
@@ -37,5 +39,6 @@ def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: As
     for case in about:
         mos, own = case.sample.mos.get(aspect), states.get(keys[id(case)])
         if case.kind == "own" and mos is not None and own is not None:
-            found.append(Target(case.sample, own, mos, worse.get(case.sample.id)))
+            rating = cache.entries[keys[id(case)]].rating
+            found.append(Target(case.sample, own, mos, worse.get(case.sample.id), rating))
     return found
