@@ -161,7 +161,9 @@ class Run:
         every = targets(self.cases, self.cache, self.identity, aspect)
         groups, states = source_groups(self.samples), path.parent / "states"
         frame = leave_source_out(every, groups, self.config.transfer, self.scale, states, aspect)
-        frame.to_csv(path, index=False)
+        partial = path.with_suffix(".partial")
+        frame.to_csv(partial, index=False)
+        partial.replace(path)
 
     def transferred(self) -> dict[str, dict[str, float]]:
         """Agreement inside the left-out sources, for the aspects that `transfer` has done."""
