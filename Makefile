@@ -1,12 +1,15 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# These do everything on a fresh machine: `make demo`, `make train` (installs for training) and `make test`.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint browser
+.PHONY: demo train test lint browser
 
 demo: $(VENV)/installed
 	$(RUN) app.py
+
+train: $(VENV)/installed-train
+	@echo "Ready: . $(VENV)/bin/activate && python -m training --help"
 
 test: $(VENV)/installed-dev browser
 	$(RUN) -m pytest
@@ -24,8 +27,12 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/installed-train: requirements-train.txt $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt requirements-train.txt $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-train.txt -r requirements-dev.txt
 	touch $@
 
 # A browser for the UI tests: one that is there, else Debian's package, else Playwright's own.

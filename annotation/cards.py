@@ -20,6 +20,7 @@ NO_PROMPT = (
     "Not judged: correspondence compares the image with its prompt, and there is no prompt. "
     "Type one and assess again."
 )
+NO_PREDICTOR = "Not judged: this model was not trained for this aspect."
 
 
 def cards(state: RunState | None) -> str:
@@ -54,6 +55,8 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
         return "finished", f"<p>{escape(state.results[aspect].description)}</p>"
     if aspect.needs_prompt and not state.has_prompt:
         return "without-prompt", f"<p>{NO_PROMPT}</p>"
+    if state.stage is Stage.FINISHED:
+        return "without-prompt", f"<p>{NO_PREDICTOR}</p>"
     said = escape(state.descriptions.get(aspect, ""))
     if state.stage is Stage.STOPPED:
         return "stopped", (f"<p>{said}</p>" if said else "") + '<p class="ended">Stopped.</p>'

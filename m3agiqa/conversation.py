@@ -33,33 +33,46 @@ class Conversation:
 
         Raises InputError when the aspect needs a prompt and there is none.
         """
-        prompt = " ".join((prompt or "").split())
-        if prompt:
-            text = prompts.DESCRIBE[aspect].replace("{prompt}", prompt)
-        elif aspect.needs_prompt:
-            raise InputError(
-                "Correspondence compares the image with its prompt, and no prompt was given. "
-                "Type the prompt, or leave correspondence out."
-            )
-        else:
-            text = prompts.DESCRIBE_WITHOUT_PROMPT[aspect]
-        return cls(aspect, (Turn("user", text),), prompt or None)
+        prompt = _fold(prompt)
+        text = _question(aspect, prompt, prompts.DESCRIBE, prompts.DESCRIBE_WITHOUT_PROMPT)
+        return cls(aspect, (Turn("user", text),), prompt)
 
     @classmethod
-    def one_round(cls, aspect: Aspect, prompt: str, rating: Rating) -> Conversation:
-        """A rating word without a description before it (paper, VIII-A.2)."""
-        prompt = " ".join(prompt.split())
-        question = prompts.ONE_ROUND[aspect].replace("{prompt}", prompt)
-        return cls(aspect, (Turn("user", question), Turn("assistant", str(rating))), prompt)
+    def one_round(cls, aspect: Aspect, prompt: str | None) -> Conversation:
+        """The user asks for a rating word without a description before it (paper, VIII-A.2)."""
+        prompt = _fold(prompt)
+        text = _question(aspect, prompt, prompts.ONE_ROUND, prompts.ONE_ROUND_WITHOUT_PROMPT)
+        return cls(aspect, (Turn("user", text),), prompt)
 
-    def describe(self, description: str) -> Conversation:
-        """The assistant's description, and round 2: the user asks for one rating word."""
-        question = Turn("user", prompts.RATE[self.aspect])
-        return self._go_on(Turn("assistant", description), question)
+    def describe(self, *descriptions: str | tuple[Aspect, str]) -> Conversation:
+        """The assistant's description, and round 2: the user asks for one rating word.
+
+        With pairs of an aspect and its description the user asks for each of them in turn (paper,
+        Table III); the rating is always about this conversation's own aspect.
+        """
+        turns: list[Turn] = []
+        for described in descriptions:
+            aspect, text = (self.aspect, described) if isinstance(described, str) else described
+            turns += [*Conversation.open(aspect, self.prompt).turns, Turn("assistant", text)]
+        return replace(self, turns=(*turns, Turn("user", prompts.RATE[self.aspect])))
 
     def rate(self, rating: Rating) -> Conversation:
         """The assistant's one-word answer, which closes the conversation."""
-        return self._go_on(Turn("assistant", str(rating)))
+        return replace(self, turns=(*self.turns, Turn("assistant", str(rating))))
 
-    def _go_on(self, *turns: Turn) -> Conversation:
-        return replace(self, turns=(*self.turns, *turns))
+
+def _fold(prompt: str | None) -> str | None:
+    return " ".join((prompt or "").split()) or None
+
+
+def _question(
+    aspect: Aspect, prompt: str | None, with_prompt: dict[Aspect, str], without: dict[Aspect, str]
+) -> str:
+    if prompt:
+        return with_prompt[aspect].replace("{prompt}", prompt)
+    if aspect.needs_prompt:
+        raise InputError(
+            "Correspondence compares the image with its prompt, and no prompt was given. "
+            "Type the prompt, or leave correspondence out."
+        )
+    return without[aspect]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from m3agiqa.aspects import RATINGS, Rating
 
@@ -17,17 +18,56 @@ Said = Sequence[Rating | None]
 
 def srcc(predicted: Scores, true: Scores) -> float:
     """Spearman's rank-order correlation, -1 to 1; NaN if either side is constant."""
-    return float(stats.spearmanr(predicted, true).statistic)
+    return _correlation(stats.spearmanr, predicted, true)
 
 
 def plcc(predicted: Scores, true: Scores) -> float:
-    """Pearson's linear correlation, -1 to 1, without a logistic fit."""
-    return float(stats.pearsonr(predicted, true).statistic)
+    """Pearson's linear correlation, -1 to 1, without a logistic fit; NaN if either side is constant."""
+    return _correlation(stats.pearsonr, predicted, true)
+
+
+def plcc_logistic(predicted: Scores, true: Scores) -> float:
+    """Pearson's correlation after the usual 4-parameter logistic mapping of the predictions, 0 to 1.
+
+    The mapping is the VQEG's, fitted by least squares:
+    f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / b4)). It may fall as well as rise, so predictions that are
+    upside down are not punished; SRCC tells. NaN if either side is constant; plain PLCC for no more images
+    than parameters, and (its size) where no S fits better than a straight line, which is f's limit.
+    """
+    linear = plcc(predicted, true)
+    if math.isnan(linear) or len(true) <= 4:
+        return linear
+    x, y = stats.zscore(np.asarray(predicted, float)), stats.zscore(np.asarray(true, float))
+
+    def lost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        # Given b3 and b4, the best b1 and b2 are a linear regression, which leaves 1 - r² of the variance.
+        middle, width = parameters[0], math.exp(parameters[1])
+        mapped = special.expit((x - middle) / width)
+        slope = mapped * (mapped - 1) / width
+        steps = np.stack([slope, slope * (x - middle)])  # derivatives by middle and log(width)
+        mapped -= mapped.mean()
+        covariance, variance = mapped @ y / len(x), mapped @ mapped / len(x)
+        if variance == 0:
+            return 1.0, np.zeros(2)
+        share = covariance / variance
+        gradient = 2 * share * (share * (steps @ mapped) - steps @ y) / len(x)
+        return 1 - share * covariance, gradient
+
+    bounds = [(x.min() - 3, x.max() + 3), (math.log(0.02), math.log(10))]  # from a step to a straight line
+    starts = [(0.0, math.log(width)) for width in (0.1, 0.5, 3)]
+    fits = [optimize.minimize(lost, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
+    return max(abs(linear), math.sqrt(max(0.0, 1 - min(fit.fun for fit in fits))))
 
 
 def krcc(predicted: Scores, true: Scores) -> float:
-    """Kendall's tau-b, -1 to 1."""
-    return float(stats.kendalltau(predicted, true).statistic)
+    """Kendall's tau-b, -1 to 1; NaN if either side is constant."""
+    return _correlation(stats.kendalltau, predicted, true)
+
+
+def _correlation(test: Callable[[Scores, Scores], object], predicted: Scores, true: Scores) -> float:
+    if min(len(predicted), len(true)) < 2 or np.ptp(predicted) == 0 or np.ptp(true) == 0:
+        return math.nan
+    return float(test(predicted, true).statistic)
 
 
 def rmse(predicted: Scores, true: Scores) -> float:
@@ -66,6 +106,18 @@ def precision_and_f1(
     return float(np.average(precisions, weights=weights)), float(np.average(f1s, weights=weights))
 
 
+def confusion(predicted: Said, true: Sequence[Rating]) -> np.ndarray:
+    """Counts [5, 5] in the order of RATINGS: rows are true words, columns predicted ones.
+
+    None has no column, so what a row lacks of its word's count are answers that were none.
+    """
+    counts = np.zeros((len(RATINGS), len(RATINGS)), dtype=int)
+    for said, meant in zip(predicted, true, strict=True):
+        if said is not None:
+            counts[RATINGS.index(meant), RATINGS.index(said)] += 1
+    return counts
+
+
 def bootstrap_interval(
     metric: Callable[[Scores, Scores], float],
     predicted: Scores,
@@ -73,10 +125,12 @@ def bootstrap_interval(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a metric over resampled images."""
+    """95 % percentile interval of a metric over resampled images; NaN where no resample has a value."""
     predicted, true = np.asarray(predicted), np.asarray(true)
     rng = np.random.default_rng(seed)
     picks = (rng.integers(0, len(true), len(true)) for _ in range(draws))
     values = [metric(predicted[pick], true[pick]) for pick in picks]
+    if np.isnan(values).all():
+        return math.nan, math.nan
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)

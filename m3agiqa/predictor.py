@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import MethodType
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd
 from torch import Tensor, nn
 from torch.nn import functional as F
-from xlstm import (
-    FeedForwardConfig,
-    mLSTMBlockConfig,
-    mLSTMLayerConfig,
-    sLSTMBlockConfig,
-    sLSTMLayerConfig,
-    xLSTMBlockStack,
-    xLSTMBlockStackConfig,
-)
 
-CHUNK = 64
+from m3agiqa.extractors import Extractor, build_extractor
+
+Projection = Literal["hidden", "vocab", "none"]
+Pooling = Literal["mean", "max", "last", "first+last"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +21,20 @@ class PredictorConfig:
 
     input_size: int
     """Width of the input: the backbone's hidden size, or its vocabulary for projection="vocab"."""
-    projection: Literal["hidden", "vocab"] = "hidden"
-    """What W_proj reads. "vocab" takes logits as in the paper; for a frozen head both are the same
-    function class, and `Predictor.fuse` turns a vocab predictor into a hidden one exactly."""
+    projection: Projection = "hidden"
+    """What W_proj reads. "vocab": logits, as in the paper. "hidden": hidden states (paper, "w/o lm_head");
+    for a frozen head both are the same function class, and `Predictor.fuse` turns a vocab predictor into a
+    hidden one exactly. "none": the extractor is as wide as the hidden states, which are only scaled."""
+    extractor: Extractor = "xlstm"
+    """What reads the sequence; "none" pools the projected states as they are."""
+    pooling: Pooling = "mean"
+    """How the sequence becomes one vector; "first+last" is the mean of these two positions."""
     dim: int = 512
-    """Width of W_proj's output and of the xLSTM."""
+    """Width of W_proj's output and of the extractor."""
     blocks: int = 4
+    """Layers of the extractor."""
     slstm_at: tuple[int, ...] = (1,)
-    """Blocks that are sLSTM; the others are mLSTM."""
+    """Blocks of the xLSTM that are sLSTM; the others are mLSTM."""
     heads: int = 4
     conv_kernel: int = 4
     qkv_block: int = 4
@@ -52,26 +50,37 @@ class PredictorConfig:
 
 
 class Predictor(nn.Module):
-    """W_proj -> xLSTM blocks -> mean over the sequence -> Linear, ReLU, Linear -> MOS."""
+    """W_proj -> extractor (xLSTM) -> pooling over the sequence -> Linear, ReLU, Linear -> MOS."""
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
-        self.projection = nn.Linear(config.input_size, config.dim)
-        self.xlstm = _xlstm(config)
+        if config.projection == "none":
+            width = config.input_size
+            self.projection: nn.Module = Scale(width)
+        else:
+            width = config.dim
+            self.projection = nn.Linear(config.input_size, width)
+        self.extractor = build_extractor(config, width)
         self.dropout = nn.Dropout(config.dropout)
         self.regression = nn.Sequential(
-            nn.Linear(config.dim, config.regression_dim), nn.ReLU(), nn.Linear(config.regression_dim, 1)
+            nn.Linear(width, config.regression_dim), nn.ReLU(), nn.Linear(config.regression_dim, 1)
         )
 
-    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """states [B, L, input_size], right-padded; lengths [B] -> raw MOS [B], not clamped to a scale."""
-        states = states[:, : self.config.context_length]
+    def forward(self, states: Tensor, lengths: Tensor, head: Tensor | None = None) -> Tensor:
+        """states [B, L, input_size], right-padded; lengths [B] -> raw MOS [B], not clamped to a scale.
+
+        With the frozen head [vocab, d] a predictor over the vocabulary takes hidden states [B, L, d]:
+        W_proj (W_head h) = (W_proj W_head) h, so that no logit is ever made, and W_proj's gradient is
+        the one that logits would give it.
+        """
+        states = states[:, : self.config.context_length].to(self.projection.weight.dtype)
         lengths = lengths.clamp_max(self.config.context_length)
-        # xLSTM is causal, so what stands in the padding cannot reach the states that are averaged.
-        outputs = self.xlstm(self.projection(states.to(self.projection.weight.dtype)))
-        inside = torch.arange(states.shape[1]) < lengths[:, None]
-        pooled = (outputs * inside[..., None]).sum(1) / lengths[:, None]
+        if head is None:
+            projected = self.projection(states)
+        else:
+            projected = F.linear(states, self.projection.weight @ head, self.projection.bias)
+        pooled = pool(self.extractor(projected, lengths), lengths, self.config.pooling)
         return self.regression(self.dropout(pooled)).squeeze(-1)
 
     @torch.inference_mode()
@@ -86,88 +95,34 @@ class Predictor(nn.Module):
         """
         if self.config.projection != "vocab":
             raise ValueError("only a predictor over the vocabulary can be fused with an output head")
-        config = PredictorConfig(**{**vars(self.config), "projection": "hidden", "input_size": head.shape[1]})
-        fused = Predictor(config)
+        fused = Predictor(replace(self.config, projection="hidden", input_size=head.shape[1]))
         weights = self.state_dict()
         weights["projection.weight"] = weights["projection.weight"] @ head.to(self.projection.weight.dtype)
         fused.load_state_dict(weights)
         return fused.train(self.training)
 
 
-def _xlstm(config: PredictorConfig) -> xLSTMBlockStack:
-    stack = xLSTMBlockStack(
-        xLSTMBlockStackConfig(
-            mlstm_block=mLSTMBlockConfig(
-                mlstm=mLSTMLayerConfig(
-                    conv1d_kernel_size=config.conv_kernel,
-                    qkv_proj_blocksize=config.qkv_block,
-                    num_heads=config.heads,
-                )
-            ),
-            slstm_block=sLSTMBlockConfig(
-                slstm=sLSTMLayerConfig(
-                    backend="vanilla",
-                    num_heads=config.heads,
-                    conv1d_kernel_size=config.conv_kernel,
-                    bias_init="powerlaw_blockdependent",
-                ),
-                feedforward=FeedForwardConfig(proj_factor=config.feedforward_factor, act_fn="gelu"),
-            ),
-            context_length=config.context_length,
-            num_blocks=config.blocks,
-            embedding_dim=config.dim,
-            slstm_at=list(config.slstm_at),
-            dropout=config.dropout,
-        )
-    )
-    for index, block in enumerate(stack.blocks):
-        if index not in config.slstm_at:
-            block.xlstm.mlstm_cell.backend_fn = _chunkwise_mlstm
-            # The quadratic form's mask is not needed; it would be the largest tensor of a checkpoint.
-            block.xlstm.mlstm_cell.causal_mask = None
-        else:
-            block.xlstm.slstm_cell._impl = MethodType(_sequential_slstm, block.xlstm.slstm_cell)
-    return stack
+class Scale(nn.Module):
+    """Each dimension by itself: weight * x + bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
 
 
-def _chunkwise_mlstm(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    igate_preact: Tensor,
-    fgate_preact: Tensor,
-    lower_triangular_matrix: Tensor | None = None,
-) -> Tensor:
-    """mLSTM in chunks: the package's quadratic form to 1e-6, in linear time and memory."""
-    length = queries.shape[2]
-
-    def pad(x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, -length % CHUNK))
-
-    hidden = mlstm_chunkwise__native_autograd(
-        pad(queries),
-        pad(keys),
-        pad(values),
-        pad(igate_preact).squeeze(-1),
-        pad(fgate_preact).squeeze(-1),
-        chunk_size=CHUNK,
-        autocast_kernel_dtype=queries.dtype,
-    )
-    return hidden[:, :, :length]
-
-
-def _sequential_slstm(cell: nn.Module, training: bool, inputs: Tensor, states: Tensor) -> Tensor:
-    """sLSTM step by step: the package's vanilla backend to 1e-6, several times as fast.
-
-    That one writes every step into one large tensor, which autograd then copies whole for each step.
-    inputs [S, B, gates * H], states [4, B, H] -> all states [4, S + 1, B, H].
-    """
-    kernel = cell._recurrent_kernel.transpose(1, 2)  # [heads, H / heads, gates * H / heads]
-    heads, width, _ = kernel.shape
-    steps = [states]
-    for wx in inputs.unbind(0):
-        y = states[0].view(-1, heads, width).transpose(0, 1)
-        ry = (y @ kernel).unflatten(-1, (-1, width)).permute(1, 2, 0, 3).flatten(1)
-        states, _ = cell.pointwise(wx, ry, cell._bias, states, constants=cell.config.constants)
-        steps.append(states)
-    return torch.stack(steps, dim=1)
+def pool(outputs: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """[B, L, D] and lengths [B] -> [B, D], of the positions within the lengths (paper, Eq. 8, Table IV)."""
+    last = outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
+    if pooling == "last":
+        return last
+    if pooling == "first+last":
+        return (outputs[:, 0] + last) / 2
+    inside = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None])[..., None]
+    if pooling == "max":
+        return outputs.masked_fill(~inside, -torch.inf).amax(1)
+    # Not a product with the mask, as what stands in the padding may be infinite or NaN.
+    return outputs.masked_fill(~inside, 0.0).sum(1) / lengths[:, None]

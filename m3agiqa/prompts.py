@@ -73,6 +73,15 @@ ONE_ROUND = {
     ),
 }
 
+ONE_ROUND_WITHOUT_PROMPT = {
+    Aspect.QUALITY: (
+        "Take a close look at this AI-generated image and tell me everything you can about what you see. "
+        "Could you please help to rate the image based on its overall quality? " + ONE_WORD
+    ),
+    Aspect.AUTHENTICITY: ONE_ROUND[Aspect.AUTHENTICITY],
+}
+"""The same without the sentence about the prompt."""
+
 DESCRIBE = {
     Aspect.QUALITY: (
         "Please closely examine this AI-generated image and provide a detailed analysis of its content "

@@ -1,4 +1,4 @@
-"""Command line of the stages: `python -m training STAGE --run DIR …`."""
+"""Command line of the stages: `python -m training run CONFIG`, or one stage at a time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import os
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.checkpoint import SHIPPED, find_checkpoint
+from m3agiqa.checkpoint import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.samples import read_samples, write_samples
-from training.datasets import load_teacher
+from training.ablate import ablate
+from training.config import RunConfig
+from training.cross import cross
+from training.datasets.conversations import export_conversations
 from training.distill import DistillConfig, Journal, distill, plan
-from training.hidden_cache import HiddenCache
 from training.import_predictor import import_predictor
+from training.plan import plan as steps
 from training.responses import evaluate_responses
 from training.run import Run
 from training.sanity import sanity
+from training.settings import build, merged, read_yaml
+from training.shares import Share
 from training.teachers import teacher
 
 
@@ -41,61 +49,86 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     stages = parser.add_subparsers(required=True, metavar="STAGE")
 
-    def stage(name: str, function, text: str, *, data: bool = False) -> argparse.ArgumentParser:
+    def add(name: str, function, text: str) -> argparse.ArgumentParser:
         sub = stages.add_parser(name, help=text, description=text)
         sub.set_defaults(stage=function)
-        sub.add_argument("--run", type=Path, default=Path("runs/nano"), help="folder of the run")
-        if data:
-            sub.add_argument(
-                "--data", type=Path, required=True, help="folder that holds agi-teacher and others"
-            )
         return sub
 
-    stage("datasets", lambda a: Run(a.run).datasets(a.data), "read a data set into samples", data=True)
-    stage("align", lambda a: Run(a.run).align(a.data), "teach the connector alone", data=True)
-    stage(
-        "finetune",
-        lambda a: Run(a.run).finetune(a.data),
-        "teach the backbone to describe and rate",
-        data=True,
+    def stage(name: str, function, text: str) -> argparse.ArgumentParser:
+        """A stage of a run."""
+        sub = add(name, function, text)
+        sub.add_argument(
+            "config", type=Path, nargs="?", help="settings of the run (YAML), see training/configs"
+        )
+        sub.add_argument("--run", type=Path, help="its folder (default: runs/ and the name of the settings)")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="change a setting, e.g. data.path=/data/agiqa-3k or fit.losses.plcc=0.5",
+        )
+        return sub
+
+    everything = stage("run", _run, "all stages, from the data set to a checkpoint; skips what is done")
+    everything.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    everything.add_argument("--until", choices=Run.STAGES, metavar="STAGE", help="the last stage to be run")
+    stage("datasets", _one("datasets"), "read and split the data set")
+    stage("align", _one("align"), "teach the connector alone (nano)")
+    stage("finetune", _one("finetune"), "teach the backbone to describe and rate")
+    for name, text in (
+        ("describe", "let the backbone speak; keep its hidden states"),
+        ("encode", "hidden states for the data's own descriptions"),
+    ):
+        sharing = stage(name, _shared(name), text)
+        sharing.add_argument("--share", help="INDEX/COUNT: do this part of the work alone")
+    stage("ship", _ship, "put a run's checkpoint together").add_argument(
+        "--out", type=Path, help="folder of the checkpoint (default: checkpoint in the run)"
     )
-    stage("describe", lambda a: Run(a.run).describe(), "let the backbone speak; keep its hidden states")
-    stage("encode", lambda a: Run(a.run).encode(), "hidden states for the teacher's own descriptions")
-    fitting = stage("fit", _fit, "train the predictors from cached hidden states")
-    stage("evaluate", lambda a: _show(Run(a.run).evaluate()), "agreement on the test split")
-    moving = stage("transfer", _transfer, "agreement on sources that the predictor was refitted without")
-    for sub in (fitting, moving):
+    stage("evaluate", lambda a: _show(_opened(a).evaluate()), "agreement on the test split; report.html")
+    for name, function, text in (
+        ("fit", _fit, "train the predictors from cached hidden states"),
+        ("transfer", _transfer, "agreement on sources that the predictor was refitted without"),
+    ):
+        sub = stage(name, function, text)
         sub.add_argument("--aspect", type=Aspect, choices=list(Aspect), action="append")
-    checking = stage("sanity", _sanity, "damaged images and wrong prompts must score lower", data=True)
+    checking = stage("sanity", _sanity, "damaged images and wrong prompts must score lower")
     checking.add_argument("--model", default="nano", help="shipped name or checkpoint folder")
-    told = stages.add_parser("evaluate-responses", help="rating words of a published response file")
-    told.set_defaults(stage=_responses)
+
+    crossing = add("cross", _cross, "one run's model on another run's data (the paper's Table VI)")
+    crossing.add_argument(
+        "trained", type=Path, help="folder of the run whose backbone and predictors are used"
+    )
+    crossing.add_argument("tested", type=Path, help="folder of the run whose data is predicted")
+    crossing.add_argument("--retrain", action="store_true", help="train the predictors anew on that data")
+    grid = add("ablate", _ablate, "a grid of settings as tables like the paper's III and IV")
+    grid.add_argument("config", type=Path, help="settings of the grid (YAML)")
+    grid.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the results")
+    grid.add_argument("--processes", type=int, default=1, metavar="N", help="predictors trained at once")
+    grid.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
+    _add_distill(add)
+    told = add("evaluate-responses", _responses, "rating words of a published response file")
     told.add_argument("file", type=Path, help="JSON with image and response_1")
     told.add_argument("--mos", type=Path, required=True, help="CSV with the images' names and true scores")
     told.add_argument("--mos-column", required=True, help="its column, e.g. mos_quality")
     told.add_argument(
         "--scale", type=float, nargs=2, default=(0.0, 5.0), metavar=("LOW", "HIGH"), help="of the scores"
     )
-    _add_distill(stages)
-    theirs = stages.add_parser("import-predictor", help="convert a predictor of the paper's authors")
-    theirs.set_defaults(stage=_import)
+    theirs = add("import-predictor", _import, "convert a predictor of the paper's authors")
     theirs.add_argument("file", type=Path, help="Lightning checkpoint (.ckpt)")
     theirs.add_argument("--aspect", type=Aspect, choices=list(Aspect), required=True)
     theirs.add_argument("--out", type=Path, required=True, help="folder for the converted predictor")
     theirs.add_argument("--head", type=Path, help="safetensors with the output head to fuse W_proj with")
-    everything = stage(
-        "reproduce-nano", _reproduce, "all stages, from base weights to shipped files", data=True
-    )
-    everything.add_argument("--out", type=Path, default=SHIPPED / "nano", help="folder of the checkpoint")
-    shipping = stage("ship", lambda a: _ship(Run(a.run), a.out), "put a run's checkpoint together")
-    shipping.add_argument("--out", type=Path, default=SHIPPED / "nano", help="folder of the checkpoint")
+    giving = add("export-conversations", _export, "samples as the conversation files of the paper's authors")
+    giving.add_argument("samples", type=Path, help="samples.jsonl with descriptions and MOS")
+    giving.add_argument("--aspect", type=Aspect, choices=list(Aspect), required=True)
+    giving.add_argument("--scale", type=float, nargs=2, default=(1.0, 5.0), metavar=("LOW", "HIGH"))
+    giving.add_argument("--out", type=Path, required=True, help="JSON file")
     return parser
 
 
-def _add_distill(stages: argparse._SubParsersAction) -> None:
-    text = "let an online multimodal LLM put scores into words"
-    told = stages.add_parser("distill", help=text, description=text)
-    told.set_defaults(stage=_distill)
+def _add_distill(add) -> None:
+    told = add("distill", _distill, "let an online multimodal LLM put scores into words")
     told.add_argument("samples", type=Path, help="samples.jsonl with images and MOS")
     told.add_argument("--out", type=Path, required=True, help="folder for the answers and the samples")
     told.add_argument(
@@ -110,6 +143,102 @@ def _add_distill(stages: argparse._SubParsersAction) -> None:
     for option in fields(DistillConfig):
         flag = "--" + option.name.replace("_", "-")
         told.add_argument(flag, type=type(option.default), default=option.default, metavar="N")
+
+
+# --- stages of a run -----------------------------------------------------------------------------
+
+
+def _opened(args: argparse.Namespace, writer: str = "shard") -> Run:
+    """The run that is meant, begun if settings are given."""
+    if args.config is None:
+        if args.run is None:
+            raise InputError("Give a settings file, or --run with the folder of a run that was begun before.")
+        run = Run.open(args.run, writer)
+        if not args.set:
+            return run
+        settings = read_yaml(args.run / "config.yaml")
+    else:
+        settings = read_yaml(args.config)
+    config = build(RunConfig, _changed(settings, args.set), args.config or args.run)
+    run = Run(args.run or Path("runs") / args.config.stem, config, writer)
+    if not getattr(args, "plan", False):
+        run.begin()
+    return run
+
+
+def _changed(settings: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """Settings with NAME=VALUE applied; names have dots, values are YAML."""
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set needs NAME=VALUE, got {change!r}.")
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {change}: the value is not YAML.") from error
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        settings = merged(settings, nested)
+    return settings
+
+
+def _run(args: argparse.Namespace) -> None:
+    run = _opened(args)
+    for step in steps(run):
+        sys.stdout.write(f"{step.name:9} {step.state:9} {step.text}\n")
+    if args.plan:
+        return
+    run.run(args.until)
+    if (run.folder / "report" / "report.html").exists():
+        sys.stdout.write(f"Report: {run.folder / 'report' / 'report.html'}\n")
+    if (run.folder / "checkpoint").exists():
+        sys.stdout.write(f"Try it: M3AGIQA_MODEL={run.folder / 'checkpoint'} python app.py\n")
+
+
+def _one(name: str):
+    return lambda args: getattr(_opened(args), name)()
+
+
+def _shared(name: str):
+    def stage(args: argparse.Namespace) -> None:
+        share = Share.parse(args.share) if args.share else Share.of_launcher()
+        writer = f"shard-{share.index}of{share.count}" if share else "shard"
+        getattr(_opened(args, writer), name)(share)
+
+    return stage
+
+
+def _fit(args: argparse.Namespace) -> None:
+    _opened(args).fit(args.aspect)
+
+
+def _transfer(args: argparse.Namespace) -> None:
+    run = _opened(args)
+    run.transfer(args.aspect)
+    _show(run.transferred())
+
+
+def _sanity(args: argparse.Namespace) -> None:
+    run = _opened(args)
+    _show(sanity(run.samples, find_checkpoint(args.model), run.cache, run.config.seed))
+
+
+def _ship(args: argparse.Namespace) -> None:
+    run = _opened(args)
+    card = run.ship(args.out)
+    sys.stdout.write(f"{card.title} is in {args.out or run.folder / 'checkpoint'}\n")
+
+
+# --- other commands ------------------------------------------------------------------------------
+
+
+def _cross(args: argparse.Namespace) -> None:
+    _show(cross(Run.open(args.trained), Run.open(args.tested), args.retrain))
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    settings = _changed(read_yaml(args.config), args.set)
+    sys.stdout.write(ablate(settings, args.config, args.out, args.processes))
 
 
 def _distill(args: argparse.Namespace) -> None:
@@ -139,17 +268,6 @@ def _scale(args: argparse.Namespace) -> MosScale:
     return MosScale(low, high)
 
 
-def _fit(args: argparse.Namespace) -> None:
-    for aspect in args.aspect or Aspect:
-        Run(args.run).fit(aspect)
-
-
-def _transfer(args: argparse.Namespace) -> None:
-    for aspect in args.aspect or Aspect:
-        Run(args.run).transfer(aspect)
-    _show(Run(args.run).transferred())
-
-
 def _responses(args: argparse.Namespace) -> None:
     found = evaluate_responses(args.file, args.mos, args.mos_column, _scale(args))
     sys.stdout.write(json.dumps(found) + "\n")
@@ -161,26 +279,9 @@ def _import(args: argparse.Namespace) -> None:
     sys.stdout.write(f"The {args.aspect} predictor, which reads {reads}, is in {args.out}\n")
 
 
-def _sanity(args: argparse.Namespace) -> None:
-    checkpoint = find_checkpoint(args.model)
-    _show(sanity(load_teacher(args.data), checkpoint, HiddenCache(args.run / "hidden")))
-
-
-def _ship(run: Run, out: Path) -> None:
-    card = run.ship(out)
-    sys.stdout.write(f"{card.title} is in {out}\n")
-
-
-def _reproduce(args: argparse.Namespace) -> None:
-    run = Run(args.run)
-    run.datasets(args.data)
-    run.align(args.data)
-    run.finetune(args.data)
-    run.describe()
-    for aspect in Aspect:
-        run.fit(aspect)
-        run.transfer(aspect)
-    _ship(run, args.out)
+def _export(args: argparse.Namespace) -> None:
+    export_conversations(read_samples(args.samples), args.aspect, _scale(args), args.out)
+    sys.stdout.write(f"The conversations are in {args.out}\n")
 
 
 def _show(found: dict) -> None:

@@ -28,7 +28,8 @@ from m3agiqa.backbones.nano.vision import views
 from m3agiqa.images import open_image
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.augment import DAMAGES, damage, damaged_mos, jitter
+from training.augment import DAMAGES, damage, damaged_mos, depicts_prompt, jitter
+from training.curriculum import CAPTION_FROM
 from training.datasets import load_captions, load_unlabelled
 from training.progress import bar, latest_folder, replace_folder
 
@@ -76,14 +77,16 @@ class View:
         return views(image)
 
 
-def align(samples: list[Sample], data: Path, scale: MosScale, out: Path, config: AlignConfig) -> None:
+def align(
+    samples: list[Sample], extras: Path | None, scale: MosScale, out: Path, config: AlignConfig
+) -> None:
     """Leave the aligned connector in `out`; resumes from there.
 
-    `data` holds captions and unlabelled images beside the samples' own.
+    `extras` holds captions and unlabelled images, which are aligned with as well.
     """
     torch.manual_seed(config.seed)
     backbone = NanoBackbone.from_base()
-    train = _train_views(samples, data, scale, config)
+    train = _train_views(samples, extras, scale, config)
     validation = [_view(sample, scale, "") for sample in samples if sample.split == "validation"]
     kept = out / "features"
     features = _features(backbone, [*train, *validation], kept)
@@ -106,11 +109,13 @@ def align(samples: list[Sample], data: Path, scale: MosScale, out: Path, config:
 
 def _view(sample: Sample, scale: MosScale, seed: str) -> View:
     scores = tuple(scale.to_unit(sample.mos[a]) if a in sample.mos else None for a in Aspect)
-    prompts = [sample.prompt] if sample.prompt and sample.mos.get(Aspect.CORRESPONDENCE, 0) >= 3.5 else []
+    prompts = [sample.prompt] if depicts_prompt(sample, scale, CAPTION_FROM) else []
     return View(sample.image, (*prompts, *sample.descriptions.values()), scores, seed)
 
 
-def _train_views(samples: list[Sample], data: Path, scale: MosScale, config: AlignConfig) -> list[View]:
+def _train_views(
+    samples: list[Sample], extras: Path | None, scale: MosScale, config: AlignConfig
+) -> list[View]:
     rng = Random(config.seed)
     shown = []
     for sample in (sample for sample in samples if sample.split == "train"):
@@ -119,9 +124,11 @@ def _train_views(samples: list[Sample], data: Path, scale: MosScale, config: Ali
             quality = scale.to_unit(damaged_mos(sample.mos[Aspect.QUALITY], scale))
             texts = (sample.prompt,) if sample.prompt else ()
             shown.append(View(sample.image, texts, (quality, None, None), sample.id, rng.choice(DAMAGES)))
-    unlabelled = [s for s in load_unlabelled(data) if s.split == "train" and s.prompt]
+    if extras is None:
+        return shown
+    unlabelled = [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
     shown += [View(sample.image, (sample.prompt,), seed=sample.id) for sample in unlabelled]
-    return shown + [View(image, tuple(texts), seed=image.name) for image, texts in load_captions(data)]
+    return shown + [View(image, tuple(texts), seed=image.name) for image, texts in load_captions(extras)]
 
 
 def _features(backbone: NanoBackbone, shown: list[View], folder: Path) -> Tensor:

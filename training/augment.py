@@ -41,7 +41,6 @@ UNRELATED_WORDS = (
     "There is no sign of {other} anywhere; what can be seen instead is {own}.",
     "The request was {other}, but the picture shows {own}, which has nothing to do with it.",
 )
-UNRELATED_MOS = 1.1  # on the teacher's scale of 1 to 5
 
 
 def damage(image: Image.Image, kind: str, rng: Random, strength: float = 1.0) -> Image.Image:
@@ -63,6 +62,11 @@ def damage(image: Image.Image, kind: str, rng: Random, strength: float = 1.0) ->
 def damaged_mos(mos: float, scale: MosScale) -> float:
     """Quality that a damaged copy is taught with: near the bottom, yet in the order of the originals."""
     return scale.low + 0.2 * (mos - scale.low)
+
+
+def unrelated_mos(scale: MosScale) -> float:
+    """Correspondence that another image's prompt is taught with."""
+    return scale.from_unit(0.025)
 
 
 def recompress(image: Image.Image, quality: int) -> Image.Image:
@@ -93,10 +97,15 @@ def unrelated_prompt(sample: Sample, pool: list[Sample], rng: Random) -> str:
             return other
 
 
-def unrelated_description(sample: Sample, other: str, rng: Random) -> str:
+def depicts_prompt(sample: Sample, scale: MosScale, at_least: float) -> bool:
+    """Whether the image's correspondence, in [0, 1], is known to reach `at_least`."""
+    mos = sample.mos.get(Aspect.CORRESPONDENCE)
+    return bool(sample.prompt) and mos is not None and scale.to_unit(mos) >= at_least
+
+
+def unrelated_description(sample: Sample, other: str, scale: MosScale, rng: Random) -> str:
     """What can be said when `other` is not the image's prompt; names the image's own content if known."""
-    fits = sample.prompt and sample.mos.get(Aspect.CORRESPONDENCE, 0) >= 3
-    own = f"'{_start(sample.prompt)}'" if fits else "something else"
+    own = f"'{_start(sample.prompt)}'" if depicts_prompt(sample, scale, 0.5) else "something else"
     return rng.choice(UNRELATED_WORDS).format(own=own, other=f"'{_start(other)}'")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -22,6 +23,17 @@ Kind = Literal["own", "unrelated", "damaged"]
 SANITY_DAMAGES = ("blur", "noise")
 UNRELATED_SHARE = 0.35  # of the training images; each costs one more conversation
 DAMAGED_SHARE = 0.25  # likewise, and one more image
+
+
+def image_hash(path: Path) -> str:
+    """SHA-256 of an image file, which is read again only once it has changed."""
+    seen = path.stat()
+    return _hash(path, seen.st_mtime_ns, seen.st_size)
+
+
+@cache
+def _hash(path: Path, changed: int, size: int) -> str:
+    return sha256(path)
 
 
 @dataclass(frozen=True)
@@ -44,39 +56,53 @@ class Case:
         """To be spoken: opened with round 1."""
         return tuple(Conversation.open(aspect, self.prompt) for aspect in self.aspects)
 
-    @cached_property
-    def _image_hash(self) -> str:
-        return sha256(Path(self.sample.image))
+    def key(self, aspect: Aspect, identity: str) -> str:
+        """Hash of all that a conversation which the backbone speaks depends on, and its hidden states.
 
-    def key(self, aspect: Aspect, identity: str, description: str | None = None) -> str:
-        """Hash of all that the conversation and its hidden states depend on.
-
-        `identity` is the backbone's (training.describe.backbone_id); no description: spoken by it.
+        `identity` is the backbone's (training.describe.backbone_id).
         """
         question = Conversation.open(aspect, self.prompt).turns[0].content
+        return self._hash(identity, question, None)
+
+    def told_key(self, told: Conversation, identity: str) -> str:
+        """The same for a conversation whose turns are given."""
+        turns = tuple((turn.role, turn.content) for turn in told.turns)
+        return self._hash(identity, str(told.aspect), turns)
+
+    def _hash(self, identity: str, *said: object) -> str:
         damaged = (self.damage, DAMAGE_REVISION, self.sample.id) if self.damage else None
-        facts = (identity, self._image_hash, damaged, question, description)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        return hashlib.sha256(
+            repr((identity, image_hash(self.sample.image), damaged, *said)).encode()
+        ).hexdigest()
 
 
-def all_cases(samples: list[Sample], seed: int) -> list[Case]:
+def own_cases(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Case]:
+    """The samples' own images and prompts, for those of the aspects that can be asked about."""
+    asked = [(sample, tuple(a for a in aspects if sample.prompt or not a.needs_prompt)) for sample in samples]
+    return [Case(sample, "own", about, sample.prompt) for sample, about in asked if about]
+
+
+def all_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
     """Own cases of all samples; unrelated prompts and damaged copies of undistorted ones.
 
     Test images get every sanity case. A share of the training images gets the like to be fitted with,
     with any damage; validation images need none.
     """
-    own = [Case(sample, "own", _aspects(sample), sample.prompt) for sample in samples]
-    return own + [case for sample in samples for case in _worse(sample, samples, seed)]
+    pools: dict[str, list[Sample]] = {}
+    for sample in samples:
+        pools.setdefault(sample.split, []).append(sample)
+    worse = (case for sample in samples for case in _worse(sample, pools[sample.split], seed))
+    return own_cases(samples, aspects) + [case for case in worse if set(case.aspects) <= set(aspects)]
 
 
-def _worse(sample: Sample, samples: list[Sample], seed: int) -> list[Case]:
+def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Case]:
     rng = Random(f"{seed} {sample.id}")
     train = sample.split == "train"
     if sample.distorted or sample.split == "validation":
         return []
     cases = []
     if sample.prompt and (not train or rng.random() < UNRELATED_SHARE):
-        other = unrelated_prompt(sample, [each for each in samples if each.split == sample.split], rng)
+        other = unrelated_prompt(sample, pool, rng)
         cases.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
     if not train or rng.random() < DAMAGED_SHARE:
         kinds = (rng.choice(DAMAGES),) if train else SANITY_DAMAGES
@@ -84,10 +110,6 @@ def _worse(sample: Sample, samples: list[Sample], seed: int) -> list[Case]:
     return cases
 
 
-def sanity_cases(samples: list[Sample], seed: int) -> list[Case]:
+def sanity_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
     """The part of `all_cases` that the sanity check needs."""
-    return [case for case in all_cases(samples, seed) if case.sample.split == "test"]
-
-
-def _aspects(sample: Sample) -> tuple[Aspect, ...]:
-    return tuple(aspect for aspect in Aspect if sample.prompt or not aspect.needs_prompt)
+    return [case for case in all_cases(samples, aspects, seed) if case.sample.split == "test"]

@@ -18,11 +18,12 @@ from m3agiqa.samples import Sample
 from training.augment import (
     DAMAGE_WORDS,
     DAMAGES,
-    UNRELATED_MOS,
     damage,
     damaged_mos,
+    depicts_prompt,
     jitter,
     unrelated_description,
+    unrelated_mos,
     unrelated_prompt,
 )
 from training.datasets import (
@@ -33,6 +34,7 @@ from training.datasets import (
 
 T = TypeVar("T")
 
+CAPTION_FROM = 0.625  # correspondence, in [0, 1], from which a prompt is as good as a caption
 CAPTION_QUESTION = "Describe what this image shows in one sentence."
 
 
@@ -43,12 +45,15 @@ class Lesson:
     image: Path | None
     conversations: tuple[Conversation, ...]
     damage: str | None = None
+    jitter: bool = True
 
     def request(self, rng: Random) -> Request:
-        """Open the image, slightly changed at random."""
+        """Open the image, slightly changed at random unless `jitter` is off."""
         if self.image is None:
             return Request(None, self.conversations)
-        image: Image.Image = jitter(open_image(self.image), rng)
+        image: Image.Image = open_image(self.image)
+        if self.jitter:
+            image = jitter(image, rng)
         if self.damage:
             image = damage(image, self.damage, rng, strength=rng.uniform(0.7, 1.5))
         return Request(image, self.conversations)
@@ -76,19 +81,25 @@ class CurriculumConfig:
     """Share of images that also get a conversation about another image's prompt."""
     damaged: float = 0.25
     """Share of images that are also shown as a damaged copy."""
+    jitter: bool = True
+    """Whether images are mildly rescaled and recompressed at random, so that neither tells anything."""
 
 
 def curriculum(
-    samples: list[Sample], data: Path, scale: MosScale, config: CurriculumConfig, seed: int
+    samples: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, seed: int
 ) -> list[list[Lesson]]:
-    """Warm-up (captions, prompts, one-round ratings, texts), then the labelled training samples."""
+    """Warm-up (captions, prompts, one-round ratings, texts), then the labelled training samples.
+
+    `extras` holds captions, unlabelled images and published conversations; without them the warm-up has
+    what the samples give.
+    """
     rng = Random(seed)
     train = [sample for sample in samples if sample.split == "train"]
     batches: list[list[Lesson]] = []
     for lessons in (
-        _captions(train, data, config, rng),
+        _captions(train, extras, scale, config, rng),
         _one_round(train, scale, config, rng),
-        _texts(data, config, rng),
+        _texts(extras, config, rng),
     ):
         batches += _batches(lessons, config.warmup_batch, rng)
     rng.shuffle(batches)  # each batch is either all images or all text, as their prefixes differ
@@ -98,7 +109,7 @@ def curriculum(
         taught = [_lessons(sample, train, scale, config, rng) for sample in chosen]
         batches += [list(chain.from_iterable(group)) for group in _batches(taught, config.batch, rng)]
         remaining -= 1
-    return batches
+    return [[replace(lesson, jitter=config.jitter) for lesson in batch] for batch in batches]
 
 
 def _some(items: list[T], count: int, rng: Random) -> list[T]:
@@ -115,13 +126,16 @@ def _caption(image: Path, caption: str) -> Lesson:
     return Lesson(image, (Conversation(None, turns),))
 
 
-def _captions(train: list[Sample], data: Path, config: CurriculumConfig, rng: Random) -> list[Lesson]:
-    lessons = [_caption(image, rng.choice(captions)) for image, captions in load_captions(data)]
-    for sample in load_unlabelled(data):
+def _captions(
+    train: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, rng: Random
+) -> list[Lesson]:
+    captioned = load_captions(extras) if extras else []
+    lessons = [_caption(image, rng.choice(captions)) for image, captions in captioned]
+    for sample in load_unlabelled(extras) if extras else []:
         if sample.split == "train" and sample.prompt:
             lessons.append(_caption(sample.image, sample.prompt))
     for sample in train:
-        if sample.mos.get(Aspect.CORRESPONDENCE, 0) >= 3.5 and not sample.distorted:
+        if depicts_prompt(sample, scale, CAPTION_FROM) and not sample.distorted:
             lessons.append(_caption(sample.image, sample.prompt))
     return _some(lessons, config.warmup_captions, rng)
 
@@ -130,16 +144,16 @@ def _one_round(train: list[Sample], scale: MosScale, config: CurriculumConfig, r
     lessons = []
     for sample in _some([s for s in train if s.prompt], config.warmup_ratings, rng):
         held = tuple(
-            Conversation.one_round(aspect, sample.prompt, scale.rating(mos))
+            Conversation.one_round(aspect, sample.prompt).rate(scale.rating(mos))
             for aspect, mos in sample.mos.items()
         )
         lessons.append(Lesson(sample.image, held))
     return lessons
 
 
-def _texts(data: Path, config: CurriculumConfig, rng: Random) -> list[Lesson]:
+def _texts(extras: Path | None, config: CurriculumConfig, rng: Random) -> list[Lesson]:
     lessons = []
-    published = load_published_conversations(data)
+    published = load_published_conversations(extras) if extras else []
     for aspect, turns in _some(published, config.warmup_texts, rng):
         said = tuple(Turn(turn["role"], turn["content"].replace("<image>", "").strip()) for turn in turns)
         lessons.append(Lesson(None, (Conversation(aspect, said),)))
@@ -160,8 +174,8 @@ def _lessons(
     ]
     if sample.prompt and not sample.distorted and rng.random() < config.mismatched:
         other = unrelated_prompt(sample, pool, rng)
-        text = unrelated_description(sample, other, rng)
-        conversations.append(said(Aspect.CORRESPONDENCE, other, text, UNRELATED_MOS))
+        text = unrelated_description(sample, other, scale, rng)
+        conversations.append(said(Aspect.CORRESPONDENCE, other, text, unrelated_mos(scale)))
     lessons = [Lesson(sample.image, tuple(conversations))]
     if not sample.distorted and rng.random() < config.damaged:
         kind = rng.choice(DAMAGES)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
+from typing import TypeVar
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones import BACKBONES, load_backbone
+from m3agiqa.backbones import backbone_class, load_backbone
 from m3agiqa.backbones.base import Request, Spoken
 from m3agiqa.weights import sha256
 from training.cases import Case
 from training.finetune import STATE
 from training.hidden_cache import Entry, HiddenCache
 from training.progress import bar
+from training.shares import Share
+
+T = TypeVar("T")
 
 ROWS = 96
 """Conversations spoken at once; more are hardly faster on few cores, and need more memory."""
@@ -23,21 +27,27 @@ def backbone_id(name: str, folder: Path) -> str:
     """Identity of a fine-tuned backbone: name, revision, and the content of its connector and adapter."""
     files = sorted(path for path in folder.rglob("*.safetensors") if "predictor" not in path.name)
     trained = [path for path in files if not path.relative_to(folder).parts[0].startswith(STATE)]
-    return " ".join([name, str(BACKBONES[name].revision), *(sha256(path) for path in trained)])
+    return " ".join([name, str(backbone_class(name).revision), *(sha256(path) for path in trained)])
 
 
-def describe(cases: Sequence[Case], backbone: str, folder: Path, cache: HiddenCache) -> None:
+def describe(
+    cases: Sequence[Case], backbone: str, folder: Path, cache: HiddenCache, share: Share | None = None
+) -> None:
     """Speak what the cache does not hold yet, with the backbone fine-tuned in `folder`."""
     identity = backbone_id(backbone, folder)
-    missing = [
-        case for case in cases if any(case.key(aspect, identity) not in cache for aspect in case.aspects)
-    ]
-    missing.sort(key=_picture)
-    if not missing:
+    pictures = [list(group) for _, group in groupby(sorted(cases, key=_picture), key=_picture)]
+    mine = list(chain.from_iterable((share or Share()).of(pictures)))
+
+    def is_missing(case: Case) -> bool:
+        return any(case.key(aspect, identity) not in cache for aspect in case.aspects)
+
+    # Whole batches as they would be without an interruption, as rounding depends on what is spoken together.
+    todo = [batch for batch in batches_of(mine, ROWS) if any(map(is_missing, batch))]
+    if not todo:
         return
     speaker = load_backbone(backbone, folder)
-    with bar(None, "describe", total=len(cases), start=len(cases) - len(missing)) as progress:
-        for batch in batches_of(missing):
+    with bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, todo))) as progress:
+        for batch in todo:
             rows = [(case, aspect) for case in batch for aspect in case.aspects]
             spoken = []
             for said in speaker.describe(_requests(batch)):
@@ -62,12 +72,12 @@ def _picture(case: Case) -> tuple[str, str]:
     return case.sample.id, case.damage or ""
 
 
-def batches_of(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Cases together until they have ROWS conversations."""
-    batch: list[Case] = []
-    for case in cases:
-        batch.append(case)
-        if sum(len(each.aspects) for each in batch) >= ROWS:
+def batches_of(items: Sequence[T], rows: int) -> Iterator[list[T]]:
+    """Cases or tellings together until they have so many conversations."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if sum(len(each.aspects) for each in batch) >= rows:
             yield batch
             batch = []
     if batch:

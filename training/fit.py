@@ -1,11 +1,12 @@
-"""Stage fit: train one aspect's predictor from cached hidden states."""
+"""Stage fit: train a predictor from cached hidden states."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -14,66 +15,111 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from m3agiqa.aspects import Aspect
+from m3agiqa.extractors import Extractor
 from m3agiqa.metrics import srcc
-from m3agiqa.predictor import Predictor, PredictorConfig
+from m3agiqa.predictor import Pooling, Predictor, PredictorConfig, Projection
+from training.losses import LossConfig, agreement_loss, hinge
 from training.progress import bar, latest_folder, replace_folder
 from training.targets import Target
+
+ASPECTS = tuple(Aspect)
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Optimiser settings; hidden states are cached, so large batches and ranking are affordable."""
+    """Shape of the predictor, and how it is trained; hidden states are cached, so large batches are cheap."""
 
+    projection: Projection = "hidden"
+    extractor: Extractor = "xlstm"
+    pooling: Pooling = "mean"
     dim: int = 64
-    """Width of the xLSTM: the paper's 512 has ten times as many weights as nano has data for."""
+    """Width of W_proj's output: the paper's 512 has ten times as many weights as nano has data for."""
+    blocks: int = 4
     dropout: float = 0.2
     input_dropout: float = 0.3
     """Share of the hidden dimensions that are hidden from W_proj, the same at all positions of a row."""
+    standardize: bool = True
+    """Whether W_proj's inputs get zero mean and unit variance first, which is folded into it in the end."""
     averaging: float = 0.95
-    """Decay of the running mean of the weights, which is what is validated and kept."""
+    """Decay of the running mean of the weights, which is what is validated and kept; 0: the weights
+    themselves."""
     epochs: int = 5
+    patience: int = 0
+    """Epochs without a better validation SRCC after which training ends; 0: it never ends early."""
     batch: int = 32
     """Images a step; each brings its unrelated or damaged case along."""
     lr: float = 1e-3
+    constant_lr: bool = False
+    """Whether the learning rate stays as it is; otherwise it rises for 15 % of the steps and then falls."""
     weight_decay: float = 0.05
-    rank_weight: float = 0.05
-    """Weight of the hinge that puts an image above its unrelated or damaged case."""
-    margin: float = 0.5
-    """How far above, in units of the MOS scale."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    joint: bool = False
+    """One predictor for all aspects, which reads from the conversation what is asked; else one each."""
     seed: int = 0
+
+    def shape(self, hidden_size: int, vocab_size: int) -> PredictorConfig:
+        """The predictor's shape for a backbone's sizes."""
+        return PredictorConfig(
+            vocab_size if self.projection == "vocab" else hidden_size,
+            projection=self.projection,
+            extractor=self.extractor,
+            pooling=self.pooling,
+            dim=self.dim,
+            blocks=self.blocks,
+            dropout=self.dropout,
+        )
 
 
 def fit(
-    train: list[Target], validation: list[Target], config: FitConfig, state: Path, label: str
+    train: list[Target],
+    validation: list[Target],
+    config: FitConfig,
+    state: Path,
+    label: str,
+    head: Tensor | None = None,
+    unit: float = 1.0,
 ) -> tuple[Predictor, float]:
     """Train and return the predictor of the best epoch by validation SRCC, and that SRCC.
 
-    Resumes from `state` after each epoch.
+    It is trained in units of so many points of MOS, and then made to speak in points: learning rate and
+    losses are for a scale that is 4 units wide.
+
+    Targets of several aspects make a joint predictor, judged by the mean of their SRCCs. `head` is the
+    backbone's output matrix [vocab, d], for projection="vocab". Resumes from `state` after each epoch.
     """
+    if config.projection == "vocab" and head is None:
+        raise ValueError("a predictor over the vocabulary needs the backbone's output matrix")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    scaler = Standardizer.of(train)
-    train, validation = scaler.apply(train), scaler.apply(validation)
-    shape = PredictorConfig(train[0].states.shape[-1], dim=config.dim, dropout=config.dropout)
-    predictor = Predictor(shape)
+    shape = config.shape(train[0].states.shape[-1], 0 if head is None else len(head))
+    head = head.float() if config.projection == "vocab" else None
+    scaler = Standardizer.of(train, head, config.standardize)
+    scaled = None if scaler.head is None else scaler.head.to(device)
+    train = [replace(target, mos=target.mos / unit) for target in scaler.apply(train)]
+    validation = scaler.apply(validation)
+    predictor = Predictor(shape).to(device)
     mean = sum(target.mos for target in train) / len(train)
     torch.nn.init.constant_(predictor.regression[2].bias, mean)
     optimizer = torch.optim.AdamW(predictor.parameters(), config.lr, weight_decay=config.weight_decay)
     averaged = AveragedModel(predictor, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
     steps = math.ceil(len(train) / config.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.15
-    )
+    schedule = _schedule(optimizer, config, config.epochs * steps)
     parts = {"predictor": predictor, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
-    done, best, best_srcc = _restore(state, parts)
+    best = _Best(predictor.state_dict())
+    done = _restore(state, parts, best, device)
     with bar(None, label, total=config.epochs * steps, start=done * steps) as progress:
         for epoch in range(done, config.epochs):
+            if config.patience and epoch - best.epoch > config.patience:
+                break
             order, rng = list(range(len(train))), Random(f"{config.seed} {epoch}")
             rng.shuffle(order)
             torch.manual_seed(rng.getrandbits(32))  # of dropout, so that resuming changes nothing
             predictor.train()
             for start in range(0, len(order), config.batch):
-                batch = [train[i] for i in order[start : start + config.batch]]
-                loss = _loss(predictor, batch, config)
+                loss = _loss(
+                    predictor, [train[i] for i in order[start : start + config.batch]], config, scaled
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
@@ -81,96 +127,155 @@ def fit(
                 schedule.step()
                 averaged.update_parameters(predictor)
                 progress.update()
-            predicted = predict(averaged.module, [target.states for target in validation])
-            reached = srcc(predicted, [target.mos for target in validation])
+            reached = _agreement(averaged.module, validation, scaled)
             progress.set_postfix(validation_srcc=f"{reached:.3f}")
-            if best is None or reached > best_srcc or math.isnan(best_srcc):
-                best, best_srcc = copy.deepcopy(averaged.module.state_dict()), reached
-            _save(state, epoch + 1, parts, best, best_srcc)
-    predictor.load_state_dict(best)
+            best.take(averaged.module.state_dict(), reached, epoch)
+            _save(state, epoch + 1, parts, best)
+    predictor.load_state_dict(best.weights)
+    predictor.cpu().eval()
     scaler.fold_into(predictor)
-    return predictor.eval(), best_srcc
+    with torch.no_grad():
+        for parameter in predictor.regression[2].parameters():
+            parameter *= unit
+    return predictor, best.srcc
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Zero mean and unit variance for each hidden dimension, of which a few are a hundred times the others.
+    """Zero mean and unit variance for what W_proj reads: some hidden dimensions are a hundred times others.
 
-    W_proj is linear, so what was learned on standardized states is folded into it in the end.
+    W_proj is linear, so what was learned on standardized inputs is folded into it in the end. Logits are
+    never made: their means and variances follow from those of the hidden states and from the head.
     """
 
     mean: Tensor
+    """[d] of the hidden states."""
     std: Tensor
+    """[d] of the hidden states, or [vocab] of the logits."""
+    raw_head: Tensor | None = None
+    """[vocab, d]; None where W_proj reads hidden states."""
 
     @classmethod
-    def of(cls, targets: list[Target]) -> Standardizer:
-        total, squares, count = 0.0, 0.0, 0
+    def of(cls, targets: list[Target], head: Tensor | None, wanted: bool = True) -> Standardizer:
+        """From the training targets' states; not `wanted`: one that leaves everything as it is."""
+        d = targets[0].states.shape[-1]
+        if not wanted:
+            return cls(torch.zeros(d), torch.ones(d if head is None else len(head)), head)
+        total, squares, count = torch.zeros(d).double(), torch.zeros(d, d).double(), 0
         for target in targets:
-            states = target.states.double()
-            total, squares, count = total + states.sum(0), squares + (states**2).sum(0), count + len(states)
+            states = target.states.float()
+            total, squares, count = total + states.sum(0), squares + states.T @ states, count + len(states)
         mean = total / count
-        std = (squares / count - mean**2).clamp_min(1e-6).sqrt()
-        return cls(mean.float(), std.float())
+        covariance = squares / count - mean.outer(mean)
+        variance = covariance.diagonal() if head is None else (head.double() @ covariance * head).sum(1)
+        return cls(mean.float(), variance.clamp_min(1e-6).sqrt().float(), head)
+
+    @property
+    def head(self) -> Tensor | None:
+        """The head that makes standardized logits of centred hidden states."""
+        return None if self.raw_head is None else self.raw_head / self.std[:, None]
 
     def apply(self, targets: list[Target]) -> list[Target]:
         def scaled(states: Tensor | None) -> Tensor | None:
-            return None if states is None else ((states.float() - self.mean) / self.std).half()
+            if states is None:
+                return None
+            centred = states.float() - self.mean
+            return (centred if self.raw_head is not None else centred / self.std).half()
 
         return [replace(t, states=scaled(t.states), worse=scaled(t.worse)) for t in targets]
 
     def fold_into(self, predictor: Predictor) -> None:
-        """From a predictor of standardized states to the same one of raw states."""
-        projection = predictor.projection
+        """From a predictor of standardized inputs to the same one of raw inputs."""
+        weight, bias = predictor.projection.weight, predictor.projection.bias
+        mean = self.mean if self.raw_head is None else self.raw_head @ self.mean
         with torch.no_grad():
-            projection.weight /= self.std
-            projection.bias -= projection.weight @ self.mean
+            weight /= self.std
+            bias -= weight @ mean if weight.dim() == 2 else weight * mean
 
 
 @torch.inference_mode()
-def predict(predictor: Predictor, states: list[Tensor], batch: int = 64) -> list[float]:
+def predict(
+    predictor: Predictor, states: list[Tensor], head: Tensor | None = None, batch: int = 64
+) -> list[float]:
     """Raw MOS of many conversations' states."""
     predictor.eval()
     scores: list[float] = []
     for start in range(0, len(states), batch):
-        scores += predictor(*_pad(states[start : start + batch])).tolist()
+        rows, lengths = _pad(states[start : start + batch], predictor)
+        scores += predictor(rows, lengths, head).tolist()
     return scores
 
 
-def _loss(predictor: Predictor, batch: list[Target], config: FitConfig) -> Tensor:
-    """MSE (paper, Eq. 10), and the order between each image and its worse case."""
-    paired = [target for target in batch if target.worse is not None]
-    states, lengths = _pad([target.states for target in batch] + [target.worse for target in paired])
-    shown = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout)
-    scores = predictor(states * shown, lengths)
+def _schedule(
+    optimizer: torch.optim.Optimizer, config: FitConfig, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if config.constant_lr:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.15)
+
+
+def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Tensor | None) -> Tensor:
+    """The losses over a batch, and the order between each image and its worse case."""
+    paired = [i for i, target in enumerate(batch) if target.worse is not None and config.losses.worse]
+    states, lengths = _pad([target.states for target in batch] + [batch[i].worse for i in paired], predictor)
+    shown = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout).to(states.device)
+    scores = predictor(states * shown, lengths, head)
     own, worse = scores[: len(batch)], scores[len(batch) :]
-    loss = F.mse_loss(own, torch.tensor([target.mos for target in batch]))
+    mos = torch.tensor([target.mos for target in batch], device=own.device)
+    aspects = torch.tensor([ASPECTS.index(target.aspect) for target in batch], device=own.device)
+    loss = agreement_loss(own, mos, aspects, config.losses)
     if paired:
-        better = own[[i for i, target in enumerate(batch) if target.worse is not None]]
-        loss = loss + config.rank_weight * F.relu(config.margin - (better - worse)).mean()
+        loss = loss + config.losses.worse * hinge(own[paired], worse, config.losses.margin)
     return loss
 
 
-def _pad(states: list[Tensor]) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(each) for each in states])
-    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).float(), lengths
+def _agreement(predictor: Predictor, targets: Sequence[Target], head: Tensor | None) -> float:
+    """Mean over the aspects of the SRCC."""
+    scores = predict(predictor, [target.states for target in targets], head)
+    found = []
+    for aspect in {target.aspect for target in targets}:
+        pairs = [(s, t.mos) for s, t in zip(scores, targets, strict=True) if t.aspect is aspect]
+        found.append(srcc(*zip(*pairs, strict=True)))
+    return sum(found) / len(found)
 
 
-def _save(state: Path, done: int, parts: dict, best: dict[str, Tensor], best_srcc: float) -> None:
+def _pad(states: list[Tensor], predictor: Predictor) -> tuple[Tensor, Tensor]:
+    device = predictor.regression[0].weight.device
+    lengths = torch.tensor([len(each) for each in states], device=device)
+    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).to(device).float(), lengths
+
+
+@dataclass
+class _Best:
+    """The best epoch's weights so far."""
+
+    weights: dict[str, Tensor]
+    srcc: float = -math.inf
+    epoch: int = -1
+
+    def take(self, weights: dict[str, Tensor], reached: float, epoch: int) -> None:
+        if reached > self.srcc or math.isnan(self.srcc) or self.epoch < 0:
+            self.weights, self.srcc, self.epoch = copy.deepcopy(weights), reached, epoch
+
+
+def _save(state: Path, done: int, parts: dict, best: _Best) -> None:
     def write(folder: Path) -> None:
-        torch.save(
-            {**{name: part.state_dict() for name, part in parts.items()}, "best": best}, folder / "state.pt"
-        )
-        (folder / "epoch.json").write_text(json.dumps({"done": done, "best_srcc": best_srcc}))
+        weights = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**weights, "best": best.weights}, folder / "state.pt")
+        facts = {"done": done, "best_srcc": best.srcc, "best_epoch": best.epoch}
+        (folder / "epoch.json").write_text(json.dumps(facts))
 
     replace_folder(state, write)
 
 
-def _restore(state: Path, parts: dict) -> tuple[int, dict[str, Tensor] | None, float]:
+def _restore(state: Path, parts: dict, best: _Best, device: torch.device) -> int:
+    """Continue from the newest whole state; returns the number of epochs already done."""
     folder = latest_folder(state)
     if folder is None:
-        return 0, None, -1.0
-    saved = torch.load(folder / "state.pt", weights_only=True)
+        return 0
+    saved = torch.load(folder / "state.pt", weights_only=True, map_location=device)
     for name, part in parts.items():
         part.load_state_dict(saved[name])
     facts = json.loads((folder / "epoch.json").read_text())
-    return facts["done"], saved["best"], facts["best_srcc"]
+    best.weights, best.srcc, best.epoch = saved["best"], facts["best_srcc"], facts["best_epoch"]
+    return facts["done"]

@@ -35,11 +35,14 @@ class Entry:
 
 
 class HiddenCache:
-    """`add` appends a shard; `entries` and `states` read all of them."""
+    """`add` appends a shard; `entries` and `states` read all of them.
 
-    def __init__(self, folder: Path) -> None:
+    Several processes may add to one folder at a time, each under a `writer` name of its own.
+    """
+
+    def __init__(self, folder: Path, writer: str = "shard") -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = writer
         self.entries: dict[str, Entry] = {}
         self._shard_of: dict[str, Path] = {}
         for index in sorted(folder.glob("*.jsonl")):
@@ -58,8 +61,9 @@ class HiddenCache:
     def add(self, spoken: Iterable[tuple[Entry, Tensor]]) -> None:
         """Store a batch; the index is moved into place last, so a kill leaves no half shard."""
         spoken = list(spoken)
-        number = sum(1 for _ in self.folder.glob("*.jsonl"))
-        index = self.folder / f"shard-{number:05}.jsonl"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in self.folder.glob(f"{self.writer}-*.jsonl"))
+        index = self.folder / f"{self.writer}-{number:05}.jsonl"
         save_file(
             {entry.key: states.contiguous() for entry, states in spoken}, index.with_suffix(".safetensors")
         )

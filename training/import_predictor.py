@@ -24,7 +24,7 @@ from m3agiqa.weights import sha256
 
 PREFIXES = {
     "model.W.": "projection.",
-    "model.xlstm_pooler.xlstm_stack.": "xlstm.",
+    "model.xlstm_pooler.xlstm_stack.": "extractor.layers.",
     "model.fc.": "regression.",
 }
 IGNORED = ("causal_mask",)  # a constant of the quadratic mLSTM, which ours does without
@@ -72,8 +72,9 @@ def convert(state: dict[str, Tensor], name: object = "The checkpoint") -> Predic
 
 def _shape(weights: dict[str, Tensor]) -> PredictorConfig:
     dim, vocabulary = weights["projection.weight"].shape
-    blocks = {int(key.split(".")[2]) for key in weights if key.startswith("xlstm.blocks.")}
-    slstm = {int(key.split(".")[2]) for key in weights if ".slstm_cell." in key}
+    layers = [key.removeprefix("extractor.layers.blocks.") for key in weights if ".layers.blocks." in key]
+    blocks = {int(key.split(".")[0]) for key in layers}
+    slstm = {int(key.split(".")[0]) for key in layers if ".slstm_cell." in key}
     kernels = [value for key, value in weights.items() if key.endswith("slstm_cell._recurrent_kernel_")]
     return PredictorConfig(
         vocabulary,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterable
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,8 +20,16 @@ CLAIM = "made_from.sha256"
 
 
 def bar(items: Iterable[T], label: str, total: int | None = None, start: int = 0) -> tqdm:
-    """A progress bar that also reads well in a log file."""
-    return tqdm(items, desc=label, total=total, initial=start, mininterval=2.0, dynamic_ncols=True)
+    """A progress bar that also reads well in a log file; workers of a pool have none, as theirs would mix."""
+    return tqdm(
+        items,
+        desc=label,
+        total=total,
+        initial=start,
+        mininterval=2.0,
+        dynamic_ncols=True,
+        disable=parent_process() is not None,
+    )
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -55,7 +65,9 @@ def claim(folder: Path, *facts: object) -> None:
     path = folder / CLAIM
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(mark)
+        partial = folder / f"{CLAIM}.{os.getpid()}"  # several processes may do this at once
+        partial.write_text(mark)
+        partial.replace(path)
     elif path.read_text() != mark:
         raise InputError(
             f"{folder} was made from other data or settings. Delete it to make it anew, or give "

@@ -2,78 +2,146 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import pandas as pd
+import yaml
+from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano import ADAPTER_FOLDER, CONNECTOR_FILE
-from m3agiqa.checkpoint import Card, load_predictor, save_predictor, write_card
+from m3agiqa.backbones import backbone_class, load_backbone
+from m3agiqa.checkpoint import (
+    Card,
+    find_checkpoint,
+    load_predictor,
+    predictor_file,
+    read_card,
+    save_predictor,
+    write_card,
+)
 from m3agiqa.errors import InputError
-from m3agiqa.predictor import PredictorConfig
+from m3agiqa.predictor import Predictor, PredictorConfig
 from m3agiqa.samples import Sample, read_samples, write_samples
-from training.align import DONE_FILE, AlignConfig, align
-from training.cases import Case, all_cases
-from training.curriculum import CurriculumConfig, curriculum
-from training.datasets import TEACHER_SCALE, fingerprint, load_teacher
+from training.align import DONE_FILE as ALIGNED_FILE
+from training.align import align
+from training.cases import Case, all_cases, image_hash, own_cases
+from training.config import RunConfig
+from training.curriculum import curriculum
+from training.datasets import fingerprint, load
 from training.describe import backbone_id, describe
-from training.encode import encode
-from training.evaluate import evaluate, leave_source_out, source_groups, within_source
-from training.finetune import FinetuneConfig, finetune
-from training.fit import FitConfig, fit
+from training.distill import Journal, Summary, distill, plan
+from training.encode import Telling, encode, given
+from training.evaluate import evaluate, prediction_table, summary
+from training.finetune import DONE_FILE as FINETUNED_FILE
+from training.finetune import STATE, finetune
+from training.fit import fit
 from training.hidden_cache import HiddenCache
 from training.progress import claim, replace_folder
+from training.provenance import provenance
+from training.report import write_report
 from training.sanity import sanity
-from training.targets import Target, targets
+from training.settings import build, plain, read_yaml
+from training.shares import Share, in_processes
+from training.splits import write_split
+from training.targets import Target, targets, told_targets
+from training.teachers import teacher
+from training.transfer import leave_source_out, source_groups, within_source
 
-LEARNED_FROM = (
-    "{count:,} AI-generated and real images (generators of 2019-2025) whose scores (1 to 5) and descriptions "
-    "were written by a multimodal LLM, not by people"
-)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides what a run makes."""
-
-    backbone: str = "nano"
-    version: str = "0.2.0"
-    """Version of the checkpoint that comes out."""
-    align: AlignConfig = field(default_factory=AlignConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-    transfer: FitConfig = field(default_factory=lambda: FitConfig(epochs=2))
-    """Settings of the refits that leave a source out; fewer epochs, as there are many of them."""
-    seed: int = 0
+CONFIG_FILE = "config.yaml"
+FACTS_FILE = "dataset.json"
+JOINT = "joint"
 
 
 class Run:
     """Stages as methods, in the order in which they are run; each resumes and skips what is done."""
 
-    def __init__(self, folder: Path, config: RunConfig | None = None) -> None:
+    STAGES = (
+        "datasets",
+        "distill",
+        "align",
+        "finetune",
+        "describe",
+        "encode",
+        "fit",
+        "transfer",
+        "evaluate",
+        "ship",
+    )
+
+    def __init__(self, folder: Path, config: RunConfig, writer: str = "shard") -> None:
         self.folder = folder
-        self.config = config or RunConfig()
-        self.scale: MosScale = TEACHER_SCALE
+        self.config = config
+        self._writer = writer
+
+    @classmethod
+    def open(cls, folder: Path, writer: str = "shard") -> Run:
+        """A run by its folder, with the settings that it was begun with. Raises InputError."""
+        path = folder / CONFIG_FILE
+        if not path.exists():
+            raise InputError(f"There is no run in {folder}: it has no {CONFIG_FILE}. Give a settings file.")
+        return cls(folder, build(RunConfig, read_yaml(path), path), writer)
+
+    def begin(self) -> None:
+        """Write down the settings, and what they are run with."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / CONFIG_FILE).write_text(
+            yaml.safe_dump(plain(self.config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+
+    # --- what there is -----------------------------------------------------------------------
 
     @cached_property
     def samples(self) -> list[Sample]:
-        path = self.folder / "samples.jsonl"
-        if not path.exists():
-            raise InputError(f"There is no {path}. Run `python -m training datasets` for this run first.")
-        return read_samples(path)
+        """With the teacher's descriptions, once there are any. Raises InputError before stage datasets."""
+        for path in (self.folder / "distill" / "samples.jsonl", self.folder / "samples.jsonl"):
+            if path.exists():
+                return read_samples(path)
+        raise InputError(f"There is no {path}. Run the stage datasets first.")
+
+    @cached_property
+    def scale(self) -> MosScale:
+        return MosScale(*json.loads((self.folder / FACTS_FILE).read_text())["scale"])
+
+    @property
+    def unit(self) -> float:
+        """Points of MOS in which predictors are trained: a quarter of the scale, 1 for 1 to 5."""
+        return (self.scale.high - self.scale.low) / 4
+
+    @property
+    def aspects(self) -> list[Aspect]:
+        """Aspects that have MOS."""
+        return [aspect for aspect in Aspect if any(aspect in sample.mos for sample in self.samples)]
 
     @cached_property
     def cases(self) -> list[Case]:
-        return all_cases(self.samples, self.config.seed)
+        if self.config.made_up:
+            return all_cases(self.samples, self.aspects, self.config.seed)
+        return own_cases(self.samples, self.aspects)
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of the samples and of what is in their image files."""
+        images = [image_hash(sample.image) for sample in self.samples]
+        return hashlib.sha256(repr((fingerprint(self.samples), images)).encode()).hexdigest()
 
     @cached_property
     def cache(self) -> HiddenCache:
-        return HiddenCache(self.folder / "hidden")
+        return HiddenCache(self.folder / "hidden", self._writer)
+
+    @property
+    def started(self) -> Path | None:
+        """The checkpoint that the backbone comes from."""
+        return None if self.config.start is None else find_checkpoint(self.config.start)
 
     @property
     def aligned(self) -> Path:
@@ -84,144 +152,363 @@ class Run:
         return self.folder / "finetune"
 
     @property
+    def untuned(self) -> Path:
+        """The folder of the backbone before fine-tuning."""
+        if self.config.align is not None:
+            return self.aligned
+        return self.started or self.folder / "base"  # a folder that is not there: nothing but base weights
+
+    @property
     def speaker(self) -> Path:
-        """The folder of the fine-tuned backbone. Raises InputError while there is none."""
-        if not (self.finetuned / CONNECTOR_FILE).exists():
+        """The folder of the backbone that speaks. Raises InputError while it is not fine-tuned."""
+        if self.config.finetune is None:
+            return self.untuned
+        if not (self.finetuned / FINETUNED_FILE).exists():
             raise InputError(f"There is no fine-tuned backbone in {self.finetuned}. Run `finetune` first.")
         return self.finetuned
 
     @cached_property
     def identity(self) -> str:
-        """What the fine-tuned backbone is called in keys of the cache."""
+        """What the speaking backbone is called in keys of the cache."""
         return backbone_id(self.config.backbone, self.speaker)
-
-    # --- stages ------------------------------------------------------------------------------
-
-    def datasets(self, data: Path) -> None:
-        """Read the teacher's data set into samples.jsonl."""
-        write_samples(load_teacher(data), self.folder / "samples.jsonl")
-
-    def align(self, data: Path) -> None:
-        """Teach the connector alone; `data` also holds captions and unlabelled images."""
-        claim(self.aligned, *self._aligned_from)
-        if not (self.aligned / DONE_FILE).exists():
-            align(self.samples, data, self.scale, self.aligned, self.config.align)
-
-    def finetune(self, data: Path) -> None:
-        """Teach the backbone; `data` also holds captions and texts for the warm-up."""
-        claim(self.finetuned, self._aligned_from, self.config.curriculum, self.config.finetune)
-        if (self.finetuned / "finetune.json").exists():
-            return
-        if not (self.aligned / CONNECTOR_FILE).exists():
-            raise InputError(f"There is no aligned connector in {self.aligned}. Run `align` first.")
-        lessons = curriculum(self.samples, data, self.scale, self.config.curriculum, self.config.seed)
-        finetune(lessons, self.aligned, self.finetuned, self.config.finetune)
-
-    def describe(self) -> None:
-        """Let the backbone speak about all cases, and keep its hidden states."""
-        describe(self.cases, self.config.backbone, self.speaker, self.cache)
-
-    def encode(self) -> None:
-        """Hidden states for the teacher's own descriptions (for comparison; nothing else needs it)."""
-        encode(self.samples, self.config.backbone, self.speaker, self.cache)
-
-    def fit(self, aspect: Aspect) -> None:
-        """Train an aspect's predictor."""
-        out, state = self.folder / "fit" / aspect, self.folder / "fit-state" / aspect
-        made_from = (self.identity, self._aligned_from, self.config.fit)
-        for folder in (state, *([out] if out.exists() else [])):
-            claim(folder, *made_from)
-        if out.exists():
-            return
-        train, validation = self.targets(aspect, "train"), self.targets(aspect, "validation")
-        predictor, reached = fit(train, validation, self.config.fit, state / "state", f"fit {aspect}")
-
-        def write(folder: Path) -> None:
-            claim(folder, *made_from)
-            save_predictor(predictor, folder, aspect)
-            facts = {"validation_srcc": reached, "fit": asdict(self.config.fit)}
-            (folder / "fit.json").write_text(json.dumps({**facts, "predictor": asdict(predictor.config)}))
-
-        replace_folder(out, write)
-
-    def evaluate(self) -> dict[str, dict]:
-        """Agreement with the teacher's scores on the test split."""
-        found = {}
-        for aspect in Aspect:
-            predictor = load_predictor(self.folder / "fit" / aspect, aspect, self._shape(aspect))
-            found[str(aspect)] = evaluate(predictor, self.targets(aspect, "test"), self.scale)
-        return found
-
-    def transfer(self, aspect: Aspect) -> None:
-        """Refit an aspect's predictor without each group of sources, and predict just those."""
-        path = self._transfer(aspect)
-        claim(path.parent, self.identity, self._aligned_from, self.config.transfer)
-        if path.exists():
-            return
-        every = targets(self.cases, self.cache, self.identity, aspect)
-        groups, states = source_groups(self.samples), path.parent / "states"
-        frame = leave_source_out(every, groups, self.config.transfer, self.scale, states, aspect)
-        partial = path.with_suffix(".partial")
-        frame.to_csv(partial, index=False)
-        partial.replace(path)
-
-    def transferred(self) -> dict[str, dict[str, float]]:
-        """Agreement inside the left-out sources, for the aspects that `transfer` has done."""
-        done = {aspect: self._transfer(aspect) for aspect in Aspect if self._transfer(aspect).exists()}
-        return {str(aspect): within_source(pd.read_csv(path)) for aspect, path in done.items()}
-
-    def ship(self, out: Path) -> Card:
-        """Put a checkpoint together in `out`, measure it, and write its card."""
-        train = [sample for sample in self.samples if sample.split == "train"]
-
-        def card(metrics: dict) -> Card:
-            return Card(
-                name=self.config.backbone,
-                version=self.config.version,
-                backbone=self.config.backbone,
-                learned_from=LEARNED_FROM.format(count=len(train)),
-                fingerprint=fingerprint(self.samples),
-                scales=dict.fromkeys(Aspect, self.scale),
-                predictors={aspect: self._shape(aspect) for aspect in Aspect},
-                metrics=metrics,
-            )
-
-        def write(folder: Path) -> None:
-            shutil.copy(self.finetuned / CONNECTOR_FILE, folder)
-            shutil.copytree(self.finetuned / ADAPTER_FOLDER, folder / ADAPTER_FOLDER)
-            for aspect in Aspect:
-                for file in (self.folder / "fit" / aspect).glob("*.safetensors"):
-                    shutil.copy(file, folder)
-            write_card(card({}), folder)
-            metrics = {
-                "test": self.evaluate(),
-                "source_left_out": self.transferred(),
-                "sanity": sanity(self.samples, folder, self.cache, self.config.seed),
-            }
-            write_card(card(metrics), folder)
-
-        replace_folder(out, write)
-        return card({})
-
-    # --- parts -------------------------------------------------------------------------------
-
-    def _transfer(self, aspect: Aspect) -> Path:
-        return self.folder / "transfer" / aspect / "predicted.csv"
-
-    @property
-    def _aligned_from(self) -> tuple:
-        return fingerprint(self.samples), self.config.align, self.config.seed
 
     def targets(self, aspect: Aspect, split: str) -> list[Target]:
         """Cached targets of a split. Raises InputError if nothing was described yet."""
         chosen = [case for case in self.cases if case.sample.split == split]
+        if not any(aspect in case.sample.mos for case in chosen):
+            raise InputError(f"No sample of the {split} split has a MOS for {aspect}.")
         found = targets(chosen, self.cache, self.identity, aspect)
         if not found:
             raise InputError(f"No hidden states for {aspect} in {self.cache.folder}. Run `describe` first.")
         return found
 
-    def _shape(self, aspect: Aspect) -> PredictorConfig:
-        path = self.folder / "fit" / aspect / "fit.json"
+    # --- stages ------------------------------------------------------------------------------
+
+    def datasets(self) -> None:
+        """Read the data set into samples.jsonl, and publish its split as split.csv."""
+        found = None if (self.folder / FACTS_FILE).exists() else load(self.config.data)
+        claim(self.folder, self.config.data)  # not before it was found, as a wrong path can be mended
+        if found is None:
+            return
+        write_samples(found.samples, self.folder / "samples.jsonl")
+        write_split(found.samples, self.folder / "split.csv")
+        facts = {"scale": [found.scale.low, found.scale.high], "fingerprint": fingerprint(found.samples)}
+        (self.folder / FACTS_FILE).write_text(json.dumps(facts))
+
+    def distill(self) -> Summary | None:
+        """Let the teacher describe what has no description yet."""
+        if self.config.teacher is None:
+            return None
+        out, asked = self.folder / "distill", read_samples(self.folder / "samples.jsonl")
+        if (
+            not list(plan(asked, Journal(out / "replies.jsonl"), self.scale))
+            and (out / "samples.jsonl").exists()
+        ):
+            return None
+        told = self.config.teacher
+        teachers = [teacher(name) for name in told.names]
+        filled, found = distill(asked, teachers, out / "replies.jsonl", self.scale, told.limits)
+        write_samples(filled, out / "samples.jsonl")
+        self.__dict__.pop("samples", None)  # they have descriptions now
+        return found
+
+    def align(self) -> None:
+        """Teach the connector alone."""
+        if self.config.align is None:
+            return
+        claim(self.aligned, *self._aligned_from)
+        if not (self.aligned / ALIGNED_FILE).exists():
+            align(self.samples, self.config.extras, self.scale, self.aligned, self.config.align)
+
+    def finetune(self) -> None:
+        """Teach the backbone to describe and rate."""
+        config = self.config
+        if config.finetune is None:
+            return
+        claim(self.finetuned, self._aligned_from, config.start, config.curriculum, config.finetune)
+        if (self.finetuned / FINETUNED_FILE).exists():
+            return
+        if not any(sample.descriptions for sample in self.samples if sample.split == "train"):
+            raise InputError(
+                "No training sample has a description to fine-tune with. Set a teacher, or finetune: null."
+            )
+        lessons = curriculum(self.samples, config.extras, self.scale, config.curriculum, config.seed)
+        begun = self.untuned if self.untuned.exists() else None
+        finetune(lessons, begun, self.finetuned, config.finetune, config.backbone)
+
+    def describe(self, share: Share | None = None) -> None:
+        """Let the backbone speak about all cases, and keep its hidden states; or a share of them."""
+        self._in_processes("describe", share)
+        describe(self.cases, self.config.backbone, self.speaker, self.cache, share)
+
+    def encode(self, share: Share | None = None) -> None:
+        """Hidden states for the data's own descriptions."""
+        if self.config.encode:
+            self._in_processes("encode", share)
+            encode(self._given, self.config.backbone, self.speaker, self.cache, share)
+
+    def fit(self, aspects: Sequence[Aspect] | None = None) -> None:
+        """Train the predictors, for every seed. Raises InputError for an aspect without scores."""
+        wanted = self._wanted(aspects)
+        for seed in self.config.seeds:
+            if self.config.fit.joint:
+                self._fit(JOINT, self.aspects, seed)
+            else:
+                for aspect in wanted:
+                    self._fit(str(aspect), [aspect], seed)
+
+    def transfer(self, aspects: Sequence[Aspect] | None = None) -> None:
+        """Refit an aspect's predictor without each group of sources, and predict just those."""
+        wanted, groups = self._wanted(aspects), source_groups(self.samples)
+        if self.config.transfer is None or len(groups) < 2:
+            return
+        for aspect in wanted:
+            path = self._transfer(aspect)
+            claim(path.parent, self.identity, self._aligned_from, self.config.transfer)
+            if not path.exists():
+                every = targets(self.cases, self.cache, self.identity, aspect)
+                states = path.parent / "states"
+                config = self.config.transfer
+                frame = leave_source_out(every, groups, config, self.scale, states, aspect)
+                partial = path.with_suffix(".partial")
+                frame.to_csv(partial, index=False)
+                partial.replace(path)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Agreement on the test split; writes report.html, metrics.json and tables into `report`."""
+        out = self.folder / "report"
+        if self.is_evaluated:
+            return _read(out / "metrics.json")["summary"]
+        tables = [
+            prediction_table(self.best(aspect), self.targets(aspect, "test"), self.scale)
+            for aspect in self.aspects
+        ]
+        table = pd.concat(tables, ignore_index=True)
+        found = summary(table, self.scale)
+        for aspect in self.aspects:
+            found[str(aspect)] |= self._over_seeds(aspect)
+        scales = dict.fromkeys(self.aspects, self.scale)
+
+        def write(folder: Path) -> None:
+            title = f"{self.config.name} {self.config.version}"
+            write_report(folder, title, table, found, scales, provenance(self), compare=self._with_given())
+            (folder / "made_from.txt").write_text(self._evaluated_from)
+
+        replace_folder(out, write)
+        return _read(out / "metrics.json")["summary"]
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the report is of the predictors that there are now."""
+        path = self.folder / "report" / "made_from.txt"
+        return path.exists() and path.read_text() == self._evaluated_from
+
+    def ship(self, out: Path | None = None) -> Card:
+        """Put a checkpoint together in `out` (default: `checkpoint` in the run), with its card."""
+        out = out or self.folder / "checkpoint"
+
+        def write(folder: Path) -> None:
+            self._copy_backbone(folder)
+            for aspect in self.aspects:
+                shutil.copy(self._chosen(aspect) / predictor_file(aspect), folder)
+            write_card(self._card({}), folder)
+            metrics: dict[str, Any] = {
+                "test": {
+                    str(a): evaluate(self.best(a), self.targets(a, "test"), self.scale) for a in self.aspects
+                }
+            }
+            if self.config.transfer is not None:
+                metrics["source_left_out"] = self.transferred()
+            if self.config.made_up:
+                metrics["sanity"] = sanity(self.samples, folder, self.cache, self.config.seed)
+            write_card(self._card(metrics), folder)
+
+        replace_folder(out, write)
+        return read_card(out)
+
+    # --- all at once -------------------------------------------------------------------------
+
+    def run(self, until: str | None = None) -> None:
+        """All stages in their order, up to one of them; finished ones are skipped. Raises M3AgiqaError."""
+        backbone_class(self.config.backbone)  # before hours, or money for a teacher, are spent
+        self.begin()
+        stages = self.STAGES[: self.STAGES.index(until) + 1] if until else self.STAGES
+        for name in stages:
+            with self._logged(name):
+                getattr(self, name)()
+
+    def transferred(self) -> dict[str, dict[str, float]]:
+        """Agreement inside the left-out sources, for the aspects that `transfer` has done."""
+        done = {a: self._transfer(a) for a in self.aspects if self._transfer(a).exists()}
+        return {str(aspect): within_source(pd.read_csv(path)) for aspect, path in done.items()}
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def _wanted(self, aspects: Sequence[Aspect] | None) -> list[Aspect]:
+        """These aspects, or all that have MOS."""
+        for aspect in aspects or ():
+            if aspect not in self.aspects:
+                raise InputError(f"No sample of {self.folder} has a MOS for {aspect}.")
+        return [aspect for aspect in self.aspects if aspects is None or aspect in aspects]
+
+    def _in_processes(self, stage: str, share: Share | None) -> None:
+        """Let several processes do a stage first, if that is wanted; what is left then is nothing."""
+        if share is None and self.config.processes > 1:
+            in_processes([stage, "--run", str(self.folder)], self.config.processes)
+            self.__dict__.pop("cache", None)  # they have added to it
+
+    @contextmanager
+    def _logged(self, stage: str) -> Iterator[None]:
+        """A line in log.txt before and after a stage."""
+        began = time.monotonic()
+        self._log(f"{stage}: begun")
+        try:
+            yield
+        except BaseException as error:
+            self._log(f"{stage}: stopped by {type(error).__name__}: {error}")
+            raise
+        self._log(f"{stage}: done in {time.monotonic() - began:.1f} s")
+
+    def _log(self, text: str) -> None:
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    @property
+    def _aligned_from(self) -> tuple:
+        return self.content, self.config.align, self.config.seed
+
+    @property
+    def _fitted_from(self) -> tuple:
+        return self.identity, self._aligned_from, self.config.fit, self.config.select_on
+
+    @cached_property
+    def _given(self) -> list[Telling]:
+        return given([sample for sample in self.samples if sample.split == "test"])
+
+    @property
+    def _evaluated_from(self) -> str:
+        return repr([self._fitted_from, [self._facts(name, seed) for name, seed in self.fits()]])
+
+    def _fit(self, name: str, aspects: Sequence[Aspect], seed: int) -> None:
+        """One predictor of the targets of some aspects, kept under the name."""
+        out, state = self.fit_folder(name, seed), self.folder / "fit-state" / name / f"seed-{seed}"
+        made_from = (*self._fitted_from, seed)
+        for folder in (state, *([out] if out.exists() else [])):
+            claim(folder, *made_from)
+        if out.exists():
+            return
+        train = [target for aspect in aspects for target in self.targets(aspect, "train")]
+        validation = [t for aspect in aspects for t in self.targets(aspect, self.config.select_on)]
+        head = self.head
+        config = replace(self.config.fit, seed=seed)
+        predictor, reached = fit(train, validation, config, state / "state", f"fit {name}", head, self.unit)
+        if head is not None:
+            predictor = predictor.fuse(head)
+
+        def write(folder: Path) -> None:
+            claim(folder, *made_from)
+            for aspect in aspects:
+                save_predictor(predictor, folder, aspect)
+            facts = {"validation_srcc": reached, "fit": asdict(config), "predictor": asdict(predictor.config)}
+            (folder / "fit.json").write_text(json.dumps(facts))
+
+        replace_folder(out, write)
+
+    @cached_property
+    def head(self) -> Tensor | None:
+        """The backbone's output matrix [vocab, d], where the predictors are trained in that space."""
+        if self.config.fit.projection != "vocab":
+            return None
+        return load_backbone(self.config.backbone, self.speaker).head.float()
+
+    def fits(self) -> list[tuple[str, int]]:
+        names = [JOINT] if self.config.fit.joint else [str(aspect) for aspect in self.aspects]
+        return [(name, seed) for name in names for seed in self.config.seeds]
+
+    def fit_folder(self, name: str, seed: int) -> Path:
+        return self.folder / "fit" / name / f"seed-{seed}"
+
+    def _facts(self, name: str, seed: int) -> dict[str, Any]:
+        path = self.fit_folder(name, seed) / "fit.json"
         if not path.exists():
-            raise InputError(f"There is no predictor for {aspect} in {self.folder}. Run `fit` first.")
-        return PredictorConfig(**json.loads(path.read_text())["predictor"])
+            raise InputError(f"There is no predictor for {name} in {self.folder}. Run `fit` first.")
+        return json.loads(path.read_text())
+
+    def _chosen(self, aspect: Aspect) -> Path:
+        """The folder of the seed that is best by validation."""
+        name = JOINT if self.config.fit.joint else str(aspect)
+        best = max(self.config.seeds, key=lambda seed: self._facts(name, seed)["validation_srcc"])
+        return self.fit_folder(name, best)
+
+    def best(self, aspect: Aspect) -> Predictor:
+        return _load(self._chosen(aspect), aspect)
+
+    def _over_seeds(self, aspect: Aspect) -> dict[str, Any]:
+        """SRCC and PLCC of every seed's predictor on the test split, their mean and spread."""
+        if len(self.config.seeds) == 1:
+            return {}
+        name, test = (JOINT if self.config.fit.joint else str(aspect)), self.targets(aspect, "test")
+        found: dict[str, Any] = {}
+        each = [
+            evaluate(_load(self.fit_folder(name, s), aspect), test, self.scale) for s in self.config.seeds
+        ]
+        for metric in ("srcc", "plcc"):
+            values = [result[metric] for result in each]
+            found |= {
+                f"{metric}_of_seeds": values,
+                f"{metric}_mean": mean(values),
+                f"{metric}_std": stdev(values),
+            }
+        return found
+
+    def _with_given(self) -> dict[str, dict[str, dict]] | None:
+        """The same predictors on the data's own descriptions, where these were encoded."""
+        if not self.config.encode:
+            return None
+        found = {}
+        for aspect in self.aspects:
+            about = [each for each in self._given if each.conversation.aspect is aspect]
+            told = told_targets(
+                [each for each in about if aspect in each.case.sample.mos], self.cache, self.identity
+            )
+            if len(told) > 2:
+                found[str(aspect)] = evaluate(self.best(aspect), told, self.scale)
+        return {"reading the data's own descriptions": found} if found else None
+
+    def _transfer(self, aspect: Aspect) -> Path:
+        return self.folder / "transfer" / aspect / "predicted.csv"
+
+    def _card(self, metrics: dict) -> Card:
+        train = [sample for sample in self.samples if sample.split == "train"]
+        shapes = {
+            a: PredictorConfig(**_read(self._chosen(a) / "fit.json")["predictor"]) for a in self.aspects
+        }
+        return Card(
+            name=self.config.name,
+            version=self.config.version,
+            backbone=self.config.backbone,
+            learned_from=self.config.learned_from.format(count=len(train)),
+            fingerprint=fingerprint(self.samples),
+            scales=dict.fromkeys(self.aspects, self.scale),
+            predictors=shapes,
+            metrics=metrics,
+        )
+
+    def _copy_backbone(self, folder: Path) -> None:
+        """What was trained of the backbone: adapters and modules, no states, no predictors."""
+        for path in sorted(self.speaker.rglob("*.safetensors")):
+            inner = path.relative_to(self.speaker)
+            if inner.parts[0].startswith(STATE) or path.name.startswith("predictor-"):
+                continue
+            (folder / inner).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / inner)
+            if (path.parent / "adapter_config.json").exists():
+                shutil.copy(path.parent / "adapter_config.json", (folder / inner).parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _load(folder: Path, aspect: Aspect) -> Predictor:
+    return load_predictor(folder, aspect, PredictorConfig(**_read(folder / "fit.json")["predictor"]))

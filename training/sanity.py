@@ -16,9 +16,12 @@ from training.hidden_cache import HiddenCache
 
 
 def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:
-    """Share of the undistorted test images whose worse case scores lower, and how many there are."""
+    """Share of the undistorted test images whose worse case scores lower, and how many there are.
+
+    Damage is for checkpoints that judge quality, another image's prompt for those that judge correspondence.
+    """
     card = read_card(checkpoint)
-    cases = sanity_cases(list(samples), seed)
+    cases = sanity_cases(list(samples), list(card.predictors), seed)
     describe(cases, card.backbone, checkpoint, cache)
     identity = backbone_id(card.backbone, checkpoint)
 
@@ -31,8 +34,12 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
         pairs = [(original[sample], worse[sample]) for sample in worse]
         return {"lower": share_lower(pairs), "n": len(pairs)}
 
-    found = {damage: compare(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
-    return {**found, "unrelated_prompt": compare(Aspect.CORRESPONDENCE, "unrelated", None)}
+    found = {}
+    if Aspect.QUALITY in card.predictors:
+        found |= {damage: compare(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
+    if Aspect.CORRESPONDENCE in card.predictors:
+        found["unrelated_prompt"] = compare(Aspect.CORRESPONDENCE, "unrelated", None)
+    return found
 
 
 def _scores(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, Rating
+from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.cases import Case
+from training.encode import Telling
 from training.hidden_cache import HiddenCache
+from training.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,14 @@ class Target:
     """One image of one aspect: its states [L, d] and MOS, and those of a case that must score lower."""
 
     sample: Sample
+    aspect: Aspect
     states: Tensor
     mos: float
     worse: Tensor | None = None
     rating: Rating | None = None
     """The word that the backbone has spoken."""
+    description: str | None = None
+    """What the backbone has said before that."""
 
 
 def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect) -> list[Target]:
@@ -39,6 +45,46 @@ def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: As
     for case in about:
         mos, own = case.sample.mos.get(aspect), states.get(keys[id(case)])
         if case.kind == "own" and mos is not None and own is not None:
-            rating = cache.entries[keys[id(case)]].rating
-            found.append(Target(case.sample, own, mos, worse.get(case.sample.id), rating))
+            said = cache.entries[keys[id(case)]]
+            other = worse.get(case.sample.id)
+            found.append(Target(case.sample, aspect, own, mos, other, said.rating, said.description))
+    return found
+
+
+def parts(every: Sequence[Target], wanted: Iterable[str], source: object) -> dict[str, list[Target]]:
+    """Targets by their samples' split. Raises InputError naming `source` if a wanted split has none."""
+    found = {name: [target for target in every if target.sample.split == name] for name in wanted}
+    for name, members in found.items():
+        if not members:
+            raise InputError(f"{source} has no images with scores in its {name} split, which this needs.")
+    return found
+
+
+def tellings(
+    cases: Sequence[Case], cache: HiddenCache, speaker: str, aspect: Aspect, reading: Reading
+) -> list[Telling]:
+    """What must be encoded for a reading of the own cases that have a MOS.
+
+    `speaker` is the identity of the backbone that spoke the descriptions.
+    """
+    found = []
+    for case in cases:
+        if case.kind == "own" and aspect in case.aspects and aspect in case.sample.mos:
+            needed = [each for each in reading.needs(aspect) if case.prompt or not each.needs_prompt]
+            keys = {each: case.key(each, speaker) for each in needed}
+            spoken = {each: cache.entries[key] for each, key in keys.items() if key in cache}
+            if spoken.keys() == keys.keys():
+                found.append(Telling(case, reading.conversation(case, aspect, spoken)))
+    return found
+
+
+def told_targets(tellings: Sequence[Telling], cache: HiddenCache, reader: str) -> list[Target]:
+    """The like for conversations with given turns, as far as they are encoded; without worse cases."""
+    keys = [telling.key(reader) for telling in tellings]
+    states = cache.states(key for key in keys if key in cache)
+    found = []
+    for telling, key in zip(tellings, keys, strict=True):
+        if key in states:
+            sample, aspect = telling.case.sample, telling.conversation.aspect
+            found.append(Target(sample, aspect, states[key], sample.mos[aspect]))
     return found

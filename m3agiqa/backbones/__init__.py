@@ -14,11 +14,19 @@ from m3agiqa.weights import Progress
 BACKBONES = {"nano": NanoBackbone}
 
 
+def backbone_class(name: str) -> type[NanoBackbone]:
+    """The class of this name. Raises WeightsError for one that this version does not have."""
+    if name not in BACKBONES:
+        raise WeightsError(
+            f"There is no backbone {name!r} in this version; there are {', '.join(BACKBONES)}."
+        )
+    return BACKBONES[name]
+
+
 def load_backbone(name: str, folder: Path, progress: Progress | None = None) -> Backbone:
     """The backbone of this name with the adapters of a checkpoint folder."""
-    if name not in BACKBONES:
-        raise WeightsError(f"This checkpoint needs the backbone {name!r}, which this version does not have.")
+    kind = backbone_class(name)
     try:
-        return BACKBONES[name].load(folder, progress)
+        return kind.load(folder, progress)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise WeightsError(f"The backbone {name} cannot be loaded: {error}") from error

@@ -1,13 +1,14 @@
-"""What every backbone can do: speak about an image, and be read as its encoder."""
+"""What every backbone can do: speak about an image, be read as its encoder, and be fine-tuned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from m3agiqa.aspects import Rating
 from m3agiqa.conversation import Conversation
@@ -69,4 +70,61 @@ class Backbone(Protocol):
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         """Hidden states [L, d] of conversations whose descriptions are already given, row by row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a backbone that can be tuned, alone or with others. Parts share no module."""
+
+    module: nn.Module
+    file: str
+    """Where checkpoints keep what it learned: a folder for an adapter, else a safetensors file."""
+    lora: str | None = None
+    """Layers that LoRA goes into, as PEFT takes them: a pattern of names, or "all-linear". None: the part
+    is trained whole."""
+    base: str | None = None
+    """Name of its published weights; None: there are none, so that it is saved even if it is not tuned."""
+    begun: Path | None = None
+    """Folder of an adapter that it begins with; a tuned part learns on from there."""
+
+
+class Answers(NamedTuple):
+    """All tokens that the assistant says in some conversations; no other token is a label."""
+
+    logits: Tensor
+    """[N, vocab], each from the state before its token."""
+    ids: Tensor
+    """[N], the tokens."""
+    turn: Tensor
+    """[N], 1 for a first answer (the description), 2 for a second one (the rating word)."""
+
+
+class TrainableBackbone(Backbone, Protocol):
+    """A backbone that can be fine-tuned (training.finetune), on any device and sharded over many."""
+
+    @classmethod
+    def for_training(cls, begun: Path | None) -> Self:
+        """Base weights, and what the folder `begun` (a stage's, or a checkpoint) has of its parts."""
+        ...
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """All modules with weights, by name.
+
+        Among them are "vision", which the paper tunes alone, and "language", which alone learns from text
+        without an image.
+        """
+        ...
+
+    def answers(self, requests: Sequence[Request]) -> Answers:
+        """Forward whole conversations; differentiable.
+
+        Weights may be sharded (DeepSpeed), so they are used only by calling the modules of `parts` and
+        what these consist of. Requests either all have an image or all have none.
+        """
+        ...
+
+    def enable_gradient_checkpointing(self) -> None:
+        """From now on `answers` computes activations anew in the backward pass: slower, in less memory."""
         ...

@@ -56,6 +56,12 @@ def test_correspondence_says_why_it_is_empty_without_a_prompt():
     assert "there is no prompt" not in card(Aspect.QUALITY, state)
 
 
+def test_an_aspect_that_the_model_does_not_judge_says_so():
+    html = card(Aspect.AUTHENTICITY, finished(result(3)))
+    assert "not trained for this aspect" in html
+    assert 'aria-busy="false"' in html
+
+
 def test_stopped_keeps_the_text():
     html = card(Aspect.QUALITY, RunState(stage=Stage.STOPPED, descriptions={Aspect.QUALITY: "So far"}))
     assert "So far" in html

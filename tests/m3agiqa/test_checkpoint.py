@@ -124,7 +124,7 @@ def test_finding(folder: Path) -> None:
 
 
 def test_unknown_backbone(folder: Path) -> None:
-    with pytest.raises(WeightsError, match="needs the backbone 'none'"):
+    with pytest.raises(WeightsError, match="no backbone 'none' in this version"):
         Assessor.from_pretrained(folder)
 
 

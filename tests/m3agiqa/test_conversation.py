@@ -33,7 +33,7 @@ def test_wording_is_the_papers() -> None:
 
 
 def test_one_round_asks_for_the_word_at_once() -> None:
-    asked, answer = Conversation.one_round(Aspect.CORRESPONDENCE, " a red\nball ", Rating.POOR).turns
+    asked, answer = Conversation.one_round(Aspect.CORRESPONDENCE, " a red\nball ").rate(Rating.POOR).turns
     assert asked.content == (
         "Take a close look at this AI-generated image and tell me how well it aligns with the elements and "
         "intent of the original prompt: 'a red ball'. Could you please help to rate the image based on its "
@@ -41,6 +41,28 @@ def test_one_round_asks_for_the_word_at_once() -> None:
         "Please just output one word from the list."
     )
     assert (answer.role, answer.content) == ("assistant", "poor")
+
+
+def test_one_round_without_a_prompt_does_not_mention_one() -> None:
+    for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY):
+        (asked,) = Conversation.one_round(aspect, " ").turns
+        assert "prompt" not in asked.content
+        assert "{" not in asked.content
+        assert asked.content.endswith("Please just output one word from the list.")
+    with pytest.raises(InputError, match="no prompt was given"):
+        Conversation.one_round(Aspect.CORRESPONDENCE, " ")
+
+
+def test_several_descriptions_are_asked_for_in_turn_and_rated_by_the_own_aspect() -> None:
+    told = ((Aspect.QUALITY, "Sharp."), (Aspect.CORRESPONDENCE, "A ball."), (Aspect.AUTHENTICITY, "Drawn."))
+    whole = Conversation.open(Aspect.CORRESPONDENCE, "a ball").describe(*told)
+    assert [turn.role for turn in whole.turns] == ["user", "assistant"] * 3 + ["user"]
+    asked = [Conversation.open(aspect, "a ball").turns[0] for aspect, _ in told]
+    assert list(whole.turns[:6:2]) == asked
+    assert [turn.content for turn in whole.turns[1::2]] == [text for _, text in told]
+    alone = Conversation.open(Aspect.CORRESPONDENCE, "a ball").describe("A ball.")
+    assert whole.turns[-1] == alone.turns[-1]
+    assert Conversation.open(Aspect.CORRESPONDENCE, "a ball").describe(told[1]) == alone
 
 
 def test_turns_alternate_and_close_with_the_rating() -> None:

@@ -8,6 +8,9 @@ from random import Random
 
 import pytest
 from PIL import Image, ImageDraw
+from scripted_backbone import ScriptedBackbone
+
+from m3agiqa.backbones import BACKBONES
 
 COLOURS = {"red": "#c03030", "green": "#30a040", "blue": "#3050c0", "yellow": "#d0b020"}
 SHAPES = ("circle", "square", "bar")
@@ -22,6 +25,15 @@ def draw(shape: str, colour: str, size: int, seed: int) -> Image.Image:
     pen = ImageDraw.Draw(image)
     (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=COLOURS[colour])
     return image
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedBackbone]:
+    """What is loaded as nano speaks by a script; its calls are counted anew."""
+    monkeypatch.setitem(BACKBONES, "nano", ScriptedBackbone)
+    monkeypatch.setattr(ScriptedBackbone, "asked", [])
+    monkeypatch.setattr(ScriptedBackbone, "fails_at", None)
+    return ScriptedBackbone
 
 
 @pytest.fixture(scope="session")

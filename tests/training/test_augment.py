@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.augment import (
     DAMAGES,
@@ -76,9 +77,15 @@ def test_unrelated_prompt_is_another_samples() -> None:
     assert {unrelated_prompt(pool[0], pool, Random(seed)) for seed in range(20)} == {"a dog"}
 
 
+def test_an_only_prompt_has_no_other() -> None:
+    pool = [Sample(str(i), Path("x"), prompt) for i, prompt in enumerate(["a cat", "a cat", "", None])]
+    with pytest.raises(InputError, match="No other sample of the split train"):
+        unrelated_prompt(pool[0], pool, Random(0))
+
+
 def test_unrelated_description_names_own_content_only_if_it_is_known() -> None:
     match = Sample("1", Path("x"), "a red boat", mos={Aspect.CORRESPONDENCE: 4.5})
     mismatch = Sample("2", Path("x"), "a red boat", mos={Aspect.CORRESPONDENCE: 1.5})
     for seed in range(10):
-        assert "a red boat" in unrelated_description(match, "a dog", Random(seed))
-        assert "a red boat" not in unrelated_description(mismatch, "a dog", Random(seed))
+        assert "a red boat" in unrelated_description(match, "a dog", SCALE, Random(seed))
+        assert "a red boat" not in unrelated_description(mismatch, "a dog", SCALE, Random(seed))

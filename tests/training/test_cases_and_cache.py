@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import read_samples, write_samples
-from training.cases import Case, all_cases
+from training.cases import Case, all_cases, own_cases
 from training.datasets import fingerprint, load_teacher
 from training.hidden_cache import Entry, HiddenCache
 from training.targets import targets
@@ -22,7 +23,7 @@ SCALE = MosScale(1.0, 5.0)
 
 def test_every_test_image_gets_all_sanity_cases(data: Path) -> None:
     samples = load_teacher(data)
-    cases = all_cases(samples, seed=0)
+    cases = all_cases(samples, tuple(Aspect), seed=0)
     test = [case for case in cases if case.sample.split == "test"]
     count = sum(sample.split == "test" for sample in samples)
     assert [case.kind for case in test].count("unrelated") == count
@@ -32,15 +33,32 @@ def test_every_test_image_gets_all_sanity_cases(data: Path) -> None:
 
 
 def test_no_prompt_no_correspondence(data: Path) -> None:
-    without = [case for case in all_cases(load_teacher(data), 0) if case.prompt is None]
+    without = [case for case in all_cases(load_teacher(data), tuple(Aspect), 0) if case.prompt is None]
     assert without
     assert all(Aspect.CORRESPONDENCE not in case.aspects for case in without)
+
+
+@pytest.mark.parametrize("aspects", [(Aspect.QUALITY,), (Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY)])
+def test_only_the_wanted_aspects_are_spoken_about(data: Path, aspects: tuple[Aspect, ...]) -> None:
+    samples = load_teacher(data)
+    cases = all_cases(samples, aspects, 0)
+    assert {aspect for case in cases for aspect in case.aspects} == set(aspects)
+    own = [case for case in cases if case.kind == "own"]
+    assert own == own_cases(samples, aspects)
+    assert len(own) == len(samples), "without its prompt there is authenticity or quality left to ask for"
+    assert {case.kind for case in cases} == {"own", "damaged" if Aspect.QUALITY in aspects else "unrelated"}
+
+
+def test_a_sample_that_cannot_be_asked_about_is_no_case(data: Path) -> None:
+    samples = load_teacher(data)
+    cases = own_cases(samples, [Aspect.CORRESPONDENCE])
+    assert [case.sample for case in cases] == [sample for sample in samples if sample.prompt]
 
 
 def test_unrelated_prompts_come_from_the_same_split(data: Path) -> None:
     samples = load_teacher(data)
     splits = {sample.prompt: sample.split for sample in samples}
-    unrelated = [case for case in all_cases(samples, 0) if case.kind == "unrelated"]
+    unrelated = [case for case in all_cases(samples, tuple(Aspect), 0) if case.kind == "unrelated"]
     assert unrelated
     assert all(splits[case.prompt] == case.sample.split for case in unrelated)
 
@@ -50,17 +68,33 @@ def test_key_changes_with_everything_it_depends_on(data: Path, tmp_path: Path) -
     other_image = tmp_path / "other.png"
     Image.new("RGB", (64, 64), "black").save(other_image)
     case = Case(sample, "own", tuple(Aspect), sample.prompt)
-    keys = {
+    told = Conversation.open(Aspect.QUALITY, sample.prompt).describe("A given description.")
+
+    def other(**changes: object) -> Case:
+        return replace(case, **changes)
+
+    keys = [
         case.key(Aspect.QUALITY, "backbone"),
         case.key(Aspect.AUTHENTICITY, "backbone"),
         case.key(Aspect.QUALITY, "other backbone"),
-        case.key(Aspect.QUALITY, "backbone", "a given description"),
-        replace(case, prompt="something else").key(Aspect.QUALITY, "backbone"),
-        replace(case, damage="blur").key(Aspect.QUALITY, "backbone"),
-        replace(case, sample=replace(sample, image=other_image)).key(Aspect.QUALITY, "backbone"),
-    }
-    assert len(keys) == 7
-    assert case.key(Aspect.QUALITY, "backbone") in keys
+        other(prompt="something else").key(Aspect.QUALITY, "backbone"),
+        other(damage="blur").key(Aspect.QUALITY, "backbone"),
+        other(damage="noise").key(Aspect.QUALITY, "backbone"),
+        other(sample=replace(sample, image=other_image)).key(Aspect.QUALITY, "backbone"),
+        case.told_key(told, "backbone"),
+        case.told_key(told, "other backbone"),
+        case.told_key(told.rate(Rating.FAIR), "backbone"),
+        case.told_key(told.rate(Rating.GOOD), "backbone"),
+        case.told_key(Conversation.open(Aspect.QUALITY, sample.prompt).describe("Another."), "backbone"),
+        case.told_key(replace(told, aspect=Aspect.AUTHENTICITY), "backbone"),
+        other(damage="blur").told_key(told, "backbone"),
+        other(sample=replace(sample, image=other_image)).told_key(told, "backbone"),
+    ]
+    assert len(set(keys)) == len(keys)
+    again = Case(sample, "own", (Aspect.QUALITY,), sample.prompt)
+    assert again.key(Aspect.QUALITY, "backbone") == keys[0], (
+        "what else is asked about the image does not matter"
+    )
 
 
 def entry(key: str) -> Entry:
@@ -88,9 +122,25 @@ def test_half_written_shard_does_not_count(tmp_path: Path) -> None:
     assert torch.equal(HiddenCache(tmp_path).states(["b"])["b"], torch.ones(2, 4))
 
 
+def test_several_writers_share_a_folder(tmp_path: Path) -> None:
+    first, second = HiddenCache(tmp_path, "shard-0of2"), HiddenCache(tmp_path, "shard-1of2")
+    for number in range(3):
+        first.add([(entry(f"a{number}"), torch.full((2, 4), number))])
+        second.add([(entry(f"b{number}"), torch.full((2, 4), 10 + number))])
+    whole = HiddenCache(tmp_path)
+    whole.add([(entry("c"), torch.full((2, 4), 20))])
+    found = HiddenCache(tmp_path).states(["a0", "a1", "a2", "b0", "b1", "b2", "c"])
+    assert [int(states[0, 0]) for states in found.values()] == [0, 1, 2, 10, 11, 12, 20]
+
+
+def test_reading_a_cache_writes_nothing(tmp_path: Path) -> None:
+    assert HiddenCache(tmp_path / "hidden").entries == {}
+    assert not (tmp_path / "hidden").exists()
+
+
 def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -> None:
     samples = load_teacher(data)
-    cases = all_cases(samples, seed=0)
+    cases = all_cases(samples, tuple(Aspect), seed=0)
     cache = HiddenCache(tmp_path)
     states = {}
     for number, case in enumerate(cases):

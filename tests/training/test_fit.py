@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from m3agiqa.aspects import MosScale
+from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.metrics import srcc
+from m3agiqa.predictor import Predictor
 from m3agiqa.samples import Sample
 from training import fit as fit_module
-from training.evaluate import agreement, leave_source_out, share_lower, source_groups, within_source
-from training.fit import FitConfig, fit, predict
+from training.evaluate import agreement, share_lower
+from training.fit import FitConfig, Standardizer, fit, predict
+from training.losses import LossConfig
 from training.targets import Target
+from training.transfer import leave_source_out, source_groups, within_source
 
 CONFIG = FitConfig(dim=16, epochs=6, batch=8, lr=5e-3, dropout=0.1)
 SCALE = MosScale(1.0, 5.0)
@@ -34,7 +39,7 @@ def planted(count: int, seed: int) -> list[Target]:
 
         split = "test" if number % 4 > 1 else "train"
         sample = Sample(f"{seed}-{number}", Path("x"), source="ab"[number % 2], split=split)
-        found.append(Target(sample, states(mos), mos, states(1.0)))
+        found.append(Target(sample, Aspect.QUALITY, states(mos), mos, states(1.0)))
     return found
 
 
@@ -49,26 +54,167 @@ def test_fit_finds_a_planted_signal_and_the_order(tmp_path: Path) -> None:
     assert share_lower(high) > 0.9
 
 
-def test_fit_resumes_to_the_same_predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, validation = planted(24, 0), planted(12, 1)
-    whole, _ = fit(train, validation, CONFIG, tmp_path / "whole", "whole")
+QUICK = replace(CONFIG, extractor="none", input_dropout=0.1, epochs=8, lr=2e-2)
+"""Without an extractor, for what does not depend on it."""
+VOCAB = replace(QUICK, projection="vocab")
 
+
+@pytest.fixture
+def head() -> torch.Tensor:
+    """An output head of 50 words, some of which are said a hundred times as loudly."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(50, 6, generator=generator) * torch.logspace(-1, 1, 50)[:, None]
+
+
+def scores(predictor: Predictor, targets: list[Target], head: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.tensor(predict(predictor, [target.states for target in targets], head))
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_fit_over_the_vocabulary_is_fused_without_a_change(
+    tmp_path: Path, head: torch.Tensor, standardize: bool
+) -> None:
+    train, validation = planted(64, 0), planted(32, 1)
+    if not standardize:  # what standardization is for must not be there then
+        train, validation = ([_plain(target) for target in each] for each in (train, validation))
+    config = replace(VOCAB, standardize=standardize)
+    predictor, reached = fit(train, validation, config, tmp_path / "state", "test", head)
+    assert predictor.config.input_size == len(head)
+    assert reached > 0.8
+    over_logits = predict(predictor, [target.states @ head.T for target in validation])
+    over_head, fused = scores(predictor, validation, head), scores(predictor.fuse(head), validation)
+    spread = over_head.std()
+    assert (over_head - torch.tensor(over_logits)).abs().max() < 2e-3 * spread
+    assert (over_head - fused).abs().max() < 2e-3 * spread
+    assert srcc(fused, [target.mos for target in validation]) == pytest.approx(reached, abs=0.01)
+
+
+def _plain(target: Target) -> Target:
+    ruler = torch.tensor([1.0, 100.0, 1.0, 0.01, 1.0, 1.0])
+    return replace(target, states=(target.states - 5) / ruler, worse=(target.worse - 5) / ruler)
+
+
+def test_standardization_is_folded_in_exactly(head: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    train = planted(24, 0)
+    raw = [target.states for target in train]
+    for projection, matrix in (("hidden", None), ("none", None), ("vocab", head)):
+        shape = FitConfig(projection=projection, extractor="none", dim=8).shape(6, len(head))
+        predictor = Predictor(shape).eval()
+        scaler = Standardizer.of(train, matrix)
+        scaled = [target.states.float() for target in scaler.apply(train)]
+        inputs = torch.cat(scaled) if matrix is None else torch.cat(scaled) @ scaler.head.T
+        assert inputs.mean(0).abs().max() < 0.02
+        assert (inputs.std(0) - 1).abs().max() < 0.02
+        before = torch.tensor(predict(predictor, scaled, scaler.head))
+        scaler.fold_into(predictor)
+        after = torch.tensor(predict(predictor, raw, matrix))
+        assert (before - after).abs().max() < 5e-3 * before.std(), projection  # states are kept in 16 bit
+
+
+def test_the_signal_is_found_over_the_vocabulary_as_in_hidden_states(
+    tmp_path: Path, head: torch.Tensor
+) -> None:
+    train, validation = planted(64, 0), planted(32, 1)
+    _, hidden = fit(train, validation, QUICK, tmp_path / "hidden", "hidden")
+    _, vocab = fit(train, validation, VOCAB, tmp_path / "vocab", "vocab", head)
+    assert vocab == pytest.approx(hidden, abs=0.1)
+
+
+@pytest.mark.parametrize("config", [CONFIG, VOCAB], ids=["xlstm", "vocab"])
+def test_fit_resumes_to_exactly_the_same_predictor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: torch.Tensor, config: FitConfig
+) -> None:
+    train, validation = planted(24, 0), planted(12, 1)
+    config = replace(config, epochs=4)
+    whole, reached = fit(train, validation, config, tmp_path / "whole", "whole", head)
+    _kill_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(train, validation, config, tmp_path / "cut", "cut", head)
+    monkeypatch.undo()
+    resumed, again = fit(train, validation, config, tmp_path / "cut", "resumed", head)
+    assert again == reached
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def _kill_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = fit_module._save
-    epochs = []
 
     def interrupted(state: Path, done: int, *rest: object) -> None:
         saved(state, done, *rest)
-        epochs.append(done)
-        if done == 3:
+        if done == epoch:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(fit_module, "_save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit(train, validation, CONFIG, tmp_path / "cut", "cut")
-    resumed, _ = fit(train, validation, CONFIG, tmp_path / "cut", "resumed")
-    assert epochs == [1, 2, 3, 4, 5, 6]
-    for name, value in whole.state_dict().items():
-        assert torch.allclose(value, resumed.state_dict()[name], atol=1e-6), name
+
+
+def epochs_of(state: Path) -> int:
+    return json.loads((state / "epoch.json").read_text())["done"]
+
+
+def test_patience_ends_training_once_nothing_is_gained(tmp_path: Path) -> None:
+    train, validation = planted(16, 0), planted(12, 1)
+    config = replace(QUICK, epochs=12, lr=0.0)  # no epoch after the first is better
+    patient, reached = fit(train, validation, replace(config, patience=2), tmp_path / "few", "few")
+    assert epochs_of(tmp_path / "few") == 3
+    through, same = fit(train, validation, config, tmp_path / "all", "all")
+    assert epochs_of(tmp_path / "all") == 12
+    assert reached == same
+    assert torch.equal(scores(patient, validation), scores(through, validation))
+    fit(train, validation, replace(config, patience=2), tmp_path / "few", "again")
+    assert epochs_of(tmp_path / "few") == 3, "it has ended and goes on with nothing"
+
+
+def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, validation = planted(16, 0), planted(12, 1)
+    reached = iter([0.1, 0.7, 0.3, 0.6, 0.1, 0.7])
+    monkeypatch.setattr(fit_module, "_agreement", lambda *_: next(reached))
+    config = replace(QUICK, epochs=4, constant_lr=True)  # a rate that does not know how many are to come
+    best, srcc_of_best = fit(train, validation, config, tmp_path / "four", "four")
+    assert srcc_of_best == 0.7
+    second, _ = fit(train, validation, replace(config, epochs=2), tmp_path / "two", "two")
+    assert torch.equal(scores(best, validation), scores(second, validation))
+
+
+def test_a_joint_predictor_reads_what_is_asked(tmp_path: Path) -> None:
+    """Two aspects with opposite signs; the conversation (last channel) tells which is meant."""
+
+    def asked(targets: list[Target], aspect: Aspect, sign: float) -> list[Target]:
+        found = []
+        for target in targets:
+            states = torch.cat([_plain(target).states, torch.full((len(target.states), 1), sign)], dim=1)
+            mos = target.mos if sign > 0 else 6 - target.mos
+            found.append(replace(target, aspect=aspect, states=states, worse=None, mos=mos))
+        return found
+
+    def both(count: int, seed: int) -> list[Target]:
+        every = planted(count, seed)
+        return asked(every, Aspect.QUALITY, 1.0) + asked(every, Aspect.AUTHENTICITY, -1.0)
+
+    config = replace(QUICK, joint=True, epochs=25, dropout=0.0, input_dropout=0.0)
+    config = replace(config, losses=LossConfig(plcc=0.5, rank=0.5))
+    train, validation = both(64, 0), both(24, 1)
+    predictor, reached = fit(train, validation, config, tmp_path / "state", "joint")
+    each = []
+    for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY):
+        about = [target for target in validation if target.aspect is aspect]
+        each.append(srcc(scores(predictor, about), [target.mos for target in about]))
+    assert min(each) > 0.8
+    assert reached == pytest.approx(sum(each) / 2, abs=0.02)
+
+
+@pytest.mark.parametrize("loss", ["plcc", "rank", "fidelity"])
+def test_every_loss_about_order_finds_the_signal_alone(tmp_path: Path, loss: str) -> None:
+    train, validation = planted(64, 0), planted(32, 1)
+    config = replace(QUICK, losses=LossConfig(**{"mse": 0.0, "worse": 0.0, loss: 1.0}))
+    _, reached = fit(train, validation, config, tmp_path / "state", loss)
+    assert reached > 0.8
+
+
+def test_over_the_vocabulary_there_must_be_a_head(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs the backbone's output matrix"):
+        fit(planted(8, 0), planted(8, 1), VOCAB, tmp_path / "state", "test")
 
 
 def test_leave_source_out_predicts_what_is_held_out_once(tmp_path: Path) -> None:

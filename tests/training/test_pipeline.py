@@ -1,107 +1,157 @@
-"""All stages on a handful of drawn images, with the real base weights, killed and resumed."""
+"""The whole chain on 60 drawn images with the real base weights: killed at random, it ends the same."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from conftest import COLOURS, SHAPES, draw
 from PIL import Image
 
 from m3agiqa import Aspect, Assessor
 from m3agiqa.checkpoint import CARD_FILE, read_card
 
-STEPS = """
-import sys
-from pathlib import Path
-from training.align import AlignConfig
-from training.curriculum import CurriculumConfig
-from training.finetune import FinetuneConfig
-from training.fit import FitConfig
-from training.run import Run, RunConfig
-from m3agiqa.aspects import Aspect
-import m3agiqa.backbones.nano.backbone as nano
-
-nano.MAX_NEW_TOKENS = 8
-fit = FitConfig(dim=16, epochs=2, batch=8)
-config = RunConfig(
-    align=AlignConfig(epochs=2, batch=8),
-    curriculum=CurriculumConfig(warmup_ratings=4, warmup_texts=2, warmup_batch=16, batch=4),
-    finetune=FinetuneConfig(rank=2, save_every=1),
-    fit=fit,
-    transfer=FitConfig(dim=16, epochs=1, batch=8),
-)
-data, folder, out = map(Path, sys.argv[1:])
-run = Run(folder, config)
-run.datasets(data)
-run.align(data)
-run.finetune(data)
-run.describe()
-for aspect in Aspect:
-    run.fit(aspect)
-    run.transfer(aspect)
-run.ship(out)
-"""
-
-
-def stages(data: Path, run: Path, out: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", STEPS, str(data), str(run), str(out)], stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not list(path.glob(pattern)):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"{pattern} did not appear"
-        time.sleep(0.02)
+COUNT = 60
+SETTINGS = {
+    "name": "tiny",
+    "learned_from": "{count} drawings, whose scores are not by people",
+    "start": None,
+    "teacher": {"limits": {"per_minute": 6000}},
+    "align": {"epochs": 2, "batch": 16},
+    "curriculum": {"warmup_captions": 8, "warmup_ratings": 8, "warmup_batch": 8, "epochs": 0.5, "batch": 4},
+    "finetune": {"tune": ["connector", "language"], "rank": 2, "save_every": 2},
+    "encode": True,
+    "fit": {"dim": 16, "epochs": 3, "batch": 16, "lr": 0.005},
+    "seeds": [0, 1],
+}
 
 
 @pytest.fixture(scope="module")
-def shipped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint made by a run that was killed in three stages and then left to finish."""
-    run, out = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("shipped") / "tiny"
-    for reached in ("align/state/state.pt", "finetune/state/step.json", "fit-state/quality/state/epoch.json"):
-        process = stages(data, run, out)
-        wait_for(run, reached, process)
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A settings file for a CSV of drawings: large ones are good, and a recorded teacher says so."""
+    folder = tmp_path_factory.mktemp("sixty")
+    rng = random.Random(0)
+    rows, told = [], []
+    for i in range(COUNT):
+        shape, colour, size = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice((48, 96, 160))
+        draw(shape, colour, size, i).save(folder / f"{i}.png")
+        prompt = f"a {colour} {shape} number {i}"
+        mos = {"quality": size / 40 + rng.uniform(0, 1), "correspondence": rng.uniform(1, 5)}
+        mos["authenticity"] = 5 - mos["quality"] / 2
+        rows.append(
+            {"id": f"d{i}", "image": f"{i}.png", "prompt": prompt, "generator": f"pen {i % 2}", **mos}
+        )
+        told.append({"id": f"d{i}", **dict.fromkeys(Aspect, f"A {colour} {shape} on plain grey.")})
+    pd.DataFrame(rows).to_csv(folder / "images.csv", index=False)
+    (folder / "told.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    data = {"format": "table", "path": str(folder / "images.csv"), "scale": [1, 5]}
+    data["split"] = {"by": "prompt", "ratios": [7, 2, 1]}
+    teacher = {**SETTINGS["teacher"], "names": [f"recorded:{folder / 'told.jsonl'}"]}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**SETTINGS, "data": data, "teacher": teacher}))
+    return path
+
+
+def start(settings: Path, run: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "training", "run", str(settings), "--run", str(run)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(settings: Path, run: Path) -> str:
+    process = start(settings, run)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that nothing interrupts, and its seconds."""
+    run, began = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
+    finish(settings, run)
+    return run, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def killed(settings: Path, whole: tuple[Path, float], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, killed at three random points, none of them near its end."""
+    run = tmp_path_factory.mktemp("killed") / "run"
+    seed = random.randrange(10**6)
+    print(f"kills drawn with seed {seed}")  # noqa: T201 - shown when the test fails
+    rng = random.Random(seed)
+    for _ in range(3):
+        process = start(settings, run)
+        time.sleep(rng.uniform(0.08, 0.3) * whole[1])
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not out.exists()
-    steps_before = len((run / "finetune" / "log.jsonl").read_text().splitlines())
-    process = stages(data, run, out)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    steps = [json.loads(line)["step"] for line in (run / "finetune" / "log.jsonl").read_text().splitlines()]
-    assert len(steps) == steps_before, "fine-tuning was finished and must not run again"
+        process.communicate()
+    assert not (run / "checkpoint").exists()
+    finish(settings, run)
+    return run
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "report" / "metrics.json").read_text())["summary"]
+
+
+def test_kills_change_nothing(whole: tuple[Path, float], killed: Path) -> None:
+    expected = summary(whole[0])
+    assert set(expected) == set(Aspect)
+    assert expected["quality"]["n"] > 5
+    assert len(expected["quality"]["srcc_of_seeds"]) == 2
+    for aspect, found in summary(killed).items():
+        assert found == pytest.approx(expected[aspect], nan_ok=True), aspect
+    steps = [
+        json.loads(line)["step"] for line in (killed / "finetune" / "log.jsonl").read_text().splitlines()
+    ]
     assert sorted(set(steps)) == list(range(max(steps) + 1))
-    return out
 
 
-def test_card_says_what_the_model_is_and_what_was_measured(shipped: Path) -> None:
-    card = read_card(shipped)
-    assert "not by people" in card.learned_from
-    assert set(card.predictors) == set(Aspect)
-    assert card.metrics["test"]["quality"]["n"] == 4
-    assert set(card.metrics["sanity"]) == {"blur", "noise", "unrelated_prompt"}
-    assert set(card.metrics["source_left_out"]["quality"]) == {"left", "right", "mean"}
-    assert len(card.fingerprint) == 64
+def test_finished_stages_are_skipped(settings: Path, killed: Path) -> None:
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in killed.rglob("*.safetensors")
+        if "checkpoint" not in path.parts
+    }
+    began = time.monotonic()
+    finish(settings, killed)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert time.monotonic() - began < 120
+    plan = subprocess.run(
+        [sys.executable, "-m", "training", "run", str(settings), "--run", str(killed), "--plan"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for stage in ("datasets", "distill", "align", "finetune", "describe", "fit"):
+        assert f"{stage:9} done" in plan
 
 
-def test_checkpoint_holds_no_pickle(shipped: Path) -> None:
-    names = {path.suffix for path in shipped.rglob("*") if path.is_file()}
-    assert names <= {".safetensors", ".json"}
-    assert (shipped / CARD_FILE).stat().st_size < 20_000
+def test_report_and_records_are_there(killed: Path) -> None:
+    page = (killed / "report" / "report.html").read_text()
+    assert "A red " in page or "A blue " in page or "A green " in page or "A yellow " in page
+    assert yaml.safe_load((killed / "config.yaml").read_text())["name"] == "tiny"
+    log = (killed / "log.txt").read_text()
+    assert all(f"{stage}: done in" in log for stage in ("distill", "align", "finetune", "describe", "ship"))
+    facts = json.loads((killed / "report" / "metrics.json").read_text())["facts"]
+    assert len(facts["data fingerprint"]) == 64 and facts["git revision"]
 
 
-def test_checkpoint_assesses(shipped: Path) -> None:
-    assessor = Assessor.from_pretrained(shipped)
-    assessment = assessor.assess(Image.new("RGB", (64, 64), "red"), "a red square")
+def test_checkpoint_assesses(killed: Path) -> None:
+    folder = killed / "checkpoint"
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".safetensors", ".json"}
+    assert (folder / CARD_FILE).stat().st_size < 20_000
+    card = read_card(folder)
+    assert "not by people" in card.learned_from and set(card.predictors) == set(Aspect)
+    assessment = Assessor.from_pretrained(folder).assess(Image.new("RGB", (64, 64), "red"), "a red square")
     assert set(assessment.aspects) == set(Aspect)
     for result in assessment.aspects.values():
         assert 1 <= result.mos <= 5

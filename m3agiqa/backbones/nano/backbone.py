@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     Cache,
     LogitsProcessorList,
@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from m3agiqa.aspects import RATINGS
-from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.aspects import RATINGS, Aspect
+from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
 from m3agiqa.backbones.nano.connector import (
     PLACE_TOKENS,
     SUMMARY_TOKENS,
@@ -33,7 +33,8 @@ from m3agiqa.backbones.nano.connector import (
 )
 from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, new_cache
 from m3agiqa.backbones.nano.matching import Matcher
-from m3agiqa.backbones.nano.vision import EfficientNetLite0, views
+from m3agiqa.backbones.nano.vision import POINTWISE, EfficientNetLite0, views
+from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped
 from m3agiqa.weights import EFFICIENTNET_LITE0, SMOLLM2, Progress, weight_path
@@ -44,11 +45,12 @@ RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they ar
 NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 SENTENCE_ENDS = (".", "!", "?")
 CONNECTOR_FILE = "connector.safetensors"
-ADAPTER_FOLDER = "adapter"
+ADAPTER_FOLDER = "adapter"  # of the language model
+VISION_ADAPTER_FOLDER = "vision-adapter"
 
 
 class NanoBackbone:
-    """One adapter serves all aspects; it sits in the language model, the vision encoder is frozen."""
+    """One adapter serves all aspects. nano's own recipe puts it into the language model."""
 
     name = "nano"
     revision = 2
@@ -65,6 +67,7 @@ class NanoBackbone:
         self._rating_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in RATINGS]
         embeddings = llm.get_input_embeddings().weight
         self.matcher = Matcher(embeddings, self._rating_ids[0], self._rating_ids[-1])
+        self._begun_in: Path | None = None  # where training begins from
 
     @classmethod
     def from_base(cls, progress: Progress | None = None) -> NanoBackbone:
@@ -79,24 +82,76 @@ class NanoBackbone:
         return cls(vision.eval().requires_grad_(False), llm, tokenizer)
 
     @classmethod
-    def load(cls, folder: Path, progress: Progress | None = None) -> NanoBackbone:
-        """Base weights with the trained connector and adapter of a checkpoint folder, for inference."""
-        backbone = cls.from_base(progress)
-        backbone.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
-        backbone.connector.float().eval().requires_grad_(False)
-        with _without_renaming_notice():
-            adapted = PeftModel.from_pretrained(backbone.llm, folder / ADAPTER_FOLDER)
-        backbone.llm = adapted.merge_and_unload().eval().requires_grad_(False)
-        return backbone
+    def load(cls, folder: Path, progress: Progress | None = None) -> Backbone:
+        """Base weights with what was trained, from a checkpoint folder, for inference.
 
-    def add_adapter(self, config: LoraConfig) -> PeftModel:
-        """Put trainable LoRA layers into the language model (in place); the wrapper saves them."""
-        with _without_renaming_notice():
-            return get_peft_model(self.llm, config)
+        A folder with sub-folders by aspect has a connector and adapters for each of them.
+        """
+        base = cls.from_base(progress)
+        found = [aspect for aspect in Aspect if (folder / aspect / CONNECTOR_FILE).exists()]
+        if found:
+            return PerAspect({aspect: base.sibling(folder / aspect) for aspect in found})
+        base.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
+        base.connector.float().eval().requires_grad_(False)
+        base.vision = _adapted(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
+        base.llm = _adapted(base.llm, folder / ADAPTER_FOLDER, merge=True)
+        return base
+
+    def sibling(self, folder: Path) -> NanoBackbone:
+        """Another backbone, trained as a folder says, that shares the base weights of this one."""
+        other = copy.copy(self)
+        other.connector = Connector(self.hidden_size)
+        other.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
+        other.connector.float().eval().requires_grad_(False)
+        other.vision = _adapted(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
+        other.llm = _adapted(sharing_copy(self.llm), folder / ADAPTER_FOLDER)
+        return other
 
     @property
     def head(self) -> Tensor:
         return self.llm.get_output_embeddings().weight
+
+    # --- training ----------------------------------------------------------------------------
+
+    @classmethod
+    def for_training(cls, begun: Path | None) -> NanoBackbone:
+        """Base weights with the connector and the adapters that a folder holds; without one it is random."""
+        backbone = cls.from_base()
+        if begun:
+            backbone.connector.load_state_dict(load_file(begun / CONNECTOR_FILE))
+        backbone._begun_in = begun
+        return backbone
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        def adapted(module: nn.Module, name: str, lora: str, base: str) -> Part:
+            folder = self._begun_in / name if self._begun_in else None
+            return Part(module, name, lora, base, folder if folder and folder.is_dir() else None)
+
+        return {
+            "vision": adapted(self.vision, VISION_ADAPTER_FOLDER, POINTWISE, EFFICIENTNET_LITE0.filename),
+            "connector": Part(self.connector, CONNECTOR_FILE),
+            "language": adapted(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2.filename),
+        }
+
+    def answers(self, requests: Sequence[Request]) -> Answers:
+        if self.llm.is_activation_checkpointing:
+            hidden, rows = self._read_without_cache(requests)
+        else:
+            _, hidden, rows = self.read(requests)
+        states, ids, turns = [], [], []
+        for row, tokens in zip(hidden, rows, strict=True):
+            places = [i for i, answer in enumerate(tokens.answer) if answer]
+            states.append(row[[i - 1 for i in places]])  # the state before a token predicts it
+            ids += [tokens.ids[i] for i in places]
+            turns += [tokens.answer[i] for i in places]
+        logits = self.llm.get_output_embeddings()(torch.cat(states))
+        return Answers(logits, self._tensor(ids), self._tensor(turns))
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In the language model; the vision encoder's activations are few beside its own."""
+        self.llm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        self.llm.train()  # the library computes nothing anew in models that are not being trained
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -109,17 +164,28 @@ class NanoBackbone:
         prefix = self._prefix([request.image for request in requests])
         owners, rows = self._rows(requests)
         cache = prefix.cache
-        cache.batch_select_indices(torch.tensor(owners))
-        length = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), length), self.chat.end)
-        mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = torch.tensor(row.ids)
-            mask[i, : len(row.ids)] = 1
+        cache.batch_select_indices(self._tensor(owners))
+        ids, mask = self._padded(rows)
         start = prefix.length
-        positions = torch.arange(start, start + length).expand(len(rows), -1)
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
         hidden = self._forward(ids, cache, _after_prefix(start, mask), positions)
         return prefix, hidden, rows
+
+    def _read_without_cache(self, requests: Sequence[Request]) -> tuple[Tensor, list[Tokens]]:
+        """Row states and tokens as `read` returns them, with each row's prefix computed for itself.
+
+        Layers whose activations are computed anew in the backward pass cannot share a cache.
+        """
+        embedded, _ = self._begun([request.image for request in requests])
+        owners, rows = self._rows(requests)
+        ids, mask = self._padded(rows)
+        start = embedded.shape[1]
+        hidden = self.llm.model(
+            inputs_embeds=torch.cat([embedded[self._tensor(owners)], self._embed(ids)], dim=1),
+            attention_mask=_after_prefix(start, mask),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden[:, start:], rows
 
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
@@ -153,15 +219,23 @@ class NanoBackbone:
 
     # --- parts -------------------------------------------------------------------------------
 
-    def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
-        header = torch.tensor(self.chat.before_image).expand(len(images), -1)
-        embedded, cache, tokens = self._embed(header), new_cache(), None
+    def _begun(self, images: Sequence[Image.Image | None]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of chat header and visual tokens [N, P, d], and the latter alone."""
+        header = self._tensor(self.chat.before_image).expand(len(images), -1)
+        embedded, tokens = self._embed(header), None
         shown = [image for image in images if image is not None]
         if shown:
-            tokens = self.visual_tokens(torch.stack([views(image) for image in shown])).to(embedded.dtype)
+            pixels = torch.stack([views(image) for image in shown]).to(next(self.vision.parameters()))
+            tokens = self.visual_tokens(pixels).to(embedded.dtype)
             embedded = torch.cat([embedded, tokens], dim=1)
+        return embedded, tokens
+
+    def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
+        embedded, tokens = self._begun(images)
+        cache = new_cache()
         output = self.llm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
-        return _Prefix(cache, output.last_hidden_state[:, : header.shape[1]], tokens)
+        header = output.last_hidden_state[:, : len(self.chat.before_image)]
+        return _Prefix(cache, header, tokens)
 
     def _beginning(self, prefix: _Prefix, owner: int, conversation: Conversation) -> Tensor:
         """States [P, d] of header and image as the predictor reads them in one conversation.
@@ -185,14 +259,24 @@ class NanoBackbone:
         """[N, views, 3, 224, 224] -> [N, VISUAL_TOKENS, d]."""
         return self.connector(self.features(pixels))
 
-    @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """[N, views, 3, 224, 224] -> [N, PLACE_TOKENS, C], of the frozen vision encoder."""
+        """[N, views, 3, 224, 224] -> [N, PLACE_TOKENS, C], of the vision encoder."""
         return gather(self.vision(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]))
 
     def _rows(self, requests: Sequence[Request]) -> tuple[list[int], list[Tokens]]:
         owners = [i for i, request in enumerate(requests) for _ in request.conversations]
         return owners, [self.chat.tokens(c) for request in requests for c in request.conversations]
+
+    def _padded(self, rows: list[Tokens]) -> tuple[Tensor, Tensor]:
+        """Ids [rows, L], filled up on the right, and 1 where they are a row's own."""
+        length = max(len(row.ids) for row in rows)
+        ids = [row.ids + [self.chat.end] * (length - len(row.ids)) for row in rows]
+        own = [[1] * len(row.ids) + [0] * (length - len(row.ids)) for row in rows]
+        return self._tensor(ids), self._tensor(own)
+
+    def _tensor(self, numbers: list) -> Tensor:
+        """Whole numbers where the language model is."""
+        return torch.tensor(numbers, dtype=torch.long, device=self.llm.device)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.llm.get_input_embeddings()(ids)
@@ -347,6 +431,17 @@ class _Speech:
             self.states[i] = [question, torch.cat(answer)[:keep]]
 
 
+def _adapted(module: nn.Module, folder: Path, merge: bool = False) -> nn.Module:
+    """The module with the adapter of a folder, if there is one; `merge` changes its weights."""
+    if folder.is_dir():
+        with _without_renaming_notice():
+            # Layers that stay apart run in the precision of the module, if that has 16 bit as their file has.
+            wide = merge or next(module.parameters()).dtype == torch.float32
+            adapted = PeftModel.from_pretrained(module, folder, autocast_adapter_dtype=wide)
+        module = adapted.merge_and_unload() if merge else adapted.get_base_model()
+    return module.eval().requires_grad_(False)
+
+
 @contextmanager
 def _without_renaming_notice() -> Iterator[None]:
     """PEFT reads an attribute by a name that transformers has given up; users can do nothing about it."""
@@ -356,4 +451,4 @@ def _without_renaming_notice() -> Iterator[None]:
 
 
 def _after_prefix(length: int, mask: Tensor) -> Tensor:
-    return torch.cat([torch.ones(mask.shape[0], length, dtype=mask.dtype), mask], dim=1)
+    return torch.cat([mask.new_ones(mask.shape[0], length), mask], dim=1)

@@ -25,6 +25,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+POINTWISE = r"_blocks\.\d+\._(expand|project)_conv|_conv_head"  # the 1 x 1 convolutions, which take LoRA
 TAPS = {2: 24, 4: 40, 10: 112}  # block index -> channels, at strides 4, 8 and 16
 
 
@@ -42,6 +43,10 @@ class SameConv(nn.Conv2d):
         return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, self.groups)
 
 
+def _pointwise(cin: int, cout: int) -> nn.Conv2d:
+    return nn.Conv2d(cin, cout, 1, bias=False)
+
+
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
@@ -53,11 +58,11 @@ class Block(nn.Module):
         super().__init__()
         mid = cin * expansion
         if expansion != 1:
-            self._expand_conv = SameConv(cin, mid, 1)
+            self._expand_conv = _pointwise(cin, mid)
             self._bn0 = _norm(mid)
         self._depthwise_conv = SameConv(mid, mid, kernel, stride, groups=mid)
         self._bn1 = _norm(mid)
-        self._project_conv = SameConv(mid, cout, 1)
+        self._project_conv = _pointwise(mid, cout)
         self._bn2 = _norm(cout)
         self.expands, self.residual = expansion != 1, stride == 1 and cin == cout
 
@@ -84,7 +89,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(Block(cin, cout, kernel, stride if i == 0 else 1, expansion))
                 cin = cout
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head, self._bn1 = SameConv(cin, 1280, 1), _norm(1280)
+        self._conv_head, self._bn1 = _pointwise(cin, 1280), _norm(1280)
         self._fc = nn.Linear(1280, 1000)  # ImageNet classes; kept so that all published weights load
 
     def forward(self, x: Tensor) -> Tensor:

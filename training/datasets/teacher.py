@@ -1,27 +1,32 @@
-"""Readers of data sets; each yields samples."""
+"""The data folder that nano learns from: teacher scores, unlabelled images, captions, published texts."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
+from training.datasets.entries import Entry
 
 TEACHER_SCALE = MosScale(1.0, 5.0)
 
 
-def load_teacher(data: Path) -> list[Sample]:
-    """`agi-teacher`: pictures with scores (1-5) and descriptions by a multimodal LLM."""
+def teacher_entries(data: Path) -> Iterator[Entry]:
+    """`agi-teacher` below `data`: pictures with scores (1-5) and descriptions by a multimodal LLM.
+
+    Raises InputError naming file and line.
+    """
     folder = data / "agi-teacher"
-    samples = []
-    for _, row in read_json_lines(folder / "samples.jsonl"):
-        judged = {aspect: row[aspect] for aspect in Aspect if row.get(aspect)}
-        samples.append(
-            Sample(
+    path = folder / "samples.jsonl"
+    for number, row in read_json_lines(path):
+        place = f"{path}, line {number}"
+        try:
+            judged = {aspect: row[aspect] for aspect in Aspect if row.get(aspect)}
+            sample = Sample(
                 id=row["id"],
                 image=folder / row["image"],
                 prompt=row["prompt"],
@@ -32,8 +37,14 @@ def load_teacher(data: Path) -> list[Sample]:
                 source=row["source"],
                 distorted=bool(row.get("distortion")),
             )
-        )
-    return samples
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{place} is not a row of agi-teacher: {error!r}") from error
+        yield Entry(place, sample)
+
+
+def load_teacher(data: Path) -> list[Sample]:
+    """The samples of `agi-teacher`; whether their images exist is not checked."""
+    return [entry.sample for entry in teacher_entries(data)]
 
 
 def load_unlabelled(data: Path) -> list[Sample]:
@@ -66,12 +77,3 @@ def load_published_conversations(data: Path) -> list[tuple[Aspect, list[dict[str
     if not conversations:
         raise InputError(f"{folder} holds no training conversations (*train*quality* and the like).")
     return conversations
-
-
-def fingerprint(samples: list[Sample]) -> str:
-    """SHA-256 over ids, prompts, scores, descriptions and splits: which data a model learned from."""
-    digest = hashlib.sha256()
-    for sample in sorted(samples, key=lambda sample: sample.id):
-        facts = [sample.id, sample.prompt, sample.mos, sample.descriptions, sample.split]
-        digest.update(json.dumps(facts, sort_keys=True).encode())
-    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""One backbone made of several that share their base weights and differ in their adapters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.errors import InputError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def sharing_copy(module: M) -> M:
+    """A copy with tensors shared: layers can be put into it that the original will not have."""
+    tensors = chain(module.parameters(), module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+class PerAspect:
+    """Each conversation is held by the backbone of its aspect; implements `base.Backbone`.
+
+    Nothing is switched at run time, so that several threads may speak at once.
+    """
+
+    def __init__(self, backbones: dict[Aspect, Backbone]) -> None:
+        """At least one. They share base weights if their modules were made by `sharing_copy`."""
+        self.backbones = backbones
+        first = next(iter(backbones.values()))
+        self.name, self.revision = first.name, first.revision
+        self.hidden_size, self.vocab_size = first.hidden_size, first.vocab_size
+
+    @property
+    def head(self) -> Tensor:
+        return next(iter(self.backbones.values())).head
+
+    def describe(
+        self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Delta | Spoken]:
+        """Aspect after aspect: their adapters differ, so that a common batch would not be faster."""
+        for backbone, own, rows in self._split(requests):
+            for said in backbone.describe(own, stop):
+                yield replace(said, row=rows[said.row])
+
+    def encode(self, requests: Sequence[Request]) -> list[Tensor]:
+        states: dict[int, Tensor] = {}
+        for backbone, own, rows in self._split(requests):
+            states.update(zip(rows, backbone.encode(own), strict=True))
+        return [states[row] for row in sorted(states)]
+
+    def _split(self, requests: Sequence[Request]) -> list[tuple[Backbone, list[Request], list[int]]]:
+        """For each aspect that is talked about: its backbone, its part of the requests, its rows."""
+        aspects = [c.aspect for request in requests for c in request.conversations]
+        missing = [str(aspect or "captions") for aspect in aspects if aspect not in self.backbones]
+        if missing:
+            raise InputError(
+                f"This model was fine-tuned for each aspect apart: for {', '.join(self.backbones)}, "
+                f"not for {missing[0]}."
+            )
+        parts = []
+        for aspect, backbone in self.backbones.items():
+            rows = [row for row, each in enumerate(aspects) if each is aspect]
+            if rows:
+                parts.append((backbone, _about(aspect, requests), rows))
+        return parts
+
+
+def _about(aspect: Aspect, requests: Sequence[Request]) -> list[Request]:
+    kept = []
+    for request in requests:
+        conversations = tuple(c for c in request.conversations if c.aspect is aspect)
+        if conversations:
+            kept.append(Request(request.image, conversations))
+    return kept

@@ -1,0 +1,185 @@
+"""A reading decides which turns the predictor sees; what it is kept under depends on all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, Rating
+from m3agiqa.conversation import Conversation
+from m3agiqa.samples import Sample
+from training.cases import Case
+from training.hidden_cache import Entry, HiddenCache
+from training.reading import Reading
+from training.targets import targets, tellings, told_targets
+
+Q, C, A = Aspect
+SPOKEN = {
+    aspect: Entry("", "s", aspect, "own", None, "a boat", f"About {aspect}.", Rating.GOOD)
+    for aspect in Aspect
+}
+READINGS = {
+    "own": Reading(),
+    "none": Reading(()),
+    "Q": Reading((Q,)),
+    "QC": Reading((Q, C)),
+    "QCA": Reading((Q, C, A)),
+    "full": Reading(rated=True),
+    "none, rated": Reading((), rated=True),
+    "QCA, rated": Reading((Q, C, A), rated=True),
+}
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "image.png")
+    sample = Sample("s", tmp_path / "image.png", "a boat", dict.fromkeys(Aspect, 3.0))
+    return Case(sample, "own", tuple(Aspect), "a boat")
+
+
+@pytest.fixture
+def without_prompt(case: Case) -> Case:
+    mos = {Q: 3.0, A: 2.0}
+    return replace(case, sample=replace(case.sample, prompt=None, mos=mos), prompt=None, aspects=(Q, A))
+
+
+def said(case: Case, aspect: Aspect, name: str) -> list[str]:
+    """What the assistant has said."""
+    told = READINGS[name].conversation(case, aspect, SPOKEN)
+    assert told.aspect is aspect
+    assert [turn.role for turn in told.turns] == (["user", "assistant"] * len(told.turns))[: len(told.turns)]
+    return [turn.content for turn in told.turns if turn.role == "assistant"]
+
+
+@pytest.mark.parametrize("aspect", list(Aspect))
+def test_the_assistant_has_said_what_the_reading_wants(case: Case, aspect: Aspect) -> None:
+    about = {each: f"About {each}." for each in Aspect}
+    assert said(case, aspect, "own") == [about[aspect]]
+    assert said(case, aspect, "none") == []
+    assert said(case, aspect, "Q") == [about[Q]]
+    assert said(case, aspect, "QC") == [about[Q], about[C]]
+    assert said(case, aspect, "QCA") == [about[Q], about[C], about[A]]
+    assert said(case, aspect, "full") == [about[aspect], "good"]
+    assert said(case, aspect, "none, rated") == ["good"]
+    assert said(case, aspect, "QCA, rated") == [about[Q], about[C], about[A], "good"]
+
+
+@pytest.mark.parametrize("aspect", list(Aspect))
+def test_the_last_question_is_about_the_judged_aspect(case: Case, aspect: Aspect) -> None:
+    for name in ("own", "Q", "QC", "QCA"):
+        last = READINGS[name].conversation(case, aspect, SPOKEN).turns[-1]
+        assert last == Conversation.open(aspect, "a boat").describe("x").turns[-1]
+    assert READINGS["none"].conversation(case, aspect, SPOKEN) == Conversation.one_round(aspect, "a boat")
+
+
+def test_the_default_is_what_was_spoken(case: Case) -> None:
+    assert [name for name, reading in READINGS.items() if reading.as_spoken] == ["own"]
+    spoken = Conversation.open(C, "a boat").describe("About correspondence.")
+    assert Reading().conversation(case, C, SPOKEN) == spoken
+
+
+def test_without_a_prompt_correspondence_is_left_out(without_prompt: Case) -> None:
+    spoken = {Q: SPOKEN[Q], A: SPOKEN[A]}
+    for aspect in (Q, A):
+        told = READINGS["QCA"].conversation(without_prompt, aspect, spoken)
+        assert [turn.content for turn in told.turns[1::2]] == ["About quality.", "About authenticity."]
+        assert not any("prompt" in turn.content for turn in told.turns)
+        alone = Reading((C,)).conversation(without_prompt, aspect, spoken)
+        assert alone == Conversation.one_round(aspect, None)
+
+
+def test_needs_is_all_that_must_have_been_spoken(case: Case) -> None:
+    for aspect in Aspect:
+        for reading in READINGS.values():
+            reading.conversation(case, aspect, {each: SPOKEN[each] for each in reading.needs(aspect)})
+
+
+def test_descriptions_may_come_as_texts() -> None:
+    assert Reading(["quality", "correspondence"]) == READINGS["QC"]
+    with pytest.raises(ValueError, match="beauty"):
+        Reading(["beauty"])
+
+
+def test_every_reading_and_aspect_has_a_key_of_its_own(case: Case, without_prompt: Case) -> None:
+    conversations = {
+        (aspect, told.turns): about.told_key(told, "nano 1")
+        for about, aspects in ((case, Aspect), (without_prompt, (Q, A)))
+        for aspect in aspects
+        for told in (reading.conversation(about, aspect, SPOKEN) for reading in READINGS.values())
+    }
+    keys = set(conversations.values())
+    assert len(keys) == len(conversations) > 30
+    spoken = {case.key(each, "nano 1") for each in Aspect} | {without_prompt.key(Q, "nano 1")}
+    assert not keys & spoken, "states of what was spoken and of what was given may differ by rounding"
+
+
+def test_what_a_conversation_says_is_never_taken_for_another_turn(case: Case) -> None:
+    """No text can be put together so that two conversations have one key."""
+    first = Conversation.open(Q, "a boat").describe("a")
+    second = Conversation.open(Q, "a boat").describe("a', ('user', 'b")
+    assert case.told_key(first, "nano 1") != case.told_key(second, "nano 1")
+    assert case.told_key(first, "nano 1") != case.told_key(first, "nano")
+
+
+# --- targets of a reading ------------------------------------------------------------------------
+
+
+def fill(cache: HiddenCache, case: Case, *aspects: Aspect) -> None:
+    cache.add(
+        [
+            (replace(SPOKEN[each], key=case.key(each, "nano 1"), sample=case.sample.id), torch.zeros(3, 4))
+            for each in aspects
+        ]
+    )
+
+
+def test_tellings_wait_for_all_that_they_need(case: Case, tmp_path: Path) -> None:
+    cache = HiddenCache(tmp_path / "hidden")
+    fill(cache, case, Q)
+    assert len(tellings([case], cache, "nano 1", Q, READINGS["Q"])) == 1
+    assert tellings([case], cache, "nano 1", Q, READINGS["QC"]) == []
+    fill(cache, case, C)
+    (telling,) = tellings([case], cache, "nano 1", Q, READINGS["QC"])
+    assert telling.conversation == READINGS["QC"].conversation(case, Q, SPOKEN)
+    assert tellings([case], cache, "another 1", Q, READINGS["Q"]) == []
+    assert tellings([replace(case, kind="damaged")], cache, "nano 1", Q, READINGS["Q"]) == []
+
+
+def test_descriptions_of_aspects_without_scores_can_be_read_too(case: Case, tmp_path: Path) -> None:
+    """Table III on a data set that scores quality alone."""
+    scored = replace(case, sample=replace(case.sample, mos={Q: 3.0}), aspects=(Q,))
+    cache = HiddenCache(tmp_path / "hidden")
+    assert tellings([scored], cache, "nano 1", Q, READINGS["QCA"]) == []
+    fill(cache, case, Q, C, A)
+    (telling,) = tellings([scored], cache, "nano 1", Q, READINGS["QCA"])
+    assert telling.conversation == READINGS["QCA"].conversation(case, Q, SPOKEN)
+
+
+def test_states_of_an_image_that_has_changed_are_not_used(case: Case, tmp_path: Path) -> None:
+    cache = HiddenCache(tmp_path / "hidden")
+    fill(cache, case, Q)
+    told = tellings([case], cache, "nano 1", Q, READINGS["full"])
+    key = told[0].key("nano 1")
+    cache.add([(replace(SPOKEN[Q], key=key, kind="told", rating=None), torch.ones(5, 4))])
+    (target,) = told_targets(told, cache, "nano 1")
+    assert (target.mos, target.aspect, target.states.shape) == (3.0, Q, (5, 4))
+    assert [each.mos for each in targets([case], cache, "nano 1", Q)] == [3.0]
+
+    Image.new("RGB", (64, 64), "black").save(case.sample.image)
+    changed = replace(case)  # a run that is opened anew
+    assert targets([changed], cache, "nano 1", Q) == []
+    assert tellings([changed], cache, "nano 1", Q, READINGS["full"]) == []
+    assert told_targets([replace(told[0], case=changed)], cache, "nano 1") == []
+
+
+def test_another_reader_has_states_of_its_own(case: Case, tmp_path: Path) -> None:
+    cache = HiddenCache(tmp_path / "hidden")
+    fill(cache, case, Q)
+    told = tellings([case], cache, "nano 1", Q, READINGS["none"])
+    cache.add([(replace(SPOKEN[Q], key=told[0].key("nano 1"), kind="told"), torch.ones(5, 4))])
+    assert len(told_targets(told, cache, "nano 1")) == 1
+    assert told_targets(told, cache, "nano 2") == []

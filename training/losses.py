@@ -1,0 +1,77 @@
+"""What a predictor is fitted with: squared error (paper, Eq. 10), and losses about order.
+
+The authors left ranking losses for later, as these need large batches; from cached hidden states they
+cost next to nothing. All are means, and take scores and MOS [N] in quarters of the MOS scale: points of
+MOS on a scale of 1 to 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses that are added up; one with weight 0 is not computed."""
+
+    mse: float = 1.0
+    """Squared error (paper, Eq. 10)."""
+    plcc: float = 0.0
+    """One minus the linear correlation within the batch, halved."""
+    rank: float = 0.0
+    """RankNet: cross-entropy of which of two images is the better one."""
+    fidelity: float = 0.0
+    """Fidelity of the probability that one image is better than the other (Thurstone's model)."""
+    worse: float = 0.05
+    """Hinge that puts an image above its damaged copy, and its prompt above an unrelated one."""
+    margin: float = 0.5
+    """How far above, in quarters of the MOS scale."""
+
+
+def agreement_loss(scores: Tensor, mos: Tensor, groups: Tensor, config: LossConfig) -> Tensor:
+    """Squared error, and the losses about order among images of the same group [N] (aspect)."""
+    loss = config.mse * F.mse_loss(scores, mos)
+    members = [groups == group for group in groups.unique()]
+    for weight, term in (
+        (config.plcc, plcc_loss),
+        (config.rank, rank_loss),
+        (config.fidelity, fidelity_loss),
+    ):
+        if weight:
+            loss = loss + weight * torch.stack([term(scores[m], mos[m]) for m in members]).mean()
+    return loss
+
+
+def hinge(better: Tensor, worse: Tensor, margin: float) -> Tensor:
+    """Zero where each score is at least `margin` above its worse case's."""
+    return F.relu(margin - (better - worse)).mean()
+
+
+def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
+    """(1 - PLCC) / 2, in [0, 1]."""
+    return (1 - F.cosine_similarity(scores - scores.mean(), mos - mos.mean(), dim=0)) / 2
+
+
+def rank_loss(scores: Tensor, mos: Tensor) -> Tensor:
+    """RankNet over all pairs with different MOS: log(1 + exp(s_worse - s_better)); 0 without pairs."""
+    better = mos[:, None] > mos[None]
+    losses = F.softplus(scores[None] - scores[:, None])
+    return (losses * better).sum() / better.sum().clamp_min(1)
+
+
+def fidelity_loss(scores: Tensor, mos: Tensor) -> Tensor:
+    """1 - sqrt(p q) - sqrt((1 - p)(1 - q)) over all pairs, in [0, 1].
+
+    q is the probability that the first is better, from a normal distribution with variance 1 around each
+    score; p is 1, 0, or one half for equal MOS.
+    """
+    first, second = torch.triu_indices(len(scores), len(scores), offset=1, device=scores.device)
+    if not len(first):
+        return scores.sum() * 0
+    p = (1 + torch.sign(mos[first] - mos[second])) / 2
+    q = torch.special.ndtr((scores[first] - scores[second]) / 2**0.5).clamp(1e-6, 1 - 1e-6)
+    return (1 - p.sqrt() * q.sqrt() - (1 - p).sqrt() * (1 - q).sqrt()).mean()

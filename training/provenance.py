@@ -1,0 +1,43 @@
+"""Where a result comes from: settings, code and data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.datasets import fingerprint
+from training.settings import plain
+
+if TYPE_CHECKING:
+    from training.run import Run
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Facts for a report, by name."""
+    config = run.config
+    return {
+        "run": run.folder.name,
+        "backbone": f"{config.backbone}, {'fine-tuned here' if config.finetune else 'as it came'}",
+        "data": f"{config.data.format}, {len(run.samples):,} samples",
+        "data fingerprint": fingerprint(run.samples),
+        "split": json.dumps(plain(config.data.split)),
+        "best epoch and seed chosen on": config.select_on,
+        "predictor": json.dumps(plain(config.fit)),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "git revision": git_revision(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def git_revision() -> str:
+    """Of the code that runs, with "-dirty" where it has uncommitted changes; "unknown" outside a clone."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()

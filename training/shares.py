@@ -1,0 +1,81 @@
+"""Sharing a stage's work out over processes, on one machine or many."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from m3agiqa.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that this process does: every `count`-th item, beginning with `index`."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """From INDEX/COUNT, the index beginning at 0. Raises InputError."""
+        try:
+            index, count = (int(part) for part in text.split("/"))
+        except ValueError:
+            index = count = -1
+        if not 0 <= index < count:
+            raise InputError(f"--share needs INDEX/COUNT with the index below the count, got {text!r}.")
+        return cls(index, count)
+
+    @classmethod
+    def of_launcher(cls) -> Share | None:
+        """What `accelerate launch` or `torchrun` has given this process; None without one."""
+        if "RANK" not in os.environ:
+            return None
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+    def of(self, items: Sequence[T]) -> list[T]:
+        return list(items[self.index :: self.count])
+
+
+def in_processes(command: Sequence[str], count: int) -> None:
+    """Run `python -m training COMMAND --share I/COUNT` for all shares at once, on equal parts of the cores.
+
+    Raises InputError when one of them fails; the others are stopped then, as they are on Ctrl-C. What was
+    done is kept, so that the same command goes on from there.
+    """
+    threads = max(1, (os.cpu_count() or 1) // count)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "training", *command, "--share", f"{index}/{count}"], env=environment
+        )
+        for index in range(count)
+    ]
+    try:
+        failed = _first_failed(running)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    if failed:
+        raise InputError(f"The share {failed} of this stage failed; its message stands above.")
+
+
+def _first_failed(running: Sequence[subprocess.Popen[bytes]]) -> str | None:
+    """Wait until all have ended well (None), or the first one has not: its share."""
+    while True:
+        codes = [process.poll() for process in running]
+        for process, code in zip(running, codes, strict=True):
+            if code:
+                return process.args[-1]
+        if None not in codes:
+            return None
+        time.sleep(0.1)

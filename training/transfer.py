@@ -1,0 +1,64 @@
+"""Stage transfer: how far a predictor agrees on sources of images that it was fitted without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from m3agiqa.aspects import MosScale
+from m3agiqa.metrics import srcc
+from m3agiqa.samples import Sample
+from training.fit import FitConfig, fit, predict
+from training.targets import Target
+
+
+def source_groups(samples: Sequence[Sample], large: float = 0.1) -> list[list[str]]:
+    """Sources to leave out together: each with a large share of the images alone, the others at once."""
+    shares = pd.Series([sample.source for sample in samples]).value_counts(normalize=True)
+    alone = [[source] for source, share in shares.items() if share >= large]
+    together = [source for source, share in shares.items() if share < large]
+    return [*alone, together] if together else alone
+
+
+def leave_source_out(
+    targets: Sequence[Target],
+    groups: list[list[str]],
+    config: FitConfig,
+    scale: MosScale,
+    state: Path,
+    label: str,
+) -> pd.DataFrame:
+    """Refit the predictor without a group of sources, and predict just those.
+
+    Returns one row an image (sample, source, mos, predicted), for images outside the training split
+    only. The backbone has seen other images of all sources, so this measures how the predictor transfers.
+    """
+    rows = []
+    for group in groups:
+        inside = [target for target in targets if target.sample.source not in group]
+        left_out = [target for target in targets if target.sample.source in group]
+        outside = [target for target in left_out if target.sample.split != "train"]
+        train = [target for target in inside if target.sample.split == "train"]
+        validation = [target for target in inside if target.sample.split != "train"]
+        name = "+".join(group)
+        unit = (scale.high - scale.low) / 4
+        predictor, _ = fit(train, validation, config, state / name, f"{label} without {name}", unit=unit)
+        predicted = predict(predictor, [target.states for target in outside])
+        rows += [
+            {"sample": t.sample.id, "source": t.sample.source, "mos": t.mos, "predicted": scale.clamp(p)}
+            for t, p in zip(outside, predicted, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def within_source(frame: pd.DataFrame) -> dict[str, float]:
+    """SRCC inside each left-out source, and their mean weighted by images."""
+    parts = dict(list(frame.groupby("source")))
+    found = {str(source): srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
+    found = {source: value for source, value in found.items() if not math.isnan(value)}  # too few images
+    weights = [len(parts[source]) for source in found]
+    return {**found, "mean": float(np.average(list(found.values()), weights=weights))}
