@@ -27,7 +27,7 @@ from training.responses import evaluate_responses
 from training.run import Run
 from training.sanity import sanity
 from training.settings import build, merged, read_yaml
-from training.shares import Share
+from training.shares import Share, follow_starter
 from training.teachers import teacher
 
 
@@ -148,19 +148,19 @@ def _add_distill(add) -> None:
 # --- stages of a run -----------------------------------------------------------------------------
 
 
-def _opened(args: argparse.Namespace, writer: str = "shard") -> Run:
+def _opened(args: argparse.Namespace) -> Run:
     """The run that is meant, begun if settings are given."""
     if args.config is None:
         if args.run is None:
             raise InputError("Give a settings file, or --run with the folder of a run that was begun before.")
-        run = Run.open(args.run, writer)
+        run = Run.open(args.run)
         if not args.set:
             return run
         settings = read_yaml(args.run / "config.yaml")
     else:
         settings = read_yaml(args.config)
     config = build(RunConfig, _changed(settings, args.set), args.config or args.run)
-    run = Run(args.run or Path("runs") / args.config.stem, config, writer)
+    run = Run(args.run or Path("runs") / args.config.stem, config)
     if not getattr(args, "plan", False):
         run.begin()
     return run
@@ -183,11 +183,11 @@ def _changed(settings: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    run = _opened(args)
-    for step in steps(run):
+    for step in steps(_opened(args)):
         sys.stdout.write(f"{step.name:9} {step.state:9} {step.text}\n")
     if args.plan:
         return
+    run = _opened(args)  # anew, as what was read to plan with may change
     run.run(args.until)
     if (run.folder / "report" / "report.html").exists():
         sys.stdout.write(f"Report: {run.folder / 'report' / 'report.html'}\n")
@@ -202,8 +202,8 @@ def _one(name: str):
 def _shared(name: str):
     def stage(args: argparse.Namespace) -> None:
         share = Share.parse(args.share) if args.share else Share.of_launcher()
-        writer = f"shard-{share.index}of{share.count}" if share else "shard"
-        getattr(_opened(args, writer), name)(share)
+        follow_starter()
+        getattr(_opened(args), name)(share)
 
     return stage
 

@@ -45,7 +45,7 @@ class AlignConfig:
     variants: int = 2
     """Versions of each labelled image, randomly rescaled and recompressed."""
     damaged: float = 0.5
-    """Share of the labelled images that are also shown as a damaged copy."""
+    """Share of the images with MOS for quality that are also shown as a damaged copy."""
     epochs: int = 8
     batch: int = 32
     lr: float = 1e-3
@@ -120,8 +120,9 @@ def _train_views(
     shown = []
     for sample in (sample for sample in samples if sample.split == "train"):
         shown += [_view(sample, scale, f"{sample.id} {i}") for i in range(config.variants)]
-        if not sample.distorted and rng.random() < config.damaged:
-            quality = scale.to_unit(damaged_mos(sample.mos[Aspect.QUALITY], scale))
+        known = sample.mos.get(Aspect.QUALITY)
+        if known is not None and not sample.distorted and rng.random() < config.damaged:
+            quality = scale.to_unit(damaged_mos(known, scale))
             texts = (sample.prompt,) if sample.prompt else ()
             shown.append(View(sample.image, texts, (quality, None, None), sample.id, rng.choice(DAMAGES)))
     if extras is None:
@@ -196,7 +197,9 @@ class _Aligner(nn.Module):
 
     @torch.inference_mode()
     def agreement(self, features: Tensor, shown: list[View]) -> dict[Aspect, float]:
-        """SRCC of the scores that are read from the summary tokens."""
+        """SRCC of the scores that are read from the summary tokens; nothing where nothing is shown."""
+        if not shown:
+            return {}
         self.eval()
         read = torch.cat([self._read(self.connector(part.float())) for part in features.split(64)])
         true = _scores(shown)

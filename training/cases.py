@@ -14,6 +14,7 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.conversation import Conversation
+from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from m3agiqa.weights import sha256
@@ -47,7 +48,11 @@ class Case:
     damage: str | None = None
 
     def image(self) -> Image.Image:
-        image = open_image(self.sample.image)
+        """As it is shown. Raises InputError naming sample and file."""
+        try:
+            image = open_image(self.sample.image)
+        except InputError as error:
+            raise InputError(f"Sample {self.sample.id}, {self.sample.image}: {error}") from error
         if self.damage:
             image = damage(image, self.damage, Random(self.sample.id))
         return image

@@ -69,6 +69,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise InputError("seeds: give at least one.")
+        if self.processes < 1:
+            raise InputError(f"processes must be at least 1, not {self.processes}.")
         try:
             self.learned_from.format(count=0)
         except (LookupError, ValueError, AttributeError) as error:

@@ -52,7 +52,7 @@ def _retrained(
     folder = tested.folder / "cross" / trained.folder.name / aspect
     claim(folder, trained.identity, tested.content, config, trained.config.select_on)
     predictor, _ = fit(train, validation, config, folder / "state", f"{aspect} anew", head, tested.unit)
-    return predictor if head is None else predictor.fuse(head)
+    return predictor.fuse(head) if predictor.config.projection == "vocab" else predictor
 
 
 def _moved(target: Target, own: Run, other: Run) -> Target:

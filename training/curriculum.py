@@ -91,7 +91,8 @@ def curriculum(
     """Warm-up (captions, prompts, one-round ratings, texts), then the labelled training samples.
 
     `extras` holds captions, unlabelled images and published conversations; without them the warm-up has
-    what the samples give.
+    what the samples give. A sample without MOS is not rated, one without a description not described, and
+    one without MOS for quality not shown damaged; where nothing is left to say, there is no lesson.
     """
     rng = Random(seed)
     train = [sample for sample in samples if sample.split == "train"]
@@ -106,7 +107,8 @@ def curriculum(
     remaining = config.epochs
     while remaining > 0:
         chosen = rng.sample(train, round(len(train) * min(remaining, 1.0)))
-        taught = [_lessons(sample, train, scale, config, rng) for sample in chosen]
+        every = [_lessons(sample, train, scale, config, rng) for sample in chosen]
+        taught = [lessons for lessons in every if lessons]
         batches += [list(chain.from_iterable(group)) for group in _batches(taught, config.batch, rng)]
         remaining -= 1
     return [[replace(lesson, jitter=config.jitter) for lesson in batch] for batch in batches]
@@ -142,7 +144,7 @@ def _captions(
 
 def _one_round(train: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random) -> list[Lesson]:
     lessons = []
-    for sample in _some([s for s in train if s.prompt], config.warmup_ratings, rng):
+    for sample in _some([s for s in train if s.prompt and s.mos], config.warmup_ratings, rng):
         held = tuple(
             Conversation.one_round(aspect, sample.prompt).rate(scale.rating(mos))
             for aspect, mos in sample.mos.items()
@@ -163,23 +165,25 @@ def _texts(extras: Path | None, config: CurriculumConfig, rng: Random) -> list[L
 def _lessons(
     sample: Sample, pool: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random
 ) -> list[Lesson]:
-    def said(aspect: Aspect, prompt: str | None, text: str, mos: float) -> Conversation:
+    def said(aspect: Aspect, prompt: str | None, text: str, mos: float | None) -> Conversation:
         told = Conversation.open(aspect, prompt).describe(text)
-        if rng.random() < config.rated:
+        if mos is not None and rng.random() < config.rated:
             return told.rate(scale.rating(mos))
         return replace(told, turns=told.turns[:2])
 
     conversations = [
-        said(aspect, sample.prompt, text, sample.mos[aspect]) for aspect, text in sample.descriptions.items()
+        said(aspect, sample.prompt, text, sample.mos.get(aspect))
+        for aspect, text in sample.descriptions.items()
     ]
     if sample.prompt and not sample.distorted and rng.random() < config.mismatched:
         other = unrelated_prompt(sample, pool, rng)
         text = unrelated_description(sample, other, scale, rng)
         conversations.append(said(Aspect.CORRESPONDENCE, other, text, unrelated_mos(scale)))
-    lessons = [Lesson(sample.image, tuple(conversations))]
-    if not sample.distorted and rng.random() < config.damaged:
+    lessons = [Lesson(sample.image, tuple(conversations))] if conversations else []
+    quality = sample.mos.get(Aspect.QUALITY)
+    if quality is not None and not sample.distorted and rng.random() < config.damaged:
         kind = rng.choice(DAMAGES)
-        mos = damaged_mos(sample.mos[Aspect.QUALITY], scale)
+        mos = damaged_mos(quality, scale)
         text = rng.choice(DAMAGE_WORDS[kind])
         lessons.append(Lesson(sample.image, (said(Aspect.QUALITY, sample.prompt, text, mos),), kind))
     return lessons

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.backbones.base import Request, Spoken
+from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.errors import InputError
 from m3agiqa.weights import sha256
 from training.cases import Case
 from training.finetune import STATE
@@ -50,12 +51,24 @@ def describe(
         for batch in todo:
             rows = [(case, aspect) for case in batch for aspect in case.aspects]
             spoken = []
-            for said in speaker.describe(_requests(batch)):
+            for said in _speak(speaker, batch):
                 if isinstance(said, Spoken):
                     case, aspect = rows[said.row]
                     spoken.append((_entry(case, aspect, said, identity), said.hidden))
             cache.add(spoken)
             progress.update(len(batch))
+
+
+def _speak(speaker: Backbone, batch: list[Case]) -> Iterator[Delta | Spoken]:
+    """Raises InputError naming the sample that cannot be spoken about."""
+    try:
+        yield from speaker.describe(_requests(batch))
+    except InputError as error:
+        if len(batch) == 1:
+            raise InputError(f"Sample {batch[0].sample.id}: {error}") from error
+        for case in batch:
+            next(_speak(speaker, [case]))
+        raise
 
 
 def _requests(batch: list[Case]) -> list[Request]:

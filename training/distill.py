@@ -21,6 +21,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.progress import bar
+from training.tables import on_scale
 from training.teachers import Busy, Refused, Reply, Teacher, TeacherError, descriptions, question
 
 
@@ -142,7 +143,13 @@ def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
 
 
 def plan(samples: Sequence[Sample], journal: Journal, scale: MosScale) -> Iterator[tuple[Sample, str]]:
-    """What would be sent (a dry run): samples with the questions about them."""
+    """What would be sent (a dry run): samples with the questions about them.
+
+    Raises InputError before the first if a sample's MOS is not on the scale.
+    """
+    for sample in samples:
+        for aspect, mos in sample.mos.items():
+            on_scale(mos, scale, f"Sample {sample.id}: {aspect}")
     wanted = missing(samples)
     done = journal.descriptions(wanted)
     for sample in samples:
@@ -160,8 +167,9 @@ def distill(
 ) -> tuple[list[Sample], Summary]:
     """Ask for all missing descriptions; the next teacher is asked what one before it refuses.
 
-    Returns the samples with what is known now. Raises TeacherError when a teacher will answer nothing at
-    all (a wrong key, say), after what was under way has been written down.
+    Returns the samples with what is known now. Raises InputError for ids given twice and a MOS off the
+    scale, before anything is asked; TeacherError when a teacher will answer nothing at all (a wrong key,
+    say), after what was under way has been written down.
     """
     if len({sample.id for sample in samples}) < len(samples):
         raise InputError("Two samples have the same id; answers could not be told apart.")

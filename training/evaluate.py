@@ -242,5 +242,5 @@ def _group(images: pd.DataFrame) -> tuple[float, ...]:
 
 
 def share_lower(pairs: Sequence[tuple[float, float]]) -> float:
-    """Share of (original, worse) scores in the right order."""
+    """Share of (original, worse) scores in the right order; there must be some."""
     return sum(worse < original for original, worse in pairs) / len(pairs)

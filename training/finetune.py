@@ -46,7 +46,7 @@ class FinetuneConfig:
     aspects: tuple[Aspect, ...] = ()
     """One adapter for each of these, in a sub-folder of its name; none: one adapter for all aspects."""
     rank: int = 16
-    """LoRA rank."""
+    """LoRA rank of new adapters; those that a checkpoint brings learn on with their own."""
     alpha: int | None = None
     """LoRA's updates are scaled by alpha / rank; None: twice the rank."""
     dropout: float = 0.0
@@ -88,6 +88,8 @@ def finetune(
     def build(folder: Path | None) -> TrainableBackbone:
         return backbone_class(name).for_training(folder)
 
+    if begun:
+        _check_begun(begun, config.aspects)
     for aspect in config.aspects:
         if not (out / aspect / DONE_FILE).exists():
             own = begun / aspect if begun and (begun / aspect).is_dir() else begun
@@ -97,6 +99,15 @@ def finetune(
         teach(partial(build, begun), batches, out, config, out / STATE)
     elif PartialState().is_main_process:
         (out / DONE_FILE).write_text(json.dumps(asdict(config), indent=2))
+
+
+def _check_begun(begun: Path, aspects: Sequence[Aspect]) -> None:
+    """Raises InputError where one adapter should begin with those of several aspects."""
+    own = [aspect for aspect in Aspect if (begun / aspect).is_dir()]
+    if own and not (aspects and set(aspects) <= set(own)):
+        raise InputError(
+            f"{begun} has one adapter each for {', '.join(own)}. Set finetune.aspects to those that learn on."
+        )
 
 
 def about(batches: list[list[Lesson]], aspect: Aspect) -> list[list[Lesson]]:

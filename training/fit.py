@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa.aspects import Aspect
+from m3agiqa.errors import InputError
 from m3agiqa.extractors import Extractor
 from m3agiqa.metrics import srcc
 from m3agiqa.predictor import Pooling, Predictor, PredictorConfig, Projection
@@ -57,6 +58,11 @@ class FitConfig:
     joint: bool = False
     """One predictor for all aspects, which reads from the conversation what is asked; else one each."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "blocks", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"fit.{name} must be at least 1, not {getattr(self, name)}.")
 
     def shape(self, hidden_size: int, vocab_size: int) -> PredictorConfig:
         """The predictor's shape for a backbone's sizes."""
@@ -233,7 +239,7 @@ def _agreement(predictor: Predictor, targets: Sequence[Target], head: Tensor | N
     """Mean over the aspects of the SRCC."""
     scores = predict(predictor, [target.states for target in targets], head)
     found = []
-    for aspect in {target.aspect for target in targets}:
+    for aspect in [aspect for aspect in ASPECTS if any(target.aspect is aspect for target in targets)]:
         pairs = [(s, t.mos) for s, t in zip(scores, targets, strict=True) if t.aspect is aspect]
         found.append(srcc(*zip(*pairs, strict=True)))
     return sum(found) / len(found)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -37,12 +38,12 @@ class Entry:
 class HiddenCache:
     """`add` appends a shard; `entries` and `states` read all of them.
 
-    Several processes may add to one folder at a time, each under a `writer` name of its own.
+    Several processes may add to one folder at a time: each names its shards by a token of its own.
     """
 
-    def __init__(self, folder: Path, writer: str = "shard") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.writer = writer
+        self._token = uuid4().hex[:8]
         self.entries: dict[str, Entry] = {}
         self._shard_of: dict[str, Path] = {}
         for index in sorted(folder.glob("*.jsonl")):
@@ -62,8 +63,8 @@ class HiddenCache:
         """Store a batch; the index is moved into place last, so a kill leaves no half shard."""
         spoken = list(spoken)
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in self.folder.glob(f"{self.writer}-*.jsonl"))
-        index = self.folder / f"{self.writer}-{number:05}.jsonl"
+        number = sum(1 for _ in self.folder.glob("*.jsonl"))
+        index = self.folder / f"shard-{number:05}-{self._token}.jsonl"
         save_file(
             {entry.key: states.contiguous() for entry, states in spoken}, index.with_suffix(".safetensors")
         )

@@ -25,7 +25,11 @@ class Step:
 
 
 def plan(run: Run) -> list[Step]:
-    """All stages in their order. Counts are of what is known now: before `datasets` there are none."""
+    """All stages in their order. Counts are of what is known now: before `datasets` there are none.
+
+    Raises M3AgiqaError for settings that cannot work.
+    """
+    run.check()
     config = run.config
     read = (run.folder / FACTS_FILE).exists()
     tuned = f"tune {', '.join(config.finetune.tune)} of {config.backbone}" if config.finetune else ""
@@ -88,5 +92,12 @@ def _fit(run: Run, read: bool) -> Step:
     text = f"{'one joint predictor' if run.config.fit.joint else 'a predictor per aspect'}, seeds {seeds}"
     if not read:
         return Step("fit", "to do", text)
-    left = sum(not (run.fit_folder(*each) / "fit.json").exists() for each in run.fits())
+    left = sum(not _is_fitted(run, *each) for each in run.fits())
     return Step("fit", _done(left == 0), f"{text}, {left} to train")
+
+
+def _is_fitted(run: Run, name: str, seed: int) -> bool:
+    try:
+        return run.is_fitted(name, seed)
+    except InputError:  # the backbone is not there yet
+        return False

@@ -34,8 +34,7 @@ def bar(items: Iterable[T], label: str, total: int | None = None, start: int = 0
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Write a folder elsewhere and move it into place, so that a kill leaves the old or the new one."""
-    fresh = target.with_name(target.name + ".new")
-    stale = target.with_name(target.name + ".old")
+    fresh, stale = _beside(target, "new"), _beside(target, "old")
     if stale.exists() and not target.exists():  # killed between the two moves below
         stale.replace(target)
     for leftover in (fresh, stale):
@@ -50,10 +49,14 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 def latest_folder(target: Path) -> Path | None:
     """The newest whole version of a folder written by replace_folder, if any."""
-    for candidate in (target, target.with_name(target.name + ".old")):
+    for candidate in (target, _beside(target, "old")):
         if candidate.is_dir():
             return candidate
     return None
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{what}")  # hidden, as nobody's own folder is called
 
 
 def claim(folder: Path, *facts: object) -> None:
@@ -61,15 +64,31 @@ def claim(folder: Path, *facts: object) -> None:
 
     Raises InputError if it is marked as made from others: continuing there would mix the two.
     """
-    mark = hashlib.sha256(repr(facts).encode()).hexdigest()
     path = folder / CLAIM
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{CLAIM}.{os.getpid()}"  # several processes may do this at once
-        partial.write_text(mark)
+        partial.write_text(_mark(facts))
         partial.replace(path)
-    elif path.read_text() != mark:
+    elif not is_claimed(folder, *facts):
         raise InputError(
-            f"{folder} was made from other data or settings. Delete it to make it anew, or give "
+            f"{folder} was made from other data or settings. Delete that folder to make it anew, or give "
             "another --run."
         )
+
+
+def is_claimed(folder: Path, *facts: object) -> bool:
+    """Whether a folder is marked as made from these data and settings."""
+    path = folder / CLAIM
+    return path.exists() and path.read_text() == _mark(facts)
+
+
+def claim_anew(folder: Path, *facts: object) -> None:
+    """The like for what takes minutes: a folder made from other data or settings is emptied first."""
+    if folder.exists() and not is_claimed(folder, *facts):
+        shutil.rmtree(folder)
+    claim(folder, *facts)
+
+
+def _mark(facts: tuple[object, ...]) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from torch import Tensor
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import backbone_class, load_backbone
 from m3agiqa.checkpoint import (
+    CARD_FILE,
     Card,
     find_checkpoint,
     load_predictor,
@@ -39,14 +42,14 @@ from training.config import RunConfig
 from training.curriculum import curriculum
 from training.datasets import fingerprint, load
 from training.describe import backbone_id, describe
-from training.distill import Journal, Summary, distill, plan
+from training.distill import Journal, distill, plan
 from training.encode import Telling, encode, given
 from training.evaluate import evaluate, prediction_table, summary
 from training.finetune import DONE_FILE as FINETUNED_FILE
 from training.finetune import STATE, finetune
 from training.fit import fit
 from training.hidden_cache import HiddenCache
-from training.progress import claim, replace_folder
+from training.progress import claim, claim_anew, is_claimed, replace_folder
 from training.provenance import provenance
 from training.report import write_report
 from training.sanity import sanity
@@ -78,22 +81,24 @@ class Run:
         "ship",
     )
 
-    def __init__(self, folder: Path, config: RunConfig, writer: str = "shard") -> None:
+    def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder = folder
         self.config = config
-        self._writer = writer
 
     @classmethod
-    def open(cls, folder: Path, writer: str = "shard") -> Run:
+    def open(cls, folder: Path) -> Run:
         """A run by its folder, with the settings that it was begun with. Raises InputError."""
         path = folder / CONFIG_FILE
         if not path.exists():
             raise InputError(f"There is no run in {folder}: it has no {CONFIG_FILE}. Give a settings file.")
-        return cls(folder, build(RunConfig, read_yaml(path), path), writer)
+        return cls(folder, build(RunConfig, read_yaml(path), path))
 
     def begin(self) -> None:
-        """Write down the settings, and what they are run with."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write down the settings. Raises InputError where no folder can be."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be the folder of a run: {error.strerror}.") from error
         (self.folder / CONFIG_FILE).write_text(
             yaml.safe_dump(plain(self.config), sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -103,10 +108,8 @@ class Run:
     @cached_property
     def samples(self) -> list[Sample]:
         """With the teacher's descriptions, once there are any. Raises InputError before stage datasets."""
-        for path in (self.folder / "distill" / "samples.jsonl", self.folder / "samples.jsonl"):
-            if path.exists():
-                return read_samples(path)
-        raise InputError(f"There is no {path}. Run the stage datasets first.")
+        told = self.folder / "distill" / "samples.jsonl"
+        return read_samples(told) if self.config.teacher and told.exists() else self._undistilled()
 
     @cached_property
     def scale(self) -> MosScale:
@@ -136,7 +139,7 @@ class Run:
 
     @cached_property
     def cache(self) -> HiddenCache:
-        return HiddenCache(self.folder / "hidden", self._writer)
+        return HiddenCache(self.folder / "hidden")
 
     @property
     def started(self) -> Path | None:
@@ -153,8 +156,10 @@ class Run:
 
     @property
     def untuned(self) -> Path:
-        """The folder of the backbone before fine-tuning."""
+        """The folder of the backbone before fine-tuning. Raises InputError while it is not aligned."""
         if self.config.align is not None:
+            if not (self.aligned / ALIGNED_FILE).exists():
+                raise InputError(f"There is no aligned connector in {self.aligned}. Run `align` first.")
             return self.aligned
         return self.started or self.folder / "base"  # a folder that is not there: nothing but base weights
 
@@ -173,44 +178,44 @@ class Run:
         return backbone_id(self.config.backbone, self.speaker)
 
     def targets(self, aspect: Aspect, split: str) -> list[Target]:
-        """Cached targets of a split. Raises InputError if nothing was described yet."""
+        """Cached targets of a split. Raises InputError if there are none, or some are not described yet."""
         chosen = [case for case in self.cases if case.sample.split == split]
         if not any(aspect in case.sample.mos for case in chosen):
             raise InputError(f"No sample of the {split} split has a MOS for {aspect}.")
-        found = targets(chosen, self.cache, self.identity, aspect)
-        if not found:
-            raise InputError(f"No hidden states for {aspect} in {self.cache.folder}. Run `describe` first.")
-        return found
+        self._check_described(chosen, aspect)
+        return targets(chosen, self.cache, self.identity, aspect)
 
     # --- stages ------------------------------------------------------------------------------
 
     def datasets(self) -> None:
-        """Read the data set into samples.jsonl, and publish its split as split.csv."""
-        found = None if (self.folder / FACTS_FILE).exists() else load(self.config.data)
-        claim(self.folder, self.config.data)  # not before it was found, as a wrong path can be mended
-        if found is None:
-            return
+        """Read the data set into samples.jsonl, and publish its split as split.csv.
+
+        It is read again each time, so that a change of the data is noticed.
+        """
+        found = load(self.config.data)
+        facts = {"scale": [found.scale.low, found.scale.high], "fingerprint": fingerprint(found.samples)}
+        self._check_parts(found.samples)
         write_samples(found.samples, self.folder / "samples.jsonl")
         write_split(found.samples, self.folder / "split.csv")
-        facts = {"scale": [found.scale.low, found.scale.high], "fingerprint": fingerprint(found.samples)}
         (self.folder / FACTS_FILE).write_text(json.dumps(facts))
+        self._forget()
 
-    def distill(self) -> Summary | None:
-        """Let the teacher describe what has no description yet."""
+    def distill(self) -> None:
+        """Let the teacher describe what has no description yet. Raises InputError if that failed for some."""
         if self.config.teacher is None:
-            return None
-        out, asked = self.folder / "distill", read_samples(self.folder / "samples.jsonl")
-        if (
-            not list(plan(asked, Journal(out / "replies.jsonl"), self.scale))
-            and (out / "samples.jsonl").exists()
-        ):
-            return None
-        told = self.config.teacher
-        teachers = [teacher(name) for name in told.names]
+            return
+        out, asked, told = self.folder / "distill", self._undistilled(), self.config.teacher
+        questions = list(plan(asked, Journal(out / "replies.jsonl"), self.scale))
+        teachers = [teacher(name) for name in told.names] if questions else []
         filled, found = distill(asked, teachers, out / "replies.jsonl", self.scale, told.limits)
         write_samples(filled, out / "samples.jsonl")
-        self.__dict__.pop("samples", None)  # they have descriptions now
-        return found
+        self._forget()
+        if found.failed:
+            name, reason = next(iter(found.failed.items()))
+            raise InputError(f"{found} The first that failed: {name}, {reason}.")
+        if questions:
+            self._log(f"distill: {found}")
+            sys.stdout.write(f"{found}\n")
 
     def align(self) -> None:
         """Teach the connector alone."""
@@ -225,15 +230,28 @@ class Run:
         config = self.config
         if config.finetune is None:
             return
-        claim(self.finetuned, self._aligned_from, config.start, config.curriculum, config.finetune)
+        begun = self.untuned
+        made_from = (
+            self._aligned_from,
+            backbone_id(config.backbone, begun),
+            config.curriculum,
+            config.finetune,
+        )
+        claim(self.finetuned, *made_from)
         if (self.finetuned / FINETUNED_FILE).exists():
             return
         if not any(sample.descriptions for sample in self.samples if sample.split == "train"):
             raise InputError(
                 "No training sample has a description to fine-tune with. Set a teacher, or finetune: null."
             )
+        lacking = [a for a in self.aspects if config.finetune.aspects and a not in config.finetune.aspects]
+        if lacking:
+            raise InputError(
+                f"finetune.aspects leaves out {', '.join(lacking)}, which the data has scores of. Add it, or "
+                "leave it out of data.aspects too."
+            )
         lessons = curriculum(self.samples, config.extras, self.scale, config.curriculum, config.seed)
-        begun = self.untuned if self.untuned.exists() else None
+        begun = begun if begun.exists() else None
         finetune(lessons, begun, self.finetuned, config.finetune, config.backbone)
 
     def describe(self, share: Share | None = None) -> None:
@@ -264,12 +282,13 @@ class Run:
             return
         for aspect in wanted:
             path = self._transfer(aspect)
-            claim(path.parent, self.identity, self._aligned_from, self.config.transfer)
+            claim_anew(path.parent, self.identity, self._aligned_from, self.config.transfer)
             if not path.exists():
+                self._check_described(self.cases, aspect)
                 every = targets(self.cases, self.cache, self.identity, aspect)
                 states = path.parent / "states"
                 config = self.config.transfer
-                frame = leave_source_out(every, groups, config, self.scale, states, aspect)
+                frame = leave_source_out(every, groups, config, self.scale, states, aspect, self.head)
                 partial = path.with_suffix(".partial")
                 frame.to_csv(partial, index=False)
                 partial.replace(path)
@@ -304,8 +323,15 @@ class Run:
         return path.exists() and path.read_text() == self._evaluated_from
 
     def ship(self, out: Path | None = None) -> Card:
-        """Put a checkpoint together in `out` (default: `checkpoint` in the run), with its card."""
+        """Put a checkpoint together in `out` (default: `checkpoint` in the run), with its card.
+
+        An older checkpoint there is replaced. Raises InputError if there is anything else.
+        """
         out = out or self.folder / "checkpoint"
+        if out.exists() and not (out / CARD_FILE).exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                f"{out} is there and is no checkpoint, so it is left alone. Choose another --out."
+            )
 
         def write(folder: Path) -> None:
             self._copy_backbone(folder)
@@ -330,12 +356,21 @@ class Run:
 
     def run(self, until: str | None = None) -> None:
         """All stages in their order, up to one of them; finished ones are skipped. Raises M3AgiqaError."""
-        backbone_class(self.config.backbone)  # before hours, or money for a teacher, are spent
+        self.check()
         self.begin()
         stages = self.STAGES[: self.STAGES.index(until) + 1] if until else self.STAGES
         for name in stages:
             with self._logged(name):
                 getattr(self, name)()
+
+    def check(self) -> None:
+        """Raises M3AgiqaError for settings that cannot work, before hours or money are spent on them."""
+        config = self.config
+        backbone_class(config.backbone)
+        if not config.data.path.exists():
+            raise InputError(f"There is no data set {config.data.path}.")
+        if config.fit.projection != "none":  # as wide as the hidden states are then
+            Predictor(config.fit.shape(8, 8))
 
     def transferred(self) -> dict[str, dict[str, float]]:
         """Agreement inside the left-out sources, for the aspects that `transfer` has done."""
@@ -373,9 +408,40 @@ class Run:
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
+    def _undistilled(self) -> list[Sample]:
+        path = self.folder / "samples.jsonl"
+        if not path.exists():
+            raise InputError(f"There is no {path}. Run the stage datasets first.")
+        return read_samples(path)
+
+    def _forget(self) -> None:
+        """What was read of the samples, which have changed."""
+        for name in ("samples", "scale", "cases", "content", "identity", "_given"):
+            self.__dict__.pop(name, None)
+
+    def _check_parts(self, samples: Sequence[Sample]) -> None:
+        """Raises InputError if a part that is needed has no score of an aspect that another part has."""
+        for aspect in Aspect:
+            there = {sample.split for sample in samples if aspect in sample.mos}
+            lacking = [part for part in ("train", self.config.select_on, "test") if part not in there]
+            if there and lacking:
+                raise InputError(
+                    f"No image of the {lacking[0]} split has a score of {aspect}. Change data.split, or "
+                    f"leave {aspect} out with data.aspects."
+                )
+
+    def _check_described(self, cases: Sequence[Case], aspect: Aspect) -> None:
+        keys = [case.key(aspect, self.identity) for case in cases if aspect in case.aspects]
+        missing = sum(key not in self.cache for key in keys)
+        if missing:
+            raise InputError(
+                f"{missing:,} of {len(keys):,} conversations about {aspect} are not in {self.cache.folder}. "
+                "Run `describe` first."
+            )
+
     @property
     def _aligned_from(self) -> tuple:
-        return self.content, self.config.align, self.config.seed
+        return self.content, self.config.align, self.config.extras, self.config.seed
 
     @property
     def _fitted_from(self) -> tuple:
@@ -387,22 +453,22 @@ class Run:
 
     @property
     def _evaluated_from(self) -> str:
-        return repr([self._fitted_from, [self._facts(name, seed) for name, seed in self.fits()]])
+        shown = self.config.name, self.config.version, self.config.encode
+        return repr([shown, self._fitted_from, [self._facts(name, seed) for name, seed in self.fits()]])
 
     def _fit(self, name: str, aspects: Sequence[Aspect], seed: int) -> None:
         """One predictor of the targets of some aspects, kept under the name."""
         out, state = self.fit_folder(name, seed), self.folder / "fit-state" / name / f"seed-{seed}"
         made_from = (*self._fitted_from, seed)
-        for folder in (state, *([out] if out.exists() else [])):
-            claim(folder, *made_from)
-        if out.exists():
+        if self.is_fitted(name, seed):
             return
+        claim_anew(state, *made_from)
         train = [target for aspect in aspects for target in self.targets(aspect, "train")]
         validation = [t for aspect in aspects for t in self.targets(aspect, self.config.select_on)]
         head = self.head
         config = replace(self.config.fit, seed=seed)
         predictor, reached = fit(train, validation, config, state / "state", f"fit {name}", head, self.unit)
-        if head is not None:
+        if predictor.config.projection == "vocab":
             predictor = predictor.fuse(head)
 
         def write(folder: Path) -> None:
@@ -417,7 +483,8 @@ class Run:
     @cached_property
     def head(self) -> Tensor | None:
         """The backbone's output matrix [vocab, d], where the predictors are trained in that space."""
-        if self.config.fit.projection != "vocab":
+        fits = [self.config.fit, *([self.config.transfer] if self.config.transfer else [])]
+        if all(config.projection != "vocab" for config in fits):
             return None
         return load_backbone(self.config.backbone, self.speaker).head.float()
 
@@ -425,19 +492,26 @@ class Run:
         names = [JOINT] if self.config.fit.joint else [str(aspect) for aspect in self.aspects]
         return [(name, seed) for name in names for seed in self.config.seeds]
 
+    def is_fitted(self, name: str, seed: int) -> bool:
+        """Whether there is a predictor of the present data, backbone and settings."""
+        return is_claimed(self.fit_folder(name, seed), *self._fitted_from, seed)
+
     def fit_folder(self, name: str, seed: int) -> Path:
         return self.folder / "fit" / name / f"seed-{seed}"
 
     def _facts(self, name: str, seed: int) -> dict[str, Any]:
-        path = self.fit_folder(name, seed) / "fit.json"
-        if not path.exists():
-            raise InputError(f"There is no predictor for {name} in {self.folder}. Run `fit` first.")
-        return json.loads(path.read_text())
+        folder = self.fit_folder(name, seed)
+        if not self.is_fitted(name, seed):
+            raise InputError(
+                f"There is no predictor for {name} of these data and settings in {folder}. Run `fit` first."
+            )
+        return _read(folder / "fit.json")
 
     def _chosen(self, aspect: Aspect) -> Path:
         """The folder of the seed that is best by validation."""
         name = JOINT if self.config.fit.joint else str(aspect)
-        best = max(self.config.seeds, key=lambda seed: self._facts(name, seed)["validation_srcc"])
+        reached = {seed: self._facts(name, seed)["validation_srcc"] for seed in self.config.seeds}
+        best = max(reached, key=lambda seed: -math.inf if math.isnan(reached[seed]) else reached[seed])
         return self.fit_folder(name, best)
 
     def best(self, aspect: Aspect) -> Predictor:

@@ -19,6 +19,7 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
     """Share of the undistorted test images whose worse case scores lower, and how many there are.
 
     Damage is for checkpoints that judge quality, another image's prompt for those that judge correspondence.
+    A comparison for which there is no image is left out.
     """
     card = read_card(checkpoint)
     cases = sanity_cases(list(samples), list(card.predictors), seed)
@@ -29,17 +30,16 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
         chosen = [c for c in cases if c.kind == kind and c.damage == damage and aspect in c.aspects]
         return _scores(chosen, aspect, identity, checkpoint, cache)
 
-    def compare(aspect: Aspect, kind: str, damage: str | None) -> dict[str, float]:
+    def pairs(aspect: Aspect, kind: str, damage: str | None) -> list[tuple[float, float]]:
         original, worse = scores(aspect, "own", None), scores(aspect, kind, damage)
-        pairs = [(original[sample], worse[sample]) for sample in worse]
-        return {"lower": share_lower(pairs), "n": len(pairs)}
+        return [(original[sample], worse[sample]) for sample in worse]
 
-    found = {}
+    compared: dict[str, list[tuple[float, float]]] = {}
     if Aspect.QUALITY in card.predictors:
-        found |= {damage: compare(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
+        compared |= {damage: pairs(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
     if Aspect.CORRESPONDENCE in card.predictors:
-        found["unrelated_prompt"] = compare(Aspect.CORRESPONDENCE, "unrelated", None)
-    return found
+        compared["unrelated_prompt"] = pairs(Aspect.CORRESPONDENCE, "unrelated", None)
+    return {name: {"lower": share_lower(each), "n": len(each)} for name, each in compared.items() if each}
 
 
 def _scores(

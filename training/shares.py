@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import TypeVar
 from m3agiqa.errors import InputError
 
 T = TypeVar("T")
+
+STARTED_BY = "M3AGIQA_STARTED_BY"
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ class Share:
 def in_processes(command: Sequence[str], count: int) -> None:
     """Run `python -m training COMMAND --share I/COUNT` for all shares at once, on equal parts of the cores.
 
-    Raises InputError when one of them fails; the others are stopped then, as they are on Ctrl-C. What was
-    done is kept, so that the same command goes on from there.
+    Raises InputError when one of them fails; the others are stopped then, as they are on Ctrl-C and when
+    this process is killed. What was done is kept, so that the same command goes on from there.
     """
     threads = max(1, (os.cpu_count() or 1) // count)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STARTED_BY: str(os.getpid())}
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "training", *command, "--share", f"{index}/{count}"], env=environment
@@ -67,6 +70,20 @@ def in_processes(command: Sequence[str], count: int) -> None:
             process.wait()
     if failed:
         raise InputError(f"The share {failed} of this stage failed; its message stands above.")
+
+
+def follow_starter() -> None:
+    """In a process that `in_processes` has started: end with the one that did, even if it was killed."""
+    if STARTED_BY not in os.environ:
+        return
+    starter = int(os.environ[STARTED_BY])
+
+    def follow() -> None:
+        while os.getppid() == starter:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _first_failed(running: Sequence[subprocess.Popen[bytes]]) -> str | None:

@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
@@ -27,7 +31,8 @@ class SplitConfig:
 
     by: Literal["given", "image", "prompt", "generator"] = "given"
     """What stays in one part: given leaves the parts as the data has them, image draws every image on its
-    own (as the paper does), prompt and generator keep all images of a prompt or generator together."""
+    own (as the paper does), prompt and generator keep all images of a prompt or generator together. All
+    samples of one image file are drawn together, and so are prompts that share an image."""
     ratios: tuple[float, float, float] = (4.0, 1.0, 0.0)
     """Train : test : validation, in the paper's order; a part with 0 is not drawn."""
     seed: int = 0
@@ -64,7 +69,8 @@ def part(word: str, place: str) -> str:
 def assign(samples: Sequence[Sample], config: SplitConfig) -> list[Sample]:
     """The samples, in their order, with the `split` that the config gives them. Ids must be unique.
 
-    Raises InputError where there is too little to split, or a published split does not cover a sample.
+    Raises InputError where there is too little to split, an image is said to be of two generators, or a
+    published split does not cover a sample.
     """
     by = config.by if config.file is None else "given"
     if config.file is not None:
@@ -109,9 +115,11 @@ def shuffled(ids: Sequence[str], seed: int) -> list[str]:
 def _drawn(samples: Sequence[Sample], ratios: Sequence[float], by: str, seed: int) -> dict[str, str]:
     """Id -> part."""
     if by == "image":
-        order = iter(shuffled([sample.id for sample in samples], seed))
-        shares = zip(PARTS, apportion(len(samples), ratios), strict=True)
-        return {next(order): name for name, share in shares for _ in range(share)}
+        images = _groups(samples, lambda sample: sample.id, seed)
+        order, shares = iter(images), zip(PARTS, apportion(len(images), ratios), strict=True)
+        return {each: name for name, share in shares for _ in range(share) for each in next(order)}
+    if by == "generator":
+        _one_generator_each(samples)
     key, what = (_generator, "generators") if by == "generator" else (_prompt, "prompts")
     groups = _groups(samples, key, seed)
     wanted = [name for name, ratio in zip(PARTS, ratios, strict=True) if ratio]
@@ -135,13 +143,44 @@ def _generator(sample: Sample) -> str:
     return sample.generator
 
 
-def _groups(samples: Sequence[Sample], key: Callable[[Sample], str], seed: int) -> list[list[str]]:
-    """Ids by group, in seeded order."""
-    found = defaultdict(list)
+def _file(sample: Sample) -> str:
+    """The image file, however its path is written."""
+    return str(sample.image.resolve())
+
+
+def _one_generator_each(samples: Sequence[Sample]) -> None:
+    """Raises InputError for an image that two samples say is of different generators."""
+    first: dict[str, Sample] = {}
     for sample in samples:
-        found[key(sample)].append(sample.id)
+        other = first.setdefault(_file(sample), sample)
+        if _generator(sample) != _generator(other):
+            raise InputError(
+                f"The image {sample.image} is of the generator {other.generator} in the sample {other.id}, "
+                f"but of {sample.generator} in {sample.id}. Correct one, or split by prompt or image."
+            )
+
+
+def _groups(samples: Sequence[Sample], key: Callable[[Sample], str], seed: int) -> list[list[str]]:
+    """Ids by group, in seeded order. Samples of one key or of one image are in one group."""
+    first: dict[tuple[str, str], int] = {}
+    links = [
+        (first.setdefault(mark, number), number)
+        for number, sample in enumerate(samples)
+        for mark in (("key", key(sample)), ("image", _file(sample)))
+    ]
+    found = defaultdict(list)
+    for sample, group in zip(samples, _joined(links, len(samples)), strict=True):
+        found[group].append(sample.id)
     by_first = {min(group): group for group in found.values()}
     return [by_first[each] for each in shuffled(list(by_first), seed)]
+
+
+def _joined(links: Sequence[tuple[int, int]], count: int) -> Sequence[int]:
+    """The group of each of `count` things; those that a chain of links joins have the same."""
+    if not count:
+        return []
+    graph = coo_array((np.ones(len(links)), tuple(zip(*links, strict=True))), shape=(count, count))
+    return connected_components(graph, directed=False)[1].tolist()
 
 
 def _whole_groups(groups: list[list[str]], ratios: Sequence[float]) -> dict[str, str]:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training.fit import FitConfig, fit, predict
 from training.targets import Target
+
+COLUMNS = ("sample", "source", "mos", "predicted")
 
 
 def source_groups(samples: Sequence[Sample], large: float = 0.1) -> list[list[str]]:
@@ -31,11 +34,14 @@ def leave_source_out(
     scale: MosScale,
     state: Path,
     label: str,
+    head: Tensor | None = None,
 ) -> pd.DataFrame:
     """Refit the predictor without a group of sources, and predict just those.
 
-    Returns one row an image (sample, source, mos, predicted), for images outside the training split
-    only. The backbone has seen other images of all sources, so this measures how the predictor transfers.
+    Returns one row an image, with the columns COLUMNS, for images outside the training split only. A group
+    is skipped if it has none of those, or if without it no image is left for training or none for
+    validation. The backbone has seen other images of all sources, so this measures how the predictor
+    transfers. `head` is the backbone's output matrix [vocab, d], for projection="vocab".
     """
     rows = []
     for group in groups:
@@ -44,21 +50,30 @@ def leave_source_out(
         outside = [target for target in left_out if target.sample.split != "train"]
         train = [target for target in inside if target.sample.split == "train"]
         validation = [target for target in inside if target.sample.split != "train"]
+        if not (train and validation and outside):
+            continue
         name = "+".join(group)
         unit = (scale.high - scale.low) / 4
-        predictor, _ = fit(train, validation, config, state / name, f"{label} without {name}", unit=unit)
+        predictor, _ = fit(train, validation, config, state / name, f"{label} without {name}", head, unit)
+        if config.projection == "vocab":
+            predictor = predictor.fuse(head)
         predicted = predict(predictor, [target.states for target in outside])
         rows += [
             {"sample": t.sample.id, "source": t.sample.source, "mos": t.mos, "predicted": scale.clamp(p)}
             for t, p in zip(outside, predicted, strict=True)
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def within_source(frame: pd.DataFrame) -> dict[str, float]:
-    """SRCC inside each left-out source, and their mean weighted by images."""
-    parts = dict(list(frame.groupby("source")))
-    found = {str(source): srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
-    found = {source: value for source, value in found.items() if not math.isnan(value)}  # too few images
+    """SRCC inside each left-out source, and their mean weighted by images.
+
+    A source of too few images has no SRCC; where none has one, there is no mean either.
+    """
+    parts = {str(source): part for source, part in frame.groupby("source")}
+    found = {source: srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
+    found = {source: value for source, value in found.items() if not math.isnan(value)}
+    if not found:
+        return {}
     weights = [len(parts[source]) for source in found]
     return {**found, "mean": float(np.average(list(found.values()), weights=weights))}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE
 from m3agiqa.backbones.nano.connector import Connector
 from training.align import DONE_FILE, AlignConfig, View, align
@@ -33,3 +35,16 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     reached = json.loads((tmp_path / DONE_FILE).read_text())["validation_srcc"]
     assert set(reached) == {"quality", "correspondence", "authenticity"}
     assert not (tmp_path / "features").exists(), "a gigabyte that is no longer needed"
+
+
+def test_without_quality_and_validation_there_is_less_to_show_and_to_report(
+    data: Path, tmp_path: Path
+) -> None:
+    samples = [
+        replace(sample, mos={a: mos for a, mos in sample.mos.items() if a is not Aspect.QUALITY})
+        for sample in load_teacher(data)
+        if sample.split == "train"
+    ]
+    align(samples, data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=1, damaged=1.0, batch=16))
+    assert json.loads((tmp_path / DONE_FILE).read_text())["validation_srcc"] == {}
+    assert all(value.isfinite().all() for value in load_file(tmp_path / CONNECTOR_FILE).values())

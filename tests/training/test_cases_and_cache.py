@@ -123,7 +123,7 @@ def test_half_written_shard_does_not_count(tmp_path: Path) -> None:
 
 
 def test_several_writers_share_a_folder(tmp_path: Path) -> None:
-    first, second = HiddenCache(tmp_path, "shard-0of2"), HiddenCache(tmp_path, "shard-1of2")
+    first, second = HiddenCache(tmp_path), HiddenCache(tmp_path)
     for number in range(3):
         first.add([(entry(f"a{number}"), torch.full((2, 4), number))])
         second.add([(entry(f"b{number}"), torch.full((2, 4), 10 + number))])

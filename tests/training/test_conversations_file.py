@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import draw
+from drawings import draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +164,18 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, images: Path) -> None:
         Sample("b", images / "1.jpg", "p", {Q: 1}),
     ]
     with pytest.raises(InputError, match=r"1 of 2 samples have no description or no MOS for quality.* is b"):
+        export_conversations(samples, Q, SCALE, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("mos", [6, -0.5, float("nan"), None])
+def test_scores_off_the_scale_are_not_exported(tmp_path: Path, images: Path, mos: float | None) -> None:
+    samples = [
+        Sample(each, images / "0.jpg", "p", {Q: 1.0 if each == "a" else mos}, {Q: "t"}) for each in "ab"
+    ]
+    with pytest.raises(
+        InputError, match=r"Sample b: quality is (6|-0\.5|nan), outside|Sample b: quality is not"
+    ):
         export_conversations(samples, Q, SCALE, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
 

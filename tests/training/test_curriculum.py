@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from m3agiqa.aspects import RATINGS, Aspect
+from m3agiqa.samples import Sample
 from training.augment import DAMAGE_WORDS
 from training.curriculum import CurriculumConfig, Lesson, curriculum
 from training.datasets import TEACHER_SCALE, load_teacher
@@ -54,3 +56,43 @@ def test_wrong_prompts_and_damage_are_taught_as_bad(lessons: list[list[Lesson]])
         right, wrong = (c for c in lesson.conversations if c.aspect is Aspect.CORRESPONDENCE)
         assert right.turns[0] != wrong.turns[0]
         assert wrong.turns[-1].content == "bad" or len(wrong.turns) == 2
+
+
+EVERYTHING = CurriculumConfig(warmup_batch=4, epochs=2, batch=2, rated=1.0, mismatched=1.0, damaged=1.0)
+
+
+def taught(samples: list[Sample], config: CurriculumConfig = EVERYTHING) -> list[Lesson]:
+    batches = curriculum(samples, None, TEACHER_SCALE, config, seed=0)
+    assert all(batches), "an empty batch is no step"
+    lessons = [lesson for batch in batches for lesson in batch]
+    assert all(lesson.conversations for lesson in lessons), "a lesson says something"
+    return lessons
+
+
+def test_what_has_no_mos_is_described_but_not_rated(data: Path) -> None:
+    whole = load_teacher(data)
+    for without in Aspect:
+        samples = [replace(s, mos={a: mos for a, mos in s.mos.items() if a is not without}) for s in whole]
+        told = {(s.image, s.descriptions[without]) for s in samples if without in s.descriptions}
+        lessons = taught(samples)
+        rated = {
+            (lesson.image, c.turns[1].content): len(c.turns) == 4
+            for lesson in lessons
+            for c in lesson.conversations
+            if c.aspect is without and (lesson.image, c.turns[1].content) in told
+        }
+        assert rated and not any(rated.values()), without
+        others = [c for each in lessons for c in each.conversations if c.aspect not in (None, without)]
+        assert any(len(c.turns) == 4 for c in others)
+        assert any(lesson.damage for lesson in lessons) == (without is not Aspect.QUALITY)
+
+
+def test_images_of_which_nothing_is_known_are_no_lessons(data: Path) -> None:
+    samples = [
+        replace(s, **({"mos": {}, "descriptions": {}} if i % 2 else {"descriptions": {}}))
+        for i, s in enumerate(load_teacher(data))
+    ]
+    known = {s.image for s in samples if s.split == "train" and s.mos}
+    config = replace(EVERYTHING, mismatched=0.0)
+    assert {lesson.image for lesson in taught(samples, config)} == known
+    assert taught(samples, replace(config, warmup_captions=0, warmup_ratings=0, damaged=0.0)) == []

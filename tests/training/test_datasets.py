@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw
+from drawings import draw
 from scipy.io import savemat
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -390,6 +390,15 @@ def test_wrong_samples_are_named(tmp_path: Path, wrong: dict, message: str) -> N
         read("samples", tmp_path / "s.jsonl", scale=(1, 5))
 
 
+def test_a_prompt_of_white_space_is_none(tmp_path: Path) -> None:
+    put_images(tmp_path, "1.png", "2.png")
+    prompts = (" \t\n", "  a boat ")
+    samples = [Sample(str(i), tmp_path / f"{i}.png", prompt, {Q: 2.0}) for i, prompt in enumerate(prompts, 1)]
+    write_samples(samples, tmp_path / "s.jsonl")
+    found = read("samples", tmp_path / "s.jsonl", scale=(1, 5)).samples
+    assert [sample.prompt for sample in found] == [None, "a boat"]
+
+
 def test_the_teacher_s_data(data: Path) -> None:
     found = read("teacher", data, split=SplitConfig())
     assert found.scale == MosScale(1, 5)
@@ -433,6 +442,44 @@ def test_other_aspects_are_left_out(many: Path) -> None:
     assert len(found) == 100 and all(set(s.mos) == {C} for s in found)
     with pytest.raises(InputError, match="has nothing about authenticity"):
         read("table", many, scale=(1, 5), aspects=(A,))
+
+
+@pytest.mark.parametrize("by", ["image", "prompt", "generator"])
+@pytest.mark.parametrize("form", ["table", "samples"])
+def test_parts_of_the_data_s_own_are_not_passed_over(tmp_path: Path, form: str, by: str) -> None:
+    names = [f"{i}.png" for i in range(8)]
+    put_images(tmp_path, *names)
+    parts = ["train", "test", "val", ""] * 2
+    rows = [(name, f"p {name}", f"g {name}", 3, part) for name, part in zip(names, parts, strict=True)]
+    path = put_csv(tmp_path / "t.csv", ("image", "prompt", "generator", "quality", "split"), *rows)
+    found = read("table", path, scale=(1, 5), split=SplitConfig())
+    assert [sample.split for sample in found.samples] == ["train", "test", "validation", "train"] * 2
+    if form == "samples":
+        path = tmp_path / "s.jsonl"
+        write_samples(found.samples, path)
+    drawn = SplitConfig(by, (2, 1, 1))
+    with pytest.raises(
+        InputError, match=r"has parts of its own \(test, train, validation\)\. Set data.split.by"
+    ):
+        read(form, path, scale=(1, 5), split=drawn)
+    write_split(found.samples, tmp_path / "split.csv")
+    published = SplitConfig(by, file=tmp_path / "split.csv")
+    assert read(form, path, scale=(1, 5), split=published).samples == found.samples
+    if form == "table":
+        put_csv(
+            path, ("image", "prompt", "generator", "quality", "split"), *((*r[:4], "train") for r in rows)
+        )
+        parts = Counter(sample.split for sample in read(form, path, scale=(1, 5), split=drawn).samples)
+        assert parts == {"train": 4, "test": 2, "validation": 2}
+
+
+def test_official_parts_may_be_drawn_anew(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        names = [f"DALLE3_{part}{i}.png" for i in range(5)]
+        put_images(tmp_path / part, *names)
+        put_csv(tmp_path / f"info_{part}.csv", ("name", "prompt", "mos"), *((n, f"p {n}", 3) for n in names))
+    found = read("aigciqa_20k", tmp_path, split=SplitConfig("image", (8, 1, 1))).samples
+    assert Counter(sample.split for sample in found) == {"train": 8, "test": 1, "validation": 1}
 
 
 def test_a_published_split_goes_with_any_format(many: Path, tmp_path: Path) -> None:

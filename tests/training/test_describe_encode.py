@@ -91,7 +91,7 @@ def test_shares_together_are_what_one_process_makes(cases: list[Case], tmp_path:
     whole = HiddenCache(tmp_path / "whole")
     describe(cases, "nano", BASE, whole)
     for index in range(count):
-        cache = HiddenCache(tmp_path / "shared", f"shard-{index}of{count}")
+        cache = HiddenCache(tmp_path / "shared")
         before = len(cache.entries)
         describe(cases, "nano", BASE, cache, Share(index, count))
         assert len(cache.entries) > before
@@ -197,7 +197,7 @@ def test_encode_in_shares_and_interrupted_is_the_same(
     encode(tellings, "nano", BASE, whole)
     expected = batches(ScriptedBackbone.asked)
     for index in range(3):
-        encode(tellings, "nano", BASE, HiddenCache(tmp_path / "shared", f"s-{index}"), Share(index, 3))
+        encode(tellings, "nano", BASE, HiddenCache(tmp_path / "shared"), Share(index, 3))
     assert contents(HiddenCache(tmp_path / "shared")) == contents(whole)
 
     monkeypatch.setattr(ScriptedBackbone, "asked", [])

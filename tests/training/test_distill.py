@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
@@ -326,6 +327,22 @@ def test_dry_run_prints_questions_and_sends_nothing(stand: Stand, sample, tmp_pa
     printed = capsys.readouterr().out
     assert "text prompt: 'an owl'" in printed and "2 requests would be sent" in printed
     assert not stand.asked and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_scores_off_the_scale_are_named_before_anything_is_asked(
+    stand: Stand, sample, tmp_path: Path, capsys, dry: bool
+) -> None:
+    wrong = Sample(**{**vars(sample("an owl")), "mos": {Aspect.QUALITY: 55.0}})
+    write_samples([sample("a fox"), wrong], tmp_path / "samples.jsonl")
+    arguments = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, *(["--dry-run"] if dry else ["--teacher", "openai:x"])]) == 2
+    shown = capsys.readouterr()
+    assert "Sample id of an owl: quality is 55, outside the scale from 1 to 5" in shown.err
+    assert not stand.asked and "a fox" not in shown.out
+    told = Sample(**{**vars(wrong), "descriptions": {Aspect.QUALITY: "Sharp."}})
+    with pytest.raises(InputError, match="an owl: quality is 55"):
+        distill([told], [openai(stand)], tmp_path / "r.jsonl", SCALE, QUICK)
 
 
 def test_recorded_answers(sample, tmp_path: Path, capsys) -> None:

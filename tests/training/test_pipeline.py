@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import COLOURS, SHAPES, draw
+from drawings import COLOURS, SHAPES, draw
 from PIL import Image
 
 from m3agiqa import Aspect, Assessor
@@ -30,7 +30,7 @@ SETTINGS = {
     "curriculum": {"warmup_captions": 8, "warmup_ratings": 8, "warmup_batch": 8, "epochs": 0.5, "batch": 4},
     "finetune": {"tune": ["connector", "language"], "rank": 2, "save_every": 2},
     "encode": True,
-    "fit": {"dim": 16, "epochs": 3, "batch": 16, "lr": 0.005},
+    "fit": {"dim": 16, "epochs": 8, "batch": 16, "lr": 0.005},
     "seeds": [0, 1],
 }
 
@@ -107,8 +107,7 @@ def test_kills_change_nothing(whole: tuple[Path, float], killed: Path) -> None:
     assert set(expected) == set(Aspect)
     assert expected["quality"]["n"] > 5
     assert len(expected["quality"]["srcc_of_seeds"]) == 2
-    for aspect, found in summary(killed).items():
-        assert found == pytest.approx(expected[aspect], nan_ok=True), aspect
+    assert summary(killed) == expected
     steps = [
         json.loads(line)["step"] for line in (killed / "finetune" / "log.jsonl").read_text().splitlines()
     ]

@@ -1,4 +1,4 @@
-"""Splits: every sample in one part, groups never cut, shares near the ratios, the same in any order."""
+"""Splits: every sample in one part, no group or image cut, shares near the ratios, the same in any order."""
 
 from __future__ import annotations
 
@@ -109,6 +109,49 @@ def test_prompts_of_few_images_come_as_near_as_one_prompt(count: int, seed: int)
     found = shares(assign(make(count, prompts=-(-count // 4)), SplitConfig("prompt", (7, 2, 1), seed)))
     wanted = [count * r / 10 for r in (7, 2, 1)]
     assert all(abs(n - w) <= 8 for n, w in zip(found, wanted, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=8, max_size=40), st.integers(0, 9))
+def test_samples_of_one_image_are_never_in_two_parts(rows: list[tuple[int, int]], seed: int) -> None:
+    named = [(image, f"p{prompt}" if prompt else None) for image, prompt in rows]
+    alone = [(100 + i, f"alone {i}") for i in range(4)]  # so that there is something to split
+    samples = [
+        Sample(f"s{i}", Path(f"{image}.png"), prompt) for i, (image, prompt) in enumerate(named + alone)
+    ]
+    for by in ("image", "prompt"):
+        split = assign(samples, SplitConfig(by, (2, 1, 1), seed))
+        for about in ("image", "prompt") if by == "prompt" else ("image",):
+            parts: dict[object, set[str]] = {}
+            for sample in split:
+                if getattr(sample, about) is not None:
+                    parts.setdefault(getattr(sample, about), set()).add(sample.split)
+            assert all(len(found) == 1 for found in parts.values()), (by, about)
+
+
+def test_prompts_that_share_an_image_are_held_out_together() -> None:
+    chained = [Sample(str(i), Path(f"{(i + 1) // 2}.png"), f"p{i // 2}") for i in range(6)]
+    samples = chained + make(20)
+    for seed in range(10):
+        split = assign(samples, SplitConfig("prompt", (4, 1, 0), seed, holdout=0.2))
+        assert len({sample.split for sample in split[:6]}) == 1
+        assert {sample.split for sample in split} == set(PARTS)
+
+
+def test_one_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "sub" / ".." / "a.png"]
+    twice = [Sample(f"a{i}", path) for i, path in enumerate(paths)]
+    for seed in range(10):
+        split = assign([*twice, *make(3)], SplitConfig("image", (1, 1, 1), seed))
+        assert split[0].split == split[1].split
+
+
+def test_an_image_of_two_generators_is_named() -> None:
+    samples = [*make(10), Sample("again", Path("3.png"), generator="g4")]
+    with pytest.raises(
+        InputError, match=r"The image 3\.png is of the generator g3 in the sample s3, but of g4"
+    ):
+        assign(samples, SplitConfig("generator"))
+    assign([*samples[:-1], replace(samples[-1], generator="g3")], SplitConfig("generator"))
 
 
 def test_the_nearest_choice_of_generators_is_made() -> None:

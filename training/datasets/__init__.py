@@ -83,6 +83,9 @@ class Format:
     """Of the MOS, where it is always the same."""
     image_folders: tuple[str, ...] = ("",)
     """Where its images may be, below the data set's folder."""
+    parts_are_wished: bool = False
+    """Whether parts in the data are its owner's wish, which a drawn split must not pass over in silence;
+    public data sets and conversation files have theirs whether one wants them or not."""
 
 
 FORMATS = {
@@ -101,13 +104,13 @@ FORMATS = {
         aigciqa_20k.SCALE,
         aigciqa_20k.IMAGE_FOLDERS,
     ),
-    "table": Format(lambda c, images, scale: table_entries(c.path, images, scale)),
+    "table": Format(lambda c, images, scale: table_entries(c.path, images, scale), parts_are_wished=True),
     "conversations": Format(
         lambda c, images, scale: conversation_entries(c.path, c.aspects, images, scale, c.mos),
         conversations.SCALE,
         conversations.IMAGE_FOLDERS,
     ),
-    "samples": Format(lambda c, images, scale: sample_entries(c.path)),
+    "samples": Format(lambda c, images, scale: sample_entries(c.path), parts_are_wished=True),
     "teacher": Format(lambda c, images, scale: teacher_entries(c.path), TEACHER_SCALE),
 }
 """Every format that `load` knows."""
@@ -130,6 +133,8 @@ def load(config: DataConfig) -> Dataset:
     folder = config.path if config.path.is_dir() else config.path.parent
     images = ImageFinder(config.images or folder, form.image_folders)
     samples = checked(form.read(config, images, scale), images, scale, config.path)
+    if form.parts_are_wished:
+        _heed_parts(samples, config)
     samples = assign(_only(samples, config), config.split)
     return Dataset(_limited(samples, config.limit, config.split.seed), scale)
 
@@ -155,6 +160,16 @@ def _scale(config: DataConfig, form: Format) -> MosScale:
         return MosScale(float(low), float(high))
     except (TypeError, ValueError) as error:
         raise InputError(f"The scale of {config.path} is not low and high: {error}.") from error
+
+
+def _heed_parts(samples: list[Sample], config: DataConfig) -> None:
+    """Raises InputError where a split would be drawn over parts that the data has."""
+    parts = {sample.split for sample in samples}
+    if parts != {"train"} and config.split.by != "given" and config.split.file is None:
+        raise InputError(
+            f"{config.path} has parts of its own ({', '.join(sorted(parts))}). Set data.split.by to given to "
+            "use them, or remove the column split."
+        )
 
 
 def _only(samples: list[Sample], config: DataConfig) -> list[Sample]:

@@ -26,6 +26,7 @@ from m3agiqa.samples import Sample
 from training.datasets.entries import Entry, ImageFinder, checked, merged
 from training.datasets.table import read_scores
 from training.responses import rating_word
+from training.tables import on_scale
 
 SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("", "images", "image", "Image/allimg", "train", "val", "test", "all")
@@ -92,7 +93,7 @@ def conversation_entries(
 def export_conversations(samples: Sequence[Sample], aspect: Aspect, scale: MosScale, path: Path) -> None:
     """Write both rounds about one aspect as a JSON list; image paths are relative where below its folder.
 
-    Raises InputError if a sample has no description or no MOS for the aspect.
+    Raises InputError if a sample has no description or no MOS for the aspect, or one off the scale.
     """
     lacking = [s.id for s in samples if aspect not in s.descriptions or aspect not in s.mos]
     if lacking:
@@ -100,6 +101,8 @@ def export_conversations(samples: Sequence[Sample], aspect: Aspect, scale: MosSc
             f"{len(lacking):,} of {len(samples):,} samples have no description or no MOS for {aspect}; "
             f"the first is {lacking[0]}. Leave them out."
         )
+    for sample in samples:
+        on_scale(sample.mos[aspect], scale, f"Sample {sample.id}: {aspect}")
     path.parent.mkdir(parents=True, exist_ok=True)
     base = path.parent.resolve()
     rows = []
