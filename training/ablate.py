@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -217,7 +216,7 @@ def _head(backbone: str, folder: Path) -> torch.Tensor:
 
 
 def _result(job: Job, out: Path) -> dict:
-    variant, began = job.variant, time.perf_counter()
+    variant = job.variant
     run, every = _loaded(job.run, job.aspect, variant.reading, variant.finetuned)
     config = replace(variant.fit, seed=job.seed)
     vocab = config.projection == "vocab"
@@ -238,7 +237,6 @@ def _result(job: Job, out: Path) -> dict:
         "plcc": plcc(predicted, true),
         "n": len(true),
         "weights": sum(parameter.numel() for parameter in predictor.parameters()),
-        "seconds": time.perf_counter() - began,
     }
 
 
@@ -253,15 +251,14 @@ def _markdown(
         lines = [
             f"## {table.title}",
             "",
-            "| setting | SRCC | PLCC | validation SRCC | weights | fit, s |",
-            "|---|---|---|---|---|---|",
+            "| setting | SRCC | PLCC | validation SRCC | weights |",
+            "|---|---|---|---|---|",
         ]
         for title, name, variant in rows:
             if title == table.title:
                 found = [results[job.key] for job in _jobs(config, run, variant)]
                 cells = [_spread(found, column) for column in ("srcc", "plcc", "validation_srcc")]
-                weights, seconds = found[0]["weights"], mean(row["seconds"] for row in found)
-                lines.append(f"| {name} | {' | '.join(cells)} | {weights:,} | {seconds:.0f} |")
+                lines.append(f"| {name} | {' | '.join(cells)} | {found[0]['weights']:,} |")
         tables.append("\n".join(lines) + "\n")
     return "\n".join(tables)
 
