@@ -10,11 +10,11 @@ import os
 
 import gradio as gr
 
-from annotation import look
-from annotation.assess_tab import assess_tab
-from annotation.examples import FOLDER as EXAMPLES
-from annotation.model_banner import model_banner
-from annotation.model_loader import ModelLoader
+from annotation.ui import look
+from annotation.ui.assess_tab import assess_tab
+from annotation.ui.examples import FOLDER as EXAMPLES
+from annotation.ui.model_banner import model_banner
+from annotation.ui.model_loader import ModelLoader
 
 HOUR = 3600
 

@@ -1,1 +1,1 @@
-"""What people see and say in the browser: the Gradio tabs and what they need."""
+"""What people see, say and correct: the store of annotations, its statistics, and the Gradio tabs."""

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from annotation import notices
-from annotation.model_loader import LoadState
-from annotation.runs import RunState, Stage
+from annotation.ui import notices
+from annotation.ui.model_loader import LoadState
+from annotation.ui.runs import RunState, Stage
 from m3agiqa.errors import WeightsError
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import gradio as gr
 
-from annotation import notices
-from annotation.model_loader import ModelLoader
+from annotation.ui import notices
+from annotation.ui.model_loader import ModelLoader
 
 INTERVAL = 0.2  # seconds between two looks
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from annotation.model_loader import ModelLoader
-from annotation.uploads import Upload
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.errors import Stopped

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from annotation.model_loader import ModelLoader
-from annotation.runs import Run, Runs, Stage
-from annotation.uploads import Upload
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.runs import Run, Runs, Stage
+from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import WeightsError
 

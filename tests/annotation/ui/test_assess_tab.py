@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from annotation.assess_tab import NO_IMAGE, AssessHandlers
-from annotation.examples import EXAMPLES
-from annotation.uploads import Upload
+from annotation.ui.assess_tab import NO_IMAGE, AssessHandlers
+from annotation.ui.examples import EXAMPLES
+from annotation.ui.uploads import Upload
 from m3agiqa.embedded_prompt import EmbeddedPrompt
 
 

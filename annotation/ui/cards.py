@@ -7,7 +7,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from annotation.runs import RunState, Stage
+from annotation.ui.runs import RunState, Stage
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment
 

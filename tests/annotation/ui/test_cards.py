@@ -4,8 +4,8 @@ import base64
 import json
 import re
 
-from annotation.cards import card, cards, provenance
-from annotation.runs import RunState, Stage
+from annotation.ui.cards import card, cards, provenance
+from annotation.ui.runs import RunState, Stage
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import gradio as gr
 
-from annotation import notices
-from annotation.cards import cards, provenance
-from annotation.examples import EXAMPLES, gallery
-from annotation.model_loader import ModelLoader
-from annotation.runs import Runs, RunState
-from annotation.uploads import Upload
+from annotation.ui import notices
+from annotation.ui.cards import cards, provenance
+from annotation.ui.examples import EXAMPLES, gallery
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.runs import Runs, RunState
+from annotation.ui.uploads import Upload
 from m3agiqa.embedded_prompt import EmbeddedPrompt, find_prompt
 from m3agiqa.errors import InputError
 

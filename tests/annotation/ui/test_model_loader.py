@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from annotation.model_loader import ModelLoader
+from annotation.ui.model_loader import ModelLoader
 from m3agiqa.errors import Stopped, WeightsError
 
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from annotation.model_loader import LoadState, ModelLoader
-from annotation.turns import WaitingLine
-from annotation.uploads import Upload
+from annotation.ui.model_loader import LoadState, ModelLoader
+from annotation.ui.turns import WaitingLine
+from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, clean_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped
