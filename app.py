@@ -1,45 +1,88 @@
 """M3-AGIQA Studio: `python app.py`, then open http://127.0.0.1:7860.
 
-Environment: M3AGIQA_MODEL (a shipped model's name or a checkpoint folder), GRADIO_SERVER_NAME and
-GRADIO_SERVER_PORT.
+Environment: annotation.settings, and Gradio's GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 
 import gradio as gr
 
+from annotation.access import Access
+from annotation.settings import Settings
+from annotation.store import Store
 from annotation.ui import look
+from annotation.ui.annotate_tab import annotate_tab
 from annotation.ui.assess_tab import assess_tab
+from annotation.ui.data_tab import data_tab
 from annotation.ui.examples import FOLDER as EXAMPLES
+from annotation.ui.failures_tab import failures_tab
 from annotation.ui.model_banner import model_banner
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_loader import ModelLoader, from_registry
+from annotation.ui.models_tab import models_tab
+from annotation.ui.page_head import page_head
+from annotation.ui.serving import model_to_serve
+from annotation.ui.studio import Studio
+from m3agiqa.errors import M3AgiqaError
+
+log = logging.getLogger(__name__)
 
 HOUR = 3600
 
-loader = ModelLoader(os.environ.get("M3AGIQA_MODEL") or "nano")
 
-with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
-    gr.HTML(look.HEADER)
-    banner = model_banner(loader, demo)
-    with gr.Tab("Assess", elem_id="assess-tab"):
-        handlers = assess_tab(loader, banner)
-    demo.unload(handlers.stop)
+def build(studio: Studio) -> gr.Blocks:
+    """The page with all its tabs."""
+    with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
+        page_head(studio.access, demo)
+        banner = model_banner(studio.loader, demo)
+        with gr.Tab("Assess", elem_id="assess-tab"):
+            handlers = assess_tab(studio, banner)
+        with gr.Tab("Annotate", elem_id="annotate-tab"):
+            annotate_tab(studio)
+        with gr.Tab("Data", elem_id="data-tab") as data:
+            data_tab(studio, data)
+        with gr.Tab("Models", elem_id="models-tab") as models:
+            models_tab(studio, banner, models)
+        with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
+            failures_tab(studio, failures, demo)
+        demo.unload(handlers.stop)
+    return demo
+
+
+def serve(studio: Studio) -> None:
+    """Serve the page until the process is ended, and load the model meanwhile."""
+    on_spaces = "SPACE_ID" in os.environ  # Hugging Face Spaces reach the app from outside its container
+    server_name = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1")
+    if warning := studio.access.warning(server_name):
+        log.warning(warning)
+    demo = build(studio)
+    demo.launch(
+        server_name=server_name,
+        allowed_paths=[str(EXAMPLES), str(studio.settings.images.resolve())],
+        max_file_size="200mb",
+        prevent_thread_lock=True,
+        **studio.access.launch_options(),
+        **look.launch_options(),
+    )
+    studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
+    demo.block_thread()
 
 
 def main() -> None:
-    """Serve the page, and load the model meanwhile."""
-    on_spaces = "SPACE_ID" in os.environ  # Hugging Face Spaces reach the app from outside its container
-    demo.launch(
-        server_name=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1"),
-        allowed_paths=[str(EXAMPLES)],
-        max_file_size="200mb",
-        prevent_thread_lock=True,
-        **look.launch_options(),
-    )
-    loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
-    demo.block_thread()
+    """Serve what the environment asks for."""
+    try:
+        settings = Settings.from_environment()
+        store = Store.open(settings.database_url, settings.images)
+        access = Access.from_settings(settings)
+        model, notice = model_to_serve(store, settings)
+        if notice:
+            log.warning(notice)
+        serve(Studio(settings, store, access, ModelLoader(model, from_registry(settings.models))))
+    except M3AgiqaError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
@@ -39,11 +40,24 @@ class AspectResult:
     mos: float
     raw_mos: float
     scale: MosScale
+    spread: float | None = None
+    """Standard deviation over predictors trained with other seeds, in points of MOS; None with one alone."""
 
     @property
     def limited(self) -> bool:
         """Whether the raw value lies visibly outside the scale."""
         return abs(self.raw_mos - self.mos) >= VISIBLE_DIFFERENCE
+
+    def to_dict(self) -> dict:
+        """Plain values, for JSON; the spread only where there is one."""
+        return {
+            "description": self.description,
+            "rating": str(self.rating),
+            "mos": round(self.mos, 3),
+            "raw_mos": round(self.raw_mos, 3),
+            "scale": [self.scale.low, self.scale.high],
+            **({} if self.spread is None else {"spread": round(self.spread, 3)}),
+        }
 
 
 @dataclass(frozen=True)
@@ -62,16 +76,7 @@ class Assessment:
         return {
             "image": self.image,
             "prompt": self.prompt,
-            "aspects": {
-                str(result.aspect): {
-                    "description": result.description,
-                    "rating": str(result.rating),
-                    "mos": round(result.mos, 3),
-                    "raw_mos": round(result.raw_mos, 3),
-                    "scale": [result.scale.low, result.scale.high],
-                }
-                for result in self.aspects.values()
-            },
+            "aspects": {str(result.aspect): result.to_dict() for result in self.aspects.values()},
             "model": self.model,
             "learned_from": self.learned_from,
             "seconds": round(self.seconds, 2),
@@ -84,10 +89,18 @@ Event = DescriptionDelta | AspectResult | Assessment
 class Assessor:
     """`Assessor.from_pretrained("nano").assess(image, prompt)` is the whole API."""
 
-    def __init__(self, backbone: Backbone, predictors: dict[Aspect, Predictor], card: Card) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        predictors: dict[Aspect, Predictor],
+        card: Card,
+        others: Mapping[Aspect, Sequence[Predictor]] | None = None,
+    ) -> None:
         self.backbone = backbone
         self.predictors = predictors
         self.card = card
+        self.others = others or {}
+        """Predictors of other seeds, for the spread."""
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = "nano", progress: Progress | None = None) -> Assessor:
@@ -101,7 +114,11 @@ class Assessor:
         predictors = {
             aspect: load_predictor(folder, aspect, config) for aspect, config in card.predictors.items()
         }
-        return cls(backbone, predictors, card)
+        others = {
+            aspect: [load_predictor(folder, aspect, config, number) for number in range(1, card.seeds)]
+            for aspect, config in card.predictors.items()
+        }
+        return cls(backbone, predictors, card, others)
 
     def assess(
         self, image: ImageSource, prompt: str | None = None, aspects: Sequence[Aspect] | None = None
@@ -135,7 +152,9 @@ class Assessor:
                 yield DescriptionDelta(aspect, said.text)
                 continue
             raw, scale = self.predictors[aspect].predict(said.hidden), self.card.scales[aspect]
-            result = AspectResult(aspect, said.description, said.rating, scale.clamp(raw), raw, scale)
+            others = [other.predict(said.hidden) for other in self.others.get(aspect, ())]
+            spread = stdev([raw, *others]) if others else None
+            result = AspectResult(aspect, said.description, said.rating, scale.clamp(raw), raw, scale, spread)
             results[aspect] = result
             yield result
         yield Assessment(

@@ -33,15 +33,18 @@ class Card:
     scales: dict[Aspect, MosScale]
     predictors: dict[Aspect, PredictorConfig]
     metrics: dict[str, object] = field(default_factory=dict)
+    seeds: int = 1
+    """Predictors of each aspect, trained with as many seeds. The first one's MOS counts; how far all of them
+    spread says how sure it is."""
 
     @property
     def title(self) -> str:
         return f"{self.name} {self.version}"
 
 
-def predictor_file(aspect: Aspect) -> str:
-    """Name of an aspect's predictor within a checkpoint folder."""
-    return f"predictor-{aspect}.safetensors"
+def predictor_file(aspect: Aspect, number: int = 0) -> str:
+    """Name of an aspect's predictor within a checkpoint folder; from 1 on, those of other seeds."""
+    return f"predictor-{aspect}-{number}.safetensors" if number else f"predictor-{aspect}.safetensors"
 
 
 def save_predictor(
@@ -52,10 +55,10 @@ def save_predictor(
     save_file(weights, folder / predictor_file(aspect))
 
 
-def load_predictor(folder: Path, aspect: Aspect, config: PredictorConfig) -> Predictor:
-    """Read an aspect's predictor, in 32 bit and ready for inference."""
+def load_predictor(folder: Path, aspect: Aspect, config: PredictorConfig, number: int = 0) -> Predictor:
+    """Read an aspect's predictor, in 32 bit and ready for inference; `number` as in predictor_file."""
     predictor = Predictor(config)
-    path = folder / predictor_file(aspect)
+    path = folder / predictor_file(aspect, number)
     try:
         weights = {name: value.to(torch.float32) for name, value in load_file(path).items()}
         predictor.load_state_dict(weights)
@@ -72,27 +75,36 @@ def write_card(card: Card, folder: Path) -> None:
     (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
 
+def shipped() -> list[str]:
+    """Names of the checkpoints that come with this package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
+
+
 def find_checkpoint(name_or_path: str | Path) -> Path:
     """The folder of a shipped checkpoint's name, or of a local path."""
     for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
         if (folder / CARD_FILE).is_file():
             return folder
-    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
+    known = ", ".join(shipped()) or "(none is shipped)"
     raise InputError(
-        f"There is no model {str(name_or_path)!r}. Give one of {', '.join(shipped) or '(none is shipped)'}, "
-        f"or a folder with a {CARD_FILE}."
+        f"There is no model {str(name_or_path)!r}. Give one of {known}, or a folder with a {CARD_FILE}."
     )
 
 
-def read_card(folder: Path) -> Card:
-    """Read a card and verify every file it names. Raises WeightsError naming the file that is wrong."""
+def read_card(folder: Path, *, verify: bool = True) -> Card:
+    """Read a card and verify every file it names. Raises WeightsError naming the file that is wrong.
+
+    Without `verify` the card alone is read, which is enough to list a checkpoint.
+    """
     path = folder / CARD_FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         files = facts.pop("files")
-        for name in {predictor_file(Aspect(aspect)) for aspect in facts["predictors"]} - files.keys():
+        seeds = range(facts.get("seeds", 1))
+        named = {predictor_file(Aspect(aspect), n) for aspect in facts["predictors"] for n in seeds}
+        for name in sorted(named - files.keys()):
             raise ValueError(f"it does not list {name}")
-        for name, expected in files.items():
+        for name, expected in files.items() if verify else ():
             _verify(folder / name, expected)
         facts["scales"] = {Aspect(k): MosScale(**v) for k, v in facts["scales"].items()}
         facts["predictors"] = {Aspect(k): PredictorConfig(**v) for k, v in facts["predictors"].items()}

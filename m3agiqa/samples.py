@@ -25,6 +25,8 @@ class Sample:
     generator: str | None = None
     source: str | None = None
     distorted: bool = False
+    raters: dict[Aspect, int] = field(default_factory=dict)
+    """People behind each MOS; none where that is not known."""
 
 
 def write_samples(samples: Iterable[Sample], path: Path) -> None:
@@ -45,7 +47,7 @@ def read_samples(path: Path) -> list[Sample]:
         try:
             known = {
                 name: {Aspect(aspect): value for aspect, value in row.get(name, {}).items()}
-                for name in ("mos", "descriptions")
+                for name in ("mos", "descriptions", "raters")
             }
             samples.append(Sample(**{**row, **known, "image": path.parent / row["image"]}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -65,10 +65,11 @@ def _folder_rows(folder: Path) -> list[Row]:
     paths = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
     if not paths:
         raise InputError(f"There is no image file in the folder {folder}.")
-    return [_with_prompt(Row(str(path.relative_to(folder)), path), _sidecar(path)) for path in paths]
+    return [_with_prompt(Row(str(path.relative_to(folder)), path), sidecar(path)) for path in paths]
 
 
-def _sidecar(image: Path) -> str:
+def sidecar(image: Path) -> str:
+    """The text of the .txt file of the same name; "" if there is none."""
     path = image.with_suffix(".txt")
     if not path.is_file():
         return ""

@@ -17,6 +17,7 @@ from m3agiqa.checkpoint import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.samples import read_samples, write_samples
 from training.ablate import ablate
+from training.comparison import as_text
 from training.config import RunConfig
 from training.cross import cross
 from training.datasets.conversations import export_conversations
@@ -72,6 +73,19 @@ def _parser() -> argparse.ArgumentParser:
 
     everything = stage("run", _run, "all stages, from the data set to a checkpoint; skips what is done")
     everything.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    everything.add_argument(
+        "--add-annotations",
+        type=Path,
+        metavar="EXPORT",
+        help="train with people's corrections on top (folder of `python -m annotation export`), compare with "
+        "the model before, and register the new one as a candidate",
+    )
+    everything.add_argument(
+        "--register",
+        type=Path,
+        metavar="DIR",
+        help="folder of registered models (default: models in M3AGIQA_DATA, or in data)",
+    )
     everything.add_argument("--until", choices=Run.STAGES, metavar="STAGE", help="the last stage to be run")
     stage("datasets", _one("datasets"), "read and split the data set")
     stage("align", _one("align"), "teach the connector alone (nano)")
@@ -150,20 +164,28 @@ def _add_distill(add) -> None:
 
 def _opened(args: argparse.Namespace) -> Run:
     """The run that is meant, begun if settings are given."""
+    export = getattr(args, "add_annotations", None)
     if args.config is None:
         if args.run is None:
             raise InputError("Give a settings file, or --run with the folder of a run that was begun before.")
         run = Run.open(args.run)
-        if not args.set:
+        if not args.set and export is None:
             return run
         settings = read_yaml(args.run / "config.yaml")
     else:
         settings = read_yaml(args.config)
+    if export is not None:
+        settings = merged(settings, {"annotations": str(export)})
     config = build(RunConfig, _changed(settings, args.set), args.config or args.run)
-    run = Run(args.run or Path("runs") / args.config.stem, config)
+    run = Run(args.run or _default_folder(args.config, export), config)
     if not getattr(args, "plan", False):
         run.begin()
     return run
+
+
+def _default_folder(config: Path, export: Path | None) -> Path:
+    """Where a run is if nothing else is said; one with annotations leaves that of the data alone be."""
+    return Path("runs") / (config.stem if export is None else f"{config.stem}-{export.resolve().name}")
 
 
 def _changed(settings: dict[str, Any], changes: list[str]) -> dict[str, Any]:
@@ -193,6 +215,11 @@ def _run(args: argparse.Namespace) -> None:
         sys.stdout.write(f"Report: {run.folder / 'report' / 'report.html'}\n")
     if (run.folder / "checkpoint").exists():
         sys.stdout.write(f"Try it: M3AGIQA_MODEL={run.folder / 'checkpoint'} python app.py\n")
+    if run.config.annotations is not None and args.until in (None, "ship"):
+        models = args.register or Path(os.environ.get("M3AGIQA_DATA") or "data") / "models"
+        candidate = run.register(models)
+        sys.stdout.write(f"\n{as_text(candidate.comparison)}\n\n")
+        sys.stdout.write(f"Registered as {candidate.name} in {models}; promote it on the app's tab Models.\n")
 
 
 def _one(name: str):

@@ -30,6 +30,12 @@ class RunConfig:
 
     data: DataConfig
     """The data set and its split."""
+    annotations: Path | None = None
+    """Folder of an export of annotations (`python -m annotation export`), which goes before the data:
+    people's descriptions and scores replace others, and count by the number of people."""
+    before: str | None = None
+    """Checkpoint (shipped name or folder) that the new one is compared with where there are annotations;
+    null: that of `start`, or the shipped nano."""
     name: str = "nano"
     """Name of the checkpoint that comes out."""
     version: str = "0.1.0"
@@ -58,6 +64,9 @@ class RunConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     seeds: tuple[int, ...] = (0,)
     """Of predictors; agreement is reported as mean and spread, and the best by validation is kept."""
+    ship_seeds: bool = False
+    """Whether the checkpoint has the predictors of all seeds: their spread says how sure a MOS is, and each
+    costs a little time."""
     select_on: Literal["validation", "test"] = "validation"
     """Where the best epoch and seed are chosen. "test" repeats the paper, whose data has no validation part,
     and flatters the numbers."""
@@ -69,6 +78,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise InputError("seeds: give at least one.")
+        if self.ship_seeds and len(self.seeds) < 2:
+            raise InputError("ship_seeds needs several seeds; one alone has no spread.")
         if self.processes < 1:
             raise InputError(f"processes must be at least 1, not {self.processes}.")
         try:

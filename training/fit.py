@@ -229,7 +229,8 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
     own, worse = scores[: len(batch)], scores[len(batch) :]
     mos = torch.tensor([target.mos for target in batch], device=own.device)
     aspects = torch.tensor([ASPECTS.index(target.aspect) for target in batch], device=own.device)
-    loss = agreement_loss(own, mos, aspects, config.losses)
+    weights = torch.tensor([float(target.weight) for target in batch], device=own.device)
+    loss = agreement_loss(own, mos, aspects, config.losses, weights)
     if paired:
         loss = loss + config.losses.worse * hinge(own[paired], worse, config.losses.margin)
     return loss

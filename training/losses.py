@@ -1,8 +1,9 @@
 """What a predictor is fitted with: squared error (paper, Eq. 10), and losses about order.
 
 The authors left ranking losses for later, as these need large batches; from cached hidden states they
-cost next to nothing. All are means, and take scores and MOS [N] in quarters of the MOS scale: points of
-MOS on a scale of 1 to 5.
+cost next to nothing. All are weighted means, and take scores and MOS [N] in quarters of the MOS scale (points
+of MOS on a scale of 1 to 5), and weights [N]: how many people stand behind each MOS. Without weights all
+images count the same.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ class LossConfig:
     """How far above, in quarters of the MOS scale."""
 
 
-def agreement_loss(scores: Tensor, mos: Tensor, groups: Tensor, config: LossConfig) -> Tensor:
+def agreement_loss(
+    scores: Tensor, mos: Tensor, groups: Tensor, config: LossConfig, weights: Tensor | None = None
+) -> Tensor:
     """Squared error, and the losses about order among images of the same group [N] (aspect)."""
-    loss = config.mse * F.mse_loss(scores, mos)
+    weights = _or_equal(weights, mos)
+    loss = config.mse * (weights * (scores - mos) ** 2).sum() / weights.sum()
     members = [groups == group for group in groups.unique()]
     for weight, term in (
         (config.plcc, plcc_loss),
@@ -42,7 +46,8 @@ def agreement_loss(scores: Tensor, mos: Tensor, groups: Tensor, config: LossConf
         (config.fidelity, fidelity_loss),
     ):
         if weight:
-            loss = loss + weight * torch.stack([term(scores[m], mos[m]) for m in members]).mean()
+            terms = [term(scores[m], mos[m], weights[m]) for m in members]
+            loss = loss + weight * torch.stack(terms).mean()
     return loss
 
 
@@ -51,27 +56,43 @@ def hinge(better: Tensor, worse: Tensor, margin: float) -> Tensor:
     return F.relu(margin - (better - worse)).mean()
 
 
-def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
+def plcc_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) -> Tensor:
     """(1 - PLCC) / 2, in [0, 1]."""
-    return (1 - F.cosine_similarity(scores - scores.mean(), mos - mos.mean(), dim=0)) / 2
+    weights = _or_equal(weights, mos)
+
+    def standing(values: Tensor) -> Tensor:
+        return weights.sqrt() * (values - (weights * values).sum() / weights.sum())
+
+    return (1 - F.cosine_similarity(standing(scores), standing(mos), dim=0)) / 2
 
 
-def rank_loss(scores: Tensor, mos: Tensor) -> Tensor:
-    """RankNet over all pairs with different MOS: log(1 + exp(s_worse - s_better)); 0 without pairs."""
-    better = mos[:, None] > mos[None]
+def rank_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) -> Tensor:
+    """RankNet over all pairs with different MOS: log(1 + exp(s_worse - s_better)); 0 without pairs.
+
+    A pair weighs as much as both its images, multiplied.
+    """
+    weights = _or_equal(weights, mos)
+    better = (mos[:, None] > mos[None]) * weights[:, None] * weights[None]
     losses = F.softplus(scores[None] - scores[:, None])
     return (losses * better).sum() / better.sum().clamp_min(1)
 
 
-def fidelity_loss(scores: Tensor, mos: Tensor) -> Tensor:
-    """1 - sqrt(p q) - sqrt((1 - p)(1 - q)) over all pairs, in [0, 1].
+def fidelity_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) -> Tensor:
+    """1 - sqrt(p q) - sqrt((1 - p)(1 - q)) over all pairs, in [0, 1]; a pair weighs as in rank_loss.
 
     q is the probability that the first is better, from a normal distribution with variance 1 around each
     score; p is 1, 0, or one half for equal MOS.
     """
+    weights = _or_equal(weights, mos)
     first, second = torch.triu_indices(len(scores), len(scores), offset=1, device=scores.device)
     if not len(first):
         return scores.sum() * 0
     p = (1 + torch.sign(mos[first] - mos[second])) / 2
     q = torch.special.ndtr((scores[first] - scores[second]) / 2**0.5).clamp(1e-6, 1 - 1e-6)
-    return (1 - p.sqrt() * q.sqrt() - (1 - p).sqrt() * (1 - q).sqrt()).mean()
+    losses = 1 - p.sqrt() * q.sqrt() - (1 - p).sqrt() * (1 - q).sqrt()
+    pairs = weights[first] * weights[second]
+    return (losses * pairs).sum() / pairs.sum()
+
+
+def _or_equal(weights: Tensor | None, mos: Tensor) -> Tensor:
+    return torch.ones_like(mos) if weights is None else weights

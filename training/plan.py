@@ -32,9 +32,10 @@ def plan(run: Run) -> list[Step]:
     run.check()
     config = run.config
     read = (run.folder / FACTS_FILE).exists()
+    told = f" and annotations from {config.annotations}" if config.annotations else ""
     tuned = f"tune {', '.join(config.finetune.tune)} of {config.backbone}" if config.finetune else ""
     return [
-        Step("datasets", _done(read), f"read {config.data.format} from {config.data.path}"),
+        Step("datasets", _done(read), f"read {config.data.format} from {config.data.path}{told}"),
         _distill(run, read),
         _optional("align", config.align, run.aligned / ALIGNED_FILE, "teach the connector alone"),
         _optional("finetune", config.finetune, run.finetuned / FINETUNED_FILE, tuned),

@@ -23,6 +23,7 @@ def provenance(run: Run) -> dict[str, str]:
         "backbone": f"{config.backbone}, {'fine-tuned here' if config.finetune else 'as it came'}",
         "data": f"{config.data.format}, {len(run.samples):,} samples",
         "data fingerprint": fingerprint(run.samples),
+        **_annotations(run),
         "split": json.dumps(plain(config.data.split)),
         "best epoch and seed chosen on": config.select_on,
         "predictor": json.dumps(plain(config.fit)),
@@ -31,6 +32,12 @@ def provenance(run: Run) -> dict[str, str]:
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+
+
+def _annotations(run: Run) -> dict[str, str]:
+    if run.annotated is None:
+        return {}
+    return {"annotations": f"{run.annotated.version}, {len(run.annotated.scored):,} samples scored by people"}
 
 
 def git_revision() -> str:

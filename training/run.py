@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
@@ -22,21 +20,14 @@ from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.checkpoint import (
-    CARD_FILE,
-    Card,
-    find_checkpoint,
-    load_predictor,
-    predictor_file,
-    read_card,
-    save_predictor,
-    write_card,
-)
+from m3agiqa.checkpoint import Card, find_checkpoint, load_predictor, read_card, save_predictor
 from m3agiqa.errors import InputError
 from m3agiqa.predictor import Predictor, PredictorConfig
+from m3agiqa.registry import Candidate, Comparison, register
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.align import DONE_FILE as ALIGNED_FILE
 from training.align import align
+from training.annotations import Annotated, merge, read_annotations
 from training.cases import Case, all_cases, image_hash, own_cases
 from training.config import RunConfig
 from training.curriculum import curriculum
@@ -44,19 +35,18 @@ from training.datasets import fingerprint, load
 from training.describe import backbone_id, describe
 from training.distill import Journal, distill, plan
 from training.encode import Telling, encode, given
-from training.evaluate import evaluate, prediction_table, summary
 from training.finetune import DONE_FILE as FINETUNED_FILE
-from training.finetune import STATE, finetune
+from training.finetune import finetune
 from training.fit import fit
 from training.hidden_cache import HiddenCache
+from training.outcome import is_written, write_outcome
 from training.progress import claim, claim_anew, is_claimed, replace_folder
-from training.provenance import provenance
-from training.report import write_report
-from training.sanity import sanity
+from training.report import COMPARISON_FILE
 from training.settings import build, plain, read_yaml
 from training.shares import Share, in_processes
+from training.ship import ship
 from training.splits import write_split
-from training.targets import Target, targets, told_targets
+from training.targets import Target, targets
 from training.teachers import teacher
 from training.transfer import leave_source_out, source_groups, within_source
 
@@ -115,6 +105,17 @@ class Run:
     def scale(self) -> MosScale:
         return MosScale(*json.loads((self.folder / FACTS_FILE).read_text())["scale"])
 
+    @cached_property
+    def annotated(self) -> Annotated | None:
+        """What people said of the samples; None without annotations."""
+        facts = json.loads((self.folder / FACTS_FILE).read_text()).get("annotations")
+        return None if facts is None else Annotated(**facts)
+
+    @property
+    def version(self) -> str:
+        """Of the checkpoint: the settings', and the annotations' after a plus."""
+        return f"{self.config.version}+{self.annotated.version}" if self.annotated else self.config.version
+
     @property
     def unit(self) -> float:
         """Points of MOS in which predictors are trained: a quarter of the scale, 1 for 1 to 5."""
@@ -145,6 +146,11 @@ class Run:
     def started(self) -> Path | None:
         """The checkpoint that the backbone comes from."""
         return None if self.config.start is None else find_checkpoint(self.config.start)
+
+    @property
+    def before(self) -> Path:
+        """The checkpoint that the new one is compared with."""
+        return find_checkpoint(self.config.before or self.config.start or "nano")
 
     @property
     def aligned(self) -> Path:
@@ -193,10 +199,14 @@ class Run:
         It is read again each time, so that a change of the data is noticed.
         """
         found = load(self.config.data)
-        facts = {"scale": [found.scale.low, found.scale.high], "fingerprint": fingerprint(found.samples)}
-        self._check_parts(found.samples)
-        write_samples(found.samples, self.folder / "samples.jsonl")
-        write_split(found.samples, self.folder / "split.csv")
+        samples, facts = found.samples, {"scale": [found.scale.low, found.scale.high]}
+        if self.config.annotations is not None:
+            samples, annotated = merge(samples, found.scale, read_annotations(self.config.annotations))
+            facts["annotations"] = asdict(annotated)
+        facts["fingerprint"] = fingerprint(samples)
+        self._check_parts(samples)
+        write_samples(samples, self.folder / "samples.jsonl")
+        write_split(samples, self.folder / "split.csv")
         (self.folder / FACTS_FILE).write_text(json.dumps(facts))
         self._forget()
 
@@ -263,7 +273,7 @@ class Run:
         """Hidden states for the data's own descriptions."""
         if self.config.encode:
             self._in_processes("encode", share)
-            encode(self._given, self.config.backbone, self.speaker, self.cache, share)
+            encode(self.given, self.config.backbone, self.speaker, self.cache, share)
 
     def fit(self, aspects: Sequence[Aspect] | None = None) -> None:
         """Train the predictors, for every seed. Raises InputError for an aspect without scores."""
@@ -294,63 +304,29 @@ class Run:
                 partial.replace(path)
 
     def evaluate(self) -> dict[str, Any]:
-        """Agreement on the test split; writes report.html, metrics.json and tables into `report`."""
-        out = self.folder / "report"
-        if self.is_evaluated:
-            return _read(out / "metrics.json")["summary"]
-        tables = [
-            prediction_table(self.best(aspect), self.targets(aspect, "test"), self.scale)
-            for aspect in self.aspects
-        ]
-        table = pd.concat(tables, ignore_index=True)
-        found = summary(table, self.scale)
-        for aspect in self.aspects:
-            found[str(aspect)] |= self._over_seeds(aspect)
-        scales = dict.fromkeys(self.aspects, self.scale)
+        """Agreement on the test split; writes report.html, metrics.json and tables into `report`.
 
-        def write(folder: Path) -> None:
-            title = f"{self.config.name} {self.config.version}"
-            write_report(folder, title, table, found, scales, provenance(self), compare=self._with_given())
-            (folder / "made_from.txt").write_text(self._evaluated_from)
-
-        replace_folder(out, write)
-        return _read(out / "metrics.json")["summary"]
+        With annotations also that of the model before.
+        """
+        return write_outcome(self)
 
     @property
     def is_evaluated(self) -> bool:
         """Whether the report is of the predictors that there are now."""
-        path = self.folder / "report" / "made_from.txt"
-        return path.exists() and path.read_text() == self._evaluated_from
+        return is_written(self)
 
     def ship(self, out: Path | None = None) -> Card:
         """Put a checkpoint together in `out` (default: `checkpoint` in the run), with its card.
 
         An older checkpoint there is replaced. Raises InputError if there is anything else.
         """
-        out = out or self.folder / "checkpoint"
-        if out.exists() and not (out / CARD_FILE).exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                f"{out} is there and is no checkpoint, so it is left alone. Choose another --out."
-            )
+        return ship(self, out or self.folder / "checkpoint")
 
-        def write(folder: Path) -> None:
-            self._copy_backbone(folder)
-            for aspect in self.aspects:
-                shutil.copy(self._chosen(aspect) / predictor_file(aspect), folder)
-            write_card(self._card({}), folder)
-            metrics: dict[str, Any] = {
-                "test": {
-                    str(a): evaluate(self.best(a), self.targets(a, "test"), self.scale) for a in self.aspects
-                }
-            }
-            if self.config.transfer is not None:
-                metrics["source_left_out"] = self.transferred()
-            if self.config.made_up:
-                metrics["sanity"] = sanity(self.samples, folder, self.cache, self.config.seed)
-            write_card(self._card(metrics), folder)
-
-        replace_folder(out, write)
-        return read_card(out)
+    def register(self, folder: Path) -> Candidate:
+        """Make the shipped checkpoint a candidate in a registry, with how it compares."""
+        path = self.folder / "report" / COMPARISON_FILE
+        comparison = Comparison.from_dict(_read(path)) if path.exists() else None
+        return register(self.folder / "checkpoint", folder, comparison)
 
     # --- all at once -------------------------------------------------------------------------
 
@@ -369,6 +345,9 @@ class Run:
         backbone_class(config.backbone)
         if not config.data.path.exists():
             raise InputError(f"There is no data set {config.data.path}.")
+        if config.annotations is not None:
+            read_annotations(config.annotations)
+            backbone_class(read_card(self.before).backbone)
         if config.fit.projection != "none":  # as wide as the hidden states are then
             Predictor(config.fit.shape(8, 8))
 
@@ -416,7 +395,7 @@ class Run:
 
     def _forget(self) -> None:
         """What was read of the samples, which have changed."""
-        for name in ("samples", "scale", "cases", "content", "identity", "_given"):
+        for name in ("samples", "scale", "cases", "content", "identity", "given", "annotated"):
             self.__dict__.pop(name, None)
 
     def _check_parts(self, samples: Sequence[Sample]) -> None:
@@ -444,22 +423,18 @@ class Run:
         return self.content, self.config.align, self.config.extras, self.config.seed
 
     @property
-    def _fitted_from(self) -> tuple:
+    def fitted_from(self) -> tuple:
+        """All that decides what a predictor becomes, but its seed."""
         return self.identity, self._aligned_from, self.config.fit, self.config.select_on
 
     @cached_property
-    def _given(self) -> list[Telling]:
+    def given(self) -> list[Telling]:
         return given([sample for sample in self.samples if sample.split == "test"])
-
-    @property
-    def _evaluated_from(self) -> str:
-        shown = self.config.name, self.config.version, self.config.encode
-        return repr([shown, self._fitted_from, [self._facts(name, seed) for name, seed in self.fits()]])
 
     def _fit(self, name: str, aspects: Sequence[Aspect], seed: int) -> None:
         """One predictor of the targets of some aspects, kept under the name."""
         out, state = self.fit_folder(name, seed), self.folder / "fit-state" / name / f"seed-{seed}"
-        made_from = (*self._fitted_from, seed)
+        made_from = (*self.fitted_from, seed)
         if self.is_fitted(name, seed):
             return
         claim_anew(state, *made_from)
@@ -494,12 +469,13 @@ class Run:
 
     def is_fitted(self, name: str, seed: int) -> bool:
         """Whether there is a predictor of the present data, backbone and settings."""
-        return is_claimed(self.fit_folder(name, seed), *self._fitted_from, seed)
+        return is_claimed(self.fit_folder(name, seed), *self.fitted_from, seed)
 
     def fit_folder(self, name: str, seed: int) -> Path:
         return self.folder / "fit" / name / f"seed-{seed}"
 
-    def _facts(self, name: str, seed: int) -> dict[str, Any]:
+    def facts(self, name: str, seed: int) -> dict[str, Any]:
+        """What is known of a predictor. Raises InputError if it is not fitted."""
         folder = self.fit_folder(name, seed)
         if not self.is_fitted(name, seed):
             raise InputError(
@@ -507,77 +483,26 @@ class Run:
             )
         return _read(folder / "fit.json")
 
-    def _chosen(self, aspect: Aspect) -> Path:
-        """The folder of the seed that is best by validation."""
-        name = JOINT if self.config.fit.joint else str(aspect)
-        reached = {seed: self._facts(name, seed)["validation_srcc"] for seed in self.config.seeds}
+    def fitted(self, aspect: Aspect) -> list[Path]:
+        """The folders of the predictors of all seeds: first the best by validation, then in order."""
+        name = self._fit_name(aspect)
+        reached = {seed: self.facts(name, seed)["validation_srcc"] for seed in self.config.seeds}
         best = max(reached, key=lambda seed: -math.inf if math.isnan(reached[seed]) else reached[seed])
-        return self.fit_folder(name, best)
+        return [self.fit_folder(name, seed) for seed in dict.fromkeys((best, *self.config.seeds))]
 
     def best(self, aspect: Aspect) -> Predictor:
-        return _load(self._chosen(aspect), aspect)
+        """The predictor of the best seed by validation."""
+        return _load(self.fitted(aspect)[0], aspect)
 
-    def _over_seeds(self, aspect: Aspect) -> dict[str, Any]:
-        """SRCC and PLCC of every seed's predictor on the test split, their mean and spread."""
-        if len(self.config.seeds) == 1:
-            return {}
-        name, test = (JOINT if self.config.fit.joint else str(aspect)), self.targets(aspect, "test")
-        found: dict[str, Any] = {}
-        each = [
-            evaluate(_load(self.fit_folder(name, s), aspect), test, self.scale) for s in self.config.seeds
-        ]
-        for metric in ("srcc", "plcc"):
-            values = [result[metric] for result in each]
-            found |= {
-                f"{metric}_of_seeds": values,
-                f"{metric}_mean": mean(values),
-                f"{metric}_std": stdev(values),
-            }
-        return found
+    def predictor(self, aspect: Aspect, seed: int) -> Predictor:
+        """The predictor of a seed."""
+        return _load(self.fit_folder(self._fit_name(aspect), seed), aspect)
 
-    def _with_given(self) -> dict[str, dict[str, dict]] | None:
-        """The same predictors on the data's own descriptions, where these were encoded."""
-        if not self.config.encode:
-            return None
-        found = {}
-        for aspect in self.aspects:
-            about = [each for each in self._given if each.conversation.aspect is aspect]
-            told = told_targets(
-                [each for each in about if aspect in each.case.sample.mos], self.cache, self.identity
-            )
-            if len(told) > 2:
-                found[str(aspect)] = evaluate(self.best(aspect), told, self.scale)
-        return {"reading the data's own descriptions": found} if found else None
+    def _fit_name(self, aspect: Aspect) -> str:
+        return JOINT if self.config.fit.joint else str(aspect)
 
     def _transfer(self, aspect: Aspect) -> Path:
         return self.folder / "transfer" / aspect / "predicted.csv"
-
-    def _card(self, metrics: dict) -> Card:
-        train = [sample for sample in self.samples if sample.split == "train"]
-        shapes = {
-            a: PredictorConfig(**_read(self._chosen(a) / "fit.json")["predictor"]) for a in self.aspects
-        }
-        return Card(
-            name=self.config.name,
-            version=self.config.version,
-            backbone=self.config.backbone,
-            learned_from=self.config.learned_from.format(count=len(train)),
-            fingerprint=fingerprint(self.samples),
-            scales=dict.fromkeys(self.aspects, self.scale),
-            predictors=shapes,
-            metrics=metrics,
-        )
-
-    def _copy_backbone(self, folder: Path) -> None:
-        """What was trained of the backbone: adapters and modules, no states, no predictors."""
-        for path in sorted(self.speaker.rglob("*.safetensors")):
-            inner = path.relative_to(self.speaker)
-            if inner.parts[0].startswith(STATE) or path.name.startswith("predictor-"):
-                continue
-            (folder / inner).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / inner)
-            if (path.parent / "adapter_config.json").exists():
-                shutil.copy(path.parent / "adapter_config.json", (folder / inner).parent)
 
 
 def _read(path: Path) -> dict[str, Any]:

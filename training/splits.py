@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,8 @@ from training.tables import read_table
 
 PARTS = ("train", "test", "validation")
 """In the order of the paper's ratios."""
+HELD_OUT = ("train", "validation", "test")
+"""The further back, the less may be learned from it."""
 OTHER_WORDS = {"training": "train", "testing": "test", "val": "validation", "valid": "validation"}
 LISTS = ("train.txt", "test.txt", "validation.txt", "val.txt")
 
@@ -85,6 +87,20 @@ def assign(samples: Sequence[Sample], config: SplitConfig) -> list[Sample]:
     return [replace(sample, split=parts[sample.id]) for sample in samples]
 
 
+def keep_together(samples: Sequence[Sample], marks: Callable[[Sample], Iterable[Hashable]]) -> list[Sample]:
+    """The samples, in their order, where those that share a mark are in one part, directly or by a chain.
+
+    That is test if any of them is there, else validation if any is, else train.
+    """
+    first: dict[Hashable, int] = {}
+    links = [(first.setdefault(mark, n), n) for n, sample in enumerate(samples) for mark in marks(sample)]
+    groups = _joined(links, len(samples))
+    parts: dict[int, str] = {}
+    for sample, group in zip(samples, groups, strict=True):
+        parts[group] = max(parts.get(group, "train"), sample.split, key=HELD_OUT.index)
+    return [replace(sample, split=parts[group]) for sample, group in zip(samples, groups, strict=True)]
+
+
 def write_split(samples: Sequence[Sample], path: Path) -> None:
     """Publish a split as CSV: id, file name of the image, part. `SplitConfig.file` reads it back."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +108,11 @@ def write_split(samples: Sequence[Sample], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(("id", "image", "split"))
         writer.writerows((sample.id, sample.image.name, sample.split) for sample in samples)
+
+
+def folded(prompt: str | None) -> str:
+    """A prompt without white space and capitals that make no difference; "" for none."""
+    return " ".join((prompt or "").split()).casefold()
 
 
 def apportion(count: int, ratios: Sequence[float]) -> list[int]:
@@ -133,8 +154,8 @@ def _drawn(samples: Sequence[Sample], ratios: Sequence[float], by: str, seed: in
 
 def _prompt(sample: Sample) -> str:
     """Samples of one prompt go together; those without a prompt go on their own."""
-    folded = " ".join((sample.prompt or "").split()).casefold()
-    return f"prompt {folded}" if folded else f"id {sample.id}"
+    text = folded(sample.prompt)
+    return f"prompt {text}" if text else f"id {sample.id}"
 
 
 def _generator(sample: Sample) -> str:

@@ -30,6 +30,11 @@ class Target:
     description: str | None = None
     """What the backbone has said before that."""
 
+    @property
+    def weight(self) -> int:
+        """How much it counts in the losses: the people behind its MOS, or one where that is not known."""
+        return self.sample.raters.get(self.aspect, 1)
+
 
 def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect) -> list[Target]:
     """All cached own cases that have a MOS for the aspect; `identity` is the backbone's in their keys."""

@@ -1,25 +1,29 @@
-"""The Assess tab: an image and its prompt in, three cards out while the model speaks."""
+"""The Assess tab: an image and its prompt in, three cards out while the model speaks, then corrections."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import anyio
 import gradio as gr
 
-from annotation.ui import notices
-from annotation.ui.cards import cards, provenance
+from annotation.access import Person
+from annotation.ui import correct, notices
+from annotation.ui.cards import card, provenance
 from annotation.ui.examples import EXAMPLES, gallery
-from annotation.ui.model_loader import ModelLoader
-from annotation.ui.runs import Runs, RunState
+from annotation.ui.runs import Run, Runs, RunState
+from annotation.ui.studio import Studio
+from annotation.ui.subject import Subject
 from annotation.ui.uploads import Upload
+from m3agiqa.aspects import Aspect
 from m3agiqa.embedded_prompt import EmbeddedPrompt, find_prompt
-from m3agiqa.errors import InputError
+from m3agiqa.errors import InputError, M3AgiqaError
 
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 
-# What `show` returns, in the order of its outputs: cards, status, message, provenance, model banner,
-# Assess button, Stop button.
-Shown = tuple[str, str, str, str, str, dict, dict]
+# What `show` returns, in the order of its outputs: what is to be corrected, a card for each aspect, status,
+# message, provenance, model banner, Assess button, Stop button.
+Shown = tuple[Subject | None, str, str, str, str, str, str, str, dict, dict]
 # The same for a prompt that was found in a file: prompt, its origin, what the page put into the box.
 Offered = tuple[str | dict, str, str]
 
@@ -27,19 +31,24 @@ Offered = tuple[str | dict, str, str]
 class AssessHandlers:
     """What happens on the tab; every method is an event's function and can be called without a browser."""
 
-    def __init__(self, loader: ModelLoader) -> None:
-        self.loader = loader
-        self.runs = Runs(loader)
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.runs = Runs(studio.loader, studio.line)
+        self.correct = correct.CorrectHandlers(studio.access)
 
     async def assess(
         self, image: dict | None, prompt: str | None, request: gr.Request
     ) -> AsyncIterator[Shown]:
-        """Run one assessment and show it as it grows; ends the visitor's earlier one."""
+        """Run one assessment and show it as it grows, then keep it; ends the visitor's earlier one."""
         visitor = request.session_hash or ""
         upload = Upload.from_payload(image)
-        if upload is None:
+        try:
+            person = self.studio.access.person(request)
+            if upload is None:
+                raise InputError(NO_IMAGE)
+        except M3AgiqaError as error:
             self.runs.stop(visitor)
-            yield self.show(None, message=NO_IMAGE)
+            yield self.show(None, message=str(error))
             return
         run = self.runs.begin(visitor, upload, prompt or "")
         try:
@@ -47,20 +56,42 @@ class AssessHandlers:
                 yield self.show(state, run.seconds)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
+        if run.state.assessment is not None:
+            yield await anyio.to_thread.run_sync(self._finish, run, person)
+
+    def _finish(self, run: Run, person: Person) -> Shown:
+        """Keep the assessment, if they are kept; it is shown and can be corrected either way."""
+        subject, message = Subject(self.studio, person, run.upload, run.state), ""
+        kept = self.studio.settings.keep
+        if kept:
+            try:
+                subject.keep()
+            except M3AgiqaError as error:
+                kept, message = False, f"The assessment could not be kept for annotation. {error}"
+        return self.show(run.state, run.seconds, message, subject, kept)
 
     async def stop(self, request: gr.Request) -> None:
         """End this visitor's run."""
         self.runs.stop(request.session_hash or "")
 
-    def show(self, state: RunState | None, seconds: float = 0.0, message: str = "") -> Shown:
+    def show(
+        self,
+        state: RunState | None,
+        seconds: float = 0.0,
+        message: str = "",
+        subject: Subject | None = None,
+        kept: bool = False,
+    ) -> Shown:
         """The page for a run's state; the buttons follow whether it is over."""
         busy = state is not None and not state.over
+        cards = [self.correct.card(aspect, subject) if subject else card(aspect, state) for aspect in Aspect]
         return (
-            cards(state),
+            subject,
+            *cards,
             notices.status(state, seconds),
             notices.message(message or (state.error if state else "")),
-            provenance(state.assessment if state else None),
-            notices.model_banner(self.loader.state),
+            provenance(state.assessment if state else None, kept),
+            notices.model_banner(self.studio.loader.state),
             gr.update(interactive=not busy),
             gr.update(visible=busy),
         )
@@ -88,15 +119,22 @@ class AssessHandlers:
         text, origin = (found.text, found.origin) if found else ("", "")
         return (text if text != prompt else gr.skip()), notices.prompt_origin(origin), text
 
+    def clear_other(self, subject: Subject | None, image: dict | None) -> tuple:
+        """Take the judgement of an image off the page that now shows another one, or none."""
+        upload = Upload.from_payload(image)
+        if subject is None or (upload is not None and upload.path == subject.upload.path):
+            return tuple(gr.skip() for _ in range(len(Aspect) + 2))
+        return None, *(card(aspect, None) for aspect in Aspect), ""
+
     def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
         """Put an example's image and prompt in."""
         example = EXAMPLES[int(event.index)]
         return str(example.path), example.prompt, "", example.prompt, notices.message("")
 
 
-def assess_tab(loader: ModelLoader, banner: gr.HTML) -> AssessHandlers:
+def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
     """Build the components within the current tab and wire them up."""
-    handlers = AssessHandlers(loader)
+    handlers = AssessHandlers(studio)
     with gr.Row(elem_id="inputs", equal_height=False):
         with gr.Column(min_width=280):
             image = gr.Image(
@@ -125,22 +163,34 @@ def assess_tab(loader: ModelLoader, banner: gr.HTML) -> AssessHandlers:
             status = gr.HTML(notices.status(None), elem_id="status")
             message = gr.HTML(notices.message(""), elem_id="message")
     with gr.Column(elem_id="stage"):
-        result = gr.HTML(cards(None), elem_id="cards")
+        gr.HTML('<h2 class="visually-hidden">Result</h2>', elem_id="result")
+        with gr.Row(elem_id="cards"):
+            cards = [gr.HTML(card(aspect, None), js_on_load=correct.JAVASCRIPT) for aspect in Aspect]
         source = gr.HTML("", elem_id="provenance")
         examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE)
-    found, filled = gr.State(None), gr.State("")
+    found, filled, subject = gr.State(None), gr.State(""), gr.State(None)
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
     # own error for what is no image, without its text chunks for what is one.
-    assess.click(
+    judged = assess.click(
         handlers.assess,
         inputs=[image, prompt],
-        outputs=[result, status, message, source, banner, assess, stop],
+        outputs=[subject, *cards, status, message, source, banner, assess, stop],
         preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,  # the waiting line says who is next, and each visitor where they are
         api_visibility="private",
     )
+    for event in (image.change, judged.then):
+        event(
+            handlers.clear_other,
+            inputs=[subject, image],
+            outputs=[subject, *cards, source],
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_limit=None,
+            api_visibility="private",
+        )
     # Not queued, so that it cannot be kept waiting; not `cancels=`, which would only stop the display.
     stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
     gr.on(
@@ -167,6 +217,7 @@ def assess_tab(loader: ModelLoader, banner: gr.HTML) -> AssessHandlers:
         concurrency_limit=None,
         api_visibility="private",
     )
+    correct.wire(handlers.correct, cards, subject)
     return handlers
 
 

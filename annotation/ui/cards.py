@@ -7,6 +7,7 @@ import json
 from html import escape
 from pathlib import Path
 
+from annotation.store.corrections import Said
 from annotation.ui.runs import RunState, Stage
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment
@@ -20,29 +21,33 @@ NO_PROMPT = (
     "Not judged: correspondence compares the image with its prompt, and there is no prompt. "
     "Type one and assess again."
 )
+KEPT = '<p class="kept">Images assessed here are kept on this server, for people to annotate.</p>'
 NO_PREDICTOR = "Not judged: this model was not trained for this aspect."
 
 
-def cards(state: RunState | None) -> str:
-    """The three cards side by side; without a run they say what they are for."""
-    body = "".join(card(aspect, state) for aspect in Aspect)
-    return (
-        f'<section class="cards" aria-label="Result"><h2 class="visually-hidden">Result</h2>{body}</section>'
-    )
+def card(
+    aspect: Aspect, state: RunState | None, said: Said | None = None, below: str = "", editing: bool = False
+) -> str:
+    """One aspect: description, then rating word, MOS and gauge once they are known.
 
-
-def card(aspect: Aspect, state: RunState | None) -> str:
-    """One aspect: description, then rating word, MOS and gauge once they are known."""
+    What a person has `said` stands in place of the model's answer. `below` is HTML for correcting the card
+    (annotation.ui.correct), of which the form alone is seen while `editing`.
+    """
     look, description = _description(aspect, state)
     result = state.results.get(aspect) if state else None
-    rating = f'<span class="rating {result.rating}">{result.rating}</span>' if result else ""
+    if result and said:
+        look = "finished corrected"
+        description = f"<p>{escape(said.description or result.description)}</p>"
+    word = (said.scale.rating(said.score) if said and not said.agrees else result.rating) if result else ""
+    rating = f'<span class="rating {word}">{word}</span>' if word else ""
     return (
         f'<article id="card-{aspect}" class="card {look}" aria-labelledby="title-{aspect}"'
-        f' aria-busy="{str(look in ("waiting", "speaking")).lower()}">'
+        f' aria-busy="{str(look in ("waiting", "speaking")).lower()}"'
+        f' data-mode="{"edit" if editing else "read"}">'
         f'<header><h3 id="title-{aspect}">{aspect.capitalize()}</h3>{rating}</header>'
         f'<p class="question">{QUESTIONS[aspect]}</p>'
         f'<div class="description" aria-live="polite">{description}</div>'
-        f"{_score(result) if result else ''}"
+        f"{_tags(said) if said else ''}{_score(result, said) if result else ''}{below}"
         f"</article>"
     )
 
@@ -67,31 +72,40 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
     return "waiting", ""
 
 
-def _score(result: AspectResult) -> str:
-    scale = result.scale
+def _tags(said: Said) -> str:
+    chips = "".join(f"<li>{escape(tag)}</li>" for tag in said.tags)
+    comment = f'<p class="comment">{escape(said.comment)}</p>' if said.comment else ""
+    return (f'<ul class="said-tags">{chips}</ul>' if chips else "") + comment
+
+
+def _score(result: AspectResult, said: Said | None = None) -> str:
+    scale, score = result.scale, result.mos
     span = f"{scale.low:g}–{scale.high:g}"
-    raw = (
-        f' <small class="raw" title="What the predictor said, before it was limited to the scale">'
-        f"raw {result.raw_mos:.2f}</small>"
-        if result.limited
-        else ""
-    )
+    kind, beside = '<abbr title="mean opinion score">MOS</abbr>', ""
+    if said and not said.agrees:
+        score, kind = said.score, "by you"
+        beside = f'<small class="raw" title="What the model said">model {result.mos:.1f}</small>'
+    elif result.limited:
+        beside = (
+            '<small class="raw" title="What the predictor said, before it was limited to the scale">'
+            f"raw {result.raw_mos:.2f}</small>"
+        )
+    whose = "your score" if said and not said.agrees else "mean opinion score"
     return (
         '<footer class="score">'
-        f'<p class="mos"><strong>{result.mos:.1f}</strong> of {span}'
-        f' <abbr title="mean opinion score">MOS</abbr>{raw}</p>'
-        f'<div class="gauge {scale.rating(result.mos)}" role="meter"'
-        f' aria-label="{result.aspect.capitalize()}, mean opinion score"'
-        f' aria-valuemin="{scale.low:g}" aria-valuemax="{scale.high:g}" aria-valuenow="{result.mos:.2f}"'
-        f' aria-valuetext="{result.mos:.1f} on a scale of {span}">'
-        f'<div class="fill" style="width:{100 * scale.to_unit(result.mos):.1f}%"></div></div>'
+        f'<p class="mos"><strong>{score:.1f}</strong> of {span} {kind} {beside}</p>'
+        f'<div class="gauge {scale.rating(score)}" role="meter"'
+        f' aria-label="{result.aspect.capitalize()}, {whose}"'
+        f' aria-valuemin="{scale.low:g}" aria-valuemax="{scale.high:g}" aria-valuenow="{score:.2f}"'
+        f' aria-valuetext="{score:.1f} on a scale of {span}">'
+        f'<div class="fill" style="width:{100 * scale.to_unit(score):.1f}%"></div></div>'
         f'<p class="ends" aria-hidden="true"><span>{scale.low:g}</span><span>{scale.high:g}</span></p>'
         "</footer>"
     )
 
 
-def provenance(assessment: Assessment | None) -> str:
-    """One line below the cards: which model, what it learned from, and the result as a file."""
+def provenance(assessment: Assessment | None, kept: bool = False) -> str:
+    """Below the cards: which model, what it learned from, the result as a file, and whether it is kept."""
     if assessment is None:
         return ""
     text = json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False)
@@ -102,4 +116,5 @@ def provenance(assessment: Assessment | None) -> str:
         f'<p class="provenance"><span>Judged by <b>{escape(assessment.model)}</b>. '
         f"{escape(assessment.learned_from)}</span>"
         f'<a id="download" class="download" href="{href}" download="{escape(name)}">Download JSON</a></p>'
+        f"{KEPT if kept else ''}"
     )

@@ -1,4 +1,4 @@
-"""How the app looks: theme, style sheet, keys, and the head of the page."""
+"""How the app looks: theme, style sheets and keys."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from pathlib import Path
 import gradio as gr
 
 STATIC = Path(__file__).parent / "static"
-
-HEADER = """
-<header class="studio">
-  <h1>M3-AGIQA <span>Studio</span></h1>
-  <p>Judges an AI-generated image the way people would: quality, correspondence with its prompt, and
-  authenticity, each with a description, a rating and a mean opinion score. The default model's scores
-  were learned from a multimodal LLM, not from people.</p>
-</header>
-"""
 
 # System fonts: the page asks no other server for anything.
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -44,13 +35,17 @@ def theme() -> gr.themes.Base:
     )
 
 
+def javascript(name: str) -> str:
+    """A file of `static/`, e.g. for gr.HTML(js_on_load=...)."""
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
 def launch_options() -> dict:
     """What Gradio wants at launch, not when the page is built."""
-    keys = (STATIC / "keys.js").read_text(encoding="utf-8")
     return {
         "theme": theme(),
-        "css_paths": [STATIC / "studio.css"],
-        "head": f"<script>{keys}</script>",
+        "css_paths": [STATIC / "studio.css", *sorted(set(STATIC.glob("*.css")) - {STATIC / "studio.css"})],
+        "head": f"<script>{javascript('keys.js')}</script>",
         "footer_links": ["settings", "gradio"],
         "run_history": False,
     }

@@ -6,9 +6,11 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from m3agiqa.assessor import Assessor
 from m3agiqa.errors import M3AgiqaError, Stopped, WeightsError
+from m3agiqa.registry import find
 from m3agiqa.weights import Progress
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,11 @@ class LoadState:
         return self.assessor is not None or self.error is not None
 
 
+def from_registry(models: Path) -> Callable[[str, Progress], Assessor]:
+    """Loads a model registered in a folder by its name there, and any other by name or path."""
+    return lambda name, progress: Assessor.from_pretrained(find(name, models), progress)
+
+
 class ModelLoader:
     """Loads one model at most once at a time; a failed load can be started again."""
 
@@ -40,7 +47,9 @@ class ModelLoader:
         self.state = LoadState()
         self._load = load
         self._thread: threading.Thread | None = None
+        """Whose model is wanted."""
         self._lock = threading.Lock()
+        self._switching = threading.Lock()
 
     def start(self) -> None:
         """Begin to load in a background thread, unless that has happened already."""
@@ -48,6 +57,19 @@ class ModelLoader:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
                 self._thread.start()
+
+    def switch(self, name: str, confirm: Callable[[], None] = lambda: None) -> None:
+        """Load another model in the calling thread and serve it from then on.
+
+        Whoever has the old one finishes with it. `confirm` is called when the new one is loaded and not yet
+        served; if that or the loading fails, the error is raised and the old one stays in service.
+        """
+        with self._switching:
+            assessor = self._loaded(name, lambda message, fraction: None)
+            confirm()
+            with self._lock:
+                self._thread = threading.current_thread()  # what another one is still loading is not wanted
+                self.name, self.state = name, LoadState("Ready", 1.0, assessor=assessor)
 
     def retry(self) -> None:
         """Begin anew if loading has failed, e.g. because the network was away."""
@@ -74,14 +96,24 @@ class ModelLoader:
 
     def _run(self) -> None:
         def progress(message: str, fraction: float) -> None:
-            self.state = replace(self.state, message=message, fraction=fraction)
+            self._set(replace(self.state, message=message, fraction=fraction))
 
         try:
-            self.state = LoadState("Ready", 1.0, assessor=self._load(self.name, progress))
+            self._set(LoadState("Ready", 1.0, assessor=self._loaded(self.name, progress)))
         except M3AgiqaError as error:
-            self.state = LoadState(error=error)
-        except Exception as error:  # a page that waits for ever would hide it
-            log.exception("Loading the model %s failed", self.name)
-            failure = WeightsError(f"The model {self.name} could not be loaded; the app's log says why.")
-            failure.__cause__ = error
-            self.state = LoadState(error=failure)
+            self._set(LoadState(error=error))
+
+    def _set(self, state: LoadState) -> None:
+        with self._lock:
+            if self._thread is threading.current_thread():
+                self.state = state
+
+    def _loaded(self, name: str, progress: Progress) -> Assessor:
+        """Raises M3AgiqaError, whatever went wrong: a page that waits for ever would hide it."""
+        try:
+            return self._load(name, progress)
+        except M3AgiqaError:
+            raise
+        except Exception as error:
+            log.exception("Loading the model %s failed", name)
+            raise WeightsError(f"The model {name} could not be loaded; the app's log says why.") from error

@@ -15,6 +15,7 @@ from annotation.ui.turns import WaitingLine
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, clean_prompt
+from m3agiqa.checkpoint import Card
 from m3agiqa.errors import M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class RunState:
     """Place in the waiting line; 2 is next."""
     descriptions: Mapping[Aspect, str] = field(default_factory=dict)
     results: Mapping[Aspect, AspectResult] = field(default_factory=dict)
+    card: Card | None = None
+    """Whose judgement it is, once a model has taken it up."""
     assessment: Assessment | None = None
     error: str = ""
 
@@ -113,7 +116,7 @@ class Run:
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
         with self._line.turn(self._stop.is_set, self._in_line):
             self._began = time.monotonic()
-            self._update(stage=Stage.ASSESSING)
+            self._update(stage=Stage.ASSESSING, card=assessor.card)
             for event in assessor.stream(self.upload.path, prompt, stop=self._stop.is_set):
                 match event:
                     case DescriptionDelta(aspect, text):
@@ -142,9 +145,9 @@ class Run:
 class Runs:
     """The runs of all visitors, at most one each."""
 
-    def __init__(self, loader: ModelLoader) -> None:
+    def __init__(self, loader: ModelLoader, line: WaitingLine) -> None:
         self.loader = loader
-        self.line = WaitingLine()
+        self.line = line
         self._by_visitor: dict[str, Run] = {}
 
     def begin(self, visitor: str, upload: Upload, prompt: str) -> Run:

@@ -15,16 +15,20 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
+SCRIPTED = Path(__file__).with_name("scripted_app.py")
+"""The app with a quick model that follows a script."""
 # Seconds; far more than two idle cores need, so that a busy machine does not fail tests.
 PATIENCE = int(os.environ.get("M3AGIQA_TEST_PATIENCE", "60"))
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running `python app.py`."""
+    """A running `python app.py`, or another script that serves the app."""
 
     url: str
     process: psutil.Process
+    data: Path
+    """Its M3AGIQA_DATA: database and images."""
 
     def cpu_seconds(self) -> float:
         """Processor time that the whole server has used so far."""
@@ -33,15 +37,21 @@ class Server:
 
 
 @contextmanager
-def serve(log: Path, **environment: str) -> Iterator[Server]:
-    """Start the app on a free port, and end it afterwards."""
+def serve(
+    log: Path, script: Path = ROOT / "app.py", tracebacks: int = 0, **environment: str
+) -> Iterator[Server]:
+    """Start the app on a free port, with a data folder beside the log, and end it afterwards.
+
+    The log must hold as many `tracebacks`; any of the app's own is a bug.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    data = environment.setdefault("M3AGIQA_DATA", str(log.with_name("data")))
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
+            [sys.executable, script], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
     try:
         deadline = time.monotonic() + 2 * PATIENCE
@@ -49,7 +59,7 @@ def serve(log: Path, **environment: str) -> Iterator[Server]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, f"the app did not start:\n{log.read_text()}"
             time.sleep(0.2)
-        yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
+        yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), Path(data))
     finally:
         process.terminate()
         try:
@@ -57,7 +67,7 @@ def serve(log: Path, **environment: str) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    assert "Traceback" not in log.read_text()
+    assert log.read_text().count("Traceback") == tracebacks, log.read_text()
 
 
 def _answers(port: int) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from app_server import PATIENCE, Server, serve
+from app_server import PATIENCE, SCRIPTED, Server, serve
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
@@ -54,15 +54,32 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
         yield running
 
 
+@pytest.fixture(scope="session")
+def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app with a quick model that follows a script, see scripted_app.py; one local user."""
+    with serve(tmp_path_factory.mktemp("scripted") / "log.txt", SCRIPTED) as running:
+        yield running
+
+
 @pytest.fixture
-def new_page(browser: Browser, server: Server) -> Iterator[Callable[..., Page]]:
-    """Opens the app as a new visitor; keyword arguments go to the browser context."""
+def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+    """Opens the app as a new visitor; keyword arguments go to the browser context.
+
+    Without `url` it is that of `server`, which is started then. `login` is the name and password of a user,
+    where there is a login.
+    """
     contexts: list[BrowserContext] = []
 
-    def open_page(path: str = "/", url: str = server.url, **options: object) -> Page:
+    def open_page(
+        path: str = "/", url: str = "", login: tuple[str, str] | None = None, **options: object
+    ) -> Page:
+        url = url or request.getfixturevalue("server").url
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
         context.set_default_timeout(PATIENCE * 1000)
+        if login is not None:
+            form = {"username": login[0], "password": login[1]}
+            expect(context.request.post(f"{url}/login", form=form)).to_be_ok()
         page = context.new_page()
         page.goto(url + path)
         expect(page.locator("#assess")).to_be_enabled()

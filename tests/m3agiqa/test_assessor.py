@@ -32,6 +32,16 @@ def test_mos_lies_within_the_scale_and_the_raw_value_is_kept(scripted: Assessor,
     assert told["seconds"] >= 0
 
 
+def test_predictors_of_other_seeds_say_how_sure_a_mos_is(scripted: Assessor, picture: Image.Image) -> None:
+    assert "spread" not in scripted.assess(picture).to_dict()["aspects"]["quality"]
+    kind = type(scripted.predictors[Aspect.QUALITY])
+    others = {Aspect.QUALITY: [kind(3.12), kind(4.12)]}
+    assessor = Assessor(scripted.backbone, scripted.predictors, scripted.card, others)
+    told = assessor.assess(picture).to_dict()["aspects"]
+    assert (told["quality"]["mos"], told["quality"]["spread"]) == (3.62, 0.5)
+    assert "spread" not in told["authenticity"]
+
+
 @pytest.mark.parametrize("prompt", [None, "", "  \n"])
 def test_without_a_prompt_correspondence_is_left_out(
     scripted: Assessor, picture: Image.Image, prompt: str | None

@@ -79,6 +79,29 @@ def test_missing_file_is_named(folder: Path) -> None:
         read_card(folder)
 
 
+def test_predictors_of_other_seeds_are_listed_and_loaded(folder: Path) -> None:
+    torch.manual_seed(1)
+    other = Predictor(CONFIG).eval()
+    save_predictor(other, folder, Aspect.QUALITY)
+    (folder / predictor_file(Aspect.QUALITY)).rename(folder / predictor_file(Aspect.QUALITY, 1))
+    save_predictor(Predictor(CONFIG), folder, Aspect.QUALITY)
+    write_card(replace(CARD, seeds=2), folder)
+    assert read_card(folder).seeds == 2
+    loaded = load_predictor(folder, Aspect.QUALITY, CONFIG, 1)
+    assert torch.allclose(loaded.projection.weight, other.projection.weight, atol=1e-3)
+    (folder / predictor_file(Aspect.QUALITY, 1)).unlink()
+    with pytest.raises(WeightsError, match=r"predictor-quality-1\.safetensors is missing"):
+        read_card(folder)
+    assert read_card(folder, verify=False).seeds == 2, "to be listed, the card is enough"
+
+
+def test_cards_from_before_there_were_seeds_are_read(folder: Path) -> None:
+    facts = json.loads((folder / CARD_FILE).read_text())
+    del facts["seeds"]
+    (folder / CARD_FILE).write_text(json.dumps(facts))
+    assert read_card(folder) == CARD
+
+
 CHANGES = {
     "no files": {"files": None},
     "predictor not listed": {"files": {}},
@@ -86,6 +109,8 @@ CHANGES = {
     "unknown aspect": {"scales": {"beauty": {"low": 1, "high": 5}}},
     "predictor without scale": {"scales": {}},
     "unknown field": {"colour": "red"},
+    "seeds without predictors": {"seeds": 3},
+    "seeds that are no number": {"seeds": "many"},
     "predictor of another kind": {"predictors": {"quality": {"layers": 12}}},
 }
 

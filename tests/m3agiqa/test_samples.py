@@ -25,6 +25,7 @@ texts = st.text(st.characters(codec="utf-8"))
             mos=st.dictionaries(aspects, st.floats(1, 5)),
             descriptions=st.dictionaries(aspects, texts),
             distorted=st.booleans(),
+            raters=st.dictionaries(aspects, st.integers(1, 99)),
         ),
         max_size=3,
     )
@@ -46,6 +47,12 @@ def test_images_below_the_file_are_stored_relative_to_it(tmp_path: Path) -> None
     ]
     (tmp_path / "set").rename(tmp_path / "moved")
     assert read_samples(tmp_path / "moved" / "samples.jsonl")[0].image == tmp_path / "moved/images/a.png"
+
+
+def test_files_from_before_there_were_raters_are_read(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"id": "1", "image": "a.png", "mos": {"quality": 2}}\n')
+    (sample,) = read_samples(tmp_path / "samples.jsonl")
+    assert (sample.mos, sample.raters) == ({Aspect.QUALITY: 2}, {})
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,25 @@ def test_the_sum_is_weighted_and_what_weighs_nothing_is_left_out(
     assert found == pytest.approx(expected.item(), abs=1e-4)
 
 
+@settings(deadline=None)
+@given(scored(at_least=2), st.data())
+def test_an_image_of_two_people_counts_as_two_images(
+    pair: tuple[Tensor, Tensor], data: st.DataObject
+) -> None:
+    scores, mos = (each.double() for each in pair)
+    people = torch.tensor(data.draw(st.lists(st.integers(1, 3), min_size=len(mos), max_size=len(mos))))
+
+    def squared(*arguments: Tensor) -> Tensor:
+        return agreement_loss(*arguments[:2], torch.zeros(len(arguments[0])), LossConfig(), *arguments[2:])
+
+    for loss in (squared, plcc_loss, rank_loss):
+        once = loss(scores, mos, people.double())
+        each = loss(scores.repeat_interleave(people), mos.repeat_interleave(people))
+        if scores.unique().numel() > 1 and mos.unique().numel() > 1:
+            assert once.item() == pytest.approx(each.item(), abs=1e-6)
+    assert fidelity_loss(scores, mos, people.double()) <= 1 + 1e-5
+
+
 @given(scored(), st.floats(0, 2))
 def test_hinge_is_zero_only_beyond_the_margin(pair: tuple[Tensor, Tensor], margin: float) -> None:
     better, worse = pair

@@ -140,10 +140,11 @@ def load(config: DataConfig) -> Dataset:
 
 
 def fingerprint(samples: list[Sample]) -> str:
-    """SHA-256 over ids, prompts, scores, descriptions and splits: which data a model learned from."""
+    """SHA-256 over ids, prompts, scores, raters, descriptions and splits: which data a model learned from."""
     digest = hashlib.sha256()
     for sample in sorted(samples, key=lambda sample: sample.id):
         facts = [sample.id, sample.prompt, sample.mos, sample.descriptions, sample.split]
+        facts += [sample.raters] if sample.raters else []  # else hashes are as before there were raters
         digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()
 

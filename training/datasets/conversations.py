@@ -19,7 +19,7 @@ from typing import Any
 
 from m3agiqa import prompts
 from m3agiqa.aspects import RATINGS, Aspect, MosScale
-from m3agiqa.conversation import Conversation
+from m3agiqa.conversation_files import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
@@ -30,7 +30,6 @@ from training.tables import on_scale
 
 SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("", "images", "image", "Image/allimg", "train", "val", "test", "all")
-IMAGE_MARK = "<image>\n"
 ROLES = ["user", "assistant", "user", "assistant"]
 
 # The wording of the published AGIQA-3k quality files, older than the paper's.
@@ -104,23 +103,7 @@ def export_conversations(samples: Sequence[Sample], aspect: Aspect, scale: MosSc
     for sample in samples:
         on_scale(sample.mos[aspect], scale, f"Sample {sample.id}: {aspect}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    base = path.parent.resolve()
-    rows = []
-    for sample in samples:
-        opened = Conversation.open(aspect, sample.prompt).describe(sample.descriptions[aspect])
-        turns = opened.rate(scale.rating(sample.mos[aspect])).turns
-        image = sample.image.resolve()
-        rows.append(
-            {
-                "id": sample.id,
-                "image": str(image.relative_to(base) if image.is_relative_to(base) else image),
-                "conversations": [
-                    {"role": turn.role, "content": turn.content if i else IMAGE_MARK + turn.content}
-                    for i, turn in enumerate(turns)
-                ],
-            }
-        )
-    path.write_text(json.dumps(rows, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_conversations(samples, aspect, scale, path)
 
 
 def cited_prompt(question: str, aspect: Aspect) -> str | None:

@@ -11,8 +11,11 @@ import pandas as pd
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.registry import Comparison
+from training.comparison import as_frame
 from training.evaluate import COLUMNS, by_group, by_prompt_length, within_prompts
 
+COMPARISON_FILE = "comparison.json"
 GROUPINGS = ("generator", "source", "prompt length", "same prompt")
 
 
@@ -25,8 +28,11 @@ def write_report(
     facts: Mapping[str, str],
     *,
     compare: Mapping[str, dict[str, dict]] | None = None,
+    comparison: Comparison | None = None,
 ) -> Path:
     """Write report.html, predictions.csv, groups.csv and metrics.json into `out`; return the page's path.
+
+    With a comparison with the model before, also comparison.json and comparison.csv.
 
     `table` is of training.evaluate.prediction_table and `summary` of its `summary`; `facts` tell where the
     predictions come from (settings, revision, fingerprint of the data). `compare` has other methods to be
@@ -47,7 +53,7 @@ def write_report(
             "The plots of the report need matplotlib. Install it with `pip install matplotlib`."
         ) from error
     found = groups(table)
-    page = render(title, table, summary, scales, facts, found, compare or {})
+    page = render(title, table, summary, scales, facts, found, compare or {}, comparison)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "predictions.csv", index=False, lineterminator="\n")
     found.to_csv(out / "groups.csv", index=False, lineterminator="\n")
@@ -60,6 +66,10 @@ def write_report(
     }
     text = json.dumps(_plain(told), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    if comparison is not None:
+        as_frame(comparison).to_csv(out / "comparison.csv", index=False, lineterminator="\n")
+        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (out / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
     return path

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.registry import METRICS, Comparison
 from training.report import plots
 from training.report.cases import CaseGroup, case_groups
 
@@ -74,6 +75,7 @@ def render(
     facts: Mapping[str, str],
     groups: pd.DataFrame,
     compare: Mapping[str, dict[str, dict]],
+    comparison: Comparison | None = None,
 ) -> str:
     """The page as HTML; arguments as in training.report.write_report, `groups` as in its `groups`."""
     aspects = [aspect for aspect in Aspect if str(aspect) in summary]
@@ -94,6 +96,8 @@ def render(
             agreement=AGREEMENT,
             classes=CLASSES,
             compared=COMPARED,
+            comparison=comparison,
+            before_after=METRICS,
             ratings=RATINGS,
             this_run=THIS_RUN,
             colours=len(plots.SERIES),

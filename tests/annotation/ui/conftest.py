@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from annotation.access import Access
+from annotation.settings import Settings
+from annotation.store import Store
 from annotation.ui.model_loader import ModelLoader
+from annotation.ui.studio import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event
+from m3agiqa.checkpoint import Card
 from m3agiqa.errors import Stopped
 
 SCALE = MosScale(1.0, 5.0)
@@ -22,7 +26,15 @@ SCALE = MosScale(1.0, 5.0)
 class ScriptedAssessor:
     """Says "one two three" about every aspect; before each word it waits until `go` is set."""
 
-    card = SimpleNamespace(title="scripted 1.0", learned_from="Learned from a script.")
+    card = Card(
+        name="scripted",
+        version="1.0",
+        backbone="script",
+        learned_from="Learned from a script.",
+        fingerprint="5c" * 32,
+        scales=dict.fromkeys(Aspect, SCALE),
+        predictors={},
+    )
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -61,6 +73,12 @@ def assessor() -> ScriptedAssessor:
 @pytest.fixture
 def loader(assessor: ScriptedAssessor) -> ModelLoader:
     return ModelLoader("scripted", load=lambda name, progress: assessor)
+
+
+@pytest.fixture
+def studio(store: Store, loader: ModelLoader, tmp_path: Path) -> Studio:
+    """A server of one local user."""
+    return Studio(Settings(data=tmp_path), store, Access(), loader)
 
 
 @pytest.fixture

@@ -1,22 +1,48 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from sqlalchemy import select
 
+from annotation.store.database import StoreError
+from annotation.store.models import Assessment, QueueEntry
 from annotation.ui.assess_tab import NO_IMAGE, AssessHandlers
 from annotation.ui.examples import EXAMPLES
+from annotation.ui.subject import Subject
 from annotation.ui.uploads import Upload
+from m3agiqa.aspects import Aspect
 from m3agiqa.embedded_prompt import EmbeddedPrompt
 
 
+@dataclass
+class Shown:
+    """What the page is given, by name."""
+
+    subject: Subject | None
+    quality: str
+    correspondence: str
+    authenticity: str
+    status: str
+    message: str
+    provenance: str
+    banner: str
+    assess: dict
+    stop: dict
+
+    @property
+    def cards(self) -> str:
+        return self.quality + self.correspondence + self.authenticity
+
+
 @pytest.fixture
-def handlers(loader) -> AssessHandlers:
-    return AssessHandlers(loader)
+def handlers(studio) -> AssessHandlers:
+    return AssessHandlers(studio)
 
 
 def payload(upload: Upload) -> dict:
@@ -24,10 +50,10 @@ def payload(upload: Upload) -> dict:
     return {"path": str(upload.path), "orig_name": upload.name}
 
 
-def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> list[tuple]:
-    async def collect() -> list[tuple]:
+def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> list[Shown]:
+    async def collect() -> list[Shown]:
         request = SimpleNamespace(session_hash="ann")
-        return [shown async for shown in handlers.assess(image, prompt, request)]
+        return [Shown(*shown) async for shown in handlers.assess(image, prompt, request)]
 
     return asyncio.run(asyncio.wait_for(collect(), 10))
 
@@ -42,40 +68,87 @@ def with_prompt(tmp_path) -> dict:
 
 
 def test_without_an_image_it_says_so(handlers):
-    [(_, _, message, _, _, assess, stop)] = press(handlers, None, "a fox")
-    assert NO_IMAGE in message
-    assert assess["interactive"]
-    assert not stop["visible"]
+    [shown] = press(handlers, None, "a fox")
+    assert NO_IMAGE in shown.message
+    assert shown.assess["interactive"]
+    assert not shown.stop["visible"]
 
 
 def test_assess_shows_cards_result_and_model(handlers, upload):
-    *_, (cards, status, message, provenance, banner, assess, stop) = press(handlers, payload(upload), "teal")
-    assert cards.count("one two three") == 3
-    assert cards.count('role="meter"') == 3
-    assert "Done" in status
-    assert 'role="alert"></p>' in message
-    assert "teal square.m3agiqa.json" in provenance
-    assert "scripted 1.0" in banner
-    assert assess["interactive"]
-    assert not stop["visible"]
+    *_, shown = press(handlers, payload(upload), "teal")
+    assert shown.cards.count("<p>one two three</p>") == 3
+    assert shown.cards.count('role="meter"') == 3
+    assert "Done" in shown.status
+    assert 'role="alert"></p>' in shown.message
+    assert "teal square.m3agiqa.json" in shown.provenance
+    assert "scripted 1.0" in shown.banner
+    assert shown.assess["interactive"]
+    assert not shown.stop["visible"]
+
+
+def test_an_assessment_is_kept_and_queued(handlers, studio, upload):
+    *_, shown = press(handlers, payload(upload), "teal")
+    assert "kept on this server" in shown.provenance
+    with studio.store.database.reading() as session:
+        [kept] = session.scalars(select(Assessment))
+        assert kept.item.prompt.text == "teal"
+        assert kept.item.image.name == "teal square.png"
+        assert kept.model_version.title == "scripted 1.0"
+        assert {row.aspect: row.description for row in kept.aspects} == dict.fromkeys(Aspect, "one two three")
+        assert session.get(QueueEntry, kept.item_id).overlap == studio.settings.overlap
+        stored = studio.store.images.path(kept.item.image.file)
+    assert stored.read_bytes() == upload.path.read_bytes()
+
+
+def test_nothing_is_kept_where_the_settings_say_so(studio, upload):
+    handlers = AssessHandlers(replace(studio, settings=replace(studio.settings, keep=False)))
+    *_, shown = press(handlers, payload(upload), "teal")
+    assert "kept" not in shown.provenance
+    assert 'data-do="agree"' in shown.quality
+    with studio.store.database.reading() as session:
+        assert session.scalars(select(Assessment)).all() == []
+    assert not any(studio.store.images.folder.glob("*"))
+
+
+def test_a_store_that_fails_spoils_nothing_but_is_told(handlers, studio, upload, monkeypatch):
+    def fail(work):
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr(studio.store.database, "transact", fail)
+    *_, shown = press(handlers, payload(upload), "teal")
+    assert shown.cards.count('role="meter"') == 3
+    assert "could not be kept for annotation. The disk is full." in shown.message
+    assert "kept" not in shown.provenance
+
+
+def test_another_image_takes_the_judgement_off_the_page(handlers, upload):
+    *_, shown = press(handlers, payload(upload), "teal")
+    same = handlers.clear_other(shown.subject, payload(upload))
+    assert all(update == gr.skip() for update in same)
+    for other in (None, {"path": "/elsewhere.png"}):
+        subject, *cards, provenance = handlers.clear_other(shown.subject, other)
+        assert subject is None
+        assert not any("one two three" in card for card in cards)
+        assert provenance == ""
 
 
 def test_buttons_swap_while_it_runs(handlers, assessor, upload):
     assessor.go.clear()
 
-    async def first_then_stop() -> list[tuple]:
+    async def first_then_stop() -> list[Shown]:
         request = SimpleNamespace(session_hash="ann")
         shown = handlers.assess(payload(upload), "teal", request)
         states = [await anext(shown)]
         await handlers.stop(request)
-        return states + [state async for state in shown]
+        return [Shown(*state) for state in states + [state async for state in shown]]
 
-    states = asyncio.run(asyncio.wait_for(first_then_stop(), 10))
-    assert not states[0][5]["interactive"]
-    assert states[0][6]["visible"]
-    assert "Stopped." in states[-1][0]
-    assert states[-1][5]["interactive"]
-    assert not states[-1][6]["visible"]
+    first, *_, last = asyncio.run(asyncio.wait_for(first_then_stop(), 10))
+    assert not first.assess["interactive"]
+    assert first.stop["visible"]
+    assert "Stopped." in last.quality
+    assert last.subject is None
+    assert last.assess["interactive"]
+    assert not last.stop["visible"]
 
 
 def test_closing_the_page_ends_the_run(handlers, assessor, upload):

@@ -4,7 +4,8 @@ import base64
 import json
 import re
 
-from annotation.ui.cards import card, cards, provenance
+from annotation.store.corrections import Said
+from annotation.ui.cards import card, provenance
 from annotation.ui.runs import RunState, Stage
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
@@ -73,10 +74,29 @@ def test_speaking_is_busy():
     assert 'aria-busy="true"' in card(Aspect.QUALITY, RunState(stage=Stage.ASSESSING))
 
 
-def test_all_cards_are_there_before_the_first_run():
-    html = cards(None)
-    assert [html.count(f'id="card-{aspect}"') for aspect in Aspect] == [1, 1, 1]
+def test_a_card_is_there_before_the_first_run():
+    html = card(Aspect.QUALITY, None)
+    assert 'id="card-quality"' in html
     assert 'class="rating' not in html
+
+
+def test_what_a_person_said_stands_in_place_of_the_model_which_is_still_told():
+    said = Said(Aspect.QUALITY, 2.1, SCALE, NASTY, tags=("missed <flaw>",), comment="see & weep")
+    html = card(Aspect.QUALITY, finished(result(3.6)), said)
+    assert "<img" not in html
+    assert "&lt;img src=x" in html
+    assert "Fine." not in html
+    assert "missed &lt;flaw&gt;" in html
+    assert "see &amp; weep" in html
+    assert "<strong>2.1</strong> of 1–5 by you" in html
+    assert "model 3.6" in html
+    assert 'class="rating poor">poor<' in html
+
+
+def test_a_score_alone_leaves_the_models_description():
+    html = card(Aspect.QUALITY, finished(result(3.6)), Said(Aspect.QUALITY, 2.1, SCALE))
+    assert "Fine." in html
+    assert "<strong>2.1</strong>" in html
 
 
 def test_provenance_names_model_and_data_and_offers_the_result():
@@ -89,6 +109,8 @@ def test_provenance_names_model_and_data_and_offers_the_result():
         seconds=1.5,
     )
     html = provenance(assessment)
+    assert "kept" not in html
+    assert "kept on this server" in provenance(assessment, kept=True)
     assert "nano &lt;1&gt;" in html
     assert "An LLM&#x27;s scores." in html
     assert 'download="my &quot;cat&quot; &lt;1&gt;.m3agiqa.json"' in html

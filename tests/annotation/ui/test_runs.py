@@ -10,6 +10,7 @@ from PIL import Image
 
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.runs import Run, Runs, Stage
+from annotation.ui.turns import WaitingLine
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import WeightsError
@@ -39,7 +40,7 @@ def wait_for_text(run: Run) -> None:
 
 
 def test_runs_to_the_end(loader, upload):
-    run = Runs(loader).begin("ann", upload, " a  teal square ")
+    run = Runs(loader, WaitingLine()).begin("ann", upload, " a  teal square ")
     *_, last = finish(run)
     assert last.stage is Stage.FINISHED
     assert last.assessment.image == "teal square.png"
@@ -51,7 +52,7 @@ def test_runs_to_the_end(loader, upload):
 
 
 def test_without_a_prompt_correspondence_is_left_out(loader, assessor, upload):
-    *_, last = finish(Runs(loader).begin("ann", upload, "  \n "))
+    *_, last = finish(Runs(loader, WaitingLine()).begin("ann", upload, "  \n "))
     assert last.stage is Stage.FINISHED
     assert not last.has_prompt
     assert set(last.results) == {Aspect.QUALITY, Aspect.AUTHENTICITY}
@@ -60,7 +61,7 @@ def test_without_a_prompt_correspondence_is_left_out(loader, assessor, upload):
 
 def test_stop_keeps_the_text_so_far(loader, assessor, upload):
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     run = runs.begin("ann", upload, "teal")
     wait_for_text(run)
     runs.stop("ann")
@@ -73,7 +74,7 @@ def test_stop_keeps_the_text_so_far(loader, assessor, upload):
 
 def test_stop_touches_only_the_visitors_own_run(loader, assessor, upload):
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     ann = runs.begin("ann", upload, "teal")
     wait_for(ann, Stage.ASSESSING)
     ben = runs.begin("ben", upload, "teal")
@@ -90,7 +91,7 @@ def test_stop_touches_only_the_visitors_own_run(loader, assessor, upload):
 
 def test_stop_works_in_the_line(loader, assessor, upload):
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     ann = runs.begin("ann", upload, "teal")
     wait_for(ann, Stage.ASSESSING)
     ben = runs.begin("ben", upload, "teal")
@@ -110,7 +111,7 @@ def test_stop_works_while_the_model_loads(assessor, upload):
         go.wait(5)
         return assessor
 
-    runs = Runs(ModelLoader("slow", load))
+    runs = Runs(ModelLoader("slow", load), WaitingLine())
     run = runs.begin("ann", upload, "teal")
     deadline = time.monotonic() + 5
     while run.state.load.message != "Downloading weights":
@@ -124,7 +125,7 @@ def test_stop_works_while_the_model_loads(assessor, upload):
 
 def test_a_new_run_ends_the_visitors_older_one(loader, assessor, upload):
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     first = runs.begin("ann", upload, "teal")
     wait_for(first, Stage.ASSESSING)
     second = runs.begin("ann", upload, "teal")
@@ -136,7 +137,7 @@ def test_a_new_run_ends_the_visitors_older_one(loader, assessor, upload):
 
 def test_forgetting_an_old_run_leaves_the_new_one_alone(loader, assessor, upload):
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     first = runs.begin("ann", upload, "teal")
     second = runs.begin("ann", upload, "teal")
     runs.forget("ann", first)
@@ -157,7 +158,7 @@ def test_bad_input_is_told_without_waiting_in_line(loader, assessor, upload, con
     if content is not None:
         upload.path.write_bytes(content)
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     busy = runs.begin("ann", Upload(_good(upload), "good.png"), "teal")
     wait_for(busy, Stage.ASSESSING)
     *_, last = finish(runs.begin("ben", upload, prompt))
@@ -177,7 +178,7 @@ def test_missing_weights_are_told(upload):
     def load(name, progress):
         raise WeightsError("The weight file x is missing. Install the model anew.")
 
-    *_, last = finish(Runs(ModelLoader("nano", load)).begin("ann", upload, "teal"))
+    *_, last = finish(Runs(ModelLoader("nano", load), WaitingLine()).begin("ann", upload, "teal"))
     assert last.stage is Stage.FAILED
     assert last.error == "The weight file x is missing. Install the model anew."
 
@@ -188,7 +189,7 @@ def test_a_bug_becomes_a_sentence_and_frees_the_line(loader, assessor, upload, m
         yield
 
     monkeypatch.setattr(assessor, "stream", stream)
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     *_, last = finish(runs.begin("ann", upload, "teal"))
     assert last.stage is Stage.FAILED
     assert "secret detail" not in last.error
@@ -197,7 +198,7 @@ def test_a_bug_becomes_a_sentence_and_frees_the_line(loader, assessor, upload, m
 
 
 def test_the_clock_stands_still_afterwards(loader, upload):
-    run = Runs(loader).begin("ann", upload, "teal")
+    run = Runs(loader, WaitingLine()).begin("ann", upload, "teal")
     finish(run)
     seconds = run.seconds
     time.sleep(0.05)
@@ -206,7 +207,7 @@ def test_the_clock_stands_still_afterwards(loader, upload):
 
 def test_the_page_is_told_the_time_even_when_nothing_else_happens(loader, assessor, upload):
     assessor.go.clear()
-    runs = Runs(loader)
+    runs = Runs(loader, WaitingLine())
     run = runs.begin("ann", upload, "teal")
     wait_for_text(run)
 

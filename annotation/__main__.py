@@ -1,0 +1,180 @@
+"""Command line of a server's annotations: `python -m annotation import FOLDER`, `export --out FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from annotation.exchange.exporting import export
+from annotation.exchange.human_samples import METHODS
+from annotation.exchange.importing import import_into
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.users_command import add_users_command
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import M3AgiqaError
+
+
+def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
+    """Run one command and return its exit code: 0 done, 2 bad input, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to fail
+    try:
+        return args.command(args, environment)
+    except M3AgiqaError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted; nothing was written.\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m annotation", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the database and the images (default: $M3AGIQA_DATA, else data); a database "
+        "elsewhere is named by $DATABASE_URL",
+    )
+
+    importing = commands.add_parser(
+        "import",
+        parents=[data],
+        help="images into the annotation queue",
+        description="Put images into the annotation queue. The same command again goes on where it was "
+        "stopped, and adds nothing twice.",
+    )
+    importing.add_argument(
+        "source",
+        type=Path,
+        metavar="CSV|DIR|ZIP|IMAGE",
+        help="a CSV with the columns image,prompt[,generator]; a folder or ZIP of images, with prompts in "
+        ".txt files of the same name or in the images; a ZIP may hold a CSV, too",
+    )
+    importing.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder that paths in the CSV start from (default: the CSV's own)",
+    )
+    importing.add_argument(
+        "--overlap",
+        type=int,
+        metavar="N",
+        help="annotators per image; 0 puts nothing into the queue (default: $M3AGIQA_OVERLAP, else 1)",
+    )
+    importing.add_argument("--name", help="what the import is called (default: the source's name)")
+    importing.set_defaults(command=_import)
+
+    exporting = commands.add_parser(
+        "export",
+        parents=[data],
+        help="annotations as a data set",
+        description="Write images, mean opinion scores and descriptions as a data set that training reads.",
+    )
+    exporting.add_argument("--out", type=Path, metavar="DIR", required=True, help="its folder")
+    exporting.add_argument("--name", default="annotations", help="its name (default: annotations)")
+    exporting.add_argument(
+        "--aspect",
+        action="append",
+        type=Aspect,
+        choices=list(Aspect),
+        help="only this aspect; may be repeated",
+    )
+    exporting.add_argument(
+        "--min-raters",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out aspects of images on which fewer people gave an opinion (default: 1)",
+    )
+    exporting.add_argument("--generator", action="append", help="only images of it; may be repeated")
+    exporting.add_argument("--source", action="append", help="only images of this import; may be repeated")
+    exporting.add_argument(
+        "--mos",
+        choices=list(METHODS),
+        default="p910",
+        help="; ".join(f"{name}: {meaning}" for name, meaning in METHODS.items()) + " (default: p910)",
+    )
+    exporting.add_argument("--gold", action="store_true", help="calibration images, too")
+    exporting.set_defaults(command=_export)
+    add_users_command(commands)
+    return parser
+
+
+def _import(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    settings = _settings(args, environment)
+    overlap = settings.overlap if args.overlap is None else args.overlap
+    done = total = 0
+    with _store(settings) as store, tqdm(unit="image", file=sys.stderr, disable=None) as bar:
+
+        def show(now_done: int, of: int) -> None:
+            nonlocal done, total
+            done, total, bar.total = now_done, of, of
+            bar.update(done - bar.n)
+
+        try:
+            report = import_into(
+                store,
+                args.source,
+                overlap=overlap,
+                name=args.name,
+                images=args.images,
+                trusted=True,
+                progress=show,
+            )
+        except KeyboardInterrupt:
+            bar.close()
+            sys.stderr.write(
+                f"\nInterrupted: {done:,} of {total:,} images are in; the same command goes on from there.\n"
+            )
+            return 130
+    sys.stdout.write(report.summary + "\n")
+    sys.stderr.writelines(f"{place}: {sentence}\n" for place, sentence in report.errors)
+    return 0 if report.added or report.known else 2
+
+
+def _export(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    with _store(_settings(args, environment)) as store:
+        report = export(
+            store,
+            args.out,
+            name=args.name,
+            aspects=args.aspect,
+            min_raters=args.min_raters,
+            generators=args.generator,
+            sources=args.source,
+            method=args.mos,
+            gold=args.gold,
+        )
+    sys.stdout.write(report.text + "\n")
+    return 0
+
+
+def _settings(args: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    given = {} if args.data is None else {"M3AGIQA_DATA": str(args.data)}
+    return Settings.from_environment({**environment, **given})
+
+
+@contextmanager
+def _store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings.database_url, settings.images)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Annotations as a folder that trains: samples, images, conversations, all opinions, and a manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from annotation.exchange.human_samples import METHODS, Filters, HumanSamples, Method, human_samples
+from annotation.statistics.mos import COMMON_SCALE
+from annotation.store import Store
+from m3agiqa.aspects import Aspect
+from m3agiqa.conversation_files import write_conversations
+from m3agiqa.errors import InputError
+from m3agiqa.samples import Sample, write_samples
+
+SAMPLES, IMAGES, OPINIONS, MANIFEST = "samples.jsonl", "images", "annotations.csv", "manifest.json"
+CONVERSATIONS = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
+FILES = {SAMPLES, IMAGES, OPINIONS, MANIFEST, *CONVERSATIONS.values()}
+OPINION_COLUMNS = (
+    "sample",
+    "image",
+    "prompt",
+    "generator",
+    "source",
+    "aspect",
+    "annotator",
+    "score",
+    "low",
+    "high",
+    "common_score",
+    "agrees",
+    "description",
+    "tags",
+    "comment",
+    "blind",
+    "seconds",
+    "place",
+    "created_at",
+    "correction_id",
+)
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A finished export."""
+
+    folder: Path
+    version: str
+    """Name, date, and the beginning of the samples' SHA-256."""
+    samples_sha256: str
+    counts: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """A summary for people."""
+        counts = self.counts
+        scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items())
+        return (
+            f"{self.version}: {counts['samples']:,} images ({counts['train']:,} for training, "
+            f"{counts['test']:,} held out) with {counts['opinions']:,} opinions of "
+            f"{counts['annotators']:,} annotators; MOS: {scores}; in {self.folder}."
+        )
+
+
+def export(
+    store: Store,
+    out: Path,
+    *,
+    name: str = "annotations",
+    aspects: Sequence[Aspect] | None = None,
+    min_raters: int = 1,
+    generators: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+    method: Method = "p910",
+    gold: bool = False,
+) -> ExportReport:
+    """Write what people think into the folder `out`, which appears as a whole or not at all.
+
+    An earlier export there is replaced. Scores of all models' scales are brought to 1 to 5. The same
+    annotations give the same samples, byte by byte. Raises InputError if there is nothing to export, or if
+    `out` holds anything but an export.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,59}", name):
+        raise InputError(
+            f"{name[:80]!r} cannot be an export's name; use up to 60 letters, digits, dots, - and _."
+        )
+    out = out.absolute()
+    _check_replaceable(out)
+    filters = Filters(
+        tuple(aspects) if aspects else tuple(Aspect),
+        min_raters,
+        tuple(generators) if generators else None,
+        tuple(sources) if sources else None,
+        gold,
+    )
+    found = human_samples(store, filters, method)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+            new = Path(folder) / "new"
+            new.mkdir()
+            manifest = _write(new, name, found, filters, method)
+            _put_in_place(new, out, Path(folder) / "old")
+    except OSError as error:
+        raise InputError(f"The export cannot be written to {out}: {error.strerror}.") from error
+    return ExportReport(out, manifest["version"], manifest["samples_sha256"], manifest["counts"])
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raises InputError if there is anything but an export, or nothing."""
+    try:
+        there = {path.name for path in out.iterdir()} if out.exists() else set()
+    except OSError as error:
+        raise InputError(f"{out} is no folder that can be written: {error.strerror}.") from error
+    if there and (MANIFEST not in there or not there <= FILES):
+        other = min(there - FILES, default="no manifest.json")
+        raise InputError(
+            f"{out} holds other things than an export ({other}), so it is left alone; choose another folder."
+        )
+
+
+def _put_in_place(new: Path, out: Path, old: Path) -> None:
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, method: Method) -> dict[str, Any]:
+    """All files of an export; returns its manifest."""
+    samples = _with_images(found.samples, folder / IMAGES)
+    write_samples(samples, folder / SAMPLES)
+    for aspect in filters.aspects:
+        told = [sample for sample in samples if aspect in sample.descriptions]
+        if told:
+            write_conversations(told, aspect, COMMON_SCALE, folder / CONVERSATIONS[aspect])
+    _write_opinions(found.opinions, folder / OPINIONS)
+    created = datetime.now(UTC)
+    sha256 = hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest()
+    manifest = {
+        "name": name,
+        "version": f"{name}-{created:%Y%m%d}-{sha256[:8]}",
+        "created": created.isoformat(timespec="seconds"),
+        "samples_sha256": sha256,
+        "counts": _counts(samples, found.opinions),
+        "filters": asdict(filters),
+        "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
+        "mos_method": f"{method}: {METHODS[method]}",
+    }
+    (folder / MANIFEST).write_text(
+        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    return manifest
+
+
+def _with_images(samples: Iterable[Sample], folder: Path) -> list[Sample]:
+    """The samples, with their images linked or copied into a folder."""
+    folder.mkdir()
+    moved = []
+    for sample in samples:
+        image = folder / sample.image.name
+        if not image.exists():
+            _link_or_copy(sample.image, image)
+        moved.append(replace(sample, image=image))
+    return moved
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise InputError(f"The image file {source} is missing; put it back from a backup.")
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _write_opinions(said: pd.DataFrame, path: Path) -> None:
+    rows = said.assign(
+        image=[f"{IMAGES}/{Path(file).name}" for file in said["file"]],
+        tags=["; ".join(tags) for tags in said["tags"]],
+    )
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(OPINION_COLUMNS)
+        for row in rows[list(OPINION_COLUMNS)].itertuples(index=False):
+            writer.writerow([_safe(cell) for cell in row])
+
+
+def _safe(cell: object) -> object:
+    """A text that a spreadsheet cannot take for a formula."""
+    if cell is None:
+        return ""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
+def _counts(samples: Sequence[Sample], said: pd.DataFrame) -> dict[str, Any]:
+    in_parts = Counter(sample.split for sample in samples)
+    return {
+        "samples": len(samples),
+        "train": in_parts["train"],
+        "test": in_parts["test"],
+        "images": len({sample.image for sample in samples}),
+        "mos": {a: n for a in Aspect if (n := sum(a in s.mos for s in samples))},
+        "descriptions": {a: n for a in Aspect if (n := sum(a in s.descriptions for s in samples))},
+        "opinions": len(said),
+        "annotators": int(said["annotator"].nunique()),
+    }

@@ -1,0 +1,234 @@
+"""Images from people's files into the store and the queue, with gold answers and scores given elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from annotation.exchange.offers import Offer, offers
+from annotation.exchange.table import SCALE, Row
+from annotation.store import Store, audit, items, queue
+from annotation.store.corrections import Draft, Said, save
+from annotation.store.image_files import StoredImage
+from annotation.store.models import Annotator, Correction, GoldAnswer, Image
+from m3agiqa.aspects import Aspect
+from m3agiqa.assessor import clean_prompt
+from m3agiqa.embedded_prompt import find_prompt
+from m3agiqa.errors import InputError, M3AgiqaError
+
+BATCH = 50  # images a transaction; other writers wait no longer than for these
+READERS = min(4, os.cpu_count() or 1)
+SHOWN_ERRORS = 10
+MAX_NAME = 200
+
+Progress = Callable[[int, int], None]
+"""Told how many images of how many are in."""
+
+
+@dataclass
+class ImportReport:
+    """What an import did."""
+
+    added: int = 0
+    """Images (with their prompts) that are new."""
+    known: int = 0
+    """Images that were there already, or came twice."""
+    queued: int = 0
+    """Images that are new in the annotation queue."""
+    gold: int = 0
+    """Calibration images: those with known answers."""
+    scores: int = 0
+    """Scores of people that are new."""
+    ignored: int = 0
+    """Files that are no images, or that the CSV does not name."""
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    """Places (row, file) and sentences, of what could not be imported."""
+
+    @property
+    def summary(self) -> str:
+        """The counts in a sentence."""
+        counts = [f"{_count(self.added, 'image')} added", f"{self.known:,} known already"]
+        counts.append(f"{self.queued:,} put into the annotation queue")
+        if self.gold:
+            counts.append(f"{_count(self.gold, 'calibration image')} with known answers")
+        if self.scores:
+            counts.append(f"{_count(self.scores, 'score')} of people taken over")
+        if self.ignored:
+            counts.append(f"{_count(self.ignored, 'other file')} left out")
+        if self.errors:
+            counts.append(f"{_count(len(self.errors), 'entry', 'entries')} could not be imported")
+        return ", ".join(counts) + "."
+
+    @property
+    def text(self) -> str:
+        """The summary and the first errors."""
+        lines = [f"{place}: {sentence}" for place, sentence in self.errors[:SHOWN_ERRORS]]
+        if len(self.errors) > SHOWN_ERRORS:
+            lines.append(f"… and {len(self.errors) - SHOWN_ERRORS:,} more.")
+        return "\n".join([self.summary, *lines])
+
+
+def import_into(
+    store: Store,
+    source: Path,
+    *,
+    overlap: int,
+    name: str | None = None,
+    images: Path | None = None,
+    annotator: str | None = None,
+    trusted: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> ImportReport:
+    """Import a folder, a ZIP, a CSV or a single image; the same again adds nothing twice.
+
+    `overlap`: annotators per image (0: nothing is queued); `name` of the import (default: the source's);
+    `images`: folder that the paths of a CSV start from; `annotator` who imports; `trusted`: the CSV may name
+    any file of this machine (command line), not only those in its folder. What is wrong with single images is
+    in the report. Raises InputError if nothing can be imported, and any M3AgiqaError, which says what is in
+    already, if the store fails on the way.
+    """
+    name = (name or source.stem).strip()[:MAX_NAME]
+    if name == items.DEMO:
+        raise InputError(f"An import cannot be called {name}, as images of the Assess tab are; give a name.")
+    report = ImportReport()
+    with offers(source, images, trusted) as offered, ThreadPoolExecutor(READERS) as readers:
+        report.errors, report.ignored = offered.errors, offered.ignored
+        total, done = len(offered.images), 0
+        progress(0, total)
+        try:
+            for batch in _batches(offered.images):
+                read = list(readers.map(partial(_read, store), batch))
+                ready = [each for each in read if isinstance(each, Ready)]
+                added = store.database.transact(partial(_add, batch=ready, source=name, overlap=overlap))
+                _count_in(report, added, [each for each in read if not isinstance(each, Ready)])
+                done += len(batch)
+                progress(done, total)
+            store.database.transact(partial(_record, annotator=annotator, name=name, report=report))
+        except M3AgiqaError as error:
+            raise type(error)(
+                f"{error} {done:,} of {total:,} images are in; import the same again to go on."
+            ) from error
+    return report
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image whose file is in the store, and what its item needs beside."""
+
+    row: Row
+    image: StoredImage
+    prompt: str | None
+
+
+def _batches(images: Iterable[Offer]) -> Iterator[list[Offer]]:
+    left = iter(images)
+    while batch := list(islice(left, BATCH)):
+        yield batch
+
+
+def _read(store: Store, offer: Offer) -> Ready | tuple[str, str]:
+    """The image, kept in the folder of image files, or its place and what is wrong with it."""
+    row = offer.row
+    try:
+        content = offer.read()
+        prompt = clean_prompt(row.prompt) or _embedded_prompt(content)
+        for aspect in (*row.scores, *(answer.aspect for answer in row.gold)):
+            if aspect.needs_prompt and prompt is None:
+                raise InputError(f"It has a score for {aspect} but no prompt, which that is about.")
+        return Ready(row, _stored(store, content, offer.path.name), prompt)
+    except InputError as error:
+        return row.place, str(error)
+
+
+def _embedded_prompt(content: bytes) -> str | None:
+    found = find_prompt(content)
+    return clean_prompt(found.text) if found else None
+
+
+def _stored(store: Store, content: bytes, name: str) -> StoredImage:
+    """The image as it is known from earlier, which spares decoding it, or newly added."""
+    with store.database.reading() as session:
+        known = session.get(Image, hashlib.sha256(content).hexdigest())
+    if known is not None and store.images.path(known.file).is_file():
+        return StoredImage(known.sha256, known.file, known.name, known.width, known.height, known.size)
+    return store.images.add(content, name)
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _add(session: Session, batch: list[Ready], source: str, overlap: int) -> ImportReport:
+    """Add a batch to the database; its part of the report."""
+    report = ImportReport()
+    ordinary, ids = [], []
+    for ready in batch:
+        item, new = items.add_item(session, ready.image, ready.prompt, source, ready.row.generator)
+        for answer in ready.row.gold:
+            session.merge(GoldAnswer(item_id=item.id, **vars(answer)))
+        ids.append(item.id)
+        if ready.row.gold:
+            report.gold += 1
+        else:
+            ordinary.append(item.id)
+        report.added += new
+        report.known += not new
+    if overlap:
+        report.queued = queue.enqueue(session, ordinary, overlap)
+    for ready, item_id in zip(batch, ids, strict=True):
+        if ready.row.scores:
+            report.scores += _save_scores(session, ready, item_id)
+    return report
+
+
+def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
+    """Save what a person has scored elsewhere; how many scores are new."""
+    scores, annotator = ready.row.scores, ready.row.annotator
+    facts = [ready.image.sha256, ready.prompt, annotator, sorted(scores.items())]
+    latest = _latest_revisions(session, item_id, annotator)
+    said = tuple(
+        Said(aspect, score, SCALE, revision=latest.get(aspect, 0) + 1) for aspect, score in scores.items()
+    )
+    token = hashlib.sha256(repr(facts).encode()).hexdigest()  # the same row again is the same submission
+    saved = save(session, Draft(token, item_id, annotator, said, place="import"))
+    if saved.again:
+        return 0
+    if scores.keys() >= {aspect for aspect in Aspect if ready.prompt or not aspect.needs_prompt}:
+        queue.finish(session, item_id, annotator)
+    return len(said)
+
+
+def _latest_revisions(session: Session, item_id: int, annotator: str) -> dict[Aspect, int]:
+    rows = session.execute(
+        select(Correction.aspect, func.max(Correction.revision))
+        .join(Annotator, Annotator.id == Correction.annotator_id)
+        .where(Correction.item_id == item_id, Annotator.name == annotator)
+        .group_by(Correction.aspect)
+    )
+    return dict(rows.tuples().all())
+
+
+def _record(session: Session, annotator: str | None, name: str, report: ImportReport) -> None:
+    counts = {key: value for key, value in vars(report).items() if isinstance(value, int)}
+    audit.record(session, annotator, "import", name=name, **counts, errors=len(report.errors))
+
+
+def _count_in(report: ImportReport, part: ImportReport, unread: list[tuple[str, str]]) -> None:
+    for key, value in vars(part).items():
+        setattr(report, key, getattr(report, key) + value)
+    report.errors += unread
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

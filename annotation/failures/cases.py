@@ -1,0 +1,128 @@
+"""The one form of cases, wherever they come from: an image, one aspect, what people and the model say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.metrics import plcc, srcc
+
+GIVEN = (
+    "item",  # an item's id or a sample's, as text
+    "aspect",
+    "image",  # path of the file
+    "prompt",
+    "generator",
+    "source",
+    "mos",  # of people, on the model's scale
+    "mos_low",  # ... with its 95 % interval and how many people are behind it, where that is known
+    "mos_high",
+    "raters",
+    "predicted",
+    "scale_low",
+    "scale_high",
+    "rating",  # the word that the model has spoken
+    "description",  # the model's
+    "reference",  # a teacher's
+    "tags",  # kinds of error that people have seen, a tuple
+)
+DERIVED = (
+    "error",  # predicted less MOS, in points of the scale
+    "words_apart",  # steps from the spoken word to the word of the predicted MOS; NaN if none was spoken
+)
+BESIDE = ("other_predicted", "other_rating", "other_description", "other_error", "gain")
+"""What a second model says, on the first one's scale; `gain` is by how much it is nearer to people."""
+
+SAME_CASE = ["item", "aspect", "image"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which case: the text that links and pages know it by."""
+
+    item: str
+    aspect: str
+
+    def __str__(self) -> str:
+        return f"{self.item}|{self.aspect}"
+
+    @classmethod
+    def parse(cls, text: object) -> Key | None:
+        item, bar, aspect = str(text or "").rpartition("|")
+        return cls(item, aspect) if bar and item and aspect in list(Aspect) else None
+
+
+def cases(given: pd.DataFrame) -> pd.DataFrame:
+    """A table with the columns GIVEN and DERIVED, in the order of items and aspects; None where unknown."""
+    table = given.reindex(columns=list(GIVEN)).astype({"predicted": float, "mos": float})
+    texts = ["prompt", "generator", "source", "rating", "description", "reference"]
+    table[texts] = table[texts].astype(object).where(table[texts].notna(), None)
+    table["tags"] = [tags if isinstance(tags, tuple) else () for tags in table["tags"]]
+    table["error"] = table["predicted"] - table["mos"]
+    table["words_apart"] = [
+        _words_apart(rating, predicted, MosScale(low, high))
+        for rating, predicted, low, high in zip(
+            table["rating"], table["predicted"], table["scale_low"], table["scale_high"], strict=True
+        )
+    ]
+    table["words_apart"] = table["words_apart"].astype(float)
+    return table.sort_values(["item", "aspect"], kind="stable", ignore_index=True)
+
+
+def _words_apart(rating: str | None, predicted: float, scale: MosScale) -> float:
+    return abs(RATINGS.index(rating) - RATINGS.index(scale.rating(predicted))) if rating else np.nan
+
+
+def beside(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The cases that both models have judged, with the columns BESIDE; people's MOS is the first table's."""
+    spoken = ["predicted", "rating", "description", "scale_low", "scale_high"]
+    other = second[[*SAME_CASE, *spoken]].rename(columns={name: f"other_{name}" for name in spoken})
+    both = first.merge(other, on=SAME_CASE, validate="one_to_one")
+    both["other_predicted"] = rescaled(
+        both["other_predicted"],
+        (both.pop("other_scale_low"), both.pop("other_scale_high")),
+        (both["scale_low"], both["scale_high"]),
+    )
+    both["other_error"] = both["other_predicted"] - both["mos"]
+    both["gain"] = both["error"].abs() - both["other_error"].abs()
+    return both
+
+
+def rescaled(
+    scores: pd.Series,
+    old: tuple[pd.Series, pd.Series] | tuple[float, float],
+    new: tuple[pd.Series, pd.Series] | tuple[float, float],
+) -> pd.Series:
+    """Scores from one (low, high) to another."""
+    return new[0] + (scores - old[0]) / (old[1] - old[0]) * (new[1] - new[0])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a model and people agree on some cases of one aspect; NaN where that has no value."""
+
+    count: int
+    srcc: float
+    plcc: float
+    bias: float
+    """Mean of predicted less MOS."""
+    over: int
+    """How many are overestimated."""
+
+
+def agreements(table: pd.DataFrame, predicted: str = "predicted") -> dict[str, Agreement]:
+    """Of each aspect that occurs, in the order of Aspect."""
+    found = {}
+    for aspect in Aspect:
+        part = table[table["aspect"] == aspect]
+        if len(part):
+            said, mos = part[predicted].to_numpy(), part["mos"].to_numpy()
+            error = said - mos
+            over = int((error > 0).sum())
+            found[str(aspect)] = Agreement(
+                len(part), srcc(said, mos), plcc(said, mos), float(error.mean()), over
+            )
+    return found

@@ -1,0 +1,81 @@
+"""What a server is told by its environment; the one place where the app's variables are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from m3agiqa.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field's first line names its variable."""
+
+    data: Path = Path("data")
+    """M3AGIQA_DATA: folder of the database, the image files and registered models."""
+    database_url: str = ""
+    """DATABASE_URL: any of SQLAlchemy's (default: annotations.db in the data folder)."""
+    model: str = "nano"
+    """M3AGIQA_MODEL: a shipped model's name or a checkpoint folder; a promoted model goes before it."""
+    auth: Path | None = None
+    """M3AGIQA_AUTH: file of users with hashed passwords and roles (default: one local user)."""
+    admins: frozenset[str] = frozenset()
+    """M3AGIQA_ADMINS: on Hugging Face Spaces, names of users who are admins, separated by commas."""
+    runs: Path = Path("runs")
+    """M3AGIQA_RUNS: folder of training runs, whose reports the failure cases tab shows."""
+    overlap: int = 1
+    """M3AGIQA_OVERLAP: annotators per image, unless an import says otherwise."""
+    gold_every: int = 10
+    """M3AGIQA_GOLD_EVERY: every how manyth image is a calibration image, where there are any; 0 for none."""
+    blind: bool = False
+    """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
+    keep: bool = True
+    """M3AGIQA_KEEP=0: assessments without a correction are not stored."""
+
+    def __post_init__(self) -> None:
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{self.data / 'annotations.db'}")
+
+    @property
+    def images(self) -> Path:
+        """Folder of the image files, named by content."""
+        return self.data / "images"
+
+    @property
+    def models(self) -> Path:
+        """Folder of registered checkpoints (m3agiqa.registry)."""
+        return self.data / "models"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Raises InputError naming the variable that is wrong."""
+
+        def number(name: str, default: int, least: int) -> int:
+            text = environment.get(name) or str(default)
+            if not text.strip().isdecimal() or int(text) < least:
+                raise InputError(f"{name} is {text!r}; give a whole number of at least {least}.")
+            return int(text)
+
+        def switch(name: str, default: bool) -> bool:
+            text = (environment.get(name) or str(int(default))).strip().lower()
+            if text not in ("0", "1", "true", "false", "yes", "no"):
+                raise InputError(f"{name} is {text!r}; give 1 or 0.")
+            return text in ("1", "true", "yes")
+
+        admins = (name.strip() for name in environment.get("M3AGIQA_ADMINS", "").split(","))
+        auth = environment.get("M3AGIQA_AUTH")
+        return cls(
+            data=Path(environment.get("M3AGIQA_DATA") or cls.data),
+            database_url=environment.get("DATABASE_URL") or "",
+            model=environment.get("M3AGIQA_MODEL") or cls.model,
+            auth=Path(auth) if auth else None,
+            admins=frozenset(filter(None, admins)),
+            runs=Path(environment.get("M3AGIQA_RUNS") or cls.runs),
+            overlap=number("M3AGIQA_OVERLAP", cls.overlap, 1),
+            gold_every=number("M3AGIQA_GOLD_EVERY", cls.gold_every, 0),
+            blind=switch("M3AGIQA_BLIND", cls.blind),
+            keep=switch("M3AGIQA_KEEP", cls.keep),
+        )

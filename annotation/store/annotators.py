@@ -1,0 +1,25 @@
+"""People, as the database knows them."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from annotation.store.models import Annotator
+from annotation.store.texts import storable_within
+from m3agiqa.errors import InputError
+
+MAX_NAME = 200  # characters
+
+
+def annotator(session: Session, name: str) -> Annotator:
+    """The annotator of a name, added if they are new. Raises InputError for an empty or too long name."""
+    name = storable_within(name, MAX_NAME, "annotator's name")
+    if not name:
+        raise InputError("The annotator has no name; give one.")
+    found = session.scalar(select(Annotator).where(Annotator.name == name))
+    if found is None:
+        found = Annotator(name=name)
+        session.add(found)
+        session.flush()
+    return found

@@ -1,0 +1,261 @@
+"""What people say of images: saved as a whole, superseded by what they say later, withdrawn by undo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, aliased, selectinload
+
+from annotation.store.annotators import annotator as annotator_named
+from annotation.store.items import require_item
+from annotation.store.models import Annotator, Assessment, Correction, CorrectionTag, Submission, Withdrawal
+from annotation.store.texts import storable, storable_within
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+
+TAGS: dict[Aspect, tuple[str, ...]] = {
+    Aspect.QUALITY: (
+        "missed flaw",
+        "invented flaw",
+        "wrong sharpness",
+        "wrong colours or light",
+        "wrong composition",
+        "score too high",
+        "score too low",
+    ),
+    Aspect.CORRESPONDENCE: (
+        "missed object",
+        "invented object",
+        "wrong count",
+        "wrong attribute",
+        "wrong relation",
+        "wrong style",
+        "score too high",
+        "score too low",
+    ),
+    Aspect.AUTHENTICITY: (
+        "missed artefact",
+        "invented artefact",
+        "wrong anatomy",
+        "wrong text in image",
+        "wrong physics or light",
+        "score too high",
+        "score too low",
+    ),
+}
+"""Kinds of error that the model's answer may have; people may write their own, too."""
+
+MAX_DESCRIPTION = 5000  # characters
+MAX_COMMENT = 2000
+MAX_TAG = 60
+MAX_TAGS = 20
+MAX_TOKEN = 64
+LONGEST = 24 * 3600.0  # seconds; a page that was open for longer tells nothing about the work
+
+
+class StaleError(InputError):
+    """The same annotator has saved something newer meanwhile, in another tab."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a person says of one aspect."""
+
+    aspect: Aspect
+    score: float
+    """On `scale`."""
+    scale: MosScale
+    description: str | None = None
+    """None for a score alone."""
+    agrees: bool = False
+    """Whether this is the model's own answer, confirmed."""
+    tags: tuple[str, ...] = ()
+    comment: str | None = None
+    revision: int = 1
+    """Of this annotator's for the item and aspect: one more than the latest that they have seen."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a person wants to save of an item, in one go."""
+
+    token: str
+    """Made by the page: what is sent twice under the same token is saved once."""
+    item_id: int
+    annotator: str
+    said: tuple[Said, ...]
+    assessment_id: int | None = None
+    """What they had before them."""
+    place: str = "annotate"
+    blind: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved submission, and the id of the correction of each aspect."""
+
+    submission_id: int
+    corrections: dict[Aspect, int]
+    again: bool
+    """Whether this token had been saved before, and nothing new was written."""
+
+
+def save(session: Session, draft: Draft) -> Saved:
+    """Save a draft, all of it or nothing.
+
+    Raises InputError for what cannot be saved, and StaleError where a newer revision exists.
+    """
+    draft = _checked(draft)
+    person = annotator_named(session, draft.annotator)
+    known = session.scalar(select(Submission).where(Submission.token == draft.token))
+    if known is not None:
+        return _saved_before(known, draft, person)
+    require_item(session, draft.item_id)
+    _require_assessment(session, draft)
+    for said in draft.said:
+        _require_newest(session, draft, said)
+    submission = Submission(
+        token=draft.token,
+        item_id=draft.item_id,
+        annotator_id=person.id,
+        assessment_id=draft.assessment_id,
+        place=draft.place,
+        blind=draft.blind,
+        seconds=draft.seconds,
+        corrections=[_correction(draft, said, person) for said in draft.said],
+    )
+    session.add(submission)
+    session.flush()
+    return Saved(submission.id, _ids(submission), again=False)
+
+
+def latest_revision(session: Session, item_id: int, aspect: Aspect, annotator: str) -> int:
+    """The highest revision of an annotator's corrections of an aspect, withdrawn ones included; 0 if none."""
+    return session.scalar(
+        select(func.coalesce(func.max(Correction.revision), 0))
+        .join(Annotator, Annotator.id == Correction.annotator_id)
+        .where(
+            Correction.item_id == item_id,
+            Correction.aspect == aspect,
+            Annotator.name == storable(annotator),
+        )
+    )
+
+
+def withdraw(session: Session, correction_id: int, annotator: str) -> None:
+    """Undo a correction of one's own; what it superseded is in force again. Twice is the same as once.
+
+    Raises InputError for one that does not exist or is somebody else's.
+    """
+    correction = session.get(Correction, correction_id)
+    if correction is None:
+        raise InputError(f"There is no correction #{correction_id} to undo.")
+    if correction.annotator_id != annotator_named(session, annotator).id:
+        raise InputError(f"Correction #{correction_id} is somebody else's; only they can undo it.")
+    if correction.withdrawal is None:
+        session.add(Withdrawal(correction=correction))
+        session.flush()
+
+
+def withdraw_submission(session: Session, submission_id: int, annotator: str) -> None:
+    """Undo all that was saved in one go. Raises InputError as `withdraw` does."""
+    submission = session.get(Submission, submission_id, options=[selectinload(Submission.corrections)])
+    if submission is None:
+        raise InputError(f"There is no submission #{submission_id} to undo.")
+    for correction in submission.corrections:
+        withdraw(session, correction.id, annotator)
+
+
+def in_force() -> Select[tuple[Correction]]:
+    """All corrections in force: per item, aspect and annotator the highest revision not withdrawn."""
+    newer = aliased(Correction)
+    superseded = (
+        select(newer.id)
+        .where(
+            newer.item_id == Correction.item_id,
+            newer.aspect == Correction.aspect,
+            newer.annotator_id == Correction.annotator_id,
+            newer.revision > Correction.revision,
+            ~newer.withdrawal.has(),
+        )
+        .exists()
+    )
+    return select(Correction).where(~Correction.withdrawal.has(), ~superseded)
+
+
+# --- saving ------------------------------------------------------------------------------------
+
+
+def _checked(draft: Draft) -> Draft:
+    """The draft as it can be stored. Raises InputError."""
+    if not draft.token or len(draft.token) > MAX_TOKEN:
+        raise InputError("This was sent without its token; reload the page and save again.")
+    if not draft.said:
+        raise InputError("Nothing has been scored yet; give at least one aspect a score.")
+    if len({said.aspect for said in draft.said}) < len(draft.said):
+        raise InputError("An aspect was given twice; reload the page and save again.")
+    seconds = min(max(draft.seconds, 0.0), LONGEST) if math.isfinite(draft.seconds) else 0.0
+    return replace(draft, said=tuple(map(_checked_aspect, draft.said)), seconds=seconds)
+
+
+def _checked_aspect(said: Said) -> Said:
+    low, high = said.scale.low, said.scale.high
+    if not (math.isfinite(said.score) and low <= said.score <= high):
+        raise InputError(f"The score of {said.aspect} is {said.score:g}; give one from {low:g} to {high:g}.")
+    description = said.description
+    if description is not None:
+        description = storable_within(description, MAX_DESCRIPTION, f"description of {said.aspect}") or None
+        if description is None and not said.agrees:
+            raise InputError(f"The description of {said.aspect} is empty; write one, or take the model's.")
+    tags = tuple(dict.fromkeys(filter(None, (storable_within(tag, MAX_TAG, "tag") for tag in said.tags))))
+    if len(tags) > MAX_TAGS:
+        raise InputError(f"{said.aspect.capitalize()} has {len(tags)} tags; give at most {MAX_TAGS}.")
+    comment = storable_within(said.comment or "", MAX_COMMENT, f"comment on {said.aspect}") or None
+    return replace(said, description=description, tags=tags, comment=comment)
+
+
+def _saved_before(submission: Submission, draft: Draft, person: Annotator) -> Saved:
+    if (submission.annotator_id, submission.item_id) != (person.id, draft.item_id):
+        raise InputError("This was sent with the token of something else; reload the page and save again.")
+    return Saved(submission.id, _ids(submission), again=True)
+
+
+def _require_assessment(session: Session, draft: Draft) -> None:
+    if draft.assessment_id is None:
+        return
+    assessment = session.get(Assessment, draft.assessment_id)
+    if assessment is None or assessment.item_id != draft.item_id:
+        raise InputError("The assessment that this corrects is of another image; reload the page.")
+
+
+def _require_newest(session: Session, draft: Draft, said: Said) -> None:
+    """Two tabs that get past this at the same moment meet at the table's unique constraint."""
+    latest = latest_revision(session, draft.item_id, said.aspect, draft.annotator)
+    if said.revision != latest + 1:
+        raise StaleError(
+            f"You have saved another correction of this image's {said.aspect} meanwhile, in another tab; "
+            "reload the page to see it, then save again if you still want to change it."
+        )
+
+
+def _correction(draft: Draft, said: Said, person: Annotator) -> Correction:
+    return Correction(
+        item_id=draft.item_id,
+        aspect=said.aspect,
+        annotator_id=person.id,
+        revision=said.revision,
+        agrees=said.agrees,
+        score=said.score,
+        scale_low=said.scale.low,
+        scale_high=said.scale.high,
+        description=said.description,
+        comment=said.comment,
+        tags=[CorrectionTag(tag=tag) for tag in said.tags],
+    )
+
+
+def _ids(submission: Submission) -> dict[Aspect, int]:
+    return {correction.aspect: correction.id for correction in submission.corrections}

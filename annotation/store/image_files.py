@@ -1,0 +1,119 @@
+"""The folder of image files, each named by its content: `ab/abcd….png`."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from annotation.store.database import FULL, StoreError
+from annotation.store.texts import storable
+from m3agiqa.errors import InputError
+from m3agiqa.images import open_image, opened
+
+MAX_FILE = 200 * 2**20  # bytes
+MAX_NAME = 255  # characters
+
+SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}  # else the format's own name
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in the folder. `width` and `height` are in pixels, upright; `size` is in bytes."""
+
+    sha256: str
+    file: str
+    """Path within the folder."""
+    name: str
+    """What its owner calls it."""
+    width: int
+    height: int
+    size: int
+
+
+class ImageFiles:
+    """Images are added and never changed, so any number of processes may use a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, source: Path | bytes, name: str) -> StoredImage:
+        """Keep a copy of an image file; once this returns, it is on disk.
+
+        The same content is kept once. Raises InputError for what is no image that can be assessed, and
+        StoreError where it cannot be written.
+        """
+        content = source if isinstance(source, bytes) else _read(source)
+        if len(content) > MAX_FILE:
+            raise InputError(
+                f"The file {name} is larger than {MAX_FILE // 2**20} MB; save it in a smaller format."
+            )
+        width, height = open_image(content).size
+        sha256 = hashlib.sha256(content).hexdigest()
+        file = f"{sha256[:2]}/{sha256}{_suffix(content)}"
+        self._write(file, content)
+        return StoredImage(sha256, file, storable(Path(name).name)[-MAX_NAME:], width, height, len(content))
+
+    def path(self, file: str) -> Path:
+        """Where a stored image lies."""
+        return self.folder / file
+
+    def _write(self, file: str, content: bytes) -> None:
+        target = self.path(file)
+        if target.is_file() and target.stat().st_size == len(content):
+            return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(target, content)
+            _flush_folder(target.parent)
+            _flush_folder(self.folder)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError(FULL) from error
+            raise StoreError(
+                f"The image cannot be kept in {self.folder} ({error.strerror}); nothing was saved. "
+                "See that the server may write there."
+            ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise InputError(f"The file {path} cannot be read: {error.strerror}.") from error
+
+
+def _suffix(content: bytes) -> str:
+    """By what the content is, whatever its owner calls it: browsers go by the name."""
+    with opened(content) as image:
+        return SUFFIXES.get(image.format, f".{image.format.lower()}")
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """The file is there with all of its content or not at all, even after a power cut."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
+        new = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            new.chmod(0o644)
+            new.replace(target)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names of new files in a folder last."""
+    if os.name == "nt":
+        return  # Windows cannot, and need not
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""Images with their prompts, and what models say of them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from annotation.store.annotators import annotator as annotator_named
+from annotation.store.image_files import StoredImage
+from annotation.store.models import (
+    AspectAssessment,
+    Assessment,
+    Generator,
+    Image,
+    Item,
+    ModelVersion,
+    Prompt,
+    QueueEntry,
+)
+from annotation.store.texts import storable, storable_within
+from m3agiqa import assessor
+from m3agiqa.checkpoint import Card
+from m3agiqa.errors import InputError
+
+DEMO = "demo"
+"""Source of what visitors assess; any other is the name of an import."""
+
+MAX_GENERATOR = 200  # characters
+MAX_SOURCE = 200
+
+
+def add_item(
+    session: Session, image: StoredImage, prompt: str | None, source: str, generator: str | None = None
+) -> tuple[Item, bool]:
+    """The item of an image and a prompt, and whether it is new.
+
+    A known one learns its generator if that was unknown, and an import takes over what the demo had.
+    Raises InputError for a prompt, source or generator that is too long.
+    """
+    prompt_row = _prompt(session, prompt)
+    source = storable_within(source, MAX_SOURCE, "name of the source")
+    made_by = _generator(session, generator)
+    item = session.scalar(
+        select(Item).where(Item.image_sha256 == image.sha256, Item.prompt_id == prompt_row.id)
+    )
+    if item is not None:
+        item.generator = item.generator or made_by
+        if item.source == DEMO:
+            item.source = source
+        return item, False
+    item = Item(image=_image(session, image), prompt=prompt_row, generator=made_by, source=source)
+    session.add(item)
+    session.flush()
+    return item, True
+
+
+def model_version(session: Session, card: Card) -> ModelVersion:
+    """The model version of a checkpoint, added if it is new."""
+    found = session.scalar(
+        select(ModelVersion).where(
+            ModelVersion.title == card.title, ModelVersion.fingerprint == card.fingerprint
+        )
+    )
+    if found is None:
+        found = ModelVersion(title=card.title, fingerprint=card.fingerprint, learned_from=card.learned_from)
+        session.add(found)
+        session.flush()
+    return found
+
+
+def record_assessment(
+    session: Session,
+    item_id: int,
+    assessment: assessor.Assessment,
+    card: Card,
+    annotator: str | None = None,
+) -> int:
+    """Keep what a model said of an item, and who asked for it (None: the queue). Returns its id.
+
+    Raises InputError if there is no such item.
+    """
+    require_item(session, item_id)
+    row = Assessment(
+        item_id=item_id,
+        model_version=model_version(session, card),
+        annotator_id=None if annotator is None else annotator_named(session, annotator).id,
+        seconds=assessment.seconds,
+        aspects=[
+            AspectAssessment(
+                aspect=result.aspect,
+                description=storable(result.description),
+                rating=result.rating,
+                mos=result.mos,
+                raw_mos=result.raw_mos,
+                scale_low=result.scale.low,
+                scale_high=result.scale.high,
+                spread=result.spread,
+            )
+            for result in assessment.aspects.values()
+        ],
+    )
+    session.add(row)
+    session.flush()
+    session.execute(
+        update(QueueEntry).where(QueueEntry.item_id == item_id).values(uncertainty=row.uncertainty)
+    )
+    return row.id
+
+
+def latest_assessment(
+    session: Session, item_id: int, model_version_id: int | None = None
+) -> Assessment | None:
+    """The newest assessment of an item, of one model version or of any; None if there is none."""
+    query = (
+        select(Assessment)
+        .where(Assessment.item_id == item_id)
+        .order_by(Assessment.id.desc())
+        .limit(1)
+        .options(selectinload(Assessment.aspects), joinedload(Assessment.model_version))
+    )
+    if model_version_id is not None:
+        query = query.where(Assessment.model_version_id == model_version_id)
+    return session.scalar(query)
+
+
+def require_item(session: Session, item_id: int) -> Item:
+    """Raises InputError if there is no such item."""
+    item = session.get(Item, item_id)
+    if item is None:
+        raise InputError(f"There is no image number {item_id} in the database; reload the page.")
+    return item
+
+
+def _image(session: Session, stored: StoredImage) -> Image:
+    found = session.get(Image, stored.sha256)
+    if found is None:
+        found = Image(
+            sha256=stored.sha256,
+            file=stored.file,
+            name=stored.name,
+            width=stored.width,
+            height=stored.height,
+            size=stored.size,
+        )
+        session.add(found)
+    return found
+
+
+def _prompt(session: Session, prompt: str | None) -> Prompt:
+    text = (assessor.clean_prompt(prompt) or "").replace("\0", "")
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    found = session.scalar(select(Prompt).where(Prompt.sha256 == sha256))
+    if found is None:
+        found = Prompt(sha256=sha256, text=text)
+        session.add(found)
+        session.flush()
+    return found
+
+
+def _generator(session: Session, name: str | None) -> Generator | None:
+    name = storable_within(name or "", MAX_GENERATOR, "generator's name")
+    if not name:
+        return None
+    found = session.scalar(select(Generator).where(Generator.name == name))
+    if found is None:
+        found = Generator(name=name)
+        session.add(found)
+        session.flush()
+    return found

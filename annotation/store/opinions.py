@@ -1,0 +1,95 @@
+"""What people think now, as a table: the input of statistics, exports and failure cases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pandas as pd
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from annotation.store.corrections import in_force
+from annotation.store.models import (
+    Annotator,
+    Correction,
+    CorrectionTag,
+    Generator,
+    Item,
+    Prompt,
+    Submission,
+)
+from m3agiqa.aspects import Aspect
+
+COLUMNS = {
+    "correction_id": "int64",
+    "item_id": "int64",
+    "aspect": "str",
+    "annotator": "str",
+    "score": "float64",
+    "low": "float64",
+    "high": "float64",
+    "description": "object",  # of columns with None: pandas would make it NaN, which counts as true
+    "agrees": "bool",
+    "blind": "bool",
+    "tags": "object",
+    "comment": "object",
+    "seconds": "float64",
+    "created_at": "datetime64[us, UTC]",
+    "assessment_id": "object",
+    "place": "str",
+    "image_sha256": "str",
+    "prompt": "str",
+    "generator": "object",
+    "source": "str",
+    "gold": "bool",
+}
+
+
+def opinions(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
+    """All corrections in force, of one aspect or of all, one row each, oldest first.
+
+    `low` and `high` are the scale of `score`; `seconds` is the time of the whole submission; `prompt` is
+    "" where there is none; `gold` tells a calibration image. Columns are there even if rows are not.
+    """
+    current = in_force()
+    if aspect is not None:
+        current = current.where(Correction.aspect == aspect)
+    ids = current.with_only_columns(Correction.id)
+    tags = defaultdict(list)
+    for tag in session.scalars(select(CorrectionTag).where(CorrectionTag.correction_id.in_(ids))):
+        tags[tag.correction_id].append(tag.tag)
+    rows = session.execute(
+        select(
+            Correction.id.label("correction_id"),
+            Correction.item_id,
+            Correction.aspect,
+            Annotator.name.label("annotator"),
+            Correction.score,
+            Correction.scale_low.label("low"),
+            Correction.scale_high.label("high"),
+            Correction.description,
+            Correction.agrees,
+            Submission.blind,
+            Correction.comment,
+            Submission.seconds,
+            Submission.created_at,
+            Submission.assessment_id,
+            Submission.place,
+            Item.image_sha256,
+            Prompt.text.label("prompt"),
+            Generator.name.label("generator"),
+            Item.source,
+            Item.gold.any().label("gold"),
+        )
+        .join(Correction.submission)
+        .join(Submission.annotator)
+        .join(Submission.item)
+        .join(Item.prompt)
+        .join(Item.generator, isouter=True)
+        .where(Correction.id.in_(ids))
+        .order_by(Correction.id)
+    )
+    said = [{**row, "tags": tuple(sorted(tags[row["correction_id"]]))} for row in rows.mappings()]
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in said], dtype=dtype) for name, dtype in COLUMNS.items()}
+    )

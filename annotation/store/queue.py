@@ -1,0 +1,380 @@
+"""The queue of items to annotate: who gets which one next, and how far everybody is.
+
+An item has as many slots as it shall have annotators (its overlap). A person who is handed the item holds one
+of them; saving makes it theirs for good, while skipping it, or a hold that runs out, leaves it to somebody
+else. Who saves when all slots are taken, because they came back late, has done the item all the same, and
+moves into the next slot that is given up. Calibration images (those with known answers) have no slots:
+everybody is to answer them, so they come in between, beside the order of the others.
+
+Who changes an item's slots locks its entry first, so that two people never share them out at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, Select, exists, func, insert, select, update
+from sqlalchemy.orm import Session, selectinload
+
+from annotation.store import annotators
+from annotation.store.items import DEMO, require_item
+from annotation.store.models import (
+    Annotator,
+    Assessment,
+    Assignment,
+    GoldAnswer,
+    Item,
+    QueueEntry,
+    WorkState,
+    now,
+)
+from m3agiqa.errors import InputError
+
+HOLD = timedelta(minutes=30)
+"""How long an item stays with a person who does not ask for anything any more."""
+CHUNK = 1000  # items per query: databases limit the number of parameters
+
+
+class Order(StrEnum):
+    """Which of the free items comes next."""
+
+    RANDOM = "random"
+    UNCERTAIN = "uncertain first"
+    LEAST = "least annotated first"
+
+
+class Pool(StrEnum):
+    """Which items a person wants to see."""
+
+    ALL = "all"
+    IMPORTED = "imported"
+    DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much is done. Calibration images count among a person's own items only."""
+
+    mine: int
+    """Items that this person has finished."""
+    done: int
+    """Slots of all items that anybody has finished."""
+    total: int
+    """Slots of all items."""
+    skipped: int
+    """Items that this person has skipped."""
+
+
+# --- filling it --------------------------------------------------------------------------------
+
+
+def enqueue(session: Session, item_ids: Iterable[int], overlap: int) -> int:
+    """Ask for `overlap` annotators of each item, and never for fewer than before.
+
+    Gives how many items are new in the queue. Raises InputError if the overlap is below 1.
+    """
+    if overlap < 1:
+        raise InputError(f"An image needs at least 1 annotator; the overlap asked for is {overlap}.")
+    ids = list(dict.fromkeys(item_ids))
+    return sum(_enqueue(session, ids[start : start + CHUNK], overlap) for start in range(0, len(ids), CHUNK))
+
+
+def _enqueue(session: Session, item_ids: list[int], overlap: int) -> int:
+    known = set()
+    for entry in session.scalars(_locked(QueueEntry.item_id.in_(item_ids))):
+        entry.overlap = max(entry.overlap, overlap)
+        known.add(entry.item_id)
+    new = [item_id for item_id in item_ids if item_id not in known]
+    if new:
+        doubts = _uncertainties(session, new)
+        session.execute(
+            insert(QueueEntry),
+            [
+                {
+                    "item_id": item_id,
+                    "overlap": overlap,
+                    "order": random.random(),
+                    "uncertainty": doubts.get(item_id, 0.0),
+                }
+                for item_id in new
+            ],
+        )
+    done_without_slot = select(Assignment.item_id).where(
+        Assignment.item_id.in_(item_ids),
+        Assignment.state == WorkState.DONE,
+        Assignment.slot.is_(None),
+    )
+    for item_id in session.scalars(done_without_slot.distinct()).all():
+        _settle(session, item_id, now())
+    return len(new)
+
+
+def _uncertainties(session: Session, item_ids: list[int]) -> dict[int, float]:
+    latest = (
+        select(func.max(Assessment.id)).where(Assessment.item_id.in_(item_ids)).group_by(Assessment.item_id)
+    )
+    assessments = session.scalars(
+        select(Assessment).where(Assessment.id.in_(latest)).options(selectinload(Assessment.aspects))
+    )
+    return {assessment.item_id: assessment.uncertainty for assessment in assessments}
+
+
+# --- working on it -----------------------------------------------------------------------------
+
+
+def take(
+    session: Session,
+    annotator: str,
+    count: int = 1,
+    order: Order = Order.RANDOM,
+    pool: Pool = Pool.ALL,
+    gold_every: int = 10,
+    at: datetime | None = None,
+) -> list[int]:
+    """Ids of up to `count` items for a person to work on; fewer if there are no more.
+
+    Items that they hold already come first, in the order in which they got them, and stay theirs for another
+    half hour. `gold_every`: about every how manyth item is a calibration image, 0 for none; `at`: the moment
+    (default: now).
+    """
+    at = at or now()
+    person = annotators.annotator(session, annotator).id
+    session.execute(  # two tabs of one person take turns
+        select(Annotator.id).where(Annotator.id == person).with_for_update(key_share=True)
+    )
+    held = _held(session, person)
+    if held:
+        session.execute(
+            update(Assignment)
+            .where(Assignment.annotator_id == person, Assignment.item_id.in_(held))
+            .values(held_until=at + HOLD)
+        )
+    _free_lapsed(session, person, at)
+    while len(held) < count:
+        item_id = _due_gold(session, person, gold_every)
+        if item_id is None:
+            item_id = _next_free(session, person, order, pool)
+        if item_id is None:
+            break
+        _settle(session, item_id, at, person, WorkState.HELD)
+        held.append(item_id)
+    return held[:count]
+
+
+def finish(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
+    """The person has saved the item, whether or not they held it; part of the transaction that saves."""
+    person = annotators.annotator(session, annotator).id
+    _settle(session, item_id, at or now(), person, WorkState.DONE)
+
+
+def skip(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
+    """The person does not want the item: somebody else shall have it. What is done stays done."""
+    person = annotators.annotator(session, annotator).id
+    _settle(session, item_id, at or now(), person, WorkState.SKIPPED)
+
+
+def reopen(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> bool:
+    """The person goes back to an item that they finished or skipped; `take` gives it before what came later.
+
+    False if others have taken all of its slots meanwhile, or it is not in the queue: then they do not hold
+    it, but may still save it.
+    """
+    person = annotators.annotator(session, annotator).id
+    return _settle(session, item_id, at or now(), person, WorkState.HELD)
+
+
+def release(session: Session, annotator: str, at: datetime | None = None) -> None:
+    """The person gives up what they merely hold."""
+    person = annotators.annotator(session, annotator).id
+    for item_id in _held(session, person):
+        _settle(session, item_id, at or now(), person, None)
+
+
+def progress(session: Session, annotator: str) -> Progress:
+    """How much this person and everybody have done."""
+    mine = dict(
+        session.execute(
+            select(Assignment.state, func.count())
+            .join(Annotator)
+            .where(Annotator.name == annotator)
+            .group_by(Assignment.state)
+        ).all()
+    )
+    calibration = select(GoldAnswer.item_id)
+    taken, total = session.execute(
+        select(
+            func.coalesce(func.sum(QueueEntry.taken), 0), func.coalesce(func.sum(QueueEntry.overlap), 0)
+        ).where(QueueEntry.item_id.not_in(calibration))
+    ).one()
+    held = session.scalar(
+        select(func.count()).where(
+            Assignment.state == WorkState.HELD,
+            Assignment.slot.is_not(None),
+            Assignment.item_id.not_in(calibration),
+        )
+    )
+    return Progress(
+        mine=mine.get(WorkState.DONE, 0),
+        done=taken - held,
+        total=total,
+        skipped=mine.get(WorkState.SKIPPED, 0),
+    )
+
+
+# --- how it works ------------------------------------------------------------------------------
+
+
+def _settle(
+    session: Session, item_id: int, at: datetime, person: int | None = None, state: WorkState | None = None
+) -> bool:
+    """Bring a person's work on an item into a state (None: given up), and share out its slots anew.
+
+    Holds of others that have run out are given up on the way; without a person, that is all. Gives whether
+    the work is in that state now: what is done is not skipped, and there may be no slot left to hold.
+    """
+    entry = session.scalar(_locked(QueueEntry.item_id == item_id))
+    assignments = select(Assignment).where(Assignment.item_id == item_id)
+    work = {
+        assignment.annotator_id: assignment
+        for assignment in session.scalars(assignments.execution_options(populate_existing=True))
+    }
+    mine = work.get(person)
+    if state is WorkState.SKIPPED and mine is not None and mine.state is WorkState.DONE:
+        return False
+    for assignment in list(work.values()):
+        if (assignment is mine and state is None) or (assignment is not mine and _lapsed(assignment, at)):
+            session.delete(work.pop(assignment.annotator_id))
+    if person is not None and state is not None:
+        if mine is None:
+            require_item(session, item_id)
+            turn = _next_turn(session, person)
+            mine = work[person] = Assignment(item_id=item_id, annotator_id=person, slot=None, turn=turn)
+            session.add(mine)
+        mine.state, mine.held_until = state, at + HOLD
+        if state is WorkState.SKIPPED:
+            mine.slot = None
+    session.flush()  # an item's slots are unique: each is given up before somebody else gets it
+
+    if session.scalar(select(exists().where(GoldAnswer.item_id == item_id))):
+        return True
+    if entry is not None:
+        _share_out(entry, sorted(work.values(), key=lambda assignment: assignment is not mine))
+    if state is WorkState.HELD and mine is not None and mine.slot is None:
+        session.delete(mine)
+        return False
+    return True
+
+
+def _share_out(entry: QueueEntry, work: list[Assignment]) -> None:
+    """Give slots that are free to those who work on the item without one, the first ones first."""
+    without = [one for one in work if one.slot is None and one.state is not WorkState.SKIPPED]
+    free = sorted(set(range(entry.overlap)) - {one.slot for one in work})
+    for assignment, slot in zip(without, free, strict=False):
+        assignment.slot = slot
+    entry.taken = sum(one.slot is not None for one in work)
+
+
+def _lapsed(assignment: Assignment, at: datetime) -> bool:
+    """Whether somebody has held one of an item's slots for too long."""
+    held = assignment.state is WorkState.HELD and assignment.slot is not None
+    return held and assignment.held_until < at
+
+
+def _next_free(session: Session, person: int, order: Order, pool: Pool) -> int | None:
+    """The first item with a free slot that this person has had nothing to do with."""
+    candidates = (
+        select(QueueEntry.item_id)
+        .where(
+            QueueEntry.taken < QueueEntry.overlap,
+            ~exists().where(Assignment.item_id == QueueEntry.item_id, Assignment.annotator_id == person),
+            ~exists().where(GoldAnswer.item_id == QueueEntry.item_id),
+        )
+        .order_by(*ORDERS[order])
+        .limit(1)
+    )
+    if pool is not Pool.ALL:
+        from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == DEMO))
+        candidates = candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
+    for skip_locked in (True, False):  # somebody else's candidate only if there is no other
+        item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=skip_locked))
+        if item_id is not None:
+            return item_id
+    return None
+
+
+ORDERS = {
+    Order.RANDOM: (QueueEntry.order,),
+    Order.UNCERTAIN: (QueueEntry.uncertainty.desc(), QueueEntry.order.desc()),
+    Order.LEAST: (QueueEntry.taken, QueueEntry.order),
+}
+
+
+def _due_gold(session: Session, person: int, gold_every: int) -> int | None:
+    """A calibration image that this person has not had, if it is time for one.
+
+    The distance from one to the next varies around `gold_every`, so that nobody can count them out.
+    """
+    if gold_every == 0:
+        return None
+    fresh = session.scalar(
+        select(GoldAnswer.item_id)
+        .where(~exists().where(Assignment.item_id == GoldAnswer.item_id, Assignment.annotator_id == person))
+        .order_by(GoldAnswer.item_id)
+        .limit(1)
+    )
+    if fresh is None:
+        return None
+    latest = session.scalar(
+        select(Assignment.turn)
+        .where(Assignment.annotator_id == person, exists().where(GoldAnswer.item_id == Assignment.item_id))
+        .order_by(Assignment.turn.desc())
+        .limit(1)
+    )
+    half = gold_every // 2
+    distance = random.Random(f"{person} {latest}").randint(gold_every - half, gold_every + half)
+    return fresh if _next_turn(session, person) - (latest or 0) >= distance else None
+
+
+def _free_lapsed(session: Session, person: int, at: datetime) -> None:
+    """Give up what others have held for too long."""
+    lapsed = select(Assignment.item_id).where(
+        Assignment.state == WorkState.HELD,
+        Assignment.held_until < at,
+        Assignment.slot.is_not(None),
+        Assignment.annotator_id != person,
+    )
+    entries = _locked(QueueEntry.item_id.in_(lapsed)).with_for_update(skip_locked=True)
+    for entry in session.scalars(entries).all():
+        _settle(session, entry.item_id, at)
+
+
+def _held(session: Session, person: int) -> list[int]:
+    """What the person holds, in the order in which they got it; nobody else can give it up meanwhile."""
+    held = (
+        select(Assignment.item_id)
+        .where(Assignment.annotator_id == person, Assignment.state == WorkState.HELD)
+        .order_by(Assignment.turn)
+    )
+    session.execute(_locked(QueueEntry.item_id.in_(held.order_by(None))))
+    return list(session.scalars(held))
+
+
+def _next_turn(session: Session, person: int) -> int:
+    return (
+        session.scalar(select(func.max(Assignment.turn)).where(Assignment.annotator_id == person)) or 0
+    ) + 1
+
+
+def _locked(which: ColumnElement[bool]) -> Select[tuple[QueueEntry]]:
+    """Entries, locked until the transaction ends; SQLite's writers are alone anyway."""
+    return (
+        select(QueueEntry)
+        .where(which)
+        .order_by(QueueEntry.item_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )

@@ -1,0 +1,159 @@
+"""The Annotate tab: one image after the other, judged with the keyboard alone if one likes."""
+
+from __future__ import annotations
+
+from html import escape
+
+import gradio as gr
+
+from annotation.access import Role
+from annotation.store.queue import Order, Pool
+from annotation.ui import look, notices
+from annotation.ui.annotating import Annotating
+from annotation.ui.api import AnnotationApi
+from annotation.ui.imports import import_uploads, uploads
+from annotation.ui.studio import Studio
+from m3agiqa.errors import M3AgiqaError
+
+ORDERS = {Order.RANDOM: "Random", Order.UNCERTAIN: "Uncertain first", Order.LEAST: "Least annotated first"}
+POOLS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}
+
+CHOOSE = (
+    "Drop images, a ZIP archive, or a CSV file (columns image, prompt, generator) together with its images; "
+    "or choose a folder. What is known already is recognised."
+)
+
+KEYS = (
+    ("1–5", "score"),
+    ("↑ ↓", "aspect"),
+    ("← →", "fine"),
+    ("A", "agree"),
+    ("E", "edit text"),
+    ("C", "comment"),
+    ("Z", "zoom"),
+    ("Esc", "leave field"),
+)
+
+
+def annotate_tab(studio: Studio) -> Annotating:
+    """Build the components within the current tab, and publish the endpoints that they use."""
+    annotating = Annotating(studio)
+    AnnotationApi(annotating).publish()
+    gr.HTML(_page(), elem_id="annotate", js_on_load=look.javascript("annotate.js"))
+    handlers = ImportHandlers(studio)
+    with gr.Accordion("Add images to the queue", open=False, elem_id="annotate-import"):
+        with gr.Row(equal_height=False):
+            files = gr.File(
+                label="Images, a ZIP or a CSV",
+                file_count="multiple",
+                height=140,
+                elem_id="import-files",
+            )
+            with gr.Column(min_width=280):
+                gr.HTML(f'<p class="annotate-hint">{escape(CHOOSE)}</p>')
+                name = gr.Textbox(
+                    label="Name of this import", placeholder="by default the file's", elem_id="import-name"
+                )
+                overlap = gr.Number(
+                    label="Annotators per image",
+                    value=studio.settings.overlap,
+                    minimum=1,
+                    precision=0,
+                    elem_id="import-overlap",
+                )
+                with gr.Row():
+                    folder = gr.UploadButton(
+                        "Choose a folder", file_count="directory", size="md", elem_id="import-folder"
+                    )
+                    start = gr.Button("Import", variant="primary", size="md", elem_id="import-start")
+        result = gr.HTML("", elem_id="import-result")
+    for chosen, event in ((files, start.click), (folder, folder.upload)):
+        event(
+            handlers.bring_in,
+            inputs=[chosen, name, overlap],
+            outputs=result,
+            preprocess=False,  # the names that the files have at home
+            concurrency_limit=2,
+            api_visibility="private",
+        ).then(None, js=_QUEUE_CHANGED, api_visibility="private")
+    return annotating
+
+
+class ImportHandlers:
+    """What happens when files are given; every method is an event's function."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def bring_in(
+        self,
+        request: gr.Request,
+        files: list[dict] | None,
+        name: str | None,
+        overlap: float | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
+    ) -> str:
+        """Import uploaded files; a summary as HTML."""
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="Importing", unit="images")
+
+        try:
+            person = self.studio.access.require(request, Role.ANNOTATOR)
+            reports = import_uploads(
+                self.studio, person, uploads(files), name or "", int(overlap or 0), report
+            )
+        except M3AgiqaError as error:
+            return notices.message(str(error))
+        lines = "\n".join(report.text for report in reports)
+        return f'<p class="annotate-report" role="status">{escape(lines)}</p>'
+
+
+# Tells the working area that there may be something to do now.
+_QUEUE_CHANGED = '() => document.dispatchEvent(new Event("m3agiqa-queue"))'
+
+
+def _page() -> str:
+    """The working area before the first item; static/annotate.js fills it."""
+    keys = "".join(f"<span><kbd>{key}</kbd> {escape(what)}</span>" for key, what in KEYS)
+    return f"""
+<section class="annotate loading without-item" tabindex="-1" aria-label="Annotation">
+  <div class="bar">
+    {_select("order", "Order", {str(key): text for key, text in ORDERS.items()})}
+    {_select("pool", "Images", {str(key): text for key, text in POOLS.items()})}
+    <label class="blind" title="Hide the model's answer to an aspect until you have scored it">
+      <input type="checkbox" data-part="blind"> Blind</label>
+    <div class="progress">
+      <span data-part="mine"></span>
+      <progress data-part="progress" max="1" value="0" aria-label="Progress of all annotators"></progress>
+      <span data-part="all"></span>
+    </div>
+  </div>
+  <p class="message" data-part="message" role="alert"></p>
+  <div class="work">
+    <figure>
+      <div class="picture" data-part="figure"></div>
+      <figcaption data-part="prompt"></figcaption>
+    </figure>
+    <div class="aspects" data-part="aspects"></div>
+  </div>
+  <div class="empty">
+    <h3 data-part="empty-title">Nothing is waiting for you</h3>
+    <p data-part="empty-text"></p>
+    <button type="button" data-part="again">Look again</button>
+  </div>
+  <footer>
+    <button type="button" class="main" data-part="save">Save and go on <kbd>Enter</kbd></button>
+    <button type="button" data-part="skip">Skip <kbd>S</kbd></button>
+    <button type="button" data-part="undo">Undo <kbd>U</kbd></button>
+    <span class="report" data-part="report" role="status"></span>
+    <div class="keys" aria-label="Keys">{keys}</div>
+  </footer>
+</section>"""
+
+
+def _select(part: str, label: str, choices: dict[str, str]) -> str:
+    options = "".join(
+        f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in choices.items()
+    )
+    return f'<label>{label} <select data-part="{part}">{options}</select></label>'

@@ -1,0 +1,241 @@
+"""Annotating one item after the other: what the Annotate tab and its API do, as plain JSON.
+
+An item's view holds what a person needs to judge it, with the model's answer as far as they may see it:
+all of it, or in blind mode the aspects that they have scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from gradio.route_utils import API_PREFIX
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from annotation.access import Person
+from annotation.store import corrections, queue
+from annotation.store.corrections import Draft, Said
+from annotation.store.items import latest_assessment, require_item
+from annotation.store.models import Annotator, AspectAssessment, Assessment
+from annotation.ui import sent
+from annotation.ui.cards import QUESTIONS
+from annotation.ui.pictures import picture
+from annotation.ui.prefetch import Prefetch
+from annotation.ui.seen import Seen
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+
+MOST = 10  # items that one person may hold at once
+SCALE = MosScale(1, 5)  # where no model has spoken
+
+View = dict[str, Any]
+Choice = TypeVar("Choice", queue.Order, queue.Pool)
+
+
+class Annotating:
+    """Every method is done for one person; it raises M3AgiqaError with a sentence for them."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.prefetch = Prefetch(studio)
+        self._seen = Seen()
+
+    def take(
+        self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
+    ) -> dict[str, Any]:
+        """Views of the next items, held for this person; with `release`, others than before may come."""
+        count = min(max(sent.whole(count, "The number of items"), 1), MOST)
+        how, which = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
+        gold_every = self.studio.settings.gold_every
+
+        def hold(session: Session) -> list[int]:
+            if release:
+                queue.release(session, person.name)
+            return queue.take(session, person.name, count, how, which, gold_every)
+
+        items = self.studio.store.database.transact(hold)
+        self.prefetch.want(items)
+        with self.studio.store.database.reading() as session:
+            # Only the first one is looked at now; the page has the others ready for later.
+            views = [self._view(session, item, person, blind, on_show=item == items[0]) for item in items]
+            progress = asdict(queue.progress(session, person.name))
+        return {
+            "person": person.name,
+            "blind_always": self.studio.settings.blind,
+            "items": views,
+            "progress": progress,
+        }
+
+    def look(self, person: Person, item: int, blind: bool) -> View:
+        """One item's view, e.g. to see whether the model has spoken meanwhile."""
+        with self.studio.store.database.reading() as session:
+            view = self._view(session, sent.whole(item, "The item"), person, blind)
+        if view["model"]["state"] == "coming":
+            self.prefetch.want([item])
+        return view
+
+    def reveal(self, person: Person, item: int, aspect: str, score: float) -> View:
+        """In blind mode: this aspect is scored, so its answer may be seen; the item's view with it."""
+        item, about = sent.whole(item, "The item"), sent.aspect(aspect)
+        given = sent.number(score, "The score")
+        with self.studio.store.database.reading() as session:
+            if latest_assessment(session, item) is not None:  # else there is nothing to see yet
+                self._seen.note(person.name, item, about, given)
+        return self.look(person, item, blind=True)
+
+    def save(
+        self,
+        person: Person,
+        item: int,
+        said: list[dict[str, Any]],
+        token: str,
+        assessment: int | None,
+        seconds: float,
+        blind: bool,
+    ) -> dict[str, Any]:
+        """Save a judgement and finish the item, in one transaction; the same token saves only once."""
+        item = sent.whole(item, "The item")
+        shown = None if assessment is None else sent.whole(assessment, "The assessment")
+        given = sent.all_said(said)
+        draft = Draft(
+            token=sent.token(token),
+            item_id=item,
+            annotator=person.name,
+            said=given,
+            assessment_id=shown,
+            place="annotate",
+            seconds=sent.number(seconds, "The seconds spent"),
+        )
+
+        def keep(session: Session) -> corrections.Saved:
+            filled = tuple(_agreed(session, shown, one) if one.agrees else one for one in given)
+            was_blind = (
+                self._is_blind(blind)
+                and all(self._seen.was_blind(person.name, item, one.aspect, one.score) for one in filled)
+                and not _has_asked(session, item, person)
+            )
+            saved = corrections.save(session, replace(draft, said=filled, blind=was_blind))
+            if not saved.again:
+                queue.finish(session, item, person.name)
+            return saved
+
+        saved = self.studio.store.database.transact(keep)
+        return {
+            "submission": saved.submission_id,
+            "corrections": {str(about): number for about, number in saved.corrections.items()},
+            "again": saved.again,
+        }
+
+    def skip(self, person: Person, item: int) -> dict[str, Any]:
+        """Leave an item to others."""
+        item = sent.whole(item, "The item")
+        self.studio.store.database.transact(lambda session: queue.skip(session, item, person.name))
+        return {"skipped": item}
+
+    def undo(self, person: Person, item: int, submission: int | None, blind: bool) -> View:
+        """Withdraw a submission of one's own, or with none a skip; the item is in one's hands again."""
+        item = sent.whole(item, "The item")
+        withdrawn = None if submission is None else sent.whole(submission, "The submission")
+
+        def back(session: Session) -> None:
+            if withdrawn is not None:
+                corrections.withdraw_submission(session, withdrawn, person.name)
+            queue.reopen(session, item, person.name)
+
+        self.studio.store.database.transact(back)
+        return self.look(person, item, blind)
+
+    def progress(self, person: Person) -> dict[str, int]:
+        """How far one is, and all are."""
+        with self.studio.store.database.reading() as session:
+            return asdict(queue.progress(session, person.name))
+
+    def _view(
+        self, session: Session, item_id: int, person: Person, blind: bool, on_show: bool = True
+    ) -> View:
+        item = require_item(session, item_id)
+        latest = latest_assessment(session, item_id)
+        prompt = item.prompt.text or None
+        scales = {one.aspect: one.scale for one in latest.aspects} if latest else {}
+        aspects = [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
+        path = picture(self.studio.store.images, item.image.file).resolve()
+        return {
+            "item": item_id,
+            "image": f"{API_PREFIX}/file={quote(path.as_posix())}",
+            "width": item.image.width,
+            "height": item.image.height,
+            "prompt": prompt,
+            "aspects": [
+                {
+                    "aspect": str(aspect),
+                    "question": QUESTIONS[aspect],
+                    **_scale(scales.get(aspect, SCALE)),
+                    "tags": list(corrections.TAGS[aspect]),
+                    "revision": 1 + corrections.latest_revision(session, item_id, aspect, person.name),
+                }
+                for aspect in aspects
+            ],
+            "model": self._answer(latest, item_id, person, blind, on_show),
+        }
+
+    def _answer(
+        self, latest: Assessment | None, item: int, person: Person, blind: bool, on_show: bool
+    ) -> dict[str, Any]:
+        """What the model says, as far as this person may see it; that they see it is noted."""
+        if latest is None:
+            failure = self.prefetch.failure(item)
+            return {"state": "failed" if failure else "coming", "message": failure, "aspects": {}}
+        shown = latest.aspects
+        if self._is_blind(blind):
+            seen = self._seen.aspects(person.name, item)
+            shown = [one for one in shown if one.aspect in seen]
+        elif on_show:
+            for one in shown:
+                self._seen.note(person.name, item, one.aspect)
+        return {
+            "state": "ready",
+            "message": "",
+            "assessment": latest.id,
+            "title": latest.model_version.title,
+            "aspects": {str(one.aspect): _said_by_model(one) for one in shown},
+        }
+
+    def _is_blind(self, wanted: bool) -> bool:
+        return self.studio.settings.blind or wanted is True
+
+
+def _scale(scale: MosScale) -> dict[str, list[float]]:
+    """The scale's ends, and what the keys 1 to 5 stand for."""
+    whole = scale.low <= 1 and scale.high == 5
+    keys = [key if whole else round(scale.from_unit((key - 1) / 4), 1) for key in range(1, 6)]
+    return {"scale": [scale.low, scale.high], "keys": keys}
+
+
+def _said_by_model(one: AspectAssessment) -> dict[str, Any]:
+    return {"description": one.description, "rating": str(one.rating), "mos": one.mos, **_scale(one.scale)}
+
+
+def _has_asked(session: Session, item: int, person: Person) -> bool:
+    """Whether they have had this image assessed themselves, and so know the answer."""
+    theirs = select(Assessment.id).join(Annotator, Annotator.id == Assessment.annotator_id)
+    return session.scalar(
+        theirs.where(Assessment.item_id == item, Annotator.name == person.name).exists().select()
+    )
+
+
+def _agreed(session: Session, assessment: int | None, said: Said) -> Said:
+    """What is agreed with, in the model's own words and number."""
+    answer = session.get(AspectAssessment, (assessment, said.aspect)) if assessment is not None else None
+    if answer is None:
+        raise InputError(f"The model has said nothing on {said.aspect} that you could agree with.")
+    return replace(said, score=answer.mos, scale=answer.scale, description=answer.description)
+
+
+def _choice(kind: type[Choice], value: Any, what: str) -> Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise InputError(f"There is no {what} {value!r:.40}; choose one of {', '.join(kind)}.") from error

@@ -1,0 +1,250 @@
+"""HTML of the Data tab: counts, agreement, mean opinions, and how each annotator works."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import numpy as np
+
+from annotation.statistics.agreement import Coefficient
+from annotation.statistics.mos import COMMON_SCALE, MeanOpinion, Subject
+from annotation.statistics.overview import AnnotatorSummary, Overview
+from m3agiqa.aspects import Aspect
+
+NONE = '<span class="none">–</span>'
+BIN = 0.5  # points of MOS per bar
+LEAST_CERTAIN = 50  # images that the table of mean opinions shows
+PROMPT = 120  # characters of it
+
+EMPTY = (
+    '<p class="empty">Nobody has given an opinion yet. Correct an assessment on the Assess tab, or work '
+    "through images on the Annotate tab; what people say is counted here.</p>"
+)
+
+
+def summary(found: Overview) -> str:
+    """How much there is."""
+    several = f"{found.items:,} with their prompts" if found.items != found.images else ""
+    tiles = [
+        ("Images", found.images, several),
+        ("Assessments by models", found.assessments, ""),
+        ("Opinions in force", found.corrections, "each on one aspect of an image"),
+        ("Superseded", found.superseded, "by the same person's newer ones"),
+        ("Undone", found.undone, ""),
+        ("Annotators", len(found.annotators), ""),
+    ]
+    shown = "".join(
+        f"<div><dt>{name}</dt><dd>{number:,}</dd><small>{escape(more)}</small></div>"
+        for name, number, more in tiles
+    )
+    return f'<dl class="tiles">{shown}</dl>' + ("" if found.corrections else EMPTY)
+
+
+# --- agreement ---------------------------------------------------------------------------------
+
+
+def agreement(found: Overview) -> str:
+    """A row for each aspect; below, what the coefficients are and why some are missing."""
+    if not found.corrections:
+        return ""
+    head = (
+        "Aspect",
+        "Opinions",
+        "Model confirmed",
+        "Krippendorff’s α",
+        "ICC(2,1)",
+        "ICC(2,k)",
+        "SRCC, each with the others",
+        "SRCC, pairs",
+    )
+    rows, reasons = [], {}
+    for of_aspect in found.aspects.values():
+        on = of_aspect.agreement
+        coefficients = (on.alpha, on.single, on.mean, on.with_others, on.pairwise)
+        confirmed = NONE if math.isnan(of_aspect.confirmed) else f"{of_aspect.confirmed:.0%}"
+        rows.append([f"{of_aspect.corrections:,}", confirmed, *(_coefficient(one) for one in coefficients)])
+        reasons |= {one.reason: None for one in coefficients if one.reason}
+    notes = (
+        "<p>1 is full agreement, 0 is chance. α treats scores as ordinal. ICC(2,1) tells how far one "
+        "annotator can be relied upon, ICC(2,k) how far the mean of k can, with 95 % intervals; both rest on "
+        "images that the same people have scored. Below each number: what it rests on.</p>"
+    )
+    if reasons:
+        notes += f"<p>– {escape(' '.join(reasons))}</p>"
+    return _titled("Agreement", _table(head, zip(found.aspects, rows, strict=True)) + notes)
+
+
+def _coefficient(one: Coefficient) -> str:
+    if math.isnan(one.value):
+        return f'<span class="none" title="{escape(one.reason)}">–</span>'
+    interval = "" if math.isnan(one.low) else f" <small>{one.low:.2f} to {one.high:.2f}</small>"
+    people = "people" if one.raters != 1 else "person"
+    return f"<b>{one.value:.2f}</b>{interval}<small>{one.items:,} images, {one.raters} {people}</small>"
+
+
+# --- mean opinions -----------------------------------------------------------------------------
+
+
+def mean_opinions(found: Overview) -> str:
+    """For each aspect, how MOS are distributed, and how certain they are."""
+    if not found.corrections:
+        return ""
+    charts = "".join(_distribution(aspect, found) for aspect in found.aspects)
+    note = (
+        "<p>MOS by ITU-T P.910: without the annotators’ biases, the consistent ones counting for more, "
+        "after screening out who errs in both directions (ITU-R BT.500). The line is the raw mean.</p>"
+    )
+    return _titled("Mean opinion scores", f'<div class="charts">{charts}</div>{note}')
+
+
+def _distribution(aspect: Aspect, found: Overview) -> str:
+    means = list(found.aspects[aspect].scaling.opinions.values())
+    if not means:
+        return f"<figure><figcaption><b>{aspect.capitalize()}</b> no opinions yet</figcaption></figure>"
+    mos = np.array([mean.mos for mean in means])
+    raw = np.array([mean.raw_mean for mean in means])
+    widths = [(mean.high - mean.low) / 2 for mean in means if mean.raters > 1 and not math.isnan(mean.low)]
+    alone = sum(mean.raters == 1 for mean in means)
+    certainty = f"95 % interval ±{np.mean(widths):.2f} where several people scored. " if widths else ""
+    lonely = f"{alone:,} of them rest on one person." if alone else ""
+    return (
+        f"<figure>{_histogram(aspect, mos, raw)}<figcaption><b>{aspect.capitalize()}</b> {len(means):,} "
+        f"images, mean {mos.mean():.2f}, raw {raw.mean():.2f}. {certainty}{lonely}</figcaption></figure>"
+    )
+
+
+def _histogram(aspect: Aspect, mos: np.ndarray, raw: np.ndarray) -> str:
+    edges = np.arange(COMMON_SCALE.low, COMMON_SCALE.high + BIN, BIN)
+    bars, line = np.histogram(mos, edges)[0], np.histogram(raw, edges)[0]
+    top = max(bars.max(), line.max())
+    width, height = 200, 90
+    step = width / len(bars)
+    drawn = "".join(
+        f'<rect x="{at * step + 1:.1f}" y="{height * (1 - bar / top):.1f}" width="{step - 2:.1f}" '
+        f'height="{height * bar / top:.1f}"><title>{edges[at]:g} to {edges[at + 1]:g}: {bar:,} images'
+        "</title></rect>"
+        for at, bar in enumerate(bars)
+    )
+    points = " ".join(
+        f"{x:.1f},{height * (1 - number / top):.1f}"
+        for at, number in enumerate(line)
+        for x in (at * step, (at + 1) * step)
+    )
+    ticks = "".join(
+        f'<text x="{(score - COMMON_SCALE.low) / BIN * step:.1f}" y="{height + 13}">{score}</text>'
+        for score in range(int(COMMON_SCALE.low), int(COMMON_SCALE.high) + 1)
+    )
+    return (
+        f'<svg viewBox="-8 -4 {width + 16} {height + 22}" role="img" '
+        f'aria-label="Distribution of MOS of {aspect}">{drawn}<polyline points="{points}"/>{ticks}</svg>'
+    )
+
+
+def least_certain(found: Overview) -> str:
+    """The images whose MOS has the widest intervals, where another opinion tells most."""
+    known = [
+        (aspect, mean)
+        for aspect, of_aspect in found.aspects.items()
+        for mean in of_aspect.scaling.opinions.values()
+        if mean.raters > 1 and not math.isnan(mean.low)
+    ]
+    if not known:
+        return ""
+    known.sort(key=lambda pair: (pair[1].low - pair[1].high, pair[1].item))
+    head = ("Aspect", "Image", "Prompt", "MOS", "95 % interval", "Raw mean", "Annotators")
+    rows = [(aspect, _mean_row(mean, found)) for aspect, mean in known[:LEAST_CERTAIN]]
+    return _titled("Least certain images", _table(head, rows), "Where another opinion tells most.")
+
+
+def _mean_row(mean: MeanOpinion, found: Overview) -> list[str]:
+    prompt = str(found.of_items.at[mean.item, "prompt"])
+    shown = prompt if len(prompt) <= PROMPT else prompt[: PROMPT - 1] + "…"
+    return [
+        f"#{mean.item}",
+        f'<span class="prompt">{escape(shown)}</span>',
+        f"<b>{mean.mos:.2f}</b>",
+        f"{mean.low:.2f} to {mean.high:.2f}",
+        f"{mean.raw_mean:.2f}",
+        str(mean.raters),
+    ]
+
+
+# --- annotators --------------------------------------------------------------------------------
+
+
+def annotators(people: Sequence[AnnotatorSummary], title: str, note: str = "") -> str:
+    """A row for each."""
+    if not people:
+        return ""
+    head = (
+        "Annotator",
+        "Opinions",
+        "Images",
+        "Time per image",
+        "Images per hour",
+        "Against the others",
+        *(f"Bias in {aspect}" for aspect in Aspect),
+        "Calibration",
+        "Last active",
+    )
+    rows = [(escape(person.name), _annotator(person)) for person in people]
+    explained = (
+        "<p>Time is the median; breaks of over ten minutes do not count as work. Against the others: mean "
+        "difference to the others’ mean of the same image. Bias by P.910, in points, ± inconsistency. "
+        "Calibration: scores near enough to the known answer.</p>"
+    )
+    return _titled(title, _table(head, rows) + explained, note)
+
+
+def _annotator(person: AnnotatorSummary) -> list[str]:
+    right = NONE
+    if person.gold_asked:
+        share = person.gold_right / person.gold_asked
+        right = f"{share:.0%} <small>{person.gold_right} of {person.gold_asked}</small>"
+    return [
+        f"{person.corrections:,}",
+        f"{person.images:,}",
+        NONE if math.isnan(person.median_seconds) else f"{person.median_seconds:.0f} s",
+        NONE if math.isnan(person.per_hour) else f"{person.per_hour:.0f}",
+        _signed(person.difference),
+        *(_bias(person.subjects.get(aspect)) for aspect in Aspect),
+        right,
+        f"{person.last_active:%Y-%m-%d %H:%M} UTC",
+    ]
+
+
+def _signed(points: float) -> str:
+    return NONE if math.isnan(points) else f"{points:+.2f}".replace("-", "−")
+
+
+def _bias(subject: Subject | None) -> str:
+    if subject is None or math.isnan(subject.bias):
+        return NONE
+    spread = "" if math.isnan(subject.inconsistency) else f" <small>± {subject.inconsistency:.2f}</small>"
+    out = ' <strong class="outlying">screened out</strong>' if subject.outlying else ""
+    side, share = ("over" if subject.bias > 0 else "under"), min(abs(subject.bias) / 2, 1)
+    bar = f'<i class="bias {side}" style="--share: {share:.2f}" aria-hidden="true"></i>'
+    return f"{_signed(subject.bias)}{spread}{bar}{out}"
+
+
+# --- what they share ---------------------------------------------------------------------------
+
+
+def _titled(title: str, content: str, note: str = "") -> str:
+    said = f"<p>{escape(note)}</p>" if note else ""
+    return f'<section class="figures"><h3>{escape(title)}</h3>{said}{content}</section>'
+
+
+def _table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Rows are a heading and cells, which are HTML already."""
+    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{name.capitalize() if isinstance(name, Aspect) else name}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for name, cells in rows
+    )
+    table = f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'

@@ -1,0 +1,290 @@
+"""The Data tab: what people have said so far, how far they agree, and the way to get it out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
+from sqlalchemy import select
+
+from annotation.access import Person, Role
+from annotation.statistics.overview import Overview, overview, version
+from annotation.store import audit
+from annotation.store.models import Generator, Item
+from annotation.ui import data_figures as figures
+from annotation.ui import notices
+from annotation.ui.export_versions import ExportVersions
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import InputError, M3AgiqaError
+
+AGGREGATES_ONLY = (
+    '<section class="figures"><h3>Annotators</h3><p>Who may annotate sees their own figures here, admins '
+    "those of everybody.</p></section>"
+)
+MOST_RATERS = 100
+
+# What `show` returns: message, summary, agreement, mean opinions, annotators, then for admins the least
+# certain images, the file of all mean opinions, the form's visibility, its generators and sources, versions.
+Shown = tuple[Any, ...]
+
+
+class DataHandlers:
+    """What happens on the tab; every method is an event's function and can be called without a browser."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.versions = ExportVersions(studio.settings.data / "exports")
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[int, ...], Overview] | None = None
+
+    def show(self, request: gr.Request) -> Shown:
+        """The database as it is now, as far as this person may see it."""
+        try:
+            person = self.studio.access.require(request, Role.VIEWER)
+            found = self._overview()
+            admin = person.role.allows(Role.ADMIN)
+            return (
+                notices.message(""),
+                figures.summary(found),
+                figures.agreement(found),
+                figures.mean_opinions(found),
+                _annotators(found, person),
+                figures.least_certain(found) if admin else "",
+                *(self._form(found) if admin else _no_form()),
+            )
+        except M3AgiqaError as error:
+            return notices.message(str(error)), "", "", "", "", "", *_no_form()
+
+    def export(
+        self,
+        request: gr.Request,
+        name: Any,
+        aspects: Any,
+        min_raters: Any,
+        generators: Any,
+        sources: Any,
+        method: Any,
+        gold: Any,
+    ) -> tuple[str, dict, dict]:
+        """Make a new version: message, the versions with the new one chosen, its file."""
+        try:
+            person = self.studio.access.require(request, Role.ADMIN)
+            report = self.versions.make(
+                self.studio.store,
+                name=str(name or "").strip(),
+                aspects=_aspects(aspects),
+                min_raters=_whole(min_raters),
+                generators=_names(generators),
+                sources=_names(sources),
+                method=str(method),
+                gold=bool(gold),
+            )
+            self.studio.store.database.transact(
+                lambda session: audit.record(session, person.name, "export", version=report.version)
+            )
+            listed = [(each.title, each.name) for each in self.versions.all()]
+            chosen = gr.update(choices=listed, value=report.version, visible=True)
+            done = f'<p class="done" role="status">{escape(_report(report.version, report.counts))}</p>'
+            return done, chosen, self._file(report.version)
+        except M3AgiqaError as error:
+            return notices.message(str(error)), gr.skip(), gr.skip()
+
+    def choose(self, request: gr.Request, name: Any) -> tuple[str, dict]:
+        """Another version: message, its file."""
+        try:
+            self.studio.access.require(request, Role.ADMIN)
+            return notices.message(""), self._file(name)
+        except M3AgiqaError as error:
+            return notices.message(str(error)), gr.update(visible=False)
+
+    # --- what they share
+
+    def _overview(self) -> Overview:
+        """Computed anew only if something has changed; others who ask meanwhile wait for it."""
+        with self._lock, self.studio.store.database.reading() as session:
+            now = version(session)
+            if self._known is None or self._known[0] != now:
+                self._known = now, overview(session)
+            return self._known[1]
+
+    def _form(self, found: Overview) -> tuple[Any, ...]:
+        with self.studio.store.database.reading() as session:
+            generators = session.scalars(select(Generator.name).order_by(Generator.name)).all()
+            sources = session.scalars(select(Item.source).distinct().order_by(Item.source)).all()
+        versions = self.versions.all()
+        newest = versions[0].name if versions else None
+        return (
+            self._means(found) if found.corrections else gr.update(value=None, visible=False),
+            gr.update(visible=bool(found.corrections)),
+            gr.update(choices=list(generators), visible=bool(generators)),
+            gr.update(choices=list(sources)),
+            gr.update(
+                choices=[(each.title, each.name) for each in versions], value=newest, visible=bool(versions)
+            ),
+            self._file(newest) if newest else gr.update(value=None, visible=False),
+        )
+
+    def _file(self, name: Any) -> dict:
+        """A version as a download."""
+        path = self.versions.find(name).file
+        # Gradio serves copies of its own, under names that cannot be guessed: the data folder itself is
+        # closed, because whoever may look may not have everybody's names.
+        return gr.update(value=processing_utils.save_file_to_cache(path, get_upload_folder()), visible=True)
+
+    def _means(self, found: Overview) -> dict:
+        """All mean opinions as a CSV to download."""
+        text = means_csv(found).encode()
+        path = processing_utils.save_bytes_to_cache(text, "mean-opinions.csv", get_upload_folder())
+        return gr.update(value=path, visible=True)
+
+
+def _annotators(found: Overview, person: Person) -> str:
+    """Everybody's figures for admins, their own for annotators, none for viewers."""
+    if person.role.allows(Role.ADMIN):
+        return figures.annotators(found.annotators, "Annotators")
+    if person.role.allows(Role.ANNOTATOR):
+        own = [each for each in found.annotators if each.name == person.name]
+        return figures.annotators(own, "Your own figures", "Only you and the admins see them.")
+    return AGGREGATES_ONLY
+
+
+def _no_form() -> tuple[Any, ...]:
+    nothing = gr.update(value=None, visible=False)
+    return nothing, gr.update(visible=False), gr.skip(), gr.skip(), nothing, nothing
+
+
+def _aspects(given: Any) -> list[Aspect]:
+    chosen = _names(given)
+    if chosen is None:
+        raise InputError("No aspect was chosen; choose one at least.")
+    unknown = [name for name in chosen if name not in list(Aspect)]
+    if unknown:
+        raise InputError(f"There is no aspect {unknown[0]!r}; reload the page.")
+    return [Aspect(name) for name in chosen]
+
+
+def _names(given: Any) -> list[str] | None:
+    """What is chosen; None for nothing."""
+    return [str(one) for one in given] if isinstance(given, list) and given else None
+
+
+def _whole(given: Any) -> int:
+    if not isinstance(given, int | float) or not 1 <= given <= MOST_RATERS or given != int(given):
+        raise InputError(f"Annotators per image: give a whole number from 1 to {MOST_RATERS}.")
+    return int(given)
+
+
+def _report(name: str, counts: dict[str, Any]) -> str:
+    return (
+        f"Exported {name}: {counts['samples']:,} images ({counts['train']:,} for training, "
+        f"{counts['test']:,} held out) with {counts['opinions']:,} opinions of "
+        f"{counts['annotators']:,} annotators."
+    )
+
+
+def means_csv(found: Overview) -> str:
+    """Every mean opinion with its 95 % interval and raw mean, on the scale from 1 to 5."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["item", "image_sha256", "aspect", "mos", "low", "high", "raters", "raw_mean"])
+    hashes = found.of_items["image_sha256"].to_dict()
+    for aspect, of_aspect in found.aspects.items():
+        for mean in of_aspect.scaling.opinions.values():
+            numbers = [
+                "" if number != number else f"{number:.4f}"  # NaN: no interval is known
+                for number in (mean.mos, mean.low, mean.high)
+            ]
+            writer.writerow(
+                [mean.item, hashes[mean.item], aspect, *numbers, mean.raters, f"{mean.raw_mean:.4f}"]
+            )
+    return file.getvalue()
+
+
+def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
+    """Build the components within the tab and wire them up; it is brought up to date when entered."""
+    handlers = DataHandlers(studio)
+    with gr.Row(elem_id="data-head"):
+        message = gr.HTML(notices.message(""), elem_id="data-message")
+        refresh = gr.Button("Refresh", elem_id="data-refresh", size="sm", scale=0, min_width=110)
+    summary = gr.HTML("", elem_id="data-summary")
+    agreement = gr.HTML("", elem_id="data-agreement")
+    means = gr.HTML("", elem_id="data-means")
+    people = gr.HTML("", elem_id="data-annotators")
+    uncertain = gr.HTML("", elem_id="data-uncertain")
+    csv_file = gr.DownloadButton(
+        "All mean opinions with their intervals (CSV)", visible=False, elem_id="data-csv", size="sm"
+    )
+    with gr.Column(visible=False, elem_id="data-export") as form:
+        gr.HTML(
+            '<section class="figures"><h3>Export</h3><p>Images, their MOS and the best human description per '
+            "aspect, ready for training: samples as JSON Lines, conversations, and every opinion as CSV.</p>"
+            "</section>"
+        )
+        with gr.Row():
+            name = gr.Textbox("annotations", label="Name", elem_id="export-name", max_length=60)
+            min_raters = gr.Number(
+                1, label="Annotators per image, at least", precision=0, minimum=1, elem_id="export-raters"
+            )
+            method = gr.Radio(
+                [("P.910", "p910"), ("Raw mean", "mean")],
+                value="p910",
+                label="MOS",
+                info="P.910 takes annotators’ biases off; consistent ones count for more.",
+                elem_id="export-method",
+            )
+        with gr.Row():
+            aspects = gr.CheckboxGroup(
+                [(aspect.capitalize(), str(aspect)) for aspect in Aspect],
+                value=[str(aspect) for aspect in Aspect],
+                label="Aspects",
+                elem_id="export-aspects",
+            )
+            generators = gr.Dropdown(
+                [], multiselect=True, label="Generators", info="None chosen: all", elem_id="export-generators"
+            )
+            sources = gr.Dropdown(
+                [], multiselect=True, label="Sources", info="None chosen: all", elem_id="export-sources"
+            )
+            gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
+        start = gr.Button("Export", variant="primary", elem_id="export-start")
+        told = gr.HTML(notices.message(""), elem_id="export-message")
+        with gr.Row():
+            versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
+            file = gr.DownloadButton("Download ZIP", visible=False, elem_id="export-file", min_width=160)
+
+    shown = [message, summary, agreement, means, people, uncertain]
+    gr.on(
+        [tab.select, refresh.click],
+        handlers.show,
+        outputs=[*shown, csv_file, form, generators, sources, versions, file],
+        show_progress="minimal",
+        show_progress_on=summary,
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    # `preprocess=False`: the handler checks what comes, and says in words what is wrong with it.
+    start.click(
+        handlers.export,
+        inputs=[name, aspects, min_raters, generators, sources, method, gold],
+        outputs=[told, versions, file],
+        preprocess=False,
+        show_progress_on=told,
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    versions.input(
+        handlers.choose,
+        inputs=versions,
+        outputs=[told, file],
+        preprocess=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return handlers

@@ -1,0 +1,89 @@
+"""Exports that are kept beside the database, each one a ZIP named by its version."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annotation.exchange.exporting import MANIFEST, ExportReport, export
+from annotation.store import Store
+from m3agiqa.errors import InputError
+
+
+@dataclass(frozen=True)
+class ExportVersion:
+    """A finished export."""
+
+    file: Path
+    created: str
+    """Moment in UTC, ISO 8601."""
+    samples: int
+    opinions: int
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}: {self.samples:,} images, {self.opinions:,} opinions"
+
+
+class ExportVersions:
+    """The folder that holds them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self, store: Store, **options: Any) -> ExportReport:
+        """Export as annotation.exchange.exporting.export does, into a new ZIP. Raises InputError.
+
+        The same annotations under the same name and date are the same version, which is replaced.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
+                report = export(store, Path(temporary) / "export", **options)
+                packed = Path(temporary) / "packed"
+                _pack(report.folder, packed, report.version)
+                packed.replace(self.folder / f"{report.version}.zip")
+        except OSError as error:
+            raise InputError(
+                f"The export cannot be written to {self.folder} ({error.strerror}); make room there or set "
+                "M3AGIQA_DATA to another folder."
+            ) from error
+        return report
+
+    def all(self) -> list[ExportVersion]:
+        """Newest first; files that are no exports are passed over."""
+        found = [version for path in self.folder.glob("*.zip") if (version := _read(path)) is not None]
+        return sorted(found, key=lambda version: (version.created, version.name), reverse=True)
+
+    def find(self, name: object) -> ExportVersion:
+        """Raises InputError if there is none of that name."""
+        for version in self.all():
+            if version.name == name:
+                return version
+        raise InputError("This export is no longer there; choose another, or export again.")
+
+
+def _pack(folder: Path, target: Path, name: str) -> None:
+    """Without compression: nearly all of it is images, which are compressed already."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, Path(name) / path.relative_to(folder))
+
+
+def _read(path: Path) -> ExportVersion | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read(f"{path.stem}/{MANIFEST}"))
+        counts = manifest["counts"]
+        return ExportVersion(path, str(manifest["created"]), int(counts["samples"]), int(counts["opinions"]))
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,293 @@
+"""HTML of the failure cases: their agreement as a table, their list, and one of them in detail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from annotation.failures.cases import Agreement, Key, agreements
+from annotation.failures.sources import Opinion
+from annotation.failures.view import Place
+from annotation.ui.previews import preview
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+
+LISTED = 300
+"""Cases in the list at most; the buttons of an open case lead through all."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the two models and the human scores are called."""
+
+    mos: str
+    model: str
+    other: str = ""
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+
+def agreement_table(selected: pd.DataFrame, names: Names, waiting: int) -> str:
+    """SRCC, PLCC and mean error of the selection, by aspect and model; `waiting` more have no MOS."""
+    compared = "gain" in selected
+    other = agreements(selected, "other_predicted") if compared else {}
+    rows = []
+    for aspect, found in agreements(selected).items():
+        rows.append(_agreement_row(aspect.capitalize(), names.model, found))
+        if compared:
+            rows.append(_agreement_row(aspect.capitalize(), names.other, other[aspect]))
+    nearer = ""
+    if compared and len(selected):
+        better, worse = int((selected["gain"] > 0).sum()), int((selected["gain"] < 0).sum())
+        nearer = (
+            f"<p><b>{escape(names.other)}</b> is nearer to people in {better:,} of {len(selected):,} cases, "
+            f"<b>{escape(names.model)}</b> in {worse:,}.</p>"
+        )
+    others = (
+        f"<p>{waiting:,} more judgements of this model are waiting for the first score of a person.</p>"
+        if waiting
+        else ""
+    )
+    if not rows:
+        return f'<div class="agreement" role="status"><p><b>0 cases</b></p>{others}</div>'
+    constant = any("–" in row for row in rows)
+    why = "<p>– : too few scores, or all alike, so that nothing can correlate.</p>" if constant else ""
+    return (
+        '<div class="agreement" role="status"><table><thead><tr><th scope="col">Aspect</th>'
+        '<th scope="col">Model</th><th scope="col">Cases</th><th scope="col">SRCC</th>'
+        '<th scope="col">PLCC</th><th scope="col">Mean error</th><th scope="col">Overestimated</th></tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table>{nearer}{why}{others}</div>"
+    )
+
+
+def _agreement_row(aspect: str, model: str, found: Agreement) -> str:
+    cells = (
+        f"{found.count:,}",
+        _number(found.srcc),
+        _number(found.plcc),
+        f"{found.bias:+.2f}",
+        f"{found.over / found.count:.0%}",
+    )
+    numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th scope="row">{aspect}</th><td>{escape(model)}</td>{numbers}</tr>'
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> str:
+    """The first cases as buttons."""
+    if selected.empty:
+        return ""
+    compared = "gain" in selected
+    rows = [
+        _list_row(row, Key(row.item, row.aspect) == chosen, one_aspect)
+        for row in selected.head(LISTED).itertuples(index=False)
+    ]
+    more = (
+        f'<p class="plot-note">The first {LISTED} of {len(selected):,} cases.</p>'
+        if len(selected) > LISTED
+        else ""
+    )
+    heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
+    return (
+        f'<p class="plot-note">{heads}</p>'
+        f'<ol class="cases" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
+    )
+
+
+def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
+    about = [] if one_aspect else [row.aspect]
+    about += [row.generator] if row.generator else []
+    scores = f"{row.mos:.1f} → {row.predicted:.1f}"
+    gain = ""
+    if hasattr(row, "gain"):
+        scores += f" | {row.other_predicted:.1f}"
+        better = "nearer" if row.gain > 0 else "further"
+        gain = f'<span class="gain {better}">{row.gain:+.2f}</span>'
+    on = ' aria-current="true"' if current else ""
+    return (
+        f'<li><button type="button" data-case="{escape(str(Key(row.item, row.aspect)))}"{on}>'
+        f'<span class="error {"over" if row.error > 0 else "under"}">{row.error:+.2f}</span>'
+        f'<span class="scores">{scores}</span>{gain}'
+        f'<span class="about">{escape(", ".join(about))}</span>'
+        f'<span class="prompt">{escape(row.prompt or "no prompt")}</span></button></li>'
+    )
+
+
+# --- one of them -------------------------------------------------------------------------------
+
+
+def case_detail(
+    key: Key,
+    place: Place,
+    count: int,
+    image: pd.DataFrame,
+    opinions: Sequence[Opinion],
+    names: Names,
+    name_people: bool,
+) -> str:
+    """One case: its image, what it was made from, and every aspect of it; `image` has their rows.
+
+    Without `name_people` annotators are numbered.
+    """
+    rows = {row.aspect: row for row in image.itertuples(index=False)}
+    case = rows[key.aspect]
+    people = {name: name if name_people else f"Person {i}" for i, name in enumerate(_who(opinions), 1)}
+    sections = "".join(
+        _aspect(
+            row,
+            [opinion for opinion in opinions if opinion.aspect == aspect],
+            people,
+            names,
+            aspect == key.aspect,
+        )
+        for aspect in sorted(Aspect, key=lambda aspect: aspect != key.aspect)  # the open one first
+        if (row := rows.get(aspect)) is not None
+    )
+    return (
+        f'<article class="failure" data-case="{escape(str(key))}" aria-label="The open case">'
+        f'<header><h3>Case {place.position + 1:,} of {count:,}</h3><div class="steps">'
+        f"{_step('previous', place.previous)}{_step('next', place.next)}</div></header>"
+        f'<div class="about-image">{_figure(Path(case.image), case.prompt)}{_facts(case)}</div>'
+        f'<div class="aspects">{sections}</div></article>'
+    )
+
+
+def _who(opinions: Sequence[Opinion]) -> list[str]:
+    return sorted({opinion.annotator for opinion in opinions})
+
+
+def _step(name: str, key: Key | None) -> str:
+    to = f'data-case="{escape(str(key))}"' if key else "disabled"
+    arrow = ("← " if name == "previous" else "") + name.capitalize() + (" →" if name == "next" else "")
+    return f'<button type="button" class="{name}" {to}>{arrow}</button>'
+
+
+def _figure(path: Path, prompt: str | None) -> str:
+    try:
+        shown = preview(path)
+    except InputError as error:
+        return f'<figure class="lacking"><p role="alert">{escape(str(error))}</p></figure>'
+    alt = f"Image made from: {prompt}" if prompt else "Image without a prompt"
+    return (
+        f'<figure><img src="{shown.url}" alt="{escape(alt)}">'
+        f"<figcaption>{shown.width} × {shown.height} pixels</figcaption></figure>"
+    )
+
+
+def _facts(case: tuple) -> str:
+    facts: Mapping[str, str | None] = {
+        "Prompt": case.prompt or "none",
+        "Generator": case.generator or "not given",
+        "Source": case.source or "not given",
+        "Name": case.item,
+    }
+    return "<dl>" + "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>"
+
+
+def _aspect(
+    row: tuple, opinions: Sequence[Opinion], people: Mapping[str, str], names: Names, open_one: bool
+) -> str:
+    scale = MosScale(row.scale_low, row.scale_high)
+    compared = hasattr(row, "other_predicted")
+    says = [_says(names.model, row.predicted, row.error, row.rating, row.description, scale, "first")]
+    if compared:
+        says.append(
+            _says(
+                names.other,
+                row.other_predicted,
+                row.other_error,
+                row.other_rating,
+                row.other_description,
+                scale,
+                "other",
+            )
+        )
+    reference = (
+        f'<div class="says reference"><h5>Reference description</h5><p>{escape(row.reference)}</p></div>'
+        if row.reference
+        else ""
+    )
+    said = "".join(_opinion(opinion, people[opinion.annotator]) for opinion in opinions)
+    heard = f'<div class="says people"><h5>People</h5><ul>{said}</ul></div>' if said else ""
+    return (
+        f'<section class="aspect{" open" if open_one else ""}" aria-label="{row.aspect.capitalize()}">'
+        f"<header><h4>{row.aspect.capitalize()}</h4>{_score(row, names)}</header>{_track(row, scale, names)}"
+        f'<div class="sayings">{"".join(says)}{reference}{heard}</div></section>'
+    )
+
+
+def _score(row: tuple, names: Names) -> str:
+    interval = f", 95 % from {row.mos_low:.1f} to {row.mos_high:.1f}" if not math.isnan(row.mos_low) else ""
+    count = "" if math.isnan(row.raters) else f" ({row.raters:.0f} {_people(row.raters)}{interval})"
+    return f'<p class="people-score">{escape(names.mos)} <b>{row.mos:.2f}</b>{count}</p>'
+
+
+def _people(count: float) -> str:
+    return "person" if count == 1 else "people"
+
+
+def _track(row: tuple, scale: MosScale, names: Names) -> str:
+    """Where on the scale people and the models are."""
+
+    def at(mos: float) -> str:
+        return f"{100 * scale.to_unit(mos):.1f}%"
+
+    band = ""
+    if not math.isnan(row.mos_low):
+        width = f"{100 * (scale.to_unit(row.mos_high) - scale.to_unit(row.mos_low)):.1f}%"
+        band = f'<span class="band" style="left:{at(row.mos_low)};width:{width}"></span>'
+    marks = f'<span class="mark people" style="left:{at(row.mos)}"></span>'
+    marks += f'<span class="mark first" style="left:{at(row.predicted)}"></span>'
+    told = f"{names.mos} {row.mos:.2f}, {names.model} {row.predicted:.2f}"
+    if hasattr(row, "other_predicted"):
+        marks += f'<span class="mark other" style="left:{at(row.other_predicted)}"></span>'
+        told += f", {names.other} {row.other_predicted:.2f}"
+    return (
+        f'<div class="track" role="img" aria-label="{escape(told)}">'
+        f'<span class="end">{scale.low:g}</span><div class="line">{band}{marks}</div>'
+        f'<span class="end">{scale.high:g}</span></div>'
+    )
+
+
+def _says(
+    model: str,
+    predicted: float,
+    error: float,
+    rating: str | None,
+    description: str | None,
+    scale: MosScale,
+    which: str,
+) -> str:
+    meant = scale.rating(predicted)
+    pill = f'<span class="rating {rating}">{rating}</span>' if rating else ""
+    differs = (
+        f'<p class="differs">It says “{rating}”, but its score is in the range of “{meant}”.</p>'
+        if rating and rating != meant
+        else ""
+    )
+    text = f"<p>{escape(description)}</p>" if description else '<p class="none">No description.</p>'
+    return (
+        f'<div class="says {which}"><h5><span class="dot"></span>{escape(model)}</h5>'
+        f'<p class="predicted"><b>{predicted:.2f}</b> '
+        f'<span class="error {"over" if error > 0 else "under"}">{error:+.2f}</span>{pill}</p>'
+        f"{text}{differs}</div>"
+    )
+
+
+def _opinion(opinion: Opinion, name: str) -> str:
+    tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in opinion.tags)
+    agrees = '<span class="agrees">agrees with the model</span>' if opinion.agrees else ""
+    description = (
+        f"<p>{escape(opinion.description)}</p>" if opinion.description and not opinion.agrees else ""
+    )
+    comment = f'<p class="comment">“{escape(opinion.comment)}”</p>' if opinion.comment else ""
+    return f"<li><p><b>{opinion.score:.1f}</b> {escape(name)} {agrees}{tags}</p>{description}{comment}</li>"

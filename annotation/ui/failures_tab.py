@@ -1,0 +1,397 @@
+"""The Failure cases tab: where a model and people differ, as points, as a list, and one by one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from html import escape
+from typing import Any, TypeVar
+
+import gradio as gr
+import pandas as pd
+
+from annotation.access import Person, Role
+from annotation.failures.annotated import Annotations
+from annotation.failures.cases import Key
+from annotation.failures.catalogue import Catalogue, Choices
+from annotation.failures.sources import DataSet, Version
+from annotation.failures.taking_out import Queued, queue_items, queue_samples, to_csv
+from annotation.failures.view import (
+    Nearer,
+    Order,
+    Side,
+    View,
+    Words,
+    key_at,
+    place,
+    select,
+)
+from annotation.ui import look, notices
+from annotation.ui.failure_cards import Names, agreement_table, case_detail, case_list
+from annotation.ui.failure_scatter import scatter
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import InputError, M3AgiqaError
+
+NOTHING = "There is nothing to look into yet: assess images and have people score them, or train a model."
+NO_MODEL = "No model has assessed an image here yet."
+NO_SCORES = "No person has scored an image that this model has assessed."
+MOST_ANNOTATORS = 100  # of an image
+
+ALL = [("All", "")]
+ASPECTS = ALL + [(aspect.capitalize(), str(aspect)) for aspect in Aspect]
+SIDES = [("Any", Side.ANY), ("Over", Side.OVER), ("Under", Side.UNDER)]
+WORDS = [
+    ("Any", Words.ANY),
+    ("Word and score agree", Words.AGREE),
+    ("They differ", Words.DIFFER),
+    ("By two words or more", Words.FAR),
+]
+NEARER = [
+    ("Any", Nearer.ANY),
+    ("The first model is", Nearer.FIRST),
+    ("The second model is", Nearer.OTHER),
+]
+ORDERS = [
+    ("Largest error first", Order.WORST),
+    ("Smallest error first", Order.BEST),
+    ("Most overestimated first", Order.OVER),
+    ("Most underestimated first", Order.UNDER),
+]
+COMPARED_ORDERS = [
+    ("Second model nearer by most", Order.GAIN),
+    ("Second model further away by most", Order.LOSS),
+]
+
+SCRIPTS = ("choose", "copy", "save")
+CHOOSE, COPY, SAVE = (look.javascript(f"failures_{name}.js") for name in SCRIPTS)
+
+# What `show` returns: message, agreement, scatter, list, detail, link, the case that is open.
+Shown = tuple[str, str, str, str, str, str, str]
+# What `arrange` returns: an update of each control and of the row for annotators, then the same.
+Arranged = tuple[Any, ...]
+
+Found = TypeVar("Found", DataSet, Version)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A view with what it refers to."""
+
+    view: View
+    data: DataSet
+    model: Version
+    other: Version | None
+    table: pd.DataFrame
+    selected: pd.DataFrame
+
+    @property
+    def names(self) -> Names:
+        return Names(self.data.mos_label, self.model.title, self.other.title if self.other else "")
+
+
+class FailuresHandlers:
+    """What happens on the tab; every method is an event's function and can be called without a browser.
+
+    `values` are those of the controls, in the order of View's fields.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.catalogue = Catalogue(studio.store, studio.settings.runs)
+
+    def open(self, request: gr.Request, opened: bool, *values: Any) -> tuple[Any, ...]:
+        """The tab is entered: the first time as the page's link says, later with what is new since."""
+        if opened:
+            return True, *self.arrange(request, *values)
+        wanted = View.from_query(dict(request.query_params or {}))
+        return True, *self._arrange(request, wanted, says_what_is_gone=True)
+
+    def arrange(self, request: gr.Request, *values: Any) -> Arranged:
+        """Another data set or model: the choices of everything else follow."""
+        try:
+            return self._arrange(request, _view(values))
+        except InputError as error:
+            return *_unchanged(), *_empty(str(error))
+
+    def show(self, request: gr.Request, *values: Any) -> Shown:
+        """Another filter or order."""
+        try:
+            return self._show(request, self._look(request, _view(values)))
+        except M3AgiqaError as error:
+            return _empty(str(error))
+
+    def choose(self, request: gr.Request, event: gr.EventData, *values: Any) -> tuple[str, str, str, str]:
+        """A point, a row or a neighbour is clicked: message, detail, link, and its key."""
+        try:
+            looked = self._look(request, replace(_view(values), case=str(event.case)))
+            key = Key.parse(looked.view.case)
+            if key is None or place(looked.selected, key) is None:
+                raise InputError("This case is no longer among the selected ones; choose another.")
+            return notices.message(""), self._detail(request, looked, key), _link(looked.view), str(key)
+        except M3AgiqaError as error:
+            return notices.message(str(error)), gr.skip(), gr.skip(), gr.skip()
+
+    def export(self, request: gr.Request, *values: Any) -> tuple[str, Any]:
+        """Message, and the selection as a file for the browser to save."""
+        try:
+            looked = self._look(request, _view(values))
+            if looked.selected.empty:
+                raise InputError("No case matches these filters, so there is nothing to download.")
+        except M3AgiqaError as error:
+            return notices.message(str(error)), gr.skip()
+        file = {"name": "failure-cases.csv", "text": to_csv(looked.selected), "at": time.time()}
+        return notices.message(""), file
+
+    def queue(self, request: gr.Request, overlap: float | None, *values: Any) -> str:
+        """Put the images of the selection into the annotation queue; tells how that went."""
+        try:
+            person = self.studio.access.require(request, Role.ANNOTATOR)
+            if overlap is None or not 1 <= overlap <= MOST_ANNOTATORS or overlap != int(overlap):
+                raise InputError(f"Annotators per image: give a whole number from 1 to {MOST_ANNOTATORS}.")
+            looked = self._look(request, _view(values))
+            if looked.selected.empty:
+                raise InputError("No case matches these filters, so there is nothing to queue.")
+            store = self.studio.store
+            if isinstance(self.catalogue.source(looked.data.key), Annotations):
+                queued = queue_items(store, looked.selected, int(overlap), person.name)
+            else:
+                source = looked.data.title
+                queued = queue_samples(store, looked.selected, int(overlap), person.name, source)
+        except M3AgiqaError as error:
+            return notices.message(str(error))
+        return _queued(queued, int(overlap))
+
+    # --- what they share
+
+    def _arrange(self, request: gr.Request, wanted: View, says_what_is_gone: bool = False) -> Arranged:
+        """Updates of all controls, and what is shown then."""
+        try:
+            self.studio.access.require(request, Role.VIEWER)
+            view, choices = self.catalogue.settle(wanted)
+        except M3AgiqaError as error:
+            return *_unchanged(), *_empty(str(error))
+        try:
+            if not view.model:
+                raise InputError(NO_MODEL if any(found.versions for found in choices.data_sets) else NOTHING)
+            shown = self._show(request, self._look(request, view))
+        except M3AgiqaError as error:
+            shown = _empty(str(error))
+        gone = [name for name in ("data", "model", "other") if _lost(wanted, view, name)]
+        if says_what_is_gone and gone:
+            what = {"data": "data set", "model": "model version", "other": "model to compare with"}[gone[0]]
+            sentence = f"The link's {what} is no longer there, so this is not what the link showed."
+            shown = notices.message(sentence), *shown[1:]
+        return *_updates(view, choices, self.studio.access.person(request)), *shown
+
+    def _look(self, request: gr.Request, view: View) -> Looked:
+        """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
+        self.studio.access.require(request, Role.VIEWER)
+        data = _find(self.catalogue.data_sets(), view.data, "This data set")
+        model = _find(data.versions, view.model, "This model version")
+        other = None
+        if view.other:
+            other = _find(self.catalogue.comparable(data, model.key), view.other, "The second model version")
+        table = self.catalogue.table(model.key, view.other)
+        return Looked(view, data, model, other, table, select(table, view))
+
+    def _show(self, request: gr.Request, looked: Looked) -> Shown:
+        """The page for a view; the first case is open unless another one is."""
+        if looked.table.empty:
+            return _empty(NO_SCORES)
+        selected, names = looked.selected, looked.names
+        waiting = 0 if looked.other else self.catalogue.waiting(looked.model.key)
+        key = Key.parse(looked.view.case)
+        if key is None or place(selected, key) is None:
+            key = key_at(selected, 0) if len(selected) else None
+        view = replace(looked.view, case=str(key or ""))
+        return (
+            notices.message(""),
+            agreement_table(selected, names, waiting),
+            scatter(selected, names.mos, key),
+            case_list(selected, key, bool(view.aspect)),
+            self._detail(request, looked, key) if key else "",
+            _link(view),
+            view.case,
+        )
+
+    def _detail(self, request: gr.Request, looked: Looked, key: Key) -> str:
+        table = looked.table
+        person = self.studio.access.person(request)
+        return case_detail(
+            key,
+            place(looked.selected, key),
+            len(looked.selected),
+            table[table["item"] == key.item],
+            self.catalogue.source(looked.data.key).opinions(key.item),
+            looked.names,
+            name_people=person.role.allows(Role.ANNOTATOR),
+        )
+
+
+# --- controls and views ------------------------------------------------------------------------
+
+CONTROLS = [field.name for field in fields(View) if field.name != "case"]
+
+
+def _view(values: Sequence[Any]) -> View:
+    """From the controls' values. Raises InputError for limits that are none."""
+    given = dict(zip([*CONTROLS, "case"], values, strict=True))
+    kinds = {"side": Side, "words": Words, "nearer": Nearer, "order": Order}
+    said = {name: value for name, value in given.items() if value not in (None, "")}
+    return View(**{name: kinds[name](value) if name in kinds else value for name, value in said.items()})
+
+
+def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
+    """Of all controls but the open case, and of those that only annotators have."""
+    compared = bool(view.other)
+    offered = {
+        "data": [(found.title, found.key) for found in choices.data_sets],
+        "model": [(version.title, version.key) for version in choices.models],
+        "other": [("None", ""), *((version.title, version.key) for version in choices.others)],
+        "generator": ALL + [(name, name) for name in choices.generators],
+        "tag": ALL + [(tag, tag) for tag in choices.tags],
+        "order": ORDERS + COMPARED_ORDERS * compared,
+    }
+    updates = []
+    for name in CONTROLS:
+        update = {"value": getattr(view, name)}
+        if name in offered:
+            update["choices"] = offered[name]
+        if name == "nearer":
+            update["visible"] = compared
+        updates.append(gr.update(**update))
+    return *updates, gr.update(visible=person.role.allows(Role.ANNOTATOR))
+
+
+def _unchanged() -> tuple[Any, ...]:
+    return (gr.skip(),) * (len(CONTROLS) + 1)
+
+
+def _empty(sentence: str) -> Shown:
+    return notices.message(sentence), "", "", "", "", "", ""
+
+
+def _lost(wanted: View, view: View, name: str) -> bool:
+    return bool(getattr(wanted, name)) and getattr(wanted, name) != getattr(view, name)
+
+
+def _find(known: Iterable[Found], key: str, what: str) -> Found:
+    for found in known:
+        if found.key == key:
+            return found
+    raise InputError(f"{what} is no longer there; choose another.")
+
+
+def _link(view: View) -> str:
+    href = escape(view.query())
+    return (
+        f'<p class="link"><a href="{href}">Link to this view</a>'
+        '<button type="button">Copy link</button><span role="status"></span></p>'
+    )
+
+
+def _queued(queued: Queued, overlap: int) -> str:
+    """How queuing went."""
+    images = "1 image is" if queued.items == 1 else f"{queued.items:,} images are"
+    each = "1 annotator" if overlap == 1 else f"{overlap} annotators each"
+    known = "" if queued.new == queued.items else f" ({queued.items - queued.new:,} had been there before)"
+    left = ""
+    if queued.left_out:
+        left = f"<p>{len(queued.left_out):,} left out. {escape(queued.left_out[0])}</p>"
+    done = f"<p>{images} in the annotation queue for {each}{known}.</p>"
+    return f'<div class="done" role="status">{done}{left}</div>'
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandlers:
+    """Build the components within the current tab and wire them up."""
+    handlers = FailuresHandlers(studio)
+    with gr.Row(elem_id="failures-models"):
+        data = gr.Dropdown([], label="Data set", elem_id="failures-data")
+        model = gr.Dropdown([], label="Model version", elem_id="failures-model")
+        other = gr.Dropdown([("None", "")], value="", label="Compare with", elem_id="failures-other")
+        nearer = gr.Dropdown(
+            NEARER, value=Nearer.ANY, label="Nearer to people", visible=False, elem_id="failures-nearer"
+        )
+        order = gr.Dropdown(ORDERS, value=Order.WORST, label="Sort by", elem_id="failures-order")
+    with gr.Row(elem_id="failures-filters"):
+        aspect = gr.Radio(ASPECTS, value="", label="Aspect", elem_id="failures-aspect")
+        side = gr.Radio(SIDES, value=Side.ANY, label="Estimated", elem_id="failures-side")
+        least = gr.Number(label="Error from", step=0.1, min_width=90, elem_id="failures-least")
+        most = gr.Number(label="Error to", step=0.1, min_width=90, elem_id="failures-most")
+        words = gr.Dropdown(WORDS, value=Words.ANY, label="Rating word", elem_id="failures-words")
+        generator = gr.Dropdown(ALL, value="", label="Generator", elem_id="failures-generator")
+        tag = gr.Dropdown(ALL, value="", label="Tag of annotators", elem_id="failures-tag")
+        text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")
+    message = gr.HTML(notices.message(""), elem_id="failures-message")
+    agreement = gr.HTML("", elem_id="failures-agreement")
+    with gr.Row(elem_id="failures-all", equal_height=False):
+        with gr.Column(elem_id="failures-overview", min_width=320):
+            points = gr.HTML("", elem_id="failures-scatter", js_on_load=CHOOSE)
+            with gr.Row(elem_id="failures-actions"):
+                link = gr.HTML("", elem_id="failures-link", js_on_load=COPY)
+                export = gr.Button("Download as CSV", elem_id="failures-export", min_width=150)
+            with gr.Row(visible=False, elem_id="failures-queue") as queue_row:
+                overlap = gr.Number(
+                    studio.settings.overlap,
+                    label="Annotators per image",
+                    precision=0,
+                    elem_id="failures-overlap",
+                    min_width=130,
+                )
+                queue = gr.Button("Put into the annotation queue", elem_id="failures-enqueue")
+            queued = gr.HTML("", elem_id="failures-queued")
+        with gr.Column(min_width=320):
+            listed = gr.HTML("", elem_id="failures-list", js_on_load=CHOOSE)
+            detail = gr.HTML("", elem_id="failures-detail", js_on_load=CHOOSE)
+    file = gr.HTML(None, html_template="", js_on_load=SAVE, elem_id="failures-file")
+    opened, case = gr.State(False), gr.State("")
+
+    controls = [
+        data, model, other, aspect, side, least, most, generator, text, tag, words, nearer, order,
+    ]  # fmt: skip
+    view = [*controls, case]
+    shown = [message, agreement, points, listed, detail, link, case]
+    arranged = [*controls, queue_row, *shown]
+    quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    tab.select(handlers.open, inputs=[opened, *view], outputs=[opened, *arranged], **quiet)
+    gr.on(
+        [control.input for control in (data, model, other)],
+        handlers.arrange,
+        inputs=view,
+        outputs=arranged,
+        trigger_mode="always_last",
+        **quiet,
+    )
+    # Not `input` of the text: Gradio leaves out what Backspace, Delete and pasting do to it.
+    filters = [aspect, side, least, most, generator, tag, words, nearer, order]
+    gr.on(
+        [*(control.input for control in filters), text.change],
+        handlers.show,
+        inputs=view,
+        outputs=shown,
+        trigger_mode="always_last",
+        **quiet,
+    )
+    gr.on(
+        [points.click, listed.click, detail.click],
+        handlers.choose,
+        inputs=view,
+        outputs=[message, detail, link, case],
+        trigger_mode="always_last",
+        **quiet,
+    )
+    export.click(handlers.export, inputs=view, outputs=[message, file], **quiet)
+    queue.click(
+        handlers.queue,
+        inputs=[overlap, *view],
+        outputs=queued,
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    demo.load(js=look.javascript("failures_link.js"))
+    return handlers

@@ -1,0 +1,77 @@
+"""Uploaded files on their way into the store and the queue."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from annotation.access import Person
+from annotation.exchange.importing import ImportReport, import_into
+from annotation.ui.studio import Studio
+from annotation.ui.uploads import Upload
+from m3agiqa.errors import InputError
+from m3agiqa.images import is_image_name
+
+ALONE = (".zip", ".csv")  # these bring their own order; other files are imported together
+
+Progress = Callable[[int, int], None]
+"""Told how many images of how many are in."""
+
+
+def uploads(payload: list[dict[str, Any]] | None) -> list[Upload]:
+    """What a file component sends to an event with `preprocess=False`."""
+    return [upload for one in payload or [] if (upload := Upload.from_payload(one)) is not None]
+
+
+def import_uploads(
+    studio: Studio, person: Person, files: list[Upload], name: str, overlap: int, progress: Progress
+) -> list[ImportReport]:
+    """Import them as if they lay in one folder: a CSV finds its images beside it, an image its prompt.
+
+    Raises InputError if there is nothing to import or `overlap` is below 1, and what import_into raises.
+    """
+    if not files:
+        raise InputError("Choose images, a ZIP archive or a CSV file first.")
+    if not any(is_image_name(Path(file.name)) or file.name.lower().endswith(ALONE) for file in files):
+        raise InputError("There is no image, ZIP archive or CSV file among these.")
+    if overlap < 1:
+        raise InputError(f"An image needs at least 1 annotator, not {overlap}.")
+    with _together(files) as folder:
+        sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ALONE]
+        has_table = any(path.suffix.lower() == ".csv" for path in sources)
+        return [
+            import_into(
+                studio.store,
+                source,
+                overlap=overlap,
+                name=name.strip() or (_title(files) if source == folder else source.stem),
+                annotator=person.name,
+                progress=progress,
+            )
+            for source in (sources if has_table or len(sources) == len(files) else [*sources, folder])
+        ]
+
+
+@contextmanager
+def _together(files: list[Upload]) -> Iterator[Path]:
+    """A folder of them all under their owner's names; of two with the same name each has its own folder."""
+    with tempfile.TemporaryDirectory(dir=files[0].path.parents[1], prefix="import-") as made:
+        folder = Path(made)
+        for number, upload in enumerate(files):
+            place = folder / upload.name
+            if place.exists():
+                place = folder / f"{number}" / upload.name
+                place.parent.mkdir()
+            try:
+                place.hardlink_to(upload.path)
+            except OSError:  # another disk, or one without hard links
+                shutil.copyfile(upload.path, place)
+        yield folder
+
+
+def _title(files: list[Upload]) -> str:
+    return Path(files[0].name).stem if len(files) == 1 else f"{len(files)} files"

@@ -1,0 +1,162 @@
+"""The Models tab: which model judges, which others could, and how these compare on held-out images."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+import gradio as gr
+
+from annotation.access import Role
+from annotation.store.promotions import promoted
+from annotation.ui import look, notices
+from annotation.ui.serving import Offer, offers, serve_instead
+from annotation.ui.studio import Studio
+from m3agiqa.checkpoint import shipped
+from m3agiqa.errors import M3AgiqaError
+from m3agiqa.registry import METRICS, Agreement, Compared, Comparison
+
+NO_CANDIDATE = (
+    "No model has been trained from corrections yet: export the annotations, then run "
+    "<code>python -m training run CONFIG --add-annotations EXPORT</code>; the new model appears here."
+)
+IMAGES = {"people": "scored by people", "data": "of the data set"}
+
+# What `show` returns: message, list of models. `promote` adds the model banner.
+Shown = tuple[str, str]
+
+
+class ModelsHandlers:
+    """What happens on the tab; every method is an event's function and can be called without a browser."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def show(self, request: gr.Request) -> Shown:
+        """The tab is entered."""
+        try:
+            return notices.message(""), self._list(request)
+        except M3AgiqaError as error:
+            return notices.message(str(error)), ""
+
+    def promote(self, request: gr.Request, event: gr.EventData) -> tuple[str, str, str]:
+        """Put a model into service; a failure leaves the one that is there, and says so."""
+        return self.serve(request, str(getattr(event, "model", "")))
+
+    def serve(self, request: gr.Request, name: str) -> tuple[str, str, str]:
+        """The same, by the model's name."""
+        loader = self.studio.loader
+        try:
+            person = self.studio.access.require(request, Role.ADMIN)
+            serve_instead(loader, self.studio.store, self.studio.settings, name, person.name)
+            told = ""
+        except M3AgiqaError as error:
+            told = f"{error} {loader.name} stays in service."
+        message, listed = self.show(request)
+        return notices.message(told) if told else message, listed, notices.model_banner(loader.state)
+
+    def _list(self, request: gr.Request) -> str:
+        studio = self.studio
+        may_promote = studio.access.person(request).role.allows(Role.ADMIN)
+        with studio.store.database.reading() as session:
+            wanted = promoted(session)
+        return models_list(offers(studio.settings), studio.loader.name, wanted, may_promote)
+
+
+def models_list(found: list[Offer], served: str, wanted: str | None, may_promote: bool) -> str:
+    """All models as HTML; `served` judges now, `wanted` is the one that was promoted last."""
+    lines = []
+    if wanted is not None and wanted != served:
+        lines.append(
+            f'<p class="model-note" role="status"><b>{escape(wanted)}</b> was promoted, but could not be '
+            f"served when this server started; <b>{escape(served)}</b> judges instead.</p>"
+        )
+    if not any(offer.registered_at for offer in found):
+        lines.append(f'<p class="model-note">{NO_CANDIDATE}</p>')
+    cards = "".join(_card(offer, offer.name == served, may_promote) for offer in found)
+    return f'{"".join(lines)}<div class="models">{cards}</div>'
+
+
+def _card(offer: Offer, is_served: bool, may_promote: bool) -> str:
+    name, title = escape(offer.name, quote=True), escape(offer.card.title)
+    if is_served:
+        action = '<span class="in-service">In service</span>'
+    elif may_promote:
+        action = (
+            f'<button class="promote" type="button" data-model="{name}"'
+            f' aria-label="Put {title} into service">Put into service</button>'
+        )
+    else:
+        action = ""
+    if offer.registered_at:
+        origin = f"Registered {offer.registered_at:%Y-%m-%d %H:%M} UTC as {name}"
+    else:
+        origin = "Shipped" if offer.name in shipped() else f"Set by M3AGIQA_MODEL: {name}"
+    return (
+        f'<article class="model{" served" if is_served else ""}" data-model="{name}">'
+        f"<header><h3>{title}</h3>{action}</header>"
+        f"<p>{escape(offer.card.learned_from)}</p>"
+        f'<p class="origin">{origin}</p>'
+        f"{comparison_table(offer.comparison) if offer.comparison else ''}"
+        f"</article>"
+    )
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """Before and after on the same held-out images."""
+    heads = "".join(f'<th scope="col">{label}</th>' for label in METRICS.values())
+    body = "".join(_row(row) for row in comparison.rows)
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Before and after"><table>'
+        f"<caption>Before: {escape(comparison.before)}. After: this one.</caption>"
+        f'<thead><tr><th scope="col">Held-out images</th><th scope="col">n</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row(row: Compared) -> str:
+    cells = "".join(_cell(metric, row.before, row.after) for metric in METRICS)
+    name = f"{row.aspect.capitalize()}, {IMAGES.get(row.part, escape(row.part))}"
+    return f'<tr><th scope="row">{name}</th><td>{row.n:,}</td>{cells}</tr>'
+
+
+def _cell(metric: str, before: Agreement | None, after: Agreement) -> str:
+    new = getattr(after, metric)
+    old = math.nan if before is None else getattr(before, metric)
+    shown = f"{_number(metric, old)} → <b>{_number(metric, new)}</b>"
+    return f'<td class="{_verdict(metric, old, new)}">{shown}</td>'
+
+
+def _verdict(metric: str, old: float, new: float) -> str:
+    """CSS class: whether the new model is better, as far as the shown digits tell."""
+    gain = new - old if metric in ("srcc", "plcc") else abs(old) - abs(new)
+    if math.isnan(gain) or abs(gain) < 0.0005:
+        return "same"
+    return "better" if gain > 0 else "worse"
+
+
+def _number(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:{'+' if metric == 'bias' else ''}.3f}".replace("-", "−")
+
+
+def models_tab(studio: Studio, banner: gr.HTML, tab: gr.Tab) -> ModelsHandlers:
+    """Build the components within the tab and wire them up."""
+    handlers = ModelsHandlers(studio)
+    message = gr.HTML(notices.message(""), elem_id="models-message")
+    models = gr.HTML("", elem_id="models", js_on_load=look.javascript("models.js"))
+    tab.select(
+        handlers.show,
+        outputs=[message, models],
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    models.click(
+        handlers.promote,
+        outputs=[message, models, banner],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return handlers

@@ -1,0 +1,140 @@
+"""The model's answers for queued items, made in the background before anybody waits for them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from sqlalchemy import exists, select
+
+from annotation.store.items import record_assessment, require_item
+from annotation.store.models import Assessment, Assignment, QueueEntry
+from annotation.ui.studio import Studio
+from m3agiqa.errors import InputError, M3AgiqaError, Stopped
+
+log = logging.getLogger(__name__)
+
+AHEAD = 3  # items of the queue that nobody holds yet, assessed after each request
+PATIENCE = 30.0  # seconds before a model or a store that has failed is tried again
+
+
+class Prefetch:
+    """One worker for all annotators: what they hold first, in the order of asking, then what comes next.
+
+    Visitors of the Assess tab go first: the model is given back between items, and an item is put off in
+    the middle when a visitor asks. Without annotators nothing is assessed.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._wanted: dict[int, None] = {}  # a set in order
+        self._ahead = 0
+        self._failures: dict[int, str] = {}
+        self._trouble = ""
+        self._trouble_at = 0.0
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def want(self, items: Iterable[int]) -> None:
+        """Ask for assessments of these, the most urgent one first; starts the worker if need be."""
+        with self._changed:
+            if self._ended.is_set():
+                return
+            self._wanted |= dict.fromkeys(item for item in items if item not in self._failures)
+            self._ahead = AHEAD
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
+                self._thread.start()
+                atexit.register(self.stop)
+            self._changed.notify_all()
+
+    def failure(self, item: int) -> str:
+        """Why there is no answer for this item and none is under way; "" if there will be one."""
+        return self._failures.get(item) or self._trouble
+
+    def stop(self) -> None:
+        """End the worker, before the model's next token."""
+        with self._changed:
+            self._ended.set()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def _work(self) -> None:
+        while (item := self._next()) is not None:
+            try:
+                self._assess(item)
+                self._trouble = ""
+            except Stopped:  # for a visitor, or because the app ends
+                continue
+            except InputError as error:
+                self._failures[item] = str(error)
+            except M3AgiqaError as error:  # the model's or the store's, not this item's
+                self._trouble, self._trouble_at = str(error), time.monotonic()
+                log.warning("The queue's items cannot be assessed: %s", error)
+                with self._changed:
+                    self._wanted.clear()  # whoever still wants them asks again
+                    self._ahead = 0
+            except Exception:
+                log.exception("Assessing item %s of the queue failed", item)
+                self._failures[item] = "The model failed on this image; the app's log says more."
+            with self._changed:
+                self._wanted.pop(item, None)
+
+    def _next(self) -> int | None:
+        """The most urgent item, waiting until there is one; None at the end."""
+        while not self._ended.is_set():
+            with self._changed:
+                rest = self._trouble_at + PATIENCE - time.monotonic() if self._trouble else 0.0
+                if rest > 0:
+                    self._changed.wait(rest)
+                    continue
+                if self._wanted:
+                    return next(iter(self._wanted))
+                if self._ahead == 0:
+                    self._changed.wait()
+                    continue
+                self._ahead -= 1
+            if (item := self._coming_up()) is not None:
+                return item
+            with self._changed:
+                self._ahead = 0
+        return None
+
+    def _coming_up(self) -> int | None:
+        """The next of the queue that nobody holds and no model has assessed."""
+        query = (
+            select(QueueEntry.item_id)
+            .where(
+                ~exists().where(Assignment.item_id == QueueEntry.item_id),
+                ~exists().where(Assessment.item_id == QueueEntry.item_id),
+                QueueEntry.item_id.not_in(list(self._failures)),
+            )
+            .order_by(QueueEntry.order)
+            .limit(1)
+        )
+        try:
+            with self._studio.store.database.reading() as session:
+                return session.scalar(query)
+        except M3AgiqaError as error:
+            log.warning("The queue cannot be read: %s", error)
+            return None
+
+    def _assess(self, item: int) -> None:
+        store, line = self._studio.store, self._studio.line
+        with store.database.reading() as session:
+            if session.scalar(select(exists().where(Assessment.item_id == item))):
+                return
+            known = require_item(session, item)
+            path, prompt = store.images.path(known.image.file), known.prompt.text
+        assessor = self._studio.loader.wait(self._ended.is_set, lambda load: None)
+        with line.turn(self._ended.is_set, lambda place: None):
+            *_, assessment = assessor.stream(path, prompt or None, stop=self._must_stop)
+        store.database.transact(lambda session: record_assessment(session, item, assessment, assessor.card))
+
+    def _must_stop(self) -> bool:
+        return self._ended.is_set() or len(self._studio.line) > 1

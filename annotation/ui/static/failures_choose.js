@@ -1,0 +1,43 @@
+// Points, list rows and the open case's buttons: whatever has a data-case opens that case.
+// Runs once in each of the three parts of the tab; `element` is the part.
+const open = (target) => target?.dataset.case && trigger("click", { case: target.dataset.case });
+
+function nearestPoint(svg, event) {
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  let best = null;
+  let least = 14; // of the plot's units: a finger does not hit a point
+  for (const circle of svg.querySelectorAll(".points circle:not(.end)")) {
+    const away = Math.hypot(circle.cx.baseVal.value - at.x, circle.cy.baseVal.value - at.y);
+    if (away < least) [best, least] = [circle, away];
+  }
+  return best?.closest("[data-case]");
+}
+
+element.addEventListener("click", (event) => {
+  const svg = event.target.closest("svg");
+  open(event.target.closest("[data-case]:is(button, circle, g)") ?? (svg && nearestPoint(svg, event)));
+});
+
+element.addEventListener("keydown", (event) => {
+  const row = event.target.closest("li");
+  const sibling = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
+  const step = { ArrowLeft: ".previous", ArrowRight: ".next" }[event.key];
+  if (sibling) sibling.querySelector("button").focus();
+  else if (step) document.querySelector(`#failures-detail ${step}`)?.click();
+  else return;
+  event.preventDefault();
+});
+
+// The open case is marked among the points and in the list, wherever it was opened.
+if (element.closest("#failures-detail") || element.querySelector("#failures-detail")) {
+  watch("value", () => {
+    const current = document.querySelector("#failures-detail .failure")?.dataset.case;
+    for (const part of document.querySelectorAll("#failures-scatter, #failures-list")) {
+      part.querySelectorAll("[aria-current]").forEach((mark) => mark.removeAttribute("aria-current"));
+      const mark = part.querySelector(`[data-case="${CSS.escape(current ?? "")}"]`);
+      mark?.setAttribute("aria-current", "true");
+      if (mark?.matches("button")) mark.scrollIntoView({ block: "nearest" });
+      else mark?.parentNode.append(mark); // on top of its neighbours
+    }
+  });
+}

@@ -1,0 +1,14 @@
+() => {
+  // A link that names a tab opens it, once the page has drawn the tabs.
+  const tab = new URLSearchParams(location.search).get("tab");
+  if (!/^[a-z]+$/.test(tab ?? "")) return;
+  const open = () => {
+    const button = document.getElementById(`${tab}-tab-button`);
+    button?.click();
+    return Boolean(button);
+  };
+  if (open()) return;
+  const watch = new MutationObserver(() => open() && watch.disconnect());
+  watch.observe(document.body, { childList: true, subtree: true });
+  setTimeout(() => watch.disconnect(), 10000);
+}

@@ -1,0 +1,135 @@
+"""Many annotators at once, and writers that are killed: what was acknowledged is there, once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from made_up_items import made_up_item
+from sqlalchemy import func, select
+
+from annotation.store import Database
+from annotation.store.corrections import Draft, Said, Saved, StaleError, save
+from annotation.store.models import Correction, Submission
+from annotation.store.opinions import opinions
+from m3agiqa import Aspect, MosScale
+
+ANNOTATORS = 20
+ITEMS = 100
+SCALE = MosScale(1, 5)
+
+FORK = multiprocessing.get_context("fork")  # torch takes seconds to import anew
+
+
+def draft(item: int, annotator: str) -> Draft:
+    said = tuple(
+        Said(aspect, 1 + item % 5, SCALE, f"{annotator} on {item}", tags=("missed flaw",))
+        for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY)
+    )
+    return Draft(f"{annotator} {item}", item, annotator, said)
+
+
+def saved(database: Database, what: Draft) -> Saved:
+    return database.transact(lambda session: save(session, what))
+
+
+def test_twenty_annotators_save_two_thousand_corrections(
+    database: Database, new_item: Callable[..., int]
+) -> None:
+    items = [new_item(number) for number in range(ITEMS)]
+
+    def annotate(annotator: str) -> list[Saved]:
+        mine = random.Random(annotator).sample(items, ITEMS // 2)
+        return [saved(database, draft(item, annotator)) for item in mine]  # two corrections each
+
+    people = [f"annotator {number}" for number in range(ANNOTATORS)]
+    with ThreadPoolExecutor(ANNOTATORS) as threads:
+        acknowledged = [one for answers in threads.map(annotate, people) for one in answers]
+
+    ids = [number for one in acknowledged for number in one.corrections.values()]
+    assert len(ids) == len(set(ids)) == ANNOTATORS * ITEMS == 2000
+    with database.reading() as session:
+        table = opinions(session)
+    assert sorted(table.correction_id) == sorted(ids)
+    for row in table.itertuples():
+        assert (row.description, row.score) == (f"{row.annotator} on {row.item_id}", 1 + row.item_id % 5)
+        assert row.tags == ("missed flaw",)
+
+
+def test_tabs_that_save_the_same_item_at_the_same_time(
+    database: Database, new_item: Callable[..., int]
+) -> None:
+    item = new_item()
+
+    def save_from_tab(number: int) -> bool:
+        said = Said(Aspect.QUALITY, 1 + number % 5, SCALE)
+        try:
+            saved(database, Draft(f"tab {number}", item, "ann", (said,)))
+        except StaleError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        succeeded = list(threads.map(save_from_tab, range(8)))
+    assert succeeded.count(True) == 1
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Submission)) == 1
+        row = opinions(session).iloc[0]
+    assert row.score == 1 + succeeded.index(True) % 5
+
+
+def test_a_request_that_arrives_several_times_at_once_is_saved_once(
+    database: Database, new_item: Callable[..., int]
+) -> None:
+    what = draft(new_item(), "ann")
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: saved(database, what), range(8)))
+    assert [answer.again for answer in answers].count(False) == 1
+    assert len({answer.submission_id for answer in answers}) == 1
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Correction)) == 2
+
+
+def write_for_ever(url: str, items: list[int], writer: int, acknowledged: Connection) -> None:
+    database = Database.open(url)
+    for number, item in enumerate(items):
+        saved(database, draft(item, f"writer {writer} {number % 7}"))
+        acknowledged.send((f"writer {writer} {number % 7}", item))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
+    sqlite_url: str, sqlite_database: Database, tmp_path: Path
+) -> None:
+    items = [made_up_item(sqlite_database, number) for number in range(300)]
+    sqlite_database.close()
+    acknowledged: set[tuple[str, int]] = set()
+    for writer in range(8):
+        listening, telling = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=write_for_ever, args=(sqlite_url, items, writer, telling))
+        process.start()
+        telling.close()
+        acknowledged.add(listening.recv())
+        time.sleep(random.uniform(0, 0.15))
+        process.kill()
+        process.join()
+        try:
+            while True:
+                acknowledged.add(listening.recv())
+        except EOFError:
+            pass
+        with sqlite3.connect(tmp_path / "annotations.db") as plain:
+            assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with sqlite_database.reading() as session:
+        table = opinions(session)
+    kept = table.groupby(["annotator", "item_id"]).size()
+    assert acknowledged <= set(kept.index)
+    assert set(kept) == {2}  # both aspects of a submission, or neither

@@ -1,0 +1,108 @@
+"""Files given on the Annotate tab, on their way into the queue."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from sqlalchemy import select
+
+from annotation.access import Access, Forbidden, Person, Role
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.store.models import Item, QueueEntry
+from annotation.ui.annotate_tab import ImportHandlers
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.studio import Studio
+
+REQUEST = SimpleNamespace(username=None)
+
+
+@pytest.fixture
+def studio(store: Store, loader: ModelLoader, tmp_path: Path) -> Studio:
+    return Studio(Settings(data=tmp_path), store, Access(), loader)
+
+
+@pytest.fixture
+def give(tmp_path: Path):
+    """A file as Gradio hands it over: in a folder of its own, its owner's name beside it."""
+    numbers = iter(range(100))
+
+    def give(name: str, content: bytes) -> dict[str, str]:
+        path = tmp_path / "uploads" / f"{next(numbers)}" / "file"
+        path.parent.mkdir(parents=True)
+        path = path.with_suffix(Path(name).suffix)
+        path.write_bytes(content)
+        return {"path": str(path), "orig_name": name}
+
+    return give
+
+
+def bring_in(studio: Studio, files: list[dict] | None, name: str = "", overlap: float | None = 1) -> str:
+    return ImportHandlers(studio).bring_in(REQUEST, files, name, overlap, lambda *_, **__: None)
+
+
+def items(studio: Studio) -> list[tuple[str, str, int]]:
+    """Prompt, source and overlap of all items in the queue."""
+    query = select(Item, QueueEntry.overlap).join(QueueEntry).order_by(Item.id)
+    with studio.store.database.reading() as session:
+        return [(item.prompt.text, item.source, overlap) for item, overlap in session.execute(query)]
+
+
+def test_images_find_their_prompts_beside_them(studio, give, png):
+    shown = bring_in(studio, [give("fox.png", png(1)), give("fox.txt", b"a red fox"), give("b.png", png(2))])
+    assert "2 images added" in shown
+    assert sorted(items(studio)) == [("", "3 files", 1), ("a red fox", "3 files", 1)]
+
+
+def test_a_csv_finds_its_images_among_the_files(studio, give, png):
+    table = give("list.csv", b"image,prompt\nfox.png,a fox\nmissing.png,a ghost\n")
+    shown = bring_in(studio, [table, give("fox.png", png(1))], name="first round", overlap=3)
+    assert "There is no file missing.png" in shown
+    assert items(studio) == [("a fox", "first round", 3)]
+
+
+def test_files_of_the_same_name_from_different_folders(studio, give, png):
+    assert "2 images added" in bring_in(studio, [give("a.png", png(1)), give("a.png", png(2))])
+
+
+def test_a_zip_and_images_at_once(studio, give, png, tmp_path):
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        archive.writestr("a.png", png(1))
+    files = [give("made.zip", (tmp_path / "made.zip").read_bytes()), give("b.png", png(2))]
+    bring_in(studio, files)
+    assert len(items(studio)) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "overlap", "sentence"),
+    [
+        (None, 1, "Choose images, a ZIP archive or a CSV file first."),
+        ([("notes.doc", b"hello")], 1, "There is no image, ZIP archive or CSV"),
+        ([("a.zip", b"PK nothing")], 1, "ZIP"),
+        ([("a.csv", b"")], 1, "a.csv"),
+        ([("a.png", b"hello")], 1, "This is not an image"),
+        ([("<b>.csv", b"")], 1, "&lt;b&gt;.csv"),
+        ([("a.png", b"hello")], 0, "An image needs at least 1 annotator"),
+        ([("a.png", b"hello")], None, "An image needs at least 1 annotator"),
+    ],
+)
+def test_what_cannot_be_imported_is_told(studio, give, files, overlap, sentence):
+    given = None if files is None else [give(name, content) for name, content in files]
+    shown = bring_in(studio, given, overlap=overlap)
+    assert sentence in shown
+    assert "/uploads/" not in shown, "no path of the server"
+    assert items(studio) == []
+
+
+def test_viewers_cannot_import(studio, give, png):
+    class OnlyLooking(Access):
+        def require(self, request: gr.Request, role: Role) -> Person:
+            raise Forbidden("Sign in as an annotator to do this.")
+
+    viewers = Studio(studio.settings, studio.store, OnlyLooking(), studio.loader)
+    assert "Sign in as an annotator" in bring_in(viewers, [give("a.png", png(1))])
+    assert items(studio) == []

@@ -1,0 +1,226 @@
+"""Who sees which figures, and what an export takes with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opinions_given import crowd, picture, say
+from sqlalchemy import select
+
+from annotation.access import Access, Forbidden, Person, Role
+from annotation.settings import Settings
+from annotation.statistics.overview import overview
+from annotation.store import Store
+from annotation.store.models import AuditEntry
+from annotation.ui import data_figures as figures
+from annotation.ui.data_tab import DataHandlers, means_csv
+from annotation.ui.export_versions import ExportVersions
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import InputError
+
+REQUEST = None  # no handler here looks at the request itself
+EVERYTHING = {
+    "name": "mine",
+    "aspects": list(Aspect),
+    "min_raters": 1,
+    "generators": [],
+    "sources": [],
+    "method": "p910",
+    "gold": False,
+}
+PEOPLE = {"<ann>": 0.5, "bob": 0.0, "kim": -0.5}
+
+
+class As(Access):
+    """Whoever asks has this name and role."""
+
+    has_login = True
+
+    def __init__(self, name: str, role: Role) -> None:
+        self.name, self.role = name, role
+
+    def person(self, request: object) -> Person:
+        return Person(self.name, self.role)
+
+
+@pytest.fixture
+def handlers(store: Store, loader: ModelLoader, tmp_path: Path):
+    def make(name: str = "kim", role: Role = Role.ADMIN) -> DataHandlers:
+        return DataHandlers(Studio(Settings(data=tmp_path / "data"), store, As(name, role), loader))
+
+    return make
+
+
+def texts(shown: tuple[Any, ...]) -> str:
+    return "\n".join(each for each in shown if isinstance(each, str))
+
+
+def exported(handlers: DataHandlers, **changes: Any) -> tuple[str, Any, Any]:
+    return handlers.export(REQUEST, *(EVERYTHING | changes).values())
+
+
+class TestWhoSeesWhat:
+    def test_an_empty_database_says_how_to_begin(self, handlers) -> None:
+        _message, summary, *others = handlers().show(REQUEST)[:6]
+        assert "Nobody has given an opinion yet" in summary
+        assert others == [""] * 4
+        assert "Opinions in force" in summary and ">0<" in summary
+
+    def test_viewers_see_counts_and_no_names(self, handlers, store: Store) -> None:
+        crowd(store, 6, PEOPLE)
+        shown = handlers("eve", Role.VIEWER).show(REQUEST)
+        assert "Opinions in force" in texts(shown) and "Krippendorff" in texts(shown)
+        assert not any(name in texts(shown) for name in ("ann&gt;", "bob", "kim", "Least certain"))
+        assert not any(update.get("visible") for update in shown if isinstance(update, dict))
+
+    def test_annotators_see_their_own_figures_and_nobody_elses(self, handlers, store: Store) -> None:
+        crowd(store, 6, PEOPLE)
+        shown = handlers("kim", Role.ANNOTATOR).show(REQUEST)
+        assert "Your own figures" in texts(shown) and ">kim<" in texts(shown)
+        assert "ann&gt;" not in texts(shown) and "bob" not in texts(shown)
+        assert not any(update.get("visible") for update in shown if isinstance(update, dict))
+
+    def test_admins_see_all_with_names_escaped(self, handlers, store: Store) -> None:
+        crowd(store, 6, PEOPLE)
+        item = picture(store, 99, prompt="<script>alert(1)</script>")
+        for name in PEOPLE:
+            say(store, name, item, {Aspect.CORRESPONDENCE: 1.0 if name == "bob" else 5.0})
+        text = texts(handlers().show(REQUEST))
+        assert "&lt;ann&gt;" in text and "bob" in text and "<ann>" not in text
+        assert "Least certain images" in text
+        assert "&lt;script&gt;" in text and "<script>" not in text
+
+    @pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
+    def test_only_admins_export(self, handlers, store: Store, role: Role) -> None:
+        crowd(store, 2, PEOPLE)
+        message, versions, _file = exported(handlers("eve", role))
+        assert "this takes an admin" in message and "choices" not in versions
+        made = exported(handlers())[1]["value"]
+        message, file = handlers("eve", role).choose(REQUEST, made)
+        assert "this takes an admin" in message and not file.get("value")
+
+    def test_who_is_no_longer_a_user_sees_nothing(self, handlers, store: Store) -> None:
+        crowd(store, 2, PEOPLE)
+
+        def gone(request: object) -> Person:
+            raise Forbidden("You are no longer a user of this server; sign in again.")
+
+        tab = handlers()
+        tab.studio.access.person = gone
+        message, *others = tab.show(REQUEST)
+        assert "no longer a user" in message
+        assert others[:5] == [""] * 5 and not any(update.get("value") for update in others[5:])
+        assert "no longer a user" in exported(tab)[0]
+
+    def test_figures_follow_new_opinions(self, handlers, store: Store) -> None:
+        tab = handlers()
+        tab.show(REQUEST)
+        say(store, "kim", picture(store, 1), {Aspect.QUALITY: 3.0})
+        assert ">kim<" in texts(tab.show(REQUEST))
+
+
+class TestFigures:
+    def test_a_coefficient_says_what_it_rests_on_and_a_missing_one_why(self, store: Store) -> None:
+        crowd(store, 6, {"ann": 0.5, "bob": 0.0})
+        with store.database.reading() as session:
+            found = overview(session)
+        html = figures.agreement(found)
+        assert "<b>1.00</b><small>6 images, 2 people</small>" in html
+        assert "No two images have been scored by two people." in html  # of the other aspects
+        assert "nan" not in html + figures.mean_opinions(found) + figures.annotators(found.annotators, "All")
+
+    def test_the_csv_has_every_mean_with_its_interval_where_one_is_known(self, store: Store) -> None:
+        items = crowd(store, 6, {"ann": 0.5, "bob": 0.0})
+        alone = picture(store, 50)
+        say(store, "solo", alone, {Aspect.AUTHENTICITY: 2.0})
+        with store.database.reading() as session:
+            found = overview(session)
+        rows = list(csv.DictReader(io.StringIO(means_csv(found))))
+        assert [int(row["item"]) for row in rows] == [*items, alone]
+        assert (rows[-1]["mos"], rows[-1]["low"], rows[-1]["raters"]) == ("2.0000", "", "1")
+        first = found.aspects[Aspect.QUALITY].scaling.opinions[items[0]]
+        assert float(rows[0]["mos"]) == pytest.approx(first.mos, abs=1e-4)
+        assert not math.isnan(first.low) and float(rows[0]["low"]) == pytest.approx(first.low, abs=1e-4)
+
+
+class TestExport:
+    def test_a_version_is_kept_offered_and_written_into_the_trail(self, handlers, store: Store) -> None:
+        crowd(store, 3, PEOPLE)
+        message, versions, file = exported(handlers())
+        name = versions["value"]
+        assert f"Exported {name}: 3 images" in message
+        assert [value for _title, value in versions["choices"]] == [name]
+        with zipfile.ZipFile(file["value"]) as archive:
+            names = archive.namelist()
+        assert f"{name}/manifest.json" in names and f"{name}/samples.jsonl" in names
+        assert sum(each.startswith(f"{name}/images/") for each in names) == 3
+        with store.database.reading() as session:
+            entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "export")).one()
+        assert entry.details == {"version": name}
+        assert handlers().show(REQUEST)[-2]["value"] == name, "it is there for the next visit, too"
+
+    def test_the_same_annotations_are_the_same_version(self, handlers, store: Store) -> None:
+        crowd(store, 2, PEOPLE)
+        exported(handlers())
+        again = exported(handlers())[1]
+        assert len(again["choices"]) == 1
+        say(store, "kim", picture(store, 9), {Aspect.QUALITY: 3.0})
+        assert len(exported(handlers())[1]["choices"]) == 2
+
+    @pytest.mark.parametrize(
+        "changes, sentence",
+        [
+            ({"name": "../../etc"}, "cannot be an export"),
+            ({"name": None}, "cannot be an export"),
+            ({"aspects": []}, "No aspect was chosen"),
+            ({"aspects": ["beauty"]}, "no aspect"),
+            ({"aspects": 3}, "No aspect"),
+            ({"min_raters": None}, "whole number"),
+            ({"min_raters": 1.5}, "whole number"),
+            ({"min_raters": 4}, "ask for fewer annotators"),
+            ({"sources": ["dogs"]}, "None of the images"),
+            ({"method": "median"}, "median"),
+            ({"method": ["p910"]}, "MOS method"),
+        ],
+    )
+    def test_what_cannot_be_exported_is_told(
+        self, handlers, store: Store, changes: dict[str, Any], sentence: str
+    ) -> None:
+        crowd(store, 2, PEOPLE)
+        tab = handlers()
+        message, versions, _file = exported(tab, **changes)
+        assert sentence in message and 'role="alert"' in message
+        assert "choices" not in versions
+        assert tab.versions.all() == []
+
+    def test_nothing_to_export_is_told(self, handlers) -> None:
+        assert "no annotations yet" in exported(handlers())[0]
+
+    @pytest.mark.parametrize("name", ["../annotations", "", None, ["mine"]])
+    def test_only_versions_can_be_downloaded(self, handlers, store: Store, name: object) -> None:
+        crowd(store, 1, PEOPLE)
+        exported(handlers())
+        message, file = handlers().choose(REQUEST, name)
+        assert "no longer there" in message and not file.get("value")
+
+    def test_a_folder_that_cannot_be_written_is_told(self, store: Store, tmp_path: Path) -> None:
+        crowd(store, 1, PEOPLE)
+        (tmp_path / "exports").write_text("a file where the folder should be")
+        with pytest.raises(InputError, match="cannot be written"):
+            ExportVersions(tmp_path / "exports").make(store, name="mine")
+
+    def test_files_that_are_no_exports_are_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.zip").write_bytes(b"no archive")
+        with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+            archive.writestr("other/manifest.json", "[]")
+            archive.writestr("more/manifest.json", '{"created": "now", "counts": {}}')
+        (tmp_path / "more.zip").write_bytes((tmp_path / "other.zip").read_bytes())
+        assert ExportVersions(tmp_path).all() == []

@@ -1,0 +1,305 @@
+"""The Failure cases tab's handlers, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import asdict, fields
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qsl
+
+import gradio as gr
+import pytest
+from PIL import Image
+from seeded_cases import add, judge, picture, say, write_run
+from sqlalchemy import func, select
+
+from annotation.access import Access, Forbidden, Person, Role
+from annotation.failures.view import Order, View
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.store.models import QueueEntry
+from annotation.ui.failures_tab import NO_SCORES, NOTHING, FailuresHandlers, failures_tab
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect
+
+OF_RUN = {"data": "run:ffffffffffff", "model": "run:one/report/predictions.csv"}
+SHOWN = ("message", "agreement", "scatter", "list", "detail", "link", "case")
+BOTH = {Aspect.QUALITY: 4.0, Aspect.AUTHENTICITY: 3.0}
+
+
+class RoleOnly(Access):
+    """A login where everybody has one role; None for somebody who may not even look."""
+
+    has_login = True
+
+    def __init__(self, role: Role | None) -> None:
+        self.role = role
+
+    def person(self, request: gr.Request) -> Person:
+        if self.role is None:
+            raise Forbidden("You are no longer a user of this server; sign in again.")
+        return Person("mallory", self.role)
+
+
+@pytest.fixture
+def studio(store: Store, loader: ModelLoader, tmp_path: Path) -> Studio:
+    """Two items: a red one that is far off in quality, and a green one that is not."""
+    for colour, quality in (("red", 1.0), ("green", 3.5)):
+        item = add(store, colour, f"a {colour} <b>square</b>", "dalle" if colour == "red" else None)
+        judge(store, item, BOTH)
+        judge(store, item, {Aspect.QUALITY: 2.0}, "second 1.0")
+        say(store, item, {Aspect.QUALITY: quality}, "Ann Bee", description="Mine & yours", tags=("blur",))
+    return Studio(Settings(data=tmp_path, runs=tmp_path / "runs"), store, Access(), loader)
+
+
+@pytest.fixture
+def handlers(studio: Studio) -> FailuresHandlers:
+    return FailuresHandlers(studio)
+
+
+def as_role(studio: Studio, role: Role | None) -> FailuresHandlers:
+    return FailuresHandlers(Studio(studio.settings, studio.store, RoleOnly(role), studio.loader))
+
+
+def asked(**query: str) -> SimpleNamespace:
+    return SimpleNamespace(query_params=query, username="mallory")
+
+
+def values(**changes: object) -> list[object]:
+    """Of the controls: of the database's first model, unless something else is said."""
+    return [getattr(View(**{"data": "db", "model": "db:1", **changes}), field.name) for field in fields(View)]
+
+
+def shown(outputs: tuple) -> dict[str, str]:
+    return dict(zip(SHOWN, outputs[-len(SHOWN) :], strict=True))
+
+
+def run_row(image: Path) -> dict[str, object]:
+    return {"sample": "s1", "image": image, "aspect": "quality", "mos": 3, "predicted": 2}
+
+
+def said(html: str) -> str:
+    """The sentence in a message."""
+    return re.sub(r"<[^>]+>", "", html)
+
+
+def colour_of(detail: str) -> tuple[int, ...]:
+    """Of the middle of the image in a detail."""
+    url = re.search(r'src="data:image/jpeg;base64,([^"]+)"', detail)[1]
+    image = Image.open(io.BytesIO(base64.b64decode(url)))
+    return image.getpixel((image.width // 2, image.height // 2))
+
+
+def test_the_worst_case_is_open_first(handlers: FailuresHandlers) -> None:
+    page = shown(handlers.show(asked(), *values()))
+    assert page["case"] == "1|quality"
+    assert page["scatter"].count("<circle") == page["list"].count("<li>") == 2
+    assert colour_of(page["detail"])[0] > 200
+    assert "Case 1 of 2" in page["detail"]
+    assert page["detail"].count('<section class="aspect') == 1, "authenticity has no human score yet"
+    assert "2 more judgements" in page["agreement"]
+
+
+def test_all_texts_are_escaped(handlers: FailuresHandlers) -> None:
+    page = "".join(shown(handlers.show(asked(), *values())).values())
+    assert "<b>square</b>" not in page and escape("<b>square</b>") in page
+    assert "Mine &amp; yours" in page
+
+
+def test_a_click_opens_the_case_and_nothing_else_changes(handlers: FailuresHandlers) -> None:
+    event = SimpleNamespace(case="2|quality")
+    message, detail, link, case = handlers.choose(asked(), event, *values(order=Order.BEST))
+    assert said(message) == "" and case == "2|quality"
+    red, green, _ = colour_of(detail)
+    assert green > 100 > red
+    assert "case=2%7Cquality" in link and "order=best" in link
+    assert 'data-case="1|quality">Next' in detail, "the neighbours are those of the order"
+
+
+@pytest.mark.parametrize("case", ["9|quality", "1|beauty", "", "<script>", "1|authenticity"])
+def test_a_case_that_is_not_there_is_told(handlers: FailuresHandlers, case: str) -> None:
+    message, *rest = handlers.choose(asked(), SimpleNamespace(case=case), *values())
+    assert "no longer among the selected" in said(message)
+    assert rest == [gr.skip()] * 3
+
+
+def test_a_link_reopens_its_view(handlers: FailuresHandlers) -> None:
+    view = View(data="db", model="db:1", other="db:2", aspect="quality", least=0.5, order=Order.GAIN)
+    first = shown(handlers.show(asked(), *values(**asdict(view))))
+    query = re.search(r'href="\?([^"]+)"', first["link"])[1].replace("&amp;", "&")
+    opened, *outputs = handlers.open(asked(**dict(parse_qsl(query))), False, *values(aspect="authenticity"))
+    updates = dict(zip([field.name for field in fields(View)], outputs, strict=False))
+    assert opened
+    assert {
+        name: updates[name]["value"] for name in ("data", "model", "other", "aspect", "least", "order")
+    } == {
+        "data": "db",
+        "model": "db:1",
+        "other": "db:2",
+        "aspect": "quality",
+        "least": 0.5,
+        "order": "gain",
+    }
+    assert shown(outputs) == first
+
+
+def test_a_link_to_a_model_that_is_gone_says_so(handlers: FailuresHandlers) -> None:
+    _, *outputs = handlers.open(asked(data="db", model="db:77"), False, *values())
+    assert "model version is no longer there" in said(shown(outputs)["message"])
+    assert shown(outputs)["detail"]
+
+
+def test_coming_back_to_the_tab_keeps_the_view_and_brings_what_is_new(
+    handlers: FailuresHandlers, studio: Studio
+) -> None:
+    say(studio.store, 1, {Aspect.AUTHENTICITY: 1.0})
+    _, *outputs = handlers.open(asked(aspect="quality"), True, *values(aspect="authenticity"))
+    assert shown(outputs)["case"] == "1|authenticity"
+
+
+def test_two_models_stand_side_by_side(handlers: FailuresHandlers) -> None:
+    page = shown(handlers.show(asked(), *values(other="db:2", order=Order.GAIN)))
+    assert "first 1.0 on quality" in page["detail"] and "second 1.0 on quality" in page["detail"]
+    assert "second 1.0</b> is nearer to people in 1 of 2 cases" in page["agreement"]
+    assert page["scatter"].count('class="nearer"') == page["scatter"].count('class="further"') == 1
+    assert page["case"] == "1|quality"
+
+
+def test_filters_that_leave_nothing_say_so(handlers: FailuresHandlers) -> None:
+    page = shown(handlers.show(asked(), *values(text="no such prompt")))
+    assert "No case matches" in page["scatter"] and page["detail"] == page["case"] == ""
+    assert "nothing to download" in said(handlers.export(asked(), *values(text="no such prompt"))[0])
+    assert "nothing to queue" in said(handlers.queue(asked(), 1, *values(text="no such prompt")))
+
+
+def test_a_limit_that_is_none_is_told(handlers: FailuresHandlers) -> None:
+    given = values()
+    given[[field.name for field in fields(View)].index("least")] = -1
+    assert "from 0 up" in said(shown(handlers.show(asked(), *given))["message"])
+    assert "from 0 up" in said(shown(handlers.arrange(asked(), *given))["message"])
+
+
+def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(
+    handlers: FailuresHandlers,
+) -> None:
+    assert "nothing can correlate" in shown(handlers.show(asked(), *values()))["agreement"]
+
+
+# --- what can be missing -----------------------------------------------------------------------
+
+
+def test_nothing_at_all_is_a_sentence(store: Store, loader: ModelLoader, tmp_path: Path) -> None:
+    handlers = FailuresHandlers(Studio(Settings(data=tmp_path, runs=tmp_path / "x"), store, Access(), loader))
+    _, *outputs = handlers.open(asked(), False, *values())
+    assert said(shown(outputs)["message"]) == escape(NOTHING)
+    judge(store, add(store), BOTH)
+    _, *outputs = handlers.open(asked(), False, *values())
+    assert said(shown(outputs)["message"]) == NO_SCORES
+    write_run(tmp_path / "x", "one", [run_row(tmp_path / "x.png")])
+    _, *outputs = handlers.open(asked(data="run:ffffffffffff"), False, *values())
+    assert shown(outputs)["case"] == "s1|quality"
+
+
+def test_an_image_that_was_moved_is_told_without_its_place(
+    studio: Studio, handlers: FailuresHandlers
+) -> None:
+    for path in studio.settings.images.rglob("*.png"):
+        path.unlink()
+    detail = shown(handlers.show(asked(), *values()))["detail"]
+    assert "no longer where it was" in detail and "second" not in detail
+    assert str(studio.settings.data) not in detail
+
+
+def test_a_broken_report_is_told_and_the_database_can_still_be_chosen(
+    studio: Studio, handlers: FailuresHandlers, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", "one", [{"sample": 1}])
+    outputs = handlers.arrange(asked(), *values(**OF_RUN))
+    assert "lacks the columns" in said(shown(outputs)["message"])
+    assert [key for _, key in outputs[0]["choices"]] == ["db", "run:ffffffffffff"]
+    assert shown(handlers.arrange(asked(), *values()))["detail"]
+
+
+def test_a_damaged_image_of_a_run_is_told(handlers: FailuresHandlers, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(picture("red")[:60])
+    write_run(tmp_path / "runs", "one", [run_row(tmp_path / "x.png")])
+    page = shown(handlers.arrange(asked(), *values(**OF_RUN)))
+    assert "damaged or cut off" in page["detail"]
+    assert "None of the images" in said(handlers.queue(asked(), 1, *values(**OF_RUN)))
+
+
+# --- what is taken out, and by whom ------------------------------------------------------------
+
+
+def test_the_selection_is_exported(handlers: FailuresHandlers) -> None:
+    _, file = handlers.export(asked(), *values(text="red"))
+    assert file["name"].endswith(".csv")
+    header, row = file["text"].split("\r\n")[:2]
+    assert header.startswith("item,image,aspect,prompt") and row.startswith("1,")
+    assert "Ann Bee" not in file["text"]
+
+
+def test_an_annotator_queues_the_selection(studio: Studio) -> None:
+    told = as_role(studio, Role.ANNOTATOR).queue(asked(), 3, *values(text="red"))
+    assert said(told) == "1 image is in the annotation queue for 3 annotators each."
+    with studio.store.database.reading() as session:
+        assert session.execute(select(QueueEntry.item_id, QueueEntry.overlap)).all() == [(1, 3)]
+
+
+def test_images_of_a_run_come_into_the_store_with_the_queue(
+    studio: Studio, handlers: FailuresHandlers, tmp_path: Path
+) -> None:
+    (tmp_path / "x.png").write_bytes(picture("blue"))
+    write_run(tmp_path / "runs", "one", [run_row(tmp_path / "x.png")])
+    told = handlers.queue(asked(), 2, *values(**OF_RUN))
+    assert "1 image is in the annotation queue" in said(told)
+    with studio.store.database.reading() as session:
+        [entry] = session.scalars(select(QueueEntry))
+        assert studio.store.images.path(entry.item.image.file).read_bytes() == picture("blue")
+        assert (entry.overlap, entry.item.source) == (2, "Runs on drawings (ffffff)")
+
+
+@pytest.mark.parametrize("overlap", [None, 0, -1, 1.5, 1000, float("nan")])
+def test_a_number_of_annotators_that_is_none_is_told(
+    handlers: FailuresHandlers, overlap: float | None
+) -> None:
+    assert "whole number" in said(handlers.queue(asked(), overlap, *values()))
+
+
+def test_a_viewer_sees_scores_but_no_names_and_cannot_queue(studio: Studio) -> None:
+    handlers = as_role(studio, Role.VIEWER)
+    page = shown(handlers.show(asked(), *values()))
+    assert "MOS of people" in page["detail"] and "Person 1" in page["detail"]
+    assert "Ann Bee" not in "".join(page.values())
+    assert "Ann Bee" in shown(as_role(studio, Role.ANNOTATOR).show(asked(), *values()))["detail"]
+    assert "takes an annotator" in said(handlers.queue(asked(), 1, *values()))
+    with studio.store.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(QueueEntry)) == 0
+    buttons = handlers.arrange(asked(), *values())[len(fields(View)) - 1]
+    assert buttons["visible"] is False
+
+
+def test_who_is_no_user_any_more_sees_nothing(studio: Studio) -> None:
+    handlers = as_role(studio, None)
+    outputs = [
+        shown(handlers.show(asked(), *values())),
+        shown(handlers.arrange(asked(), *values())),
+        shown(handlers.open(asked(), False, *values())),
+    ]
+    for page in outputs:
+        assert "sign in again" in said(page.pop("message")) and not any(page.values())
+    message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
+    assert "sign in again" in said(message) and rest == [gr.skip()] * 3
+    message, file = handlers.export(asked(), *values())
+    assert "sign in again" in said(message) and file == gr.skip()
+
+
+def test_no_event_of_the_tab_is_an_open_endpoint(studio: Studio) -> None:
+    with gr.Blocks() as demo, gr.Tab("Failure cases") as tab:
+        failures_tab(studio, tab, demo)
+    assert demo.get_api_info()["named_endpoints"] == {}

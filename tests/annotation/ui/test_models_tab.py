@@ -1,0 +1,235 @@
+"""Promotion is for admins, is remembered, and never leaves the app without a model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import select
+
+from annotation.access import Access, Forbidden, Person, Role
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.store.models import AuditEntry
+from annotation.store.promotions import promote, promoted
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.models_tab import ModelsHandlers, models_list
+from annotation.ui.serving import Offer, model_to_serve, offers
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint import CARD_FILE, Card, write_card
+from m3agiqa.errors import WeightsError
+from m3agiqa.registry import Agreement, Compared, Comparison, register
+
+REQUEST = None  # no handler here looks at the request itself
+COMPARISON = Comparison(
+    "nano 0.2.0",
+    "mine 1",
+    (
+        Compared("people", Aspect.QUALITY, 40, Agreement(0.4, 0.5, 1.2, -0.8), Agreement(0.7, 0.6, 0.5, 0.1)),
+        Compared("data", Aspect.QUALITY, 9, None, Agreement(math.nan, 0.2, 0.5, 0.0)),
+    ),
+)
+
+
+class As(Access):
+    """Whoever asks has this role."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    def person(self, request: object) -> Person:
+        return Person("kim", self.role)
+
+
+def registered(settings: Settings, folder: Path, version: str = "1") -> str:
+    """A candidate that has nothing but a card; its name."""
+    folder.mkdir()
+    write_card(Card("mine", version, "nano", "Learned from <people>.", "f", {}, {}), folder)
+    return register(folder, settings.models, COMPARISON).name
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path / "data")
+
+
+@pytest.fixture
+def candidate(settings: Settings, tmp_path: Path) -> str:
+    return registered(settings, tmp_path / "made")
+
+
+class Loading:
+    """Makes assessors that know their model's name, or fails."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def __call__(self, name: str, progress: object) -> SimpleNamespace:
+        if self.fails:
+            raise WeightsError("The weight file x is missing.")
+        return SimpleNamespace(card=SimpleNamespace(title=f"{name} as loaded", learned_from="Something."))
+
+
+@pytest.fixture
+def load() -> Loading:
+    return Loading()
+
+
+@pytest.fixture
+def studio(settings: Settings, store: Store, load: Loading) -> Studio:
+    loader = ModelLoader("nano", load)
+    loader.wait(lambda: False, lambda state: None)
+    return Studio(settings, store, As(Role.ADMIN), loader)
+
+
+def last_promoted(store: Store) -> str | None:
+    with store.database.reading() as session:
+        return promoted(session)
+
+
+def test_an_admin_promotes_and_rolls_back(studio: Studio, candidate: str) -> None:
+    handlers = ModelsHandlers(studio)
+    _, listed = handlers.show(REQUEST)
+    assert f'<button class="promote" type="button" data-model="{candidate}"' in listed
+    assert listed.count("In service") == 1
+
+    message, listed, banner = handlers.serve(REQUEST, candidate)
+    assert message == '<p role="alert"></p>'
+    assert studio.loader.state.assessor.card.title == f"{candidate} as loaded"
+    assert f"<b>{candidate} as loaded</b>" in banner
+    assert '<button class="promote" type="button" data-model="nano"' in listed
+    assert (last_promoted(studio.store), studio.loader.name) == (candidate, candidate)
+
+    handlers.serve(REQUEST, "nano")
+    assert (last_promoted(studio.store), studio.loader.name) == ("nano", "nano")
+    with studio.store.database.reading() as session:
+        trail = session.scalars(select(AuditEntry).order_by(AuditEntry.id)).all()
+    assert [(entry.action, entry.details["model"]) for entry in trail] == [
+        ("promote model", candidate),
+        ("promote model", "nano"),
+    ]
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
+def test_nobody_else_does(studio: Studio, candidate: str, role: Role) -> None:
+    handlers = ModelsHandlers(replace(studio, access=As(role)))
+    with pytest.raises(Forbidden) as refused:
+        As(role).require(REQUEST, Role.ADMIN)
+    message, listed, _ = handlers.serve(REQUEST, candidate)
+    assert str(refused.value)[:20] in message
+    assert "<button" not in listed and candidate in listed
+    assert (last_promoted(studio.store), studio.loader.name) == (None, "nano")
+
+
+def test_what_cannot_be_loaded_leaves_the_old_one_in_service(
+    studio: Studio, candidate: str, load: Loading
+) -> None:
+    old, load.fails = studio.loader.state.assessor, True
+    message, listed, banner = ModelsHandlers(studio).serve(REQUEST, candidate)
+    assert "The weight file x is missing. nano stays in service." in message
+    assert studio.loader.state.assessor is old and "nano as loaded" in banner
+    assert candidate in listed
+    assert last_promoted(studio.store) is None
+    message, *_ = ModelsHandlers(studio).serve(REQUEST, "../../elsewhere")
+    assert "no longer registered" in message
+
+
+def test_a_decision_that_cannot_be_stored_is_not_carried_out(
+    studio: Studio, candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(work: object) -> None:
+        raise WeightsError("The disk is full.")
+
+    broken = SimpleNamespace(transact=full, reading=studio.store.database.reading)
+    handlers = ModelsHandlers(replace(studio, store=SimpleNamespace(database=broken)))
+    message, *_ = handlers.serve(REQUEST, candidate)
+    assert "The disk is full. nano stays in service." in message
+    assert studio.loader.name == "nano"
+
+
+def test_the_promoted_model_is_served_after_a_restart_as_long_as_it_is_there(
+    settings: Settings, store: Store, candidate: str
+) -> None:
+    assert model_to_serve(store, settings) == ("nano", "")
+    store.database.transact(lambda session: promote(session, candidate, "kim"))
+    assert model_to_serve(store, settings) == (candidate, "")
+    shutil.rmtree(settings.models / candidate)
+    model, notice = model_to_serve(store, settings)
+    assert model == "nano"
+    assert notice.startswith(f"nano is served instead of {candidate}, which was promoted. There is no model")
+    listed = models_list(offers(settings), "nano", candidate, may_promote=True)
+    assert f"<b>{candidate}</b> was promoted, but could not be served" in listed
+
+
+def test_a_damaged_promoted_model_is_not_served(settings: Settings, store: Store, candidate: str) -> None:
+    store.database.transact(lambda session: promote(session, candidate, "kim"))
+    (settings.models / candidate / CARD_FILE).write_text("{")
+    model, notice = model_to_serve(store, settings)
+    assert model == "nano" and "is damaged or of another version" in notice
+
+
+def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, candidate: str) -> None:
+    listed = models_list(offers(settings), "nano", None, may_promote=False)
+    assert "&lt;people&gt;" in listed and "<people>" not in listed
+    assert "Quality, scored by people" in listed and "Quality, of the data set" in listed
+    assert '<td class="better">0.400 → <b>0.700</b></td>' in listed
+    assert '<td class="better">−0.800 → <b>+0.100</b></td>' in listed, "nearer to no error"
+    assert '<td class="same">– → <b>–</b></td>' in listed
+    hostile = Offer('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
+    assert "<script>" not in models_list([hostile], "nano", "<i>", may_promote=True)
+    assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
+
+
+# --- switching ------------------------------------------------------------------------------------
+
+
+def never() -> bool:
+    return False
+
+
+def test_who_has_the_old_model_keeps_it_and_the_next_one_gets_the_new() -> None:
+    loader = ModelLoader("old", lambda name, progress: SimpleNamespace(name=name))
+    running = loader.wait(never, lambda state: None)
+    loader.switch("new")
+    assert running.name == "old"
+    assert loader.wait(never, lambda state: None).name == "new"
+
+
+def test_a_switch_while_the_first_model_is_loading_is_final() -> None:
+    go = threading.Event()
+
+    def load(name: str, progress: object) -> SimpleNamespace:
+        if name == "slow":
+            go.wait(5)
+        return SimpleNamespace(name=name)
+
+    loader = ModelLoader("slow", load)
+    before = set(threading.enumerate())
+    loader.start()
+    (loading,) = [each for each in threading.enumerate() if each not in before]
+    loader.switch("quick")
+    go.set()
+    loading.join(5)
+    assert loader.wait(never, lambda state: None).name == "quick"
+
+
+def test_a_switch_mends_a_failed_start() -> None:
+    def load(name: str, progress: object) -> SimpleNamespace:
+        if name == "gone":
+            raise WeightsError("gone")
+        return SimpleNamespace(name=name)
+
+    loader = ModelLoader("gone", load)
+    with pytest.raises(WeightsError):
+        loader.wait(never, lambda state: None)
+    with pytest.raises(WeightsError):
+        loader.switch("gone")
+    loader.switch("there")
+    assert loader.state.error is None
+    assert loader.wait(never, lambda state: None).name == "there"

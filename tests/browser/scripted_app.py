@@ -1,0 +1,93 @@
+"""The whole app as app.py serves it, but with a model that follows a script instead of the default one.
+
+It is ready at once, speaks as fast as SCRIPTED_DELAY (seconds per word, default 0) lets it, and its scores
+follow the image's colours, so that a test knows them: red is quality, green correspondence, blue
+authenticity, each from 1 (none) to 5 (full). Everything else comes from the environment, as for app.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from PIL import ImageStat
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import app
+from annotation.access import Access
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.studio import Studio
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event, clean_prompt
+from m3agiqa.checkpoint import Card
+from m3agiqa.errors import Stopped
+from m3agiqa.images import open_image
+
+SCALE = MosScale(1.0, 5.0)
+DELAY = float(os.environ.get("SCRIPTED_DELAY", "0"))
+
+
+def description(aspect: Aspect) -> str:
+    return f"What a script says of the {aspect} of this image."
+
+
+class ScriptedAssessor:
+    """Speaks and scores like m3agiqa.assessor.Assessor, without weights."""
+
+    card = Card(
+        name="scripted",
+        version="1.0",
+        backbone="script",
+        learned_from="Its scores are the image's colours.",
+        fingerprint=hashlib.sha256(b"scripted").hexdigest(),
+        scales=dict.fromkeys(Aspect, SCALE),
+        predictors={},
+    )
+
+    def stream(
+        self,
+        image: Path,
+        prompt: str | None = None,
+        aspects: Sequence[Aspect] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        prompt = clean_prompt(prompt)
+        colours = ImageStat.Stat(open_image(image)).mean
+        chosen = [aspect for aspect in aspects or Aspect if prompt or not aspect.needs_prompt]
+        words = {aspect: re.findall(r"\s*\S+", description(aspect)) for aspect in chosen}
+        for said in zip(*words.values(), strict=True):
+            yield from map(DescriptionDelta, chosen, said)
+            time.sleep(DELAY)
+            if stop():
+                raise Stopped("Stopped on request.")
+        results = {}
+        for aspect in chosen:
+            mos = SCALE.from_unit(colours[list(Aspect).index(aspect)] / 255)
+            results[aspect] = AspectResult(aspect, description(aspect), SCALE.rating(mos), mos, mos, SCALE)
+            yield results[aspect]
+        yield Assessment(str(image), prompt, results, self.card.title, self.card.learned_from, 0.5)
+
+    def assess(
+        self, image: Path, prompt: str | None = None, aspects: Sequence[Aspect] | None = None
+    ) -> Assessment:
+        *_, assessment = self.stream(image, prompt, aspects)
+        return assessment
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    store = Store.open(settings.database_url, settings.images)
+    loader = ModelLoader("scripted", load=lambda name, progress: ScriptedAssessor())
+    app.serve(Studio(settings, store, Access.from_settings(settings), loader))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,407 @@
+"""The Annotate tab as annotators meet it, with a quick model that follows a script."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import argon2
+import pandas as pd
+import pytest
+from app_server import SCRIPTED, Server, serve
+from PIL import Image
+from playwright.sync_api import Browser, Page, Response, expect
+from sqlalchemy import delete
+
+from annotation.store import Store, queue
+from annotation.store.items import add_item
+from annotation.store.models import Assignment, QueueEntry
+from annotation.store.opinions import opinions
+from annotation.users_file import Role, User, put_user
+
+PASSWORD = "a long password"
+MODEL_SAYS = "What a script says of the quality of this image."
+
+SignIn = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app for a team: ann and ben annotate, vera looks."""
+    folder = tmp_path_factory.mktemp("team")
+    quick = argon2.PasswordHasher(time_cost=1, memory_cost=64)
+    for name, role in (("ann", Role.ANNOTATOR), ("ben", Role.ANNOTATOR), ("vera", Role.VIEWER)):
+        put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
+    with serve(folder / "log.txt", SCRIPTED, M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+        yield running
+
+
+@pytest.fixture
+def team(team_server: Server) -> Server:
+    """The same, with nothing in its queue."""
+    with opened(team_server) as store:
+        for table in (Assignment, QueueEntry):
+            store.database.transact(lambda session, table=table: session.execute(delete(table)))
+    return team_server
+
+
+@pytest.fixture
+def sign_in(browser: Browser, team: Server) -> Iterator[SignIn]:
+    """Opens the Annotate tab for one of the team, in a browser of their own."""
+    contexts = []
+
+    def open_tab(name: str = "ann", **options: object) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.request.post(f"{team.url}/login", form={"username": name, "password": PASSWORD})
+        page = context.new_page()
+        page.goto(team.url)
+        page.get_by_role("tab", name="Annotate").click()
+        expect(page.locator(".annotate")).to_be_visible()
+        return page
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+
+
+@contextmanager
+def opened(server: Server) -> Iterator[Store]:
+    """The running server's own database and images."""
+    store = Store.open(f"sqlite:///{server.data / 'annotations.db'}", server.data / "images")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+_drawn = iter(range(1, 10_000))
+
+
+def png() -> bytes:
+    """An image that no test has had before."""
+    number = next(_drawn)
+    file = io.BytesIO()
+    Image.new("RGB", (320, 240), (number % 256, number * 97 % 256, 120)).save(file, "PNG")
+    return file.getvalue()
+
+
+def fill(server: Server, count: int, prompt: str | None = "a plain colour") -> list[int]:
+    """Put new images into the queue; their items."""
+    with opened(server) as store:
+        images = [store.images.add(png(), "colour.png") for _ in range(count)]
+
+        def add(session) -> list[int]:
+            items = [add_item(session, image, prompt, "test")[0].id for image in images]
+            queue.enqueue(session, items, overlap=1)
+            return items
+
+        return store.database.transact(add)
+
+
+def said(server: Server, items: list[int]) -> pd.DataFrame:
+    """What people say of these items."""
+    with opened(server) as store, store.database.reading() as session:
+        everything = opinions(session)
+    return everything[everything.item_id.isin(items)]
+
+
+def shown(page: Page, other_than: int | None = None) -> int:
+    """The item on show, once there is one (other than the one before)."""
+    number = "" if other_than is None else f':not([data-item="{other_than}"])'
+    tab = page.locator(f'.annotate[data-item]:not([data-item=""]){number}')
+    expect(tab).to_be_visible()
+    return int(tab.get_attribute("data-item"))
+
+
+def spoken(page: Page) -> None:
+    """Until the model's answer is there."""
+    expect(page.locator(".annotate .model-score .rating").first).to_be_visible()
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def text_of(page: Page, aspect: str) -> str:
+    return page.locator(f'[data-aspect="{aspect}"] .text').input_value()
+
+
+def test_ten_images_by_keyboard_only(sign_in: SignIn, team: Server):
+    items = fill(team, 10)
+    page = sign_in()
+    before = None
+    order = []
+    for turn in range(10):
+        order.append(before := shown(page, other_than=before))
+        spoken(page)
+        press(page, str(turn % 5 + 1), "ArrowRight" if turn % 5 < 4 else "ArrowLeft")
+        press(page, "ArrowDown", "a", "ArrowDown", "3", "e")
+        page.keyboard.type(" My own words: 1 2 3 s u a.")
+        press(page, "Control+Enter" if turn % 2 else "Escape")
+        if turn % 2 == 0:
+            press(page, "Enter")
+    expect(page.locator(".annotate .empty")).to_contain_text("Nothing is waiting for you")
+    expect(page.locator(".progress")).to_contain_text("10 of 10 in all")
+    assert sorted(order) == items
+
+    opinions = said(team, items)
+    assert len(opinions) == 30
+    assert set(opinions.annotator) == {"ann"}
+    for turn, item in enumerate(order):
+        of = opinions[opinions.item_id == item].set_index("aspect")
+        assert of.score["quality"] == pytest.approx(turn % 5 + (1.1 if turn % 5 < 4 else 0.9))
+        assert of.description["quality"] == MODEL_SAYS
+        assert of.agrees.to_dict() == {"quality": False, "correspondence": True, "authenticity": False}
+        assert of.score["authenticity"] == 3
+        assert of.description["authenticity"].endswith("My own words: 1 2 3 s u a.")
+        assert 0 < of.seconds["quality"] < 60
+
+
+def test_tags_comment_slider_and_buttons_by_mouse(sign_in: SignIn, team: Server):
+    items = fill(team, 1, prompt=None)
+    page = sign_in()
+    shown(page)
+    spoken(page)
+    assert page.locator(".aspect").count() == 2, "no correspondence without a prompt"
+    card = page.locator('[data-aspect="authenticity"]')
+    card.locator("h3").click()
+    card.get_by_role("slider").fill("2.4")
+    card.get_by_role("button", name="wrong anatomy").click()
+    card.get_by_role("button", name="score too high").click()
+    card.get_by_role("button", name="score too high").click()
+    card.locator(".comment").fill("Six fingers <b>again</b>.")
+    page.get_by_role("button", name="Save and go on").click()
+    expect(page.locator(".annotate [role=alert]")).to_contain_text("There is no score for quality yet")
+    assert said(team, items).empty
+    page.get_by_role("button", name="Save and go on").click()
+    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    [opinion] = said(team, items).to_dict("records")
+    assert (opinion["aspect"], opinion["score"], opinion["tags"]) == ("authenticity", 2.4, ("wrong anatomy",))
+    assert opinion["comment"] == "Six fingers <b>again</b>."
+
+
+def test_blind_mode_really_hides(sign_in: SignIn, team: Server):
+    page = sign_in()
+    expect(page.locator(".annotate .empty")).to_be_visible()
+    page.get_by_label("Blind").check()
+    answers: list[Response] = []
+    page.on("response", lambda response: answers.append(response))
+    items = fill(team, 2)
+    page.get_by_role("button", name="Look again").click()
+    first = shown(page)
+    with page.expect_response(lambda answer: '"state":"ready"' in answer.text(), timeout=20_000):
+        pass  # the model has spoken, and the page has been told
+    page.wait_for_timeout(300)
+
+    def sent() -> list[str]:
+        return [answer.text() for answer in answers if "/run/" in answer.url]
+
+    assert sent(), "the page asks the server"
+    for secret in ("What a script says", '"rating"', '"mos"'):
+        assert not any(secret in text for text in sent()), secret
+    assert "What a script says" not in page.content()
+    assert page.locator(".annotate .rating").count() == 0
+    assert text_of(page, "quality") == ""
+    press(page, "a")
+    expect(page.locator(".annotate [role=alert]")).to_contain_text("give your own score first")
+
+    press(page, "2")
+    expect(page.locator('[data-aspect="quality"] .rating')).to_be_visible()
+    assert text_of(page, "quality") == MODEL_SAYS
+    assert text_of(page, "authenticity") == text_of(page, "correspondence") == ""
+    assert page.locator(".annotate .rating").count() == 1
+    assert not any("says of the authenticity" in text for text in sent())
+    page.reload()
+    page.get_by_role("tab", name="Annotate").click()
+    assert shown(page) == first
+    expect(page.locator('[data-aspect="quality"] .given')).to_have_text("2.0")
+    assert text_of(page, "authenticity") == ""
+    press(page, "ArrowDown", "3", "ArrowDown", "4", "Enter")
+    second = shown(page, other_than=first)
+    press(page, "2")
+    expect(page.locator('[data-aspect="quality"] .rating')).to_be_visible()
+    press(page, "5", "Enter", "Enter")  # changed after the answer was seen; the rest is left out
+    expect(page.locator(".annotate .empty")).to_be_visible()
+    expect(page.locator(".progress")).to_contain_text("2 of 2 in all")
+    blind = said(team, items).groupby("item_id").blind.agg(set)
+    assert blind.to_dict() == {first: {True}, second: {False}}
+
+
+def test_a_zip_is_imported_through_the_page(sign_in: SignIn, tmp_path: Path):
+    archive = tmp_path / "two colours.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("a.png", png())
+        content.writestr("a.txt", "a colour of its own")
+        content.writestr("b.png", png())
+        content.writestr("notes.doc", b"no image")
+    page = sign_in()
+    expect(page.locator(".annotate .empty")).to_contain_text("The queue is empty")
+    page.get_by_text("Add images to the queue").click()
+    page.set_input_files("#import-files input[type=file]", archive)
+    expect(page.locator("#import-files")).to_contain_text("two colours")
+    page.click("#import-start")
+    expect(page.locator("#import-result")).to_contain_text("2 images added")
+    shown(page)
+    expect(page.locator(".progress")).to_contain_text("0 of 2 in all")
+    page.click("#import-start")
+    expect(page.locator("#import-result")).to_contain_text("0 images added, 2 known already")
+
+
+def test_what_cannot_be_imported_is_told(sign_in: SignIn, tmp_path: Path):
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(b"PK no archive")
+    page = sign_in()
+    page.get_by_text("Add images to the queue").click()
+    page.click("#import-start")
+    expect(page.locator("#import-result")).to_contain_text("Choose images")
+    page.set_input_files("#import-files input[type=file]", broken)
+    expect(page.locator("#import-files")).to_contain_text("broken")
+    page.click("#import-start")
+    expect(page.locator("#import-result [role=alert]")).to_contain_text("ZIP")
+
+
+def test_skip_and_undo(sign_in: SignIn, team: Server):
+    items = fill(team, 3)
+    page = sign_in()
+    first = shown(page)
+    press(page, "s")
+    second = shown(page, other_than=first)
+    press(page, "4", "ArrowDown", "2", "c")
+    page.keyboard.type("a comment")
+    press(page, "Escape", "Enter", "Enter")
+    third = shown(page, other_than=second)
+    assert sorted((first, second, third)) == items
+    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    page.reload()  # undo outlasts it
+    page.get_by_role("tab", name="Annotate").click()
+    assert shown(page) == third
+    press(page, "u")
+    assert shown(page, other_than=third) == second
+    expect(page.locator('[data-aspect="quality"] .given')).to_have_text("4.0")
+    expect(page.locator('[data-aspect="correspondence"] .comment')).to_have_value("a comment")
+    assert said(team, items).empty
+    press(page, "5", "Enter", "Enter")
+    shown(page, other_than=second)
+    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    assert sorted(said(team, items).score) == [2, 5]
+    press(page, "u", "u")
+    expect(page.locator(f'.annotate[data-item="{first}"]')).to_be_visible()
+    assert said(team, items).empty
+
+
+def test_two_people_never_get_the_same_item(sign_in: SignIn, team: Server):
+    items = fill(team, 8)
+    pages = {"ann": sign_in("ann"), "ben": sign_in("ben")}
+    before = dict.fromkeys(pages)
+    for _ in range(4):
+        for name, page in pages.items():
+            before[name] = shown(page, other_than=before[name])
+            press(page, "3", "Enter", "Enter")
+    for page in pages.values():
+        expect(page.locator(".annotate .empty")).to_be_visible()
+        expect(page.locator(".progress")).to_contain_text("4 by you")
+    opinions = said(team, items)
+    assert sorted(opinions.item_id) == items, "each once"
+    assert opinions.annotator.value_counts().to_dict() == {"ann": 4, "ben": 4}
+
+
+def test_a_save_that_fails_brings_the_annotator_back(sign_in: SignIn, team: Server):
+    items = fill(team, 2)
+    page = sign_in()
+    first = shown(page)
+    spoken(page)
+    refusal = {"error": "The disk is full."}
+    page.route("**/run/save", lambda route: route.fulfill(status=500, body=json.dumps(refusal)))
+    press(page, "4", "e")
+    page.keyboard.type(" Words that must not be lost.")
+    press(page, "Control+Enter", "Control+Enter")
+    expect(page.locator(".annotate [role=alert]")).to_have_text("Not saved: The disk is full.")
+    assert shown(page) == first
+    assert text_of(page, "quality").endswith(" Words that must not be lost.")
+    page.unroute("**/run/save")
+    page.reload()
+    page.get_by_role("tab", name="Annotate").click()
+    assert shown(page) == first
+    assert text_of(page, "quality").endswith(" Words that must not be lost.")
+    press(page, "Enter", "Enter")
+    shown(page, other_than=first)
+    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    [opinion] = said(team, items).to_dict("records")
+    assert opinion["score"] == 4
+    assert opinion["description"].endswith(" Words that must not be lost.")
+
+
+def test_an_answer_that_was_lost_on_the_way_does_not_double_the_save(sign_in: SignIn, team: Server):
+    items = fill(team, 2)
+    page = sign_in()
+    first = shown(page)
+    lost = []
+
+    def lose(route) -> None:
+        if lost:
+            route.continue_()
+        else:
+            lost.append(route.fetch())
+            route.abort()
+
+    page.route("**/run/save", lose)
+    press(page, "4", "Enter", "Enter")
+    shown(page, other_than=first)
+    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    assert lost[0].ok
+    assert len(said(team, items)) == 1
+
+
+def test_a_viewer_cannot(sign_in: SignIn, team: Server):
+    [item] = items = fill(team, 1)
+    page = sign_in("vera")
+    expect(page.locator(".annotate [role=alert]")).to_contain_text("vera is signed in as a viewer")
+    assert page.locator(".aspect").count() == 0
+    for name, data in {
+        "take": [2, "random", "all", False, False],
+        "look": [item, False],
+        "save": [item, [{"aspect": "quality", "score": 3}], "token", None, 1, False],
+        "skip": [item],
+        "undo": [item, None, False],
+        "progress": [],
+    }.items():
+        answer = page.request.post(f"{team.url}/gradio_api/run/{name}", data={"data": data})
+        assert answer.status == 500, name
+        assert "vera is signed in as a viewer" in answer.json()["error"]
+    assert said(team, items).empty
+
+
+def test_it_fits_on_one_screen(sign_in: SignIn, team: Server):
+    fill(team, 2, prompt="a long prompt " * 30)
+    page = sign_in(viewport={"width": 1366, "height": 768})
+    shown(page)
+    spoken(page)
+    for aspect in range(3):
+        work = page.locator(".annotate").bounding_box()
+        assert work["y"] + work["height"] <= 768
+        aspects = page.locator(".aspects")
+        assert aspects.evaluate("part => part.scrollHeight - part.clientHeight") <= 0, aspect
+        for article in page.locator(".aspect").all():
+            assert article.evaluate("part => part.scrollHeight - part.clientHeight") <= 0, aspect
+        press(page, "ArrowDown")
+    picture = page.locator(".picture").bounding_box()
+    assert picture["width"] > 600
+    assert picture["height"] > 380
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(sign_in: SignIn, team: Server):
+    fill(team, 1)
+    page = sign_in(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    shown(page)
+    spoken(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for part in page.locator(".annotate button:visible").all():
+        box = part.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390

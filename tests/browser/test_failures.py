@@ -1,0 +1,199 @@
+"""The Failure cases tab as researchers meet it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from app_server import SCRIPTED, Server, serve
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+from seeded_cases import add, judge, say, write_run
+
+from annotation.settings import Settings
+from annotation.store import Store
+from m3agiqa.aspects import Aspect, Rating
+
+NewPage = Callable[..., Page]
+
+# Item: colour, prompt, generator, MOS of people, of the first model and of the second.
+ITEMS = {
+    1: ((200, 30, 30), "a red square", "dalle", 1.5, 4.5, 2.0),
+    2: ((30, 160, 40), "a green square", "dalle", 4.0, 3.0, 3.5),
+    3: ((30, 60, 200), "a blue circle", None, 3.0, 3.2, 4.6),
+    4: ((220, 200, 40), "a yellow circle", None, 2.0, 2.1, 2.2),
+}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app with four items that two models and people have scored, and one run."""
+    folder = tmp_path_factory.mktemp("failures")
+    settings = Settings(data=folder / "data", runs=folder / "runs")
+    store = Store.open(settings.database_url, settings.images)
+    for colour, prompt, generator, mos, first, second in ITEMS.values():
+        item = add(store, colour, prompt, generator)
+        judge(store, item, {Aspect.QUALITY: first}, "first 1.0", Rating.FAIR)
+        judge(store, item, {Aspect.QUALITY: second}, "second 1.0", Rating.FAIR)
+        say(store, item, {Aspect.QUALITY: mos}, "Ann", tags=("missed flaw",) if mos < 2 else ())
+    store.close()
+    path = folder / "run.png"
+    Image.new("RGB", (60, 60), (120, 0, 120)).save(path)
+    row = {"sample": "s1", "image": path, "prompt": "a purple square", "aspect": "quality"}
+    write_run(settings.runs, "one", [{**row, "mos": 2.0, "predicted": 3.0, "reference": "Flat."}])
+    environment = {"M3AGIQA_DATA": str(settings.data), "M3AGIQA_RUNS": str(settings.runs)}
+    with serve(folder / "log.txt", SCRIPTED, **environment) as running:
+        yield running
+
+
+def open_tab(new_page: NewPage, app: Server, query: str = "", **options: object) -> Page:
+    """By a link; by the tab itself without one."""
+    page = new_page("/" + query, url=app.url, **options)
+    if not query:
+        page.get_by_role("tab", name="Failure cases").click()
+    expect(page.locator("#failures-detail img")).to_be_visible()
+    return page
+
+
+def colour(page: Page) -> tuple[int, ...]:
+    """Of the middle of the open case's image, as the browser has drawn it."""
+    return tuple(
+        page.locator("#failures-detail img").evaluate(
+            """async (image) => {
+                await image.decode();
+                const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext("2d");
+                canvas.drawImage(image, 0, 0);
+                const at = [image.naturalWidth / 2, image.naturalHeight / 2];
+                return [...canvas.getImageData(...at, 1, 1).data].slice(0, 3);
+            }"""
+        )
+    )
+
+
+def shows(page: Page, item: int) -> None:
+    """The open case is this item, with its own image, and is marked among the points and in the list."""
+    expect(page.locator(f'#failures-detail [data-case="{item}|quality"].failure')).to_be_visible()
+    assert colour(page) == pytest.approx(ITEMS[item][0], abs=6)
+    expect(page.locator("#failures-detail")).to_contain_text(ITEMS[item][1])
+    for part in ("#failures-scatter", "#failures-list"):
+        expect(page.locator(f"{part} [aria-current]")).to_have_attribute("data-case", f"{item}|quality")
+
+
+def point(page: Page, item: int) -> Locator:
+    return page.locator(f'#failures-scatter [data-case="{item}|quality"]')
+
+
+def choose(page: Page, control: str, option: str) -> None:
+    page.click(f"#failures-{control} input")
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def lists(page: Page, *items: int) -> None:
+    """The list has these items, in this order."""
+    rows = page.locator("#failures-list button")
+    expect(rows).to_have_count(len(items))
+    for index, item in enumerate(items):
+        expect(rows.nth(index)).to_have_attribute("data-case", f"{item}|quality")
+
+
+def test_a_click_on_a_point_shows_the_right_image(new_page: NewPage, app: Server) -> None:
+    page = open_tab(new_page, app)
+    shows(page, 3)  # the largest error of the latest model
+    choose(page, "model", "first 1.0")
+    expect(page.locator("#failures-agreement")).to_contain_text("first 1.0")
+    shows(page, 3)  # the same image, as the other model sees it
+    lists(page, 1, 2, 3, 4)
+    for item in (3, 2, 4, 1):
+        point(page, item).click()
+        shows(page, item)
+    # Between points, the nearest one counts.
+    box = point(page, 2).bounding_box()
+    page.mouse.click(box["x"] - 3, box["y"] - 3)
+    shows(page, 2)
+    # Without a mouse: rows with the arrows and Enter, neighbours with left and right.
+    page.locator("#failures-list button").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    shows(page, 3)
+    page.keyboard.press("ArrowRight")
+    shows(page, 4)
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+    page.locator("#failures-scatter svg").focus()
+    page.keyboard.press("ArrowLeft")
+    shows(page, 3)
+    expect(page.locator("#failures-agreement")).to_contain_text("SRCC")
+
+
+def test_filters_and_a_link_that_reopens_the_same_view(new_page: NewPage, app: Server) -> None:
+    page = open_tab(new_page, app, permissions=["clipboard-read", "clipboard-write"])
+    choose(page, "model", "first 1.0")
+    choose(page, "generator", "dalle")
+    expect(page.locator("#failures-list li")).to_have_count(2)
+    page.get_by_role("radio", name="Under").check()
+    expect(page.locator("#failures-list li")).to_have_count(1)
+    shows(page, 2)
+    page.get_by_role("radio", name="Any").check()
+    choose(page, "generator", "All")
+    page.fill("#failures-most input", "2")
+    choose(page, "order", "Smallest error first")
+    lists(page, 4, 3, 2)
+    page.fill("#failures-text input, #failures-text textarea", "CIRCLE")
+    expect(page.locator("#failures-list li")).to_have_count(2)
+    point(page, 3).click()
+    shows(page, 3)
+    page.click("#failures-link button")
+    expect(page.locator("#failures-link [role=status]")).to_have_text("Copied")
+    address = page.evaluate("navigator.clipboard.readText()")
+    assert address.startswith(app.url)
+
+    again = open_tab(new_page, app, address.removeprefix(app.url + "/"))
+    shows(again, 3)
+    lists(again, 4, 3)
+    expect(again.locator("#failures-model input")).to_have_value("first 1.0")
+    expect(again.locator("#failures-most input")).to_have_value("2")
+    expect(again.locator("#failures-order input")).to_have_value("Smallest error first")
+    expect(again.locator("#failures-text input, #failures-text textarea")).to_have_value("CIRCLE")
+    again.fill("#failures-text input, #failures-text textarea", "nowhere")
+    expect(again.locator("#failures-scatter")).to_contain_text("No case matches")
+    expect(again.locator("#failures-detail img")).to_have_count(0)
+
+
+def test_two_models_side_by_side_out_as_csv_and_into_the_queue(new_page: NewPage, app: Server) -> None:
+    page = open_tab(new_page, app, "?tab=failures&model=db:1&data=db")
+    choose(page, "other", "second 1.0")
+    expect(page.locator("#failures-agreement")).to_contain_text("second 1.0 is nearer to people in 2 of 4")
+    choose(page, "nearer", "The second model is")
+    choose(page, "order", "Second model nearer by most")
+    lists(page, 1, 2)
+    expect(page.locator("#failures-detail .says.first")).to_contain_text("first 1.0 on quality")
+    expect(page.locator("#failures-detail .says.other")).to_contain_text("second 1.0 on quality")
+    expect(page.locator("#failures-detail .says.people")).to_contain_text("missed flaw")
+
+    with page.expect_download() as download:
+        page.click("#failures-export")
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(), newline="")))
+    assert download.value.suggested_filename == "failure-cases.csv"
+    assert [(row["item"], float(row["gain"]), row["tags"]) for row in rows] == [
+        ("1", 2.5, "missed flaw"),
+        ("2", 0.5, ""),
+    ]
+
+    page.fill("#failures-overlap input", "3")
+    page.click("#failures-enqueue")
+    expect(page.locator("#failures-queued")).to_contain_text(
+        re.compile("2 images are in .* 3 annotators each")
+    )
+    with sqlite3.connect(app.data / "annotations.db") as database:
+        queued = database.execute("SELECT item_id, overlap FROM queue_entries ORDER BY item_id").fetchall()
+    assert queued == [(1, 3), (2, 3)]
+
+    choose(page, "data", "Runs on drawings (ffffff)")
+    expect(page.locator("#failures-detail")).to_contain_text("a purple square")
+    expect(page.locator("#failures-detail .says.reference")).to_contain_text("Flat.")
+    assert colour(page) == pytest.approx((120, 0, 120), abs=6)

@@ -1,0 +1,59 @@
+"""The Models tab as an admin meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from app_server import Server
+from playwright.sync_api import Page, expect
+
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.store.promotions import promoted
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint import Card, write_card
+from m3agiqa.registry import Agreement, Compared, Comparison, register
+
+LEARNED = "1,400 images; 160 of them were scored anew by people"
+
+
+def candidate(folder: Path, models: Path) -> str:
+    """A registered model that has nothing but a card; its name."""
+    folder.mkdir()
+    write_card(Card("nano", "0.2.0+annotations-3", "nano", LEARNED, "f", {}, {}), folder)
+    rows = (
+        Compared(
+            "people", Aspect.QUALITY, 40, Agreement(0.41, 0.45, 1.2, -0.8), Agreement(0.7, 0.6, 0.5, 0.1)
+        ),
+        Compared("data", Aspect.QUALITY, 209, Agreement(0.66, 0.7, 0.5, 0), Agreement(0.65, 0.7, 0.52, 0.04)),
+    )
+    return register(folder, models, Comparison("nano 0.2.0", "nano 0.2.0+annotations-3", rows)).name
+
+
+def test_an_admin_puts_a_candidate_into_service_without_a_restart(
+    new_page: Callable[..., Page], scripted_server: Server, tmp_path: Path
+) -> None:
+    settings = Settings(data=scripted_server.data)
+    name = candidate(tmp_path / "made", settings.models)
+    page = new_page(url=scripted_server.url)
+    page.get_by_role("tab", name="Models").click()
+    card = page.locator(f'article[data-model="{name}"]')
+    expect(card).to_contain_text(LEARNED)
+    expect(card.get_by_role("row", name="Quality, scored by people")).to_contain_text("0.410 → 0.700")
+
+    card.get_by_role("button", name="into service").press("Enter")
+    expect(card.locator(".in-service")).to_be_visible()
+    expect(page.locator("#models-message")).to_have_text("")
+    store = Store.open(settings.database_url, settings.images)
+    with store.database.reading() as session:
+        assert promoted(session) == name
+    store.close()
+
+    page.reload()
+    page.get_by_role("tab", name="Models").click()
+    expect(card.locator(".in-service")).to_be_visible()
+    nano = page.locator('article[data-model="nano"]')
+    nano.get_by_role("button", name="into service").click()
+    expect(nano.locator(".in-service")).to_be_visible()
+    expect(card.get_by_role("button", name="into service")).to_be_enabled()

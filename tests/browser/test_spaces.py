@@ -1,0 +1,58 @@
+"""The app as Hugging Face Spaces run it, up to the sign-in page of huggingface.co itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+
+from app_server import SCRIPTED, serve
+from itsdangerous import TimestampSigner
+from playwright.sync_api import BrowserContext, Page, expect
+
+SECRET = "the space's own"
+SPACE = {
+    "SYSTEM": "spaces",
+    "SPACE_ID": "somebody/studio",
+    "OAUTH_CLIENT_ID": "client",
+    "OAUTH_CLIENT_SECRET": SECRET,
+    "OAUTH_SCOPES": "openid profile",
+    "OPENID_PROVIDER_URL": "https://huggingface.co",
+}
+
+
+def sign_in(context: BrowserContext, url: str, name: str, secret: str) -> None:
+    """The cookie that Gradio leaves when somebody comes back from Hugging Face's sign-in page."""
+    user = {"preferred_username": name, "name": name, "profile": "", "picture": ""}
+    session = {"oauth_info": {"userinfo": user, "expires_at": int(time.time()) + 3600}}
+    signer = TimestampSigner(hashlib.sha256(f"{secret}-v4".encode()).hexdigest())
+    value = signer.sign(b64encode(json.dumps(session).encode())).decode()
+    context.add_cookies([{"name": "session", "value": value, "url": url}])
+
+
+def test_the_public_assesses_and_who_signs_in_corrects(
+    new_page: Callable[..., Page], picture: Path, tmp_path: Path
+):
+    # The one traceback is Gradio's, which misses the package with which Spaces reload an app that is edited.
+    with serve(tmp_path / "log.txt", SCRIPTED, tracebacks=1, **SPACE) as space:
+        page = new_page(url=space.url)
+        for secret, role in (("", ""), ("forged", ""), (SECRET, "annotator")):
+            if secret:
+                sign_in(page.context, space.url, "ann", secret)
+                page.reload()
+            page.set_input_files("#image input[type=file]", picture)
+            expect(page.locator("#image img")).to_be_visible()
+            page.click("#assess")
+            card = page.locator("#card-quality")
+            if role:
+                expect(page.locator("#who")).to_have_text("Signed in as ann (annotator)")
+                expect(page.locator("#sign-in")).to_have_text("Logout (ann)")
+                card.get_by_role("button", name="This is right").click()
+                expect(card.locator(".saved")).to_be_visible()
+            else:
+                expect(page.locator("#sign-in")).to_have_text("Sign in with Hugging Face")
+                expect(card.locator(".hint")).to_have_text("Sign in as an annotator to correct this.")
+        page.context.close()

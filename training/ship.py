@@ -1,0 +1,84 @@
+"""Stage ship: a checkpoint, put together from what a run has made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m3agiqa.checkpoint import CARD_FILE, Card, predictor_file, read_card, write_card
+from m3agiqa.errors import InputError
+from m3agiqa.predictor import PredictorConfig
+from training.datasets import fingerprint
+from training.evaluate import evaluate
+from training.finetune import STATE
+from training.progress import replace_folder
+from training.sanity import sanity
+
+if TYPE_CHECKING:
+    from training.run import Run
+
+
+def ship(run: Run, out: Path) -> Card:
+    """Put a checkpoint together in `out`, with its card.
+
+    An older checkpoint there is replaced. Raises InputError if there is anything else.
+    """
+    if out.exists() and not (out / CARD_FILE).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and is no checkpoint, so it is left alone. Choose another --out.")
+
+    def write(folder: Path) -> None:
+        _copy_backbone(run.speaker, folder)
+        for aspect in run.aspects:
+            fitted = run.fitted(aspect) if run.config.ship_seeds else run.fitted(aspect)[:1]
+            for number, seed in enumerate(fitted):
+                shutil.copy(seed / predictor_file(aspect), folder / predictor_file(aspect, number))
+        write_card(_card(run, {}), folder)
+        metrics: dict[str, Any] = {
+            "test": {str(a): evaluate(run.best(a), run.targets(a, "test"), run.scale) for a in run.aspects}
+        }
+        if run.config.transfer is not None:
+            metrics["source_left_out"] = run.transferred()
+        if run.config.made_up:
+            metrics["sanity"] = sanity(run.samples, folder, run.cache, run.config.seed)
+        write_card(_card(run, metrics), folder)
+
+    replace_folder(out, write)
+    return read_card(out)
+
+
+def _card(run: Run, metrics: dict) -> Card:
+    shapes = {a: json.loads((run.fitted(a)[0] / "fit.json").read_text())["predictor"] for a in run.aspects}
+    return Card(
+        name=run.config.name,
+        version=run.version,
+        backbone=run.config.backbone,
+        learned_from=_learned_from(run),
+        fingerprint=fingerprint(run.samples),
+        scales=dict.fromkeys(run.aspects, run.scale),
+        predictors={aspect: PredictorConfig(**shape) for aspect, shape in shapes.items()},
+        metrics=metrics,
+        seeds=len(run.config.seeds) if run.config.ship_seeds else 1,
+    )
+
+
+def _learned_from(run: Run) -> str:
+    train = [sample for sample in run.samples if sample.split == "train"]
+    text = run.config.learned_from.format(count=len(train))
+    if run.annotated is None:
+        return text
+    people = sum(sample.id in run.annotated.scored for sample in train)
+    return f"{text.rstrip('. ')}; {people:,} of them were scored anew by people ({run.annotated.version})"
+
+
+def _copy_backbone(speaker: Path, folder: Path) -> None:
+    """What was trained of the backbone: adapters and modules, no states, no predictors."""
+    for path in sorted(speaker.rglob("*.safetensors")):
+        inner = path.relative_to(speaker)
+        if inner.parts[0].startswith(STATE) or path.name.startswith("predictor-"):
+            continue
+        (folder / inner).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / inner)
+        if (path.parent / "adapter_config.json").exists():
+            shutil.copy(path.parent / "adapter_config.json", (folder / inner).parent)
