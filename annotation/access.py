@@ -66,6 +66,15 @@ class Access:
             "ask whoever runs this server for that role."
         )
 
+    def require_name(self, request: gr.Request) -> Person:
+        """The person, if they are known at all: what others have brought is not for the public."""
+        person = self.person(request)
+        if person.name:
+            return person
+        if not self.has_login:
+            raise Forbidden("This server shows nobody what others have brought; nobody can sign in here.")
+        raise Forbidden("Sign in to see this: it shows what others have brought.")
+
     def launch_options(self) -> dict[str, Any]:
         """What Gradio must know of the login at launch."""
         return {}

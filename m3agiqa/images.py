@@ -47,7 +47,7 @@ def open_image(source: ImageSource) -> Image.Image:
         raise InputError(
             "This is not an image that can be read. Give a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what decoders raise on damaged data
+    except (OSError, RuntimeError, SyntaxError, ValueError, EOFError) as error:  # decoders', on damaged data
         raise InputError("The image file is damaged or cut off; save or download it again.") from error
 
 

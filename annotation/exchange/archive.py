@@ -10,12 +10,14 @@ import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from annotation.store.image_files import MAX_FILE
 from m3agiqa.errors import InputError
 
-MEGABYTE = 1_000_000
+MEGABYTE = 2**20
 MAX_MEMBERS = 100_000
-MAX_MEMBER = 200 * MEGABYTE  # bytes of one file, unpacked
+MAX_MEMBER = MAX_FILE  # bytes of one file, unpacked
 MAX_TOTAL = 50_000 * MEGABYTE  # bytes of all files, unpacked
 MAX_DIRECTORY = 32 * MEGABYTE  # bytes of the table of contents, which is read at once
 MAX_RATIO = 200  # unpacked to packed; drawings reach some hundred, but not when they are large
@@ -23,6 +25,7 @@ RATIO_COUNTS_FROM = 10 * MEGABYTE
 
 _END, _END_SIZE = b"PK\5\6", 22
 _LOCATOR, _LOCATOR_SIZE = b"PK\6\7", 20
+_END64, _END64_SIZE = b"PK\6\6", 56
 _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
 
@@ -60,8 +63,8 @@ class Archive:
         total = sum(info.file_size for info in infos)
         if total > MAX_TOTAL:
             raise InputError(
-                f"{archive} would unpack to {total / 1e9:,.0f} GB; "
-                f"at most {MAX_TOTAL / 1e9:.0f} GB are read. Divide it."
+                f"{archive} would unpack to {total / MEGABYTE:,.0f} MB; "
+                f"at most {MAX_TOTAL / MEGABYTE:,.0f} MB are read. Divide it."
             )
         for info in infos:
             name = _name(info)
@@ -110,16 +113,28 @@ def _check_directory(path: Path) -> None:
         at = tail.rfind(_END)
         if at < 0:
             raise zipfile.BadZipFile
-        (size,) = struct.unpack_from("<I", tail, at + 12)
-        if size == 0xFFFFFFFF and tail[at - _LOCATOR_SIZE : at].startswith(_LOCATOR):
-            (where,) = struct.unpack_from("<Q", tail, at - _LOCATOR_SIZE + 8)
-            file.seek(where + 40)
-            (size,) = struct.unpack("<Q", file.read(8))
+        sizes = [struct.unpack_from("<I", tail, at + 12)[0]]
+        locator = at - _LOCATOR_SIZE
+        if tail[locator:at].startswith(_LOCATOR):  # ZIP64, whose record some readers look for just before it
+            before = max(0, length - len(tail) + locator - _END64_SIZE)
+            (told,) = struct.unpack_from("<Q", tail, locator + 8)
+            records = [_size64(file, where) for where in (before, min(told, length))]
+            sizes = [size for size in records if size is not None] or sizes
+        size = max(sizes)
     if size > MAX_DIRECTORY:
         raise InputError(
-            f"{path.name} has a table of contents of {size / 1e6:,.0f} MB; at most "
-            f"{MAX_DIRECTORY / 1e6:.0f} MB are read (about {MAX_MEMBERS:,} files). Divide it."
+            f"{path.name} has a table of contents of {size / MEGABYTE:,.0f} MB; at most "
+            f"{MAX_DIRECTORY / MEGABYTE:.0f} MB are read (about {MAX_MEMBERS:,} files). Divide it."
         )
+
+
+def _size64(file: BinaryIO, where: int) -> int | None:
+    """Size of the table of contents by the ZIP64 record that begins at `where`; None if there is none."""
+    file.seek(where)
+    record = file.read(_END64_SIZE)
+    if len(record) < _END64_SIZE or not record.startswith(_END64):
+        return None
+    return struct.unpack_from("<Q", record, 40)[0]
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -138,7 +153,9 @@ def _refusal(info: zipfile.ZipInfo, path: PurePosixPath) -> str | None:
     if stat.S_ISLNK(info.external_attr >> 16):
         return "This is a link to another file; links are not followed."
     if info.file_size > MAX_MEMBER:
-        return f"The file has {info.file_size / 1e6:,.0f} MB; at most {MAX_MEMBER / 1e6:.0f} MB are read."
+        return (
+            f"The file has {info.file_size / MEGABYTE:,.0f} MB; at most {MAX_MEMBER // MEGABYTE} MB are read."
+        )
     if info.file_size > RATIO_COUNTS_FROM and info.file_size > MAX_RATIO * max(1, info.compress_size):
         return f"The file unpacks to more than {MAX_RATIO} times its size, as images do not; it is not read."
     return None

@@ -70,10 +70,14 @@ class ExportReport:
         counts = self.counts
         scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items())
         return (
-            f"{self.version}: {counts['samples']:,} images ({counts['train']:,} for training, "
-            f"{counts['test']:,} held out) with {counts['opinions']:,} opinions of "
-            f"{counts['annotators']:,} annotators; MOS: {scores}; in {self.folder}."
+            f"{self.version}: {_count(counts['samples'], 'image')} ({counts['train']:,} for training, "
+            f"{counts['test']:,} held out) with {_count(counts['opinions'], 'opinion')} of "
+            f"{_count(counts['annotators'], 'annotator')}; MOS: {scores}; in {self.folder}."
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def export(

@@ -20,6 +20,7 @@ from annotation.store import Store, audit, items, queue
 from annotation.store.corrections import Draft, Said, save
 from annotation.store.image_files import StoredImage
 from annotation.store.models import Annotator, Correction, GoldAnswer, Image
+from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import clean_prompt
 from m3agiqa.embedded_prompt import find_prompt
@@ -28,7 +29,6 @@ from m3agiqa.errors import InputError, M3AgiqaError
 BATCH = 50  # images a transaction; other writers wait no longer than for these
 READERS = min(4, os.cpu_count() or 1)
 SHOWN_ERRORS = 10
-MAX_NAME = 200
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are in."""
@@ -86,19 +86,26 @@ def import_into(
     images: Path | None = None,
     annotator: str | None = None,
     trusted: bool = False,
+    with_scores: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> ImportReport:
     """Import a folder, a ZIP, a CSV or a single image; the same again adds nothing twice.
 
     `overlap`: annotators per image (0: nothing is queued); `name` of the import (default: the source's);
     `images`: folder that the paths of a CSV start from; `annotator` who imports; `trusted`: the CSV may name
-    any file of this machine (command line), not only those in its folder. What is wrong with single images is
-    in the report. Raises InputError if nothing can be imported, and any M3AgiqaError, which says what is in
-    already, if the store fails on the way.
+    any file of this machine (command line), not only those in its folder; `with_scores`: its rows may bring
+    known answers, and scores in anybody's name; else such rows are refused. What is wrong with single images
+    is in the report. Raises InputError if nothing can be imported, and any M3AgiqaError, which says what is
+    in already, if the store fails on the way.
     """
-    name = (name or source.stem).strip()[:MAX_NAME]
+    name = storable_within(name or "", items.MAX_SOURCE, "name of the import") or _title(source)
     if name == items.DEMO:
         raise InputError(f"An import cannot be called {name}, as images of the Assess tab are; give a name.")
+    if not 0 <= overlap <= queue.MOST_ANNOTATORS:
+        raise InputError(
+            f"There cannot be {overlap} annotators per image; give 1 to {queue.MOST_ANNOTATORS}, "
+            "or 0 for no queue."
+        )
     report = ImportReport()
     with offers(source, images, trusted) as offered, ThreadPoolExecutor(READERS) as readers:
         report.errors, report.ignored = offered.errors, offered.ignored
@@ -106,7 +113,7 @@ def import_into(
         progress(0, total)
         try:
             for batch in _batches(offered.images):
-                read = list(readers.map(partial(_read, store), batch))
+                read = list(readers.map(partial(_read, store, with_scores), batch))
                 ready = [each for each in read if isinstance(each, Ready)]
                 added = store.database.transact(partial(_add, batch=ready, source=name, overlap=overlap))
                 _count_in(report, added, [each for each in read if not isinstance(each, Ready)])
@@ -132,16 +139,23 @@ class Ready:
     prompt: str | None
 
 
+def _title(source: Path) -> str:
+    whole = source.resolve()
+    return storable(whole.name if source.is_dir() else whole.stem)[: items.MAX_SOURCE] or "import"
+
+
 def _batches(images: Iterable[Offer]) -> Iterator[list[Offer]]:
     left = iter(images)
     while batch := list(islice(left, BATCH)):
         yield batch
 
 
-def _read(store: Store, offer: Offer) -> Ready | tuple[str, str]:
+def _read(store: Store, with_scores: bool, offer: Offer) -> Ready | tuple[str, str]:
     """The image, kept in the folder of image files, or its place and what is wrong with it."""
     row = offer.row
     try:
+        if (row.scores or row.gold) and not with_scores:
+            raise InputError("It has scores or known answers, which only an admin may bring in.")
         content = offer.read()
         prompt = clean_prompt(row.prompt) or _embedded_prompt(content)
         for aspect in (*row.scores, *(answer.aspect for answer in row.gold)):

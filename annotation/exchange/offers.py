@@ -10,11 +10,10 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from annotation.exchange.archive import Archive
 from annotation.exchange.table import Row, read_table
+from annotation.store.image_files import MAX_FILE
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
 from m3agiqa.scoring import MAX_SIDECAR, sidecar
-
-MAX_FILE = 200_000_000  # bytes of one image or CSV
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,12 @@ def _of_archive(archive: Archive) -> Offers:
             text = path.with_suffix(".txt")
             prompt = ""
             if text in archive.members:
-                prompt = archive.read(text)[: 4 * MAX_SIDECAR].decode("utf-8-sig", errors="replace")
                 found.ignored -= 1
+                try:
+                    prompt = archive.read(text)[: 4 * MAX_SIDECAR].decode("utf-8-sig", errors="replace")
+                except InputError as error:  # the image may have a prompt, and must not come in without
+                    found.errors.append((str(text), str(error)))
+                    continue
             row = Row(str(path), str(path), prompt)
             found.images.append(Offer(row, path, partial(archive.read, path)))
     found.errors += archive.refused
@@ -165,5 +168,5 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
     if len(content) > MAX_FILE:
-        raise InputError(f"{path.name} is larger than {MAX_FILE / 1e6:.0f} MB, which is the limit.")
+        raise InputError(f"{path.name} is larger than {MAX_FILE // 2**20} MB, which is the limit.")
     return content

@@ -18,6 +18,7 @@ SCALE = MosScale(1.0, 5.0)
 """Of the scores in a CSV, gold answers included."""
 DEFAULT_TOLERANCE = 1.0
 TOLERANCES = MosScale(0.0, SCALE.high - SCALE.low)
+MAX_LINES = 300_000  # all of them are held in memory
 LONGEST_ROW = 200  # lines; a quotation mark that is never closed must not swallow the rest of the file
 LONGEST_HEADER = 10_000  # characters
 DELIMITERS = ",;\t"  # spreadsheets write the second in half of Europe, the third as "Unicode text"
@@ -53,6 +54,9 @@ def read_table(content: bytes, name: str) -> tuple[list[Row], list[tuple[str, st
 
     Raises InputError where the table as a whole makes no sense.
     """
+    count = max(content.count(b"\n"), content.count(b"\r"))
+    if count > MAX_LINES:
+        raise InputError(f"{name} has {count:,} lines; at most {MAX_LINES:,} are read. Divide it.")
     lines = _lines(content)
     delimiter, columns = _header(lines, name)
     rows: list[Row] = []
@@ -87,9 +91,8 @@ def _lines(content: bytes) -> list[str | None]:
 def _header(lines: Sequence[str | None], name: str) -> tuple[str, list[str]]:
     first = (lines[0] if lines else None) or ""
     for delimiter in DELIMITERS:
-        columns = [
-            cell.strip().lower() for cell in next(csv.reader([first[:10_000]], delimiter=delimiter), [])
-        ]
+        header = next(csv.reader([first[:LONGEST_HEADER]], delimiter=delimiter), [])
+        columns = [cell.strip().lower() for cell in header]
         if "image" in columns:
             break
     else:

@@ -52,6 +52,7 @@ MAX_COMMENT = 2000
 MAX_TAG = 60
 MAX_TAGS = 20
 MAX_TOKEN = 64
+MAX_SCORE = 1000.0  # points, either way; on far larger scales the arithmetic of means would overflow
 LONGEST = 24 * 3600.0  # seconds; a page that was open for longer tells nothing about the work
 
 
@@ -203,6 +204,8 @@ def _checked(draft: Draft) -> Draft:
 
 def _checked_aspect(said: Said) -> Said:
     low, high = said.scale.low, said.scale.high
+    if max(abs(low), abs(high)) > MAX_SCORE:
+        raise InputError(f"A scale from {low:g} to {high:g} is too large; give one within ±{MAX_SCORE:,.0f}.")
     if not (math.isfinite(said.score) and low <= said.score <= high):
         raise InputError(f"The score of {said.aspect} is {said.score:g}; give one from {low:g} to {high:g}.")
     description = said.description

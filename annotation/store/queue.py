@@ -36,6 +36,7 @@ from m3agiqa.errors import InputError
 
 HOLD = timedelta(minutes=30)
 """How long an item stays with a person who does not ask for anything any more."""
+MOST_ANNOTATORS = 100  # of an item: more are a slip of the finger
 CHUNK = 1000  # items per query: databases limit the number of parameters
 
 
@@ -75,10 +76,14 @@ class Progress:
 def enqueue(session: Session, item_ids: Iterable[int], overlap: int) -> int:
     """Ask for `overlap` annotators of each item, and never for fewer than before.
 
-    Gives how many items are new in the queue. Raises InputError if the overlap is below 1.
+    Gives how many items are new in the queue. Raises InputError if the overlap is below 1 or above
+    MOST_ANNOTATORS.
     """
-    if overlap < 1:
-        raise InputError(f"An image needs at least 1 annotator; the overlap asked for is {overlap}.")
+    if not 1 <= overlap <= MOST_ANNOTATORS:
+        raise InputError(
+            f"An image needs at least 1 annotator and at most {MOST_ANNOTATORS}; the overlap asked for is "
+            f"{overlap}."
+        )
     ids = list(dict.fromkeys(item_ids))
     return sum(_enqueue(session, ids[start : start + CHUNK], overlap) for start in range(0, len(ids), CHUNK))
 

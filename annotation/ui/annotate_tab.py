@@ -31,8 +31,8 @@ KEYS = (
     ("E", "edit text"),
     ("C", "comment"),
     ("Z", "zoom"),
-    ("Esc", "leave field"),
 )
+KEYS_IN_A_FIELD = (("Esc", "leave field"), ("Ctrl+Enter", "save and go on"))
 
 
 def annotate_tab(studio: Studio) -> Annotating:
@@ -116,6 +116,9 @@ _QUEUE_CHANGED = '() => document.dispatchEvent(new Event("m3agiqa-queue"))'
 def _page() -> str:
     """The working area before the first item; static/annotate.js fills it."""
     keys = "".join(f"<span><kbd>{key}</kbd> {escape(what)}</span>" for key, what in KEYS)
+    keys += "".join(
+        f'<span class="typing"><kbd>{key}</kbd> {escape(what)}</span>' for key, what in KEYS_IN_A_FIELD
+    )
     return f"""
 <section class="annotate loading without-item" tabindex="-1" aria-label="Annotation">
   <div class="bar">

@@ -18,7 +18,7 @@ from annotation.access import Person
 from annotation.store import corrections, queue
 from annotation.store.corrections import Draft, Said
 from annotation.store.items import latest_assessment, require_item
-from annotation.store.models import Annotator, AspectAssessment, Assessment
+from annotation.store.models import Annotator, AspectAssessment, Assessment, Submission
 from annotation.ui import sent
 from annotation.ui.cards import QUESTIONS
 from annotation.ui.pictures import picture
@@ -112,9 +112,11 @@ class Annotating:
 
         def keep(session: Session) -> corrections.Saved:
             filled = tuple(_agreed(session, shown, one) if one.agrees else one for one in given)
+            seen = self._seen.aspects(person.name, item)
             was_blind = (
                 self._is_blind(blind)
                 and all(self._seen.was_blind(person.name, item, one.aspect, one.score) for one in filled)
+                and all(one.aspect in seen for one in filled if one.agrees)  # with what has been shown
                 and not _has_asked(session, item, person)
             )
             saved = corrections.save(session, replace(draft, said=filled, blind=was_blind))
@@ -143,6 +145,8 @@ class Annotating:
         def back(session: Session) -> None:
             if withdrawn is not None:
                 corrections.withdraw_submission(session, withdrawn, person.name)
+                if session.get(Submission, withdrawn).item_id != item:
+                    raise InputError(f"Submission #{withdrawn} is of another image; undo it there.")
             queue.reopen(session, item, person.name)
 
         self.studio.store.database.transact(back)

@@ -59,7 +59,8 @@ class CorrectHandlers:
 
         def save(subject: Subject, person: Person, aspect: Aspect, data: dict) -> None:
             token = sent.text(data.get("token"), "The token")
-            subject.save(person, sent.said(data), token, sent.number(data.get("seconds"), "The time spent"))
+            said = sent.said({**data, "agrees": False})
+            subject.save(person, said, token, sent.number(data.get("seconds"), "The time spent"))
 
         return self._answer(save, subject, event, request, editing=True)
 

@@ -168,7 +168,7 @@ def _who(opinions: Sequence[Opinion]) -> list[str]:
 def _step(name: str, key: Key | None) -> str:
     to = f'data-case="{escape(str(key))}"' if key else "disabled"
     arrow = ("← " if name == "previous" else "") + name.capitalize() + (" →" if name == "next" else "")
-    return f'<button type="button" class="{name}" {to}>{arrow}</button>'
+    return f'<button type="button" class="step {name}" {to}>{arrow}</button>'
 
 
 def _figure(path: Path, prompt: str | None) -> str:

@@ -27,6 +27,8 @@ from annotation.failures.view import (
     place,
     select,
 )
+from annotation.store.items import MAX_SOURCE
+from annotation.store.queue import MOST_ANNOTATORS
 from annotation.ui import look, notices
 from annotation.ui.failure_cards import Names, agreement_table, case_detail, case_list
 from annotation.ui.failure_scatter import scatter
@@ -37,7 +39,6 @@ from m3agiqa.errors import InputError, M3AgiqaError
 NOTHING = "There is nothing to look into yet: assess images and have people score them, or train a model."
 NO_MODEL = "No model has assessed an image here yet."
 NO_SCORES = "No person has scored an image that this model has assessed."
-MOST_ANNOTATORS = 100  # of an image
 
 ALL = [("All", "")]
 ASPECTS = ALL + [(aspect.capitalize(), str(aspect)) for aspect in Aspect]
@@ -111,21 +112,26 @@ class FailuresHandlers:
     def arrange(self, request: gr.Request, *values: Any) -> Arranged:
         """Another data set or model: the choices of everything else follow."""
         try:
-            return self._arrange(request, _view(values))
+            view = _view(values)
         except InputError as error:
-            return *_unchanged(), *_empty(str(error))
+            return *_unchanged(), *_as_it_was(str(error))
+        return self._arrange(request, view)
 
     def show(self, request: gr.Request, *values: Any) -> Shown:
         """Another filter or order."""
         try:
-            return self._show(request, self._look(request, _view(values)))
+            view = _view(values)
+        except InputError as error:  # perhaps a number is not typed to its end
+            return _as_it_was(str(error))
+        try:
+            return self._show(request, self._look(request, view))
         except M3AgiqaError as error:
             return _empty(str(error))
 
     def choose(self, request: gr.Request, event: gr.EventData, *values: Any) -> tuple[str, str, str, str]:
         """A point, a row or a neighbour is clicked: message, detail, link, and its key."""
         try:
-            looked = self._look(request, replace(_view(values), case=str(event.case)))
+            looked = self._look(request, replace(_view(values), case=str(getattr(event, "case", ""))))
             key = Key.parse(looked.view.case)
             if key is None or place(looked.selected, key) is None:
                 raise InputError("This case is no longer among the selected ones; choose another.")
@@ -148,7 +154,7 @@ class FailuresHandlers:
         """Put the images of the selection into the annotation queue; tells how that went."""
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
-            if overlap is None or not 1 <= overlap <= MOST_ANNOTATORS or overlap != int(overlap):
+            if not isinstance(overlap, int | float) or overlap not in range(1, MOST_ANNOTATORS + 1):
                 raise InputError(f"Annotators per image: give a whole number from 1 to {MOST_ANNOTATORS}.")
             looked = self._look(request, _view(values))
             if looked.selected.empty:
@@ -157,7 +163,7 @@ class FailuresHandlers:
             if isinstance(self.catalogue.source(looked.data.key), Annotations):
                 queued = queue_items(store, looked.selected, int(overlap), person.name)
             else:
-                source = looked.data.title
+                source = looked.data.title[:MAX_SOURCE]
                 queued = queue_samples(store, looked.selected, int(overlap), person.name, source)
         except M3AgiqaError as error:
             return notices.message(str(error))
@@ -168,7 +174,7 @@ class FailuresHandlers:
     def _arrange(self, request: gr.Request, wanted: View, says_what_is_gone: bool = False) -> Arranged:
         """Updates of all controls, and what is shown then."""
         try:
-            self.studio.access.require(request, Role.VIEWER)
+            self.studio.access.require_name(request)
             view, choices = self.catalogue.settle(wanted)
         except M3AgiqaError as error:
             return *_unchanged(), *_empty(str(error))
@@ -176,18 +182,17 @@ class FailuresHandlers:
             if not view.model:
                 raise InputError(NO_MODEL if any(found.versions for found in choices.data_sets) else NOTHING)
             shown = self._show(request, self._look(request, view))
+            gone = [name for name in LINKED if _lost(wanted, replace(view, case=shown[-1]), name)]
+            if says_what_is_gone and gone:
+                sentence = f"The link's {LINKED[gone[0]]} is no longer there, so this is something else."
+                shown = notices.message(sentence), *shown[1:]
         except M3AgiqaError as error:
             shown = _empty(str(error))
-        gone = [name for name in ("data", "model", "other") if _lost(wanted, view, name)]
-        if says_what_is_gone and gone:
-            what = {"data": "data set", "model": "model version", "other": "model to compare with"}[gone[0]]
-            sentence = f"The link's {what} is no longer there, so this is not what the link showed."
-            shown = notices.message(sentence), *shown[1:]
         return *_updates(view, choices, self.studio.access.person(request)), *shown
 
     def _look(self, request: gr.Request, view: View) -> Looked:
         """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
-        self.studio.access.require(request, Role.VIEWER)
+        self.studio.access.require_name(request)
         data = _find(self.catalogue.data_sets(), view.data, "This data set")
         model = _find(data.versions, view.model, "This model version")
         other = None
@@ -236,11 +241,14 @@ CONTROLS = [field.name for field in fields(View) if field.name != "case"]
 
 
 def _view(values: Sequence[Any]) -> View:
-    """From the controls' values. Raises InputError for limits that are none."""
+    """From the controls' values. Raises InputError for limits that are none, and for what no page sends."""
+    kinds = {"side": Side, "words": Words, "nearer": Nearer, "order": Order, "least": float, "most": float}
     given = dict(zip([*CONTROLS, "case"], values, strict=True))
-    kinds = {"side": Side, "words": Words, "nearer": Nearer, "order": Order}
-    said = {name: value for name, value in given.items() if value not in (None, "")}
-    return View(**{name: kinds[name](value) if name in kinds else value for name, value in said.items()})
+    try:
+        said = {name: kinds.get(name, str)(value) for name, value in given.items() if value not in (None, "")}
+    except (ValueError, TypeError) as error:
+        raise InputError("This is not something to choose here; reload the page.") from error
+    return View(**said)
 
 
 def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
@@ -271,6 +279,21 @@ def _unchanged() -> tuple[Any, ...]:
 
 def _empty(sentence: str) -> Shown:
     return notices.message(sentence), "", "", "", "", "", ""
+
+
+def _as_it_was(sentence: str) -> Shown:
+    return notices.message(sentence), *(gr.skip(),) * 6
+
+
+LINKED = {
+    "data": "data set",
+    "model": "model version",
+    "other": "model to compare with",
+    "generator": "generator",
+    "tag": "tag",
+    "case": "case",
+}
+"""What a link may name and nobody may find any more."""
 
 
 def _lost(wanted: View, view: View, name: str) -> bool:
@@ -328,10 +351,10 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         tag = gr.Dropdown(ALL, value="", label="Tag of annotators", elem_id="failures-tag")
         text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")
     message = gr.HTML(notices.message(""), elem_id="failures-message")
-    agreement = gr.HTML("", elem_id="failures-agreement")
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
             points = gr.HTML("", elem_id="failures-scatter", js_on_load=CHOOSE)
+            agreement = gr.HTML("", elem_id="failures-agreement")
             with gr.Row(elem_id="failures-actions"):
                 link = gr.HTML("", elem_id="failures-link", js_on_load=COPY)
                 export = gr.Button("Download as CSV", elem_id="failures-export", min_width=150)
@@ -357,7 +380,10 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
     view = [*controls, case]
     shown = [message, agreement, points, listed, detail, link, case]
     arranged = [*controls, queue_row, *shown]
-    quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    # Without `preprocess`: Gradio sends a choice twice, the second time when the choices may have changed
+    # with it, and would refuse what is no longer among them.
+    raw = {"preprocess": False, "api_visibility": "private"}
+    quiet = {"show_progress": "hidden", "concurrency_limit": None, **raw}
     tab.select(handlers.open, inputs=[opened, *view], outputs=[opened, *arranged], **quiet)
     gr.on(
         [control.input for control in (data, model, other)],
@@ -391,7 +417,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         inputs=[overlap, *view],
         outputs=queued,
         concurrency_limit=1,
-        api_visibility="private",
+        **raw,
     )
     demo.load(js=look.javascript("failures_link.js"))
     return handlers

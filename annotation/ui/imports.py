@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from annotation.access import Person
+from annotation.access import Person, Role
 from annotation.exchange.importing import ImportReport, import_into
 from annotation.ui.studio import Studio
 from annotation.ui.uploads import Upload
@@ -43,6 +44,9 @@ def import_uploads(
     with _together(files) as folder:
         sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ALONE]
         has_table = any(path.suffix.lower() == ".csv" for path in sources)
+        if not has_table and len(sources) < len(files):
+            _check_prompts(files)
+            sources.append(folder)
         return [
             import_into(
                 studio.store,
@@ -50,10 +54,24 @@ def import_uploads(
                 overlap=overlap,
                 name=name.strip() or (_title(files) if source == folder else source.stem),
                 annotator=person.name,
+                with_scores=person.role.allows(Role.ADMIN),
                 progress=progress,
             )
-            for source in (sources if has_table or len(sources) == len(files) else [*sources, folder])
+            for source in sources
         ]
+
+
+def _check_prompts(files: list[Upload]) -> None:
+    """Raises InputError if a text may be the prompt of several images: browsers leave out the folders."""
+    names = Counter(Path(file.name) for file in files)
+    several = {name.stem for name, count in names.items() if count > 1}
+    pictures = {name.stem for name in names if is_image_name(name)}
+    for name in names:
+        if name.suffix.lower() == ".txt" and name.stem in several & pictures:
+            raise InputError(
+                f"Several files are called {name.stem}, so it is not clear which image {name} tells the "
+                "prompt of; put their folders into a ZIP, which keeps them apart."
+            )
 
 
 @contextmanager

@@ -123,15 +123,16 @@ def _row(row: Compared) -> str:
 def _cell(metric: str, before: Agreement | None, after: Agreement) -> str:
     new = getattr(after, metric)
     old = math.nan if before is None else getattr(before, metric)
-    shown = f"{_number(metric, old)} → <b>{_number(metric, new)}</b>"
-    return f'<td class="{_verdict(metric, old, new)}">{shown}</td>'
+    verdict = _verdict(metric, old, new)
+    heard = f' <span class="visually-hidden">{verdict}</span>' if verdict else ""
+    return f'<td class="{verdict}">{_number(metric, old)} → <b>{_number(metric, new)}</b>{heard}</td>'
 
 
 def _verdict(metric: str, old: float, new: float) -> str:
-    """CSS class: whether the new model is better, as far as the shown digits tell."""
+    """Whether the new model is better or worse, as far as the shown digits tell."""
     gain = new - old if metric in ("srcc", "plcc") else abs(old) - abs(new)
     if math.isnan(gain) or abs(gain) < 0.0005:
-        return "same"
+        return ""
     return "better" if gain > 0 else "worse"
 
 

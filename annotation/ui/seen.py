@@ -12,7 +12,7 @@ REMEMBERED = 20_000  # people times items; far more than are ever being worked o
 
 
 class Seen:
-    """Kept in memory: after a restart nothing counts as seen, and only what the page itself tells of it.
+    """Kept in memory; after a restart of the server, only the page knows what it has shown.
 
     A blind score stays blind when the answer is shown afterwards, and no longer once it is changed.
     """

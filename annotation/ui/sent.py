@@ -22,7 +22,10 @@ def number(value: Any, what: str) -> float:
     """Any finite or infinite number; what it may be is the store's to say."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{what} must be a number, not {value!r:.40}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"{what} is too large a number.") from error
 
 
 def text(value: Any, what: str) -> str:

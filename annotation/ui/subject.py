@@ -10,10 +10,20 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from annotation.access import Person
-from annotation.store.corrections import Draft, Said, StaleError, latest_revision, save, withdraw
+from annotation.store.annotators import annotator
+from annotation.store.corrections import (
+    Draft,
+    Said,
+    StaleError,
+    in_force,
+    latest_revision,
+    save,
+    withdraw,
+)
 from annotation.store.image_files import StoredImage
 from annotation.store.items import DEMO, add_item, record_assessment
-from annotation.store.queue import enqueue
+from annotation.store.models import Correction
+from annotation.store.queue import enqueue, finish, reopen
 from annotation.ui.runs import RunState
 from annotation.ui.studio import Studio
 from annotation.ui.uploads import Upload
@@ -102,6 +112,8 @@ class Subject:
                     token, record.item_id, person.name, (now,), record.assessment_id, "assess", False, seconds
                 )
                 saved = save(session, draft)
+                if self._is_complete(session, record.item_id):
+                    finish(session, record.item_id, person.name)  # the queue need not ask them again
                 return record, Verdict(saved.corrections[said.aspect], now)
 
             try:
@@ -124,8 +136,24 @@ class Subject:
             verdict = self.verdict(aspect)
             if verdict is None or verdict.correction_id != correction_id:
                 return  # pressed twice
-            self._store.database.transact(lambda session: withdraw(session, correction_id, person.name))
+
+            def work(session: Session) -> None:
+                record = self._record
+                was_complete = self._is_complete(session, record.item_id)
+                withdraw(session, correction_id, person.name)
+                if was_complete and not self._is_complete(session, record.item_id):
+                    reopen(session, record.item_id, person.name)
+
+            self._store.database.transact(work)
             self._verdicts[aspect].pop()
+
+    def _is_complete(self, session: Session, item_id: int) -> bool:
+        """Whether this person has said something of every aspect that was judged."""
+        mine = in_force().where(
+            Correction.item_id == item_id,
+            Correction.annotator_id == annotator(session, self.person.name).id,
+        )
+        return self.state.results.keys() <= {correction.aspect for correction in session.scalars(mine)}
 
     def _recorded(self, session: Session, image: StoredImage) -> _Record:
         state, name = self.state, self.person.name

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradio.utils import get_upload_folder, is_in_or_equal
+
 from m3agiqa.images import open_image
 
 _DECODING = threading.BoundedSemaphore(2)  # at once: a large image takes hundreds of megabytes
@@ -20,13 +22,15 @@ class Upload:
 
     @classmethod
     def from_payload(cls, payload: dict | None) -> Upload | None:
-        """What an image component sends to an event with `preprocess=False`.
+        """What an image component sends to an event with `preprocess=False`; None for nothing.
 
-        Gradio has checked by then that the path is one of its own uploads.
+        Any other file of the server counts as nothing: of images Gradio checks that only if the payload asks.
         """
         if not payload or not payload.get("path"):
             return None
         path = Path(payload["path"])
+        if not is_in_or_equal(path, get_upload_folder()):
+            return None
         return cls(path, Path(payload.get("orig_name") or path).name)
 
     def check(self) -> None:

@@ -405,3 +405,25 @@ def test_a_phone_shows_it_without_scrolling_sideways(sign_in: SignIn, team: Serv
         box = part.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+
+
+def test_nobody_is_torn_away_while_typing(sign_in: SignIn, team: Server):
+    fill(team, 2)
+    page = sign_in()
+    first = shown(page)
+    spoken(page)
+    waiting = []
+    page.route("**/run/save", lambda route: waiting.append(route))
+    press(page, "4", "Enter", "Enter")
+    second = shown(page, other_than=first)
+    press(page, "e")
+    page.keyboard.type("sausage")
+    waiting[0].fulfill(status=500, body='{"error": "Full."}')
+    expect(page.locator(".annotate [role=alert]")).to_have_text("Not saved: Full.")
+    page.keyboard.type(" and us")
+    assert shown(page) == second
+    assert text_of(page, "quality").endswith("sausage and us")
+    page.unroute("**/run/save")
+    press(page, "Escape", "2", "Enter", "Enter")
+    assert shown(page, other_than=second) == first
+    expect(page.locator('[data-aspect="quality"] .given')).to_have_text("4.0")

@@ -139,6 +139,12 @@ def test_truncated_file(form: str, share: float) -> None:
         open_image(data[: int(len(data) * share)])
 
 
+def test_avif_without_its_main_item() -> None:
+    data = encoded(Image.new("RGB", (64, 64)), "AVIF").replace(b"pitm", b"PITM")
+    with pytest.raises(InputError, match="damaged or cut off"):
+        open_image(data)
+
+
 @pytest.mark.parametrize("data", [b"", b"This is a letter, not a picture.", b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9])
 def test_not_an_image(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "holiday.jpg"

@@ -20,11 +20,12 @@ from scripted_backbone import QUICK, ScriptedBackbone, drawings
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint import predictor_file, read_card
 from m3agiqa.errors import InputError
-from m3agiqa.registry import candidates
+from m3agiqa.registry import Agreement, Compared, Comparison, candidates
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
 from training.annotations import merge, read_annotations
 from training.cases import image_hash
+from training.comparison import as_text
 from training.run import Run
 from training.settings import plain
 
@@ -314,6 +315,13 @@ def test_a_changed_export_is_noticed_and_an_absent_one_named(
     shutil.rmtree(export)
     assert main([*command, *changes]) == 2
     assert "There is no export of annotations in" in capsys.readouterr().err
+
+
+def test_the_table_says_what_it_does_not_know() -> None:
+    row = Compared("data", A, 3, None, Agreement(0.5, 0.5, 1.0, -0.25))
+    told = as_text(Comparison("nano 0.2.0", "new 1", (row,)))
+    assert "authenticity, of the data" in told and "– → -0.250" in told
+    assert "No held-out image was scored by people" in told
 
 
 def test_one_seed_has_no_spread_to_ship(config: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
-from m3agiqa.samples import read_samples, write_samples
+from m3agiqa.samples import Sample, read_samples, write_samples
 from training.cases import Case, all_cases, own_cases
 from training.datasets import fingerprint, load_teacher
 from training.hidden_cache import Entry, HiddenCache
@@ -167,6 +167,13 @@ def test_samples_survive_a_round_trip(data: Path, tmp_path: Path) -> None:
     assert [s.image.read_bytes() for s in again] == [s.image.read_bytes() for s in samples]
     changed = [replace(samples[0], prompt="another"), *samples[1:]]
     assert fingerprint(changed) != fingerprint(samples)
+
+
+def test_raters_change_the_fingerprint_and_their_absence_does_not() -> None:
+    sample = Sample("a", Path("a.png"), "a cat", {Aspect.QUALITY: 2.5}, {Aspect.QUALITY: "Sharp."})
+    before = "189f1263ec0376004cc70b0b48c9253e3f928b3a51fdadbaebea739412b485cb"
+    assert fingerprint([sample]) == before, "as in runs from before there were raters"
+    assert fingerprint([replace(sample, raters={Aspect.QUALITY: 2})]) != before
 
 
 def test_missing_and_broken_data_are_named(tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def test_fit_finds_a_planted_signal_and_the_order(tmp_path: Path) -> None:
 
 QUICK = replace(CONFIG, extractor="none", input_dropout=0.1, epochs=8, lr=2e-2)
 """Without an extractor, for what does not depend on it."""
+
+
+def test_a_mos_of_many_people_counts_more(tmp_path: Path) -> None:
+    """Every image is there twice, once as eight people find it and once as one does."""
+    seen = planted(32, 0)
+    many, one = {Aspect.QUALITY: 8}, {}
+    said = [
+        replace(target, mos=mos, worse=None, sample=replace(target.sample, id=f"{mos}", raters=raters))
+        for target in seen
+        for mos, raters in ((2.0, many), (4.0, one))
+    ]
+    predictor, _ = fit(said, seen, replace(QUICK, epochs=30), tmp_path / "state", "test")
+    predicted = predict(predictor, [target.states for target in seen])
+    assert sum(predicted) / len(predicted) == pytest.approx((8 * 2 + 4) / 9, abs=0.25)
+
+
 VOCAB = replace(QUICK, projection="vocab")
 
 

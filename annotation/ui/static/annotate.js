@@ -278,9 +278,9 @@ async function bringBack(item, sent, error) {
 function giveBack(entry, record) {
   record.failed = true;
   history = history.filter((other) => other !== record);
+  if (isTyping(document.activeElement)) return upcoming.unshift(entry); // its turn comes after this one's
   deafUntil = Date.now() + DEAF;
-  if (isTyping(document.activeElement)) upcoming.unshift(entry); // comes after the sentence is finished
-  else putBack(entry);
+  putBack(entry);
 }
 
 function putBack(entry) {
@@ -432,7 +432,14 @@ function show() {
   lastActive = Date.now();
   activate(current.active);
   refresh();
+  tellIfSeen();
   revealScored();
+}
+
+function tellIfSeen() {
+  const known = ({ aspect }) => answerOf(current, aspect) && current.said[aspect].first === null;
+  if (current?.blind && current.view.aspects.some(known))
+    tell("You have seen the model's answer to this one before; it does not count as blind.");
 }
 
 function revealScored() {
@@ -489,6 +496,7 @@ function card(name) {
       make(
         "div",
         { class: "tags", role: "group", "aria-label": `What the model got wrong about ${name}` },
+        "The model got wrong:",
         ...[...tags, ...own].map((tag) =>
           make("button", { type: "button", class: "tag", onclick: () => toggle(name, tag) }, tag),
         ),
@@ -576,7 +584,7 @@ function waiting(name, answer) {
   const { state, message } = current.view.model;
   if (answer) return "Your description";
   if (current.blind && current.said[name].score === null)
-    return "Blind: the model's description shows once you have scored. You may write your own.";
+    return "Blind: score first, then the model's description shows.";
   if (state === "coming") return "The model is still looking; score already, its description comes here.";
   if (state === "failed") return `${message} Score without it; you may write a description.`;
   return "The model says nothing about this. You may write a description.";
@@ -617,7 +625,7 @@ const KEYS = {
   a: () => agree(activeName()),
   e: () => field(".text"),
   c: () => field(".comment"),
-  z: zoom,
+  z: () => zoom(),
   ArrowDown: () => move(1),
   ArrowUp: () => move(-1),
   ArrowRight: () => nudge(0.1),
@@ -641,8 +649,20 @@ function field(selector) {
   part("aspects").querySelector(`.aspect.active ${selector}`).focus();
 }
 
-function zoom() {
-  root.classList.toggle("zoomed");
+// As large as the image is, but at least twice as large as before; what was clicked comes to the middle.
+function zoom({ clientX, clientY } = {}) {
+  const picture = part("figure");
+  const box = picture.getBoundingClientRect();
+  const { width, height } = current.view;
+  const fitting = Math.min(box.width / width, box.height / height);
+  const scale = Math.max(1, 2 * fitting);
+  picture.style.setProperty("--zoomed", `${scale * width}px`);
+  if (!root.classList.toggle("zoomed")) return;
+  const [x, y] = clientX ? [clientX - box.left - box.width / 2, clientY - box.top - box.height / 2] : [0, 0];
+  picture.scrollTo({
+    left: (scale * width - box.width) / 2 + (x * scale) / fitting,
+    top: (scale * height - box.height) / 2 + (y * scale) / fitting,
+  });
 }
 
 const isTyping = (target) => root.contains(target) && target.matches("textarea, [type=text], select");
@@ -692,7 +712,11 @@ function choose(event) {
   const { order, pool, blind } = options;
   remember(() => localStorage, OPTIONS, { order: order.value, pool: pool.value, blind: blind.checked });
   for (const entry of [current, ...upcoming].filter(Boolean)) entry.blind = blind.checked;
-  afterwards(() => refill(event.target !== blind));
+  tell("");
+  afterwards(async () => {
+    await refill(event.target !== blind);
+    tellIfSeen();
+  });
   root.focus({ preventScroll: true });
 }
 

@@ -13,7 +13,9 @@ function nearestPoint(svg, event) {
   return best?.closest("[data-case]");
 }
 
+let step; // the neighbours' button that was pressed: it is drawn anew, and must not lose the focus
 element.addEventListener("click", (event) => {
+  step = event.target.closest(".step")?.classList[1];
   const svg = event.target.closest("svg");
   open(event.target.closest("[data-case]:is(button, circle, g)") ?? (svg && nearestPoint(svg, event)));
 });
@@ -29,8 +31,9 @@ element.addEventListener("keydown", (event) => {
 });
 
 // The open case is marked among the points and in the list, wherever it was opened.
-if (element.closest("#failures-detail") || element.querySelector("#failures-detail")) {
+if (element.closest("#failures-detail")) {
   watch("value", () => {
+    if (step) element.querySelector(`.${step}:enabled`)?.focus();
     const current = document.querySelector("#failures-detail .failure")?.dataset.case;
     for (const part of document.querySelectorAll("#failures-scatter, #failures-list")) {
       part.querySelectorAll("[aria-current]").forEach((mark) => mark.removeAttribute("aria-current"));

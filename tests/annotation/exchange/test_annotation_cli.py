@@ -46,7 +46,7 @@ def test_import_then_export(
     out = tmp_path / "out"
     arguments = ["export", "--out", str(out), "--aspect", "quality", "--min-raters", "1", "--mos", "mean"]
     assert main([*arguments, "--source", "pets"], environment) == 0
-    assert "1 images" in capsys.readouterr().out
+    assert "1 image (" in capsys.readouterr().out
     assert json.loads((out / "samples.jsonl").read_text())["mos"] == {"quality": 4.0}
     with opened(tmp_path).database.reading() as session:
         assert session.scalar(select(QueueEntry.overlap)) == 3

@@ -115,11 +115,15 @@ def test_limits_are_named(make_zip: Zip, monkeypatch: pytest.MonkeyPatch) -> Non
             assert len(opened.refused) == 5
 
 
-def test_the_table_of_contents_of_a_zip64_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("usual_place", [0xFFFFFFFF, 100])
+@pytest.mark.parametrize("told_to_lie_at", [0, 7, 2**64 - 1])
+def test_the_table_of_contents_of_a_zip64_is_measured(
+    tmp_path: Path, usual_place: int, told_to_lie_at: int
+) -> None:
     """Such an archive keeps the size elsewhere, and a small number in its place must not be believed."""
     end64 = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 9**6, 9**6, 9**9, 0)
-    locator = struct.pack("<4sIQI", b"PK\6\7", 0, 0, 1)
-    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, told_to_lie_at, 1)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, usual_place, 0xFFFFFFFF, 0)
     path = tmp_path / "huge.zip"
     path.write_bytes(end64 + locator + end)
     with pytest.raises(InputError, match="table of contents"):

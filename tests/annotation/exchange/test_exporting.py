@@ -14,7 +14,7 @@ from PIL import Image
 from annotation.exchange import exporting
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
-from annotation.store import Store
+from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import Draft, Said, save, withdraw_submission
 from annotation.store.items import add_item, record_assessment
 from annotation.store.models import GoldAnswer
@@ -347,3 +347,16 @@ def test_what_was_imported_and_corrected_can_be_trained_on(
     assert [sample.descriptions for sample in described] == [{Q: "A corrected description."}]
     assert described[0].raters == {Q: 3, C: 2, A: 2}
     assert all(sample.mos.keys() == set(Aspect) for sample in data.samples)
+
+
+def test_both_databases_export_the_same(
+    database: Database, out: Path, tmp_path: Path, png: Callable[[int], bytes]
+) -> None:
+    (tmp_path / "cat.png").write_bytes(png(1))
+    rows = ["image,prompt,annotator,quality", "cat.png,a cat,ann,4", "cat.png,a cat,bob,2"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    store = Store(database, ImageFiles(tmp_path / "images"))
+    import_into(store, tmp_path / "t.csv", overlap=1)
+    (sample,) = exported(store, out)
+    assert (sample.prompt, sample.mos, sample.raters) == ("a cat", {Q: 3.0}, {Q: 2})
+    assert sample.id == f"{sha256(png(1)).hexdigest()[:16]}-{sha256(b'a cat').hexdigest()[:8]}"

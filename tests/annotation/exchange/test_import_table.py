@@ -77,6 +77,7 @@ def test_what_spreadsheets_write(content: bytes) -> None:
         (b"image,prompt\n", "no rows below its header"),
         (b"image,image\na,b\n", "column image twice"),
         (b"image,quality\na,3\n", "no column annotator"),
+        (b"image\n" + b"a\n" * 300_000, "has 300,001 lines; at most 300,000"),
     ],
 )
 def test_tables_that_make_no_sense(content: bytes, sentence: str) -> None:

@@ -69,6 +69,15 @@ def test_one_image_with_the_prompt_of_its_generator(store: Store, tmp_path: Path
     assert items(store) == {("one.png", "a fox", "one")}
 
 
+@pytest.mark.parametrize(("name", "called"), [(None, "set 1.5"), ("  ", "set 1.5"), (" mine ", "mine")])
+def test_what_an_import_is_called(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, called: str
+) -> None:
+    monkeypatch.chdir(folder.rename(folder.with_name("set 1.5")))
+    import_into(store, Path(), overlap=1, name=name)
+    assert {source for _, _, source in items(store)} == {called}
+
+
 def test_without_overlap_nothing_is_queued(store: Store, folder: Path) -> None:
     assert import_into(store, folder, overlap=0).queued == 0
     assert store.database.transact(lambda session: take(session, "ann", 3)) == []
@@ -215,6 +224,14 @@ def test_a_zip_comes_in_with_its_prompts(store: Store, tmp_path: Path, png: Png)
     assert (report.ignored, report.errors) == (1, [])
 
 
+def test_an_image_whose_prompt_is_damaged_stays_out_alone(store: Store, tmp_path: Path, png: Png) -> None:
+    path = zipped(tmp_path / "z.zip", {"a.png": png(1), "a.txt": b"an ape", "b.png": png(2)})
+    path.write_bytes(path.read_bytes().replace(b"an ape", b"an apf"))
+    report = import_into(store, path, overlap=1)
+    assert items(store) == {("b.png", "", "z")}
+    assert report.errors == [("a.txt", "The file is damaged within the ZIP; make the ZIP anew.")]
+
+
 def test_a_csv_within_a_zip_decides(store: Store, tmp_path: Path, png: Png) -> None:
     members = {
         "set/list.csv": b"image,prompt\na.png,ape\n./set/b.png,bee\nc.png,cow\n",
@@ -278,6 +295,12 @@ def _written(path: Path, content: bytes) -> Path:
 def test_an_import_cannot_pass_for_the_demo(store: Store, folder: Path) -> None:
     with pytest.raises(InputError, match="cannot be called demo"):
         import_into(store, folder, overlap=1, name="demo")
+
+
+def test_fewer_annotators_than_none(store: Store, folder: Path) -> None:
+    with pytest.raises(InputError, match="There cannot be -1 annotators"):
+        import_into(store, folder, overlap=-1)
+    assert items(store) == set()
 
 
 def test_a_folder_of_images_goes_with_a_csv_only(store: Store, folder: Path) -> None:

@@ -99,6 +99,13 @@ class TestIntraclassCorrelation:
         with_gaps["newcomer"] = [4, *[GAP] * 8]
         assert intraclass_correlation(with_gaps) == intraclass_correlation(SHROUT_AND_FLEISS)
 
+    def test_who_has_scored_much_else_is_no_reason_to_give_common_images_up(self) -> None:
+        together = [[item % 5, item % 4, item % 3, GAP] for item in range(20)]
+        elsewhere = [[GAP, GAP, GAP, 3]] * 100
+        few = [[1, 2, 3, 4]] * 2
+        block = largest_block(table(together + elsewhere + few))
+        assert block.shape == (22, 3)
+
     @settings(max_examples=60, deadline=None)
     @given(
         st.integers(2, 5).flatmap(

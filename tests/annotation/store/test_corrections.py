@@ -182,6 +182,7 @@ def test_withdrawn_revisions_count_as_seen(database: Database, new_item: Callabl
         ([said(math.inf)], "give one from 1 to 5"),
         ([said(0.99)], "score of quality is 0.99; give one from 1 to 5"),
         ([said(5.01)], "give one from 1 to 5"),
+        ([Said(QUALITY, 0.0, MosScale(-1e308, 1e308))], r"too large; give one within ±1,000"),
         ([said(), said(0, AUTHENTICITY)], "score of authenticity"),
         ([said(description=" \n\0")], "description of quality is empty"),
         ([said(description="x" * 5001)], "description of quality has 5,001 characters"),

@@ -231,9 +231,10 @@ def test_an_item_given_twice_is_queued_once(line: Queue) -> None:
     assert line.progress("ada").total == 1
 
 
-def test_an_overlap_of_nobody_is_refused(line: Queue) -> None:
-    with pytest.raises(InputError, match="at least 1 annotator"):
-        line.enqueue([], overlap=0)
+@pytest.mark.parametrize("overlap", [0, 101, 10**12])
+def test_an_overlap_that_cannot_be_meant_is_refused(line: Queue, overlap: int) -> None:
+    with pytest.raises(InputError, match="at least 1 annotator and at most 100"):
+        line.enqueue([], overlap=overlap)
 
 
 def test_what_was_annotated_before_it_was_queued_is_not_asked_for_again(line: Queue) -> None:

@@ -65,6 +65,11 @@ class ScriptedAssessor:
         yield Assessment(str(image), prompt, results, self.card.title, self.card.learned_from, 0.5)
 
 
+@pytest.fixture(autouse=True)
+def uploads_lie_in_the_tests_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+
 @pytest.fixture
 def assessor() -> ScriptedAssessor:
     return ScriptedAssessor()

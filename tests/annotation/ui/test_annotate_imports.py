@@ -69,6 +69,31 @@ def test_files_of_the_same_name_from_different_folders(studio, give, png):
     assert "2 images added" in bring_in(studio, [give("a.png", png(1)), give("a.png", png(2))])
 
 
+def test_whose_prompt_it_is_is_not_guessed(studio, give, png):
+    names = ("0.png", "1.png", "1.txt", "1.png", "1.txt")
+    shown = bring_in(studio, [give(name, png(i) if "png" in name else b"a") for i, name in enumerate(names)])
+    assert "not clear which image 1.txt tells the prompt of" in shown
+    assert items(studio) == []
+
+
+def test_only_admins_bring_in_scores_and_known_answers(studio, give, png):
+    class Annotating(Access):
+        def person(self, request: gr.Request) -> Person:
+            return Person("ann", Role.ANNOTATOR)
+
+    def files() -> list[dict]:
+        rows = b"image,annotator,quality,gold_quality\n0.png,ben,1,\n1.png,,,5\n2.png,,,\n"
+        return [give("t.csv", rows), *(give(f"{i}.png", png(i)) for i in range(3))]
+
+    others = Studio(studio.settings, studio.store, Annotating(), studio.loader)
+    shown = bring_in(others, files())
+    assert "1 image added" in shown
+    assert shown.count("only an admin may bring in") == 2
+    shown = bring_in(studio, files())
+    assert "1 score of people taken over" in shown
+    assert "1 calibration image" in shown
+
+
 def test_a_zip_and_images_at_once(studio, give, png, tmp_path):
     with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
         archive.writestr("a.png", png(1))

@@ -168,6 +168,15 @@ def test_agreement_is_the_models_own_answer_whatever_the_page_says(annotating, f
     assert (opinion["agrees"], opinion["score"], opinion["description"]) == (True, 4.0, "one two three")
 
 
+def test_who_agrees_unseen_was_not_blind(annotating, fill):
+    fill(1)
+    [view] = take(annotating, blind=True)
+    view = spoken(annotating, view["item"], blind=True)
+    save(annotating, view, [{"aspect": "quality", "agrees": True}], blind=True)
+    [opinion] = said_by(annotating)
+    assert (opinion["agrees"], opinion["blind"]) == (True, False)
+
+
 def test_nobody_can_agree_with_what_was_not_said(annotating, fill):
     fill(1)
     [view] = take(annotating)
@@ -215,6 +224,15 @@ def test_nobody_undoes_what_others_said(annotating, fill):
     saved = save(annotating, view, scored(4))
     with pytest.raises(InputError, match="somebody else's"):
         annotating.undo(BEN, view["item"], saved["submission"], blind=False)
+    assert len(said_by(annotating)) == 1
+
+
+def test_an_undo_is_of_one_image(annotating, fill):
+    fill(2)
+    view, other = take(annotating)
+    saved = save(annotating, view, scored(4))
+    with pytest.raises(InputError, match="is of another image"):
+        annotating.undo(ANN, other["item"], saved["submission"], blind=False)
     assert len(said_by(annotating)) == 1
 
 
@@ -284,6 +302,19 @@ def test_a_score_changed_after_seeing_the_answer_is_not_blind(annotating, fill, 
     view = annotating.reveal(ANN, item, "quality", 2)
     save(annotating, view, scored(second), blind=True)
     assert said_by(annotating)[0]["blind"] is blind
+
+
+def test_a_score_changed_before_there_is_an_answer_is_blind(annotating, assessor, fill):
+    assessor.go.clear()
+    [item] = fill(1)
+    take(annotating, blind=True)
+    assert annotating.reveal(ANN, item, "quality", 2)["model"]["state"] == "coming"
+    assessor.go.set()
+    assert spoken(annotating, item, blind=True)["model"]["aspects"] == {}
+    view = annotating.reveal(ANN, item, "quality", 3)
+    assert set(view["model"]["aspects"]) == {"quality"}
+    save(annotating, view, scored(3), blind=True)
+    assert said_by(annotating)[0]["blind"] is True
 
 
 def test_who_has_seen_the_answer_already_is_not_blind(annotating, fill):
@@ -431,6 +462,7 @@ def test_whatever_is_sent_is_refused_with_a_sentence(annotating, item, said, res
         (scored(6), "give one from 1 to 5"),
         (scored(float("nan")), "give one from 1 to 5"),
         (scored("4"), "must be a number"),
+        (scored(10**400), "score of quality is too large a number"),
         (scored(4, description=" "), "description of quality is empty"),
         (scored(4, "beauty"), "There is no aspect 'beauty'"),
         (scored(4, scale=[5, 1]), "low end below its high one"),

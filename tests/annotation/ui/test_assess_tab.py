@@ -213,5 +213,15 @@ def test_no_payload_is_no_upload(nothing):
     assert Upload.from_payload(nothing) is None
 
 
-def test_an_uploads_name_never_holds_a_folder():
-    assert Upload.from_payload({"path": "/tmp/a.png", "orig_name": "../../b.png"}).name == "b.png"
+def test_an_uploads_name_never_holds_a_folder(upload):
+    assert Upload.from_payload({"path": str(upload.path), "orig_name": "../../b.png"}).name == "b.png"
+
+
+def test_no_other_file_of_the_server_is_an_upload(handlers, tmp_path):
+    other = tmp_path.with_name(f"{tmp_path.name} of the server.png")
+    Image.new("RGB", (64, 64), "red").save(other)
+    link = tmp_path / "link.png"
+    link.symlink_to(other)
+    for path in (other, link, tmp_path / ".." / other.name):
+        [shown] = press(handlers, {"path": str(path)}, "a fox")
+        assert NO_IMAGE in shown.message

@@ -15,6 +15,7 @@ from annotation.access import Access, Forbidden, Person, Role
 from annotation.store.corrections import in_force
 from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
+from annotation.store.queue import take
 from annotation.ui.assess_tab import AssessHandlers
 from annotation.ui.correct import SIGN_IN, CorrectHandlers
 from annotation.ui.subject import Subject
@@ -139,6 +140,20 @@ def test_editing_again_supersedes_and_undo_restores(handlers, assess, standing):
     assert number(again) > first
 
 
+def test_who_has_corrected_all_aspects_is_not_asked_again_in_the_queue(handlers, assess, standing, studio):
+    def offered() -> list[int]:
+        return studio.store.database.transact(lambda session: take(session, "local", 1, gold_every=0))
+
+    subject = assess()
+    handlers.agree(subject, event(aspect="quality"), request())
+    [item] = {correction.item_id for correction in standing()}
+    handlers.agree(subject, event(aspect="correspondence"), request())
+    handlers.agree(subject, event(aspect="authenticity"), request())
+    assert offered() == []
+    handlers.undo(subject, event(correction=standing()[0].id), request())
+    assert offered() == [item]
+
+
 def test_undo_pressed_twice_undoes_once(handlers, assess, standing):
     subject = assess()
     first = number(quality(handlers.save(subject, form(), request())))
@@ -169,6 +184,7 @@ def test_what_is_sent_twice_is_saved_once(handlers, assess, studio):
         ({"comment": "x" * 2001}, "comment"),
         ({"tags": ["x" * 61]}, "tag"),
         ({"scale": [0, 100], "score": 50}, "give one from 1 to 5"),
+        ({"scale": [0, 100], "score": 0, "agrees": True}, "give one from 1 to 5"),
         ({"token": ""}, "token"),
         ({"token": None}, "token"),
     ],

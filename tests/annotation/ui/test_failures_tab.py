@@ -17,7 +17,7 @@ from PIL import Image
 from seeded_cases import add, judge, picture, say, write_run
 from sqlalchemy import func, select
 
-from annotation.access import Access, Forbidden, Person, Role
+from annotation.access import Access, Forbidden, Person, Role, SpaceAccess
 from annotation.failures.view import Order, View
 from annotation.settings import Settings
 from annotation.store import Store
@@ -148,9 +148,20 @@ def test_a_link_reopens_its_view(handlers: FailuresHandlers) -> None:
     assert shown(outputs) == first
 
 
-def test_a_link_to_a_model_that_is_gone_says_so(handlers: FailuresHandlers) -> None:
-    _, *outputs = handlers.open(asked(data="db", model="db:77"), False, *values())
-    assert "model version is no longer there" in said(shown(outputs)["message"])
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        ({"data": "run:0"}, "data set"),
+        ({"model": "db:77"}, "model version"),
+        ({"tag": "once given"}, "tag"),
+        ({"case": "77|quality"}, "case"),
+    ],
+)
+def test_a_link_to_what_is_gone_says_so_and_shows_the_rest(
+    handlers: FailuresHandlers, gone: dict[str, str], told: str
+) -> None:
+    _, *outputs = handlers.open(asked(**{"data": "db", "model": "db:1", **gone}), False, *values())
+    assert f"s {told} is no longer there" in said(shown(outputs)["message"])
     assert shown(outputs)["detail"]
 
 
@@ -180,8 +191,19 @@ def test_filters_that_leave_nothing_say_so(handlers: FailuresHandlers) -> None:
 def test_a_limit_that_is_none_is_told(handlers: FailuresHandlers) -> None:
     given = values()
     given[[field.name for field in fields(View)].index("least")] = -1
-    assert "from 0 up" in said(shown(handlers.show(asked(), *given))["message"])
-    assert "from 0 up" in said(shown(handlers.arrange(asked(), *given))["message"])
+    for page in (shown(handlers.show(asked(), *given)), shown(handlers.arrange(asked(), *given))):
+        assert "from 0 up" in said(page.pop("message"))
+        assert list(page.values()) == [gr.skip()] * 6, "what is there stays until the number is right"
+
+
+def test_what_no_page_sends_is_refused(handlers: FailuresHandlers) -> None:
+    for name, value in (("side", "sideways"), ("least", "much"), ("most", [1]), ("order", {"a": 1})):
+        given = values()
+        given[[field.name for field in fields(View)].index(name)] = value
+        assert "reload" in said(shown(handlers.show(asked(), *given))["message"])
+        assert "reload" in said(handlers.queue(asked(), 1, *given))
+    for overlap in ("3", [1], {"a": 1}):
+        assert "whole number" in said(handlers.queue(asked(), overlap, *values()))
 
 
 def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(
@@ -282,6 +304,14 @@ def test_a_viewer_sees_scores_but_no_names_and_cannot_queue(studio: Studio) -> N
         assert session.scalar(select(func.count()).select_from(QueueEntry)) == 0
     buttons = handlers.arrange(asked(), *values())[len(fields(View)) - 1]
     assert buttons["visible"] is False
+
+
+def test_the_public_of_a_space_does_not_see_what_others_have_brought(studio: Studio) -> None:
+    space = SpaceAccess(frozenset(), has_login=True)
+    handlers = FailuresHandlers(Studio(studio.settings, studio.store, space, studio.loader))
+    request = SimpleNamespace(query_params={}, request=SimpleNamespace(scope={}))
+    page = shown(handlers.show(request, *values()))
+    assert "Sign in to see this" in said(page.pop("message")) and not any(page.values())
 
 
 def test_who_is_no_user_any_more_sees_nothing(studio: Studio) -> None:

@@ -178,9 +178,9 @@ def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, 
     listed = models_list(offers(settings), "nano", None, may_promote=False)
     assert "&lt;people&gt;" in listed and "<people>" not in listed
     assert "Quality, scored by people" in listed and "Quality, of the data set" in listed
-    assert '<td class="better">0.400 → <b>0.700</b></td>' in listed
-    assert '<td class="better">−0.800 → <b>+0.100</b></td>' in listed, "nearer to no error"
-    assert '<td class="same">– → <b>–</b></td>' in listed
+    assert '<td class="better">0.400 → <b>0.700</b>' in listed
+    assert '<td class="better">−0.800 → <b>+0.100</b>' in listed, "nearer to no error"
+    assert '<td class="">– → <b>–</b></td>' in listed
     hostile = Offer('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
     assert "<script>" not in models_list([hostile], "nano", "<i>", may_promote=True)
     assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
