@@ -11,8 +11,9 @@ demo: $(VENV)/installed
 train: $(VENV)/installed-train
 	@echo "Ready: . $(VENV)/bin/activate && python -m training --help"
 
+# Two workers with one thread each; the longest file comes first (tests/conftest.py), so one of them has it.
 test: $(VENV)/installed-dev browser
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

@@ -36,6 +36,8 @@ class Card:
     seeds: int = 1
     """Predictors of each aspect, trained with as many seeds. The first one's MOS counts; how far all of them
     spread says how sure it is."""
+    digest: str = field(default="", compare=False)
+    """SHA-256 of the card's file, and so of all the files that it names; "" for one that is in no folder."""
 
     @property
     def title(self) -> str:
@@ -71,7 +73,9 @@ def write_card(card: Card, folder: Path) -> None:
     """Write the card with the SHA-256 of every other file in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
     hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    text = json.dumps({**asdict(card), "files": hashes}, indent=2, ensure_ascii=False)
+    facts = {**asdict(card), "files": hashes}
+    del facts["digest"]
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
     (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -110,7 +114,7 @@ def read_card(folder: Path, *, verify: bool = True) -> Card:
         facts["predictors"] = {Aspect(k): PredictorConfig(**v) for k, v in facts["predictors"].items()}
         if facts["scales"].keys() != facts["predictors"].keys():
             raise ValueError("each predictor needs its scale")
-        return Card(**facts)
+        return Card(**facts, digest=sha256(path))
     except OSError as error:
         raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

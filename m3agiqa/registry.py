@@ -16,7 +16,6 @@ from uuid import uuid4
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint import CARD_FILE, Card, find_checkpoint, read_card
 from m3agiqa.errors import InputError, WeightsError
-from m3agiqa.weights import sha256
 
 REGISTRATION_FILE = "registration.json"
 METRICS = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
@@ -99,7 +98,7 @@ def register(checkpoint: Path, folder: Path, comparison: Comparison | None = Non
     folder cannot be written.
     """
     card = read_card(checkpoint)
-    name = f"{_as_name(card.title)}-{sha256(checkpoint / CARD_FILE)[:8]}"
+    name = f"{_as_name(card.title)}-{card.digest[:8]}"
     target, partial = folder / name, folder / f".{name}.{uuid4().hex[:8]}"
     facts = {
         "registered_at": datetime.now(UTC).isoformat(),

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from PIL import Image, ImageDraw
 
 from m3agiqa import Assessor
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
+hypothesis.settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: one worker has it while the others do the rest."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def judge(
         aspect: AspectResult(aspect, f"{model} on {aspect}", rating or scale.rating(mos), mos, mos, scale)
         for aspect, mos in scores.items()
     }
-    card = SimpleNamespace(title=model, fingerprint=model, learned_from="a test")
+    card = SimpleNamespace(title=model, digest=model, learned_from="a test")
     assessment = Assessment(None, None, results, model, "a test", 1.0)
     return store.database.transact(lambda session: record_assessment(session, item, assessment, card))
 

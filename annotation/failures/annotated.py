@@ -50,7 +50,7 @@ class Annotations:
         versions = tuple(
             Version(
                 f"{self.prefix}:{model.id}",
-                model.title if titles.count(model.title) == 1 else f"{model.title} ({model.fingerprint[:6]})",
+                model.title if titles.count(model.title) == 1 else f"{model.title} ({model.digest[:6]})",
             )
             for model in models
         )

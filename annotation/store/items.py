@@ -59,12 +59,10 @@ def add_item(
 def model_version(session: Session, card: Card) -> ModelVersion:
     """The model version of a checkpoint, added if it is new."""
     found = session.scalar(
-        select(ModelVersion).where(
-            ModelVersion.title == card.title, ModelVersion.fingerprint == card.fingerprint
-        )
+        select(ModelVersion).where(ModelVersion.title == card.title, ModelVersion.digest == card.digest)
     )
     if found is None:
-        found = ModelVersion(title=card.title, fingerprint=card.fingerprint, learned_from=card.learned_from)
+        found = ModelVersion(title=card.title, digest=card.digest, learned_from=card.learned_from)
         session.add(found)
         session.flush()
     return found

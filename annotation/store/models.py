@@ -149,12 +149,12 @@ class ModelVersion(Base):
     """A model that has assessed something."""
 
     __tablename__ = "model_versions"
-    __table_args__ = (UniqueConstraint("title", "fingerprint"),)
+    __table_args__ = (UniqueConstraint("title", "digest"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(200))
-    fingerprint: Mapped[str] = mapped_column(String(64))
-    """Hash of the checkpoint (m3agiqa.checkpoint.Card.fingerprint)."""
+    digest: Mapped[str] = mapped_column(String(64))
+    """Hash of the checkpoint (m3agiqa.checkpoint.Card.digest)."""
     learned_from: Mapped[str] = mapped_column(Text)
     added_at: Mapped[datetime] = mapped_column(default=now)
 

@@ -56,6 +56,15 @@ def test_card_roundtrip(folder: Path) -> None:
     assert CARD.title == "small 0.3"
 
 
+def test_other_weights_make_another_digest(folder: Path) -> None:
+    first = read_card(folder)
+    write_card(first, folder)
+    assert read_card(folder).digest == first.digest
+    save_predictor(Predictor(CONFIG), folder, Aspect.QUALITY)
+    write_card(CARD, folder)
+    assert read_card(folder).digest != first.digest
+
+
 def test_predictor_roundtrip(folder: Path, predictor: Predictor) -> None:
     loaded = load_predictor(folder, Aspect.QUALITY, CONFIG)
     for name, value in predictor.state_dict().items():

@@ -117,7 +117,11 @@ function newToken() {
 
 async function refill(release = false) {
   const { order, pool, blind } = options;
-  const answer = await callPatiently("take", AHEAD, order.value, pool.value, blind.checked, release);
+  const taking = callPatiently("take", AHEAD, order.value, pool.value, blind.checked, release);
+  const answer = await taking.catch((error) => {
+    if (!current) root.classList.replace("loading", "refused");
+    throw error;
+  });
   if (person === null) begin(answer);
   showProgress(answer.progress);
   const known = new Map([current, ...upcoming].filter(Boolean).map((entry) => [entry.view.item, entry]));
@@ -422,7 +426,7 @@ function showProgress({ mine, done, total, skipped }) {
 
 function show() {
   root.classList.toggle("without-item", !current);
-  root.classList.remove("loading", "zoomed");
+  root.classList.remove("loading", "refused", "zoomed");
   part("figure").replaceChildren(...(current ? [current.image] : []));
   part("prompt").textContent = current ? (current.view.prompt ?? "No prompt is known for this image.") : "";
   part("prompt").classList.toggle("unknown", !current?.view.prompt);

@@ -27,7 +27,7 @@ from training.datasets.conversations import import_conversations
 
 SCALE = MosScale(1, 5)
 Q, C, A = Aspect
-CARD = SimpleNamespace(title="scripted 1.0", fingerprint="abc", learned_from="a script")
+CARD = SimpleNamespace(title="scripted 1.0", digest="abc", learned_from="a script")
 Item = Callable[..., int]
 Say = Callable[..., int]
 

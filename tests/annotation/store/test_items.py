@@ -17,8 +17,8 @@ from m3agiqa import Assessment as Assessed
 from m3agiqa.errors import InputError
 
 SCALE = MosScale(1, 5)
-CARD = SimpleNamespace(title="nano 1.0", fingerprint="f" * 64, learned_from="Learned from people.")
-NEWER = SimpleNamespace(title="nano 1.1", fingerprint="e" * 64, learned_from="Learned from more people.")
+CARD = SimpleNamespace(title="nano 1.0", digest="f" * 64, learned_from="Learned from people.")
+NEWER = SimpleNamespace(title="nano 1.1", digest="e" * 64, learned_from="Learned from more people.")
 
 
 def assessed(mos: float) -> Assessed:

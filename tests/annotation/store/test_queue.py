@@ -249,7 +249,7 @@ def test_what_was_annotated_before_it_was_queued_is_not_asked_for_again(line: Qu
 
 
 def assess(session: Session, item_id: int, mos: float, rating: Rating) -> None:
-    card = SimpleNamespace(title="scripted 1.0", fingerprint="0", learned_from="a script")
+    card = SimpleNamespace(title="scripted 1.0", digest="0", learned_from="a script")
     result = AspectResult(Aspect.QUALITY, "A text.", rating, mos, mos, MosScale(0, 100))
     assessment = Assessment(None, None, {Aspect.QUALITY: result}, card.title, card.learned_from, 0.1)
     record_assessment(session, item_id, assessment, card)

@@ -40,11 +40,11 @@ def upgrade() -> None:
         "model_versions",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("title", sa.String(length=200), nullable=False),
-        sa.Column("fingerprint", sa.String(length=64), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("learned_from", sa.Text(), nullable=False),
         sa.Column("added_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_model_versions"),
-        sa.UniqueConstraint("title", "fingerprint", name="uq_model_versions_title_fingerprint"),
+        sa.UniqueConstraint("title", "digest", name="uq_model_versions_title_digest"),
     )
     op.create_table(
         "prompts",
