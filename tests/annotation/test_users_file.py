@@ -78,6 +78,7 @@ def test_any_user_is_read_as_they_were_written_or_refused(tmp_path_factory, name
         (f":admin:{user('x').password_hash}", "line 3: '' cannot be a user's name"),
         (user("ben").line, "line 3: ben is there twice."),
     ],
+    ids=["one part", "two parts", "role", "hash", "name", "twice"],  # hashes differ from process to process
 )
 def test_a_wrong_line_is_told_with_its_number_and_without_its_secret(line, sentence):
     with pytest.raises(InputError) as error:
