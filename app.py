@@ -15,16 +15,16 @@ from annotation.access import Access
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui import look
-from annotation.ui.annotate_tab import annotate_tab
-from annotation.ui.assess_tab import assess_tab
-from annotation.ui.data_tab import data_tab
-from annotation.ui.examples import FOLDER as EXAMPLES
-from annotation.ui.failures_tab import failures_tab
+from annotation.ui.annotate.tab import annotate_tab
+from annotation.ui.assess.examples import FOLDER as EXAMPLES
+from annotation.ui.assess.tab import assess_tab
+from annotation.ui.data.tab import data_tab
+from annotation.ui.failures.tab import failures_tab
 from annotation.ui.model_banner import model_banner
 from annotation.ui.model_loader import ModelLoader, from_registry
-from annotation.ui.models_tab import models_tab
+from annotation.ui.models.serving import model_to_serve
+from annotation.ui.models.tab import models_tab
 from annotation.ui.page_head import page_head
-from annotation.ui.serving import model_to_serve
 from annotation.ui.studio import Studio
 from m3agiqa.errors import M3AgiqaError
 
@@ -42,12 +42,12 @@ def build(studio: Studio) -> gr.Blocks:
             handlers = assess_tab(studio, banner)
         with gr.Tab("Annotate", elem_id="annotate-tab"):
             annotate_tab(studio)
+        with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
+            failures_tab(studio, failures, demo)
         with gr.Tab("Data", elem_id="data-tab") as data:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:
             models_tab(studio, banner, models)
-        with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
-            failures_tab(studio, failures, demo)
         demo.unload(handlers.stop)
     return demo
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from m3agiqa.errors import InputError
+
+MOST_ANNOTATORS = 100  # of an image: more are a slip of the finger
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Settings:
     runs: Path = Path("runs")
     """M3AGIQA_RUNS: folder of training runs, whose reports the failure cases tab shows."""
     overlap: int = 1
-    """M3AGIQA_OVERLAP: annotators per image, unless an import says otherwise."""
+    """M3AGIQA_OVERLAP: annotators per image (1 to MOST_ANNOTATORS), unless an import says otherwise."""
     gold_every: int = 10
     """M3AGIQA_GOLD_EVERY: every how manyth image is a calibration image, where there are any; 0 for none."""
     blind: bool = False
@@ -53,10 +56,10 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Raises InputError naming the variable that is wrong."""
 
-        def number(name: str, default: int, least: int) -> int:
+        def number(name: str, default: int, least: int, most: int) -> int:
             text = environment.get(name) or str(default)
-            if not text.strip().isdecimal() or int(text) < least:
-                raise InputError(f"{name} is {text!r}; give a whole number of at least {least}.")
+            if not re.fullmatch(r"\s*\d{1,9}\s*", text) or not least <= int(text) <= most:
+                raise InputError(f"{name} is {text[:40]!r}; give a whole number from {least} to {most:,}.")
             return int(text)
 
         def switch(name: str, default: bool) -> bool:
@@ -74,8 +77,8 @@ class Settings:
             auth=Path(auth) if auth else None,
             admins=frozenset(filter(None, admins)),
             runs=Path(environment.get("M3AGIQA_RUNS") or cls.runs),
-            overlap=number("M3AGIQA_OVERLAP", cls.overlap, 1),
-            gold_every=number("M3AGIQA_GOLD_EVERY", cls.gold_every, 0),
+            overlap=number("M3AGIQA_OVERLAP", cls.overlap, 1, MOST_ANNOTATORS),
+            gold_every=number("M3AGIQA_GOLD_EVERY", cls.gold_every, 0, 1_000_000),
             blind=switch("M3AGIQA_BLIND", cls.blind),
             keep=switch("M3AGIQA_KEEP", cls.keep),
         )

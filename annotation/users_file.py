@@ -33,9 +33,9 @@ class Role(StrEnum):
     VIEWER = "viewer"
     """Look, and assess images."""
     ANNOTATOR = "annotator"
-    """Correct and annotate, too."""
+    """Correct, annotate and import images, too."""
     ADMIN = "admin"
-    """Import, export, promote models, too."""
+    """Import known answers and scores in others' names, see who said what, export, promote models, too."""
 
     def allows(self, needed: Role) -> bool:
         order = list(Role)

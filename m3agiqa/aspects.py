@@ -59,3 +59,7 @@ class MosScale:
     def rating(self, mos: float) -> Rating:
         """The word for a MOS: five equal ranges of the scale (paper, section III-A)."""
         return RATINGS[min(int(self.to_unit(mos) * len(RATINGS)), len(RATINGS) - 1)]
+
+
+COMMON_SCALE = MosScale(1, 5)
+"""Of people's scores where no model or data set has another one, and of scores from several."""

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -65,16 +65,27 @@ def _folder_rows(folder: Path) -> list[Row]:
     paths = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
     if not paths:
         raise InputError(f"There is no image file in the folder {folder}.")
-    return [_with_prompt(Row(str(path.relative_to(folder)), path), sidecar(path)) for path in paths]
+    return [_folder_row(folder, path) for path in paths]
+
+
+def _folder_row(folder: Path, path: Path) -> Row:
+    row = Row(str(path.relative_to(folder)), path)
+    try:
+        return _with_prompt(row, sidecar(path))
+    except InputError as error:  # the image has a prompt, and must not be judged without
+        return replace(row, error=str(error))
 
 
 def sidecar(image: Path) -> str:
-    """The text of the .txt file of the same name; "" if there is none."""
+    """The text of the .txt file of the same name; "" if there is none. Raises InputError."""
     path = image.with_suffix(".txt")
     if not path.is_file():
         return ""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.read(MAX_SIDECAR)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.read(MAX_SIDECAR)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
 def _with_prompt(row: Row, sidecar: str = "") -> Row:

@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 
 from annotation.exchange.human_samples import METHODS, Filters, HumanSamples, Method, human_samples
-from annotation.statistics.mos import COMMON_SCALE
+from annotation.spreadsheets import harmless
 from annotation.store import Store
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation_files import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, write_samples
@@ -51,7 +51,6 @@ OPINION_COLUMNS = (
     "created_at",
     "correction_id",
 )
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -208,14 +207,7 @@ def _write_opinions(said: pd.DataFrame, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(OPINION_COLUMNS)
         for row in rows[list(OPINION_COLUMNS)].itertuples(index=False):
-            writer.writerow([_safe(cell) for cell in row])
-
-
-def _safe(cell: object) -> object:
-    """A text that a spreadsheet cannot take for a formula."""
-    if cell is None:
-        return ""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+            writer.writerow([harmless(cell) for cell in row])
 
 
 def _counts(samples: Sequence[Sample], said: pd.DataFrame) -> dict[str, Any]:

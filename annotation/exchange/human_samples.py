@@ -14,12 +14,12 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from annotation.exchange.parts import parts
-from annotation.statistics.mos import COMMON_SCALE, mean_opinions, on_one_scale
+from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import in_force
 from annotation.store.models import AspectAssessment, Correction, Image, Submission
 from annotation.store.opinions import opinions
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 

@@ -15,13 +15,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotation.exchange.offers import Offer, offers
-from annotation.exchange.table import SCALE, Row
+from annotation.exchange.table import Row
+from annotation.settings import MOST_ANNOTATORS
 from annotation.store import Store, audit, items, queue
-from annotation.store.corrections import Draft, Said, save
+from annotation.store.corrections import Draft, Said, TakenBackError, save
 from annotation.store.image_files import StoredImage
 from annotation.store.models import Annotator, Correction, GoldAnswer, Image
 from annotation.store.texts import storable, storable_within
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.assessor import clean_prompt
 from m3agiqa.embedded_prompt import find_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -101,10 +102,9 @@ def import_into(
     name = storable_within(name or "", items.MAX_SOURCE, "name of the import") or _title(source)
     if name == items.DEMO:
         raise InputError(f"An import cannot be called {name}, as images of the Assess tab are; give a name.")
-    if not 0 <= overlap <= queue.MOST_ANNOTATORS:
+    if not 0 <= overlap <= MOST_ANNOTATORS:
         raise InputError(
-            f"There cannot be {overlap} annotators per image; give 1 to {queue.MOST_ANNOTATORS}, "
-            "or 0 for no queue."
+            f"There cannot be {overlap} annotators per image; give 1 to {MOST_ANNOTATORS}, or 0 for no queue."
         )
     report = ImportReport()
     with offers(source, images, trusted) as offered, ThreadPoolExecutor(READERS) as readers:
@@ -212,10 +212,14 @@ def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
     facts = [ready.image.sha256, ready.prompt, annotator, sorted(scores.items())]
     latest = _latest_revisions(session, item_id, annotator)
     said = tuple(
-        Said(aspect, score, SCALE, revision=latest.get(aspect, 0) + 1) for aspect, score in scores.items()
+        Said(aspect, score, COMMON_SCALE, revision=latest.get(aspect, 0) + 1)
+        for aspect, score in scores.items()
     )
     token = hashlib.sha256(repr(facts).encode()).hexdigest()  # the same row again is the same submission
-    saved = save(session, Draft(token, item_id, annotator, said, place="import"))
+    try:
+        saved = save(session, Draft(token, item_id, annotator, said, place="import"))
+    except TakenBackError:  # and so it stays
+        return 0
     if saved.again:
         return 0
     if scores.keys() >= {aspect for aspect in Aspect if ready.prompt or not aspect.needs_prompt}:

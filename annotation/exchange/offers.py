@@ -76,10 +76,15 @@ def _of_folder(folder: Path) -> Offers:
             continue
         if is_image_name(path):
             place = str(path.relative_to(folder))
-            found.images.append(Offer(Row(place, place, sidecar(path)), path, partial(_content, path)))
+            try:
+                prompt = sidecar(path)
+            except InputError as error:  # the image has a prompt, and must not come in without
+                found.errors.append((place, str(error)))
+                continue
+            found.images.append(Offer(Row(place, place, prompt), path, partial(_content, path)))
         elif path.suffix.lower() != ".txt":
             found.ignored += 1
-    if not found.images:
+    if not found.images and not found.errors:
         raise InputError(f"There is no image file in the folder {folder}.")
     return found
 

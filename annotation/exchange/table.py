@@ -11,13 +11,11 @@ from itertools import takewhile
 
 from annotation.store.annotators import MAX_NAME
 from annotation.store.items import MAX_GENERATOR
-from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
 
-SCALE = MosScale(1.0, 5.0)
-"""Of the scores in a CSV, gold answers included."""
 DEFAULT_TOLERANCE = 1.0
-TOLERANCES = MosScale(0.0, SCALE.high - SCALE.low)
+TOLERANCES = MosScale(0.0, COMMON_SCALE.high - COMMON_SCALE.low)
 MAX_LINES = 300_000  # all of them are held in memory
 LONGEST_ROW = 200  # lines; a quotation mark that is never closed must not swallow the rest of the file
 LONGEST_HEADER = 10_000  # characters
@@ -29,7 +27,7 @@ COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class Gold:
-    """The known answer about an aspect: scores within `tolerance` of `score` are right."""
+    """The known answer about an aspect, on COMMON_SCALE: scores within `tolerance` of `score` are right."""
 
     aspect: Aspect
     score: float
@@ -38,7 +36,7 @@ class Gold:
 
 @dataclass(frozen=True)
 class Row:
-    """One image as a CSV tells of it; `place` is its line."""
+    """One image as a CSV tells of it; `place` is its line. Scores are on COMMON_SCALE."""
 
     place: str
     image: str
@@ -171,7 +169,9 @@ def _row(place: str, cells: dict[str, str]) -> Row:
 
 def _scores(texts: dict[str, str], prefix: str) -> dict[Aspect, float]:
     names = {aspect: f"{prefix}{aspect}" for aspect in Aspect}
-    return {aspect: _number(texts[name], name, SCALE) for aspect, name in names.items() if name in texts}
+    return {
+        aspect: _number(texts[name], name, COMMON_SCALE) for aspect, name in names.items() if name in texts
+    }
 
 
 def _number(text: str, column: str, scale: MosScale) -> float:

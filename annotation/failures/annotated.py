@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from annotation.failures.cases import cases, rescaled
 from annotation.failures.sources import DataSet, Judged, Opinion, Version
-from annotation.statistics.mos import mean_opinions
+from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import in_force
 from annotation.store.models import (
@@ -26,7 +26,7 @@ from annotation.store.models import (
     Withdrawal,
 )
 from annotation.store.opinions import opinions
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError
 
 Score = tuple[int, str]
@@ -65,35 +65,22 @@ class Annotations:
             )
 
     def judged(self, version: str) -> Judged:
-        """Scores of people are brought to the model's scale. Raises InputError for an unknown version."""
+        """People's MOS, as the Data tab and exports have it, is brought to the model's scale.
+
+        Raises InputError for an unknown version.
+        """
         with self.store.database.reading() as session:
             judged = self._latest(session, version)
             said = opinions(session)
-        said = said.merge(judged[["item_id", "aspect", "scale_low", "scale_high"]], on=["item_id", "aspect"])
-        said["score"] = rescaled(
-            said["score"], (said["low"], said["high"]), (said["scale_low"], said["scale_high"])
-        )
-        said[["low", "high"]] = said[["scale_low", "scale_high"]]
-        people = pd.DataFrame(
-            [
-                {
-                    "item_id": item,
-                    "aspect": str(aspect),
-                    "mos": mean.mos,
-                    "mos_low": mean.low,
-                    "mos_high": mean.high,
-                    "raters": mean.raters,
-                }
-                for aspect in Aspect
-                for item, mean in mean_opinions(said[said["aspect"] == aspect]).items()
-            ],
-            columns=["item_id", "aspect", "mos", "mos_low", "mos_high", "raters"],
-        )
-        both = judged.merge(people, on=["item_id", "aspect"])
+        both = judged.merge(_people(said), on=["item_id", "aspect"])
+        for column in ("mos", "mos_low", "mos_high"):
+            both[column] = rescaled(
+                both[column], (COMMON_SCALE.low, COMMON_SCALE.high), (both["scale_low"], both["scale_high"])
+            )
         tags = _tags(said)
         both["tags"] = [tags.get(score, ()) for score in zip(both["item_id"], both["aspect"], strict=True)]
         both["item"] = both.pop("item_id").astype(str)
-        heard = said[["item_id", "aspect"]].drop_duplicates()
+        heard = judged.merge(said[["item_id", "aspect"]].drop_duplicates())
         return Judged(cases(both), len(judged) - len(heard))
 
     def opinions(self, item: str) -> list[Opinion]:
@@ -159,6 +146,26 @@ class Annotations:
         return judged.astype(
             {"item_id": "int64", "predicted": float, "scale_low": float, "scale_high": float}
         )
+
+
+def _people(said: pd.DataFrame) -> pd.DataFrame:
+    """Mean opinions on COMMON_SCALE, of everything that people said: it all tells of their habits."""
+    scores = on_one_scale(said)
+    return pd.DataFrame(
+        [
+            {
+                "item_id": item,
+                "aspect": str(aspect),
+                "mos": mean.mos,
+                "mos_low": mean.low,
+                "mos_high": mean.high,
+                "raters": mean.raters,
+            }
+            for aspect in Aspect
+            for item, mean in mean_opinions(scores[scores["aspect"] == aspect]).items()
+        ],
+        columns=["item_id", "aspect", "mos", "mos_low", "mos_high", "raters"],
+    )
 
 
 def _tags(said: pd.DataFrame) -> dict[Score, tuple[str, ...]]:

@@ -12,15 +12,13 @@ import pandas as pd
 
 from annotation.failures.cases import cases
 from annotation.failures.sources import DataSet, Judged, Opinion, Version
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.aspects import COMMON_SCALE, RATINGS, Aspect, MosScale
 from m3agiqa.errors import InputError
 
 NEEDED = ("sample", "image", "aspect", "mos", "predicted")
 TEXTS = ("sample", "image", "prompt", "generator", "source", "aspect", "rating", "description", "reference")
 USUAL = "predictions"
 FACTS = "metrics.json"
-SCALE = MosScale(1, 5)
-"""Where a report does not say."""
 
 Files = tuple[tuple[Path, int, int], ...]
 """Paths with the time of their last change and their size."""
@@ -41,8 +39,8 @@ class RunReports:
 
     def stamp(self, version: str) -> Hashable:
         """Changes when the table does."""
-        paths = (path := self._path(version)), path.with_name(FACTS)
-        return tuple((s.st_mtime_ns, s.st_size) for p in paths if p.is_file() for s in [p.stat()])
+        path = self._path(version)
+        return _stamp(path), _stamp(path.with_name(FACTS))
 
     def judged(self, version: str) -> Judged:
         """The table of one run, in which every prediction has its MOS.
@@ -74,7 +72,7 @@ class RunReports:
         found = sorted(
             path for suffix in ("csv", "json") for path in self.folder.glob(f"*/report/*.{suffix}")
         )
-        return tuple((path, stat.st_mtime_ns, stat.st_size) for path in found for stat in [path.stat()])
+        return tuple((path, *stamp) for path in found if (stamp := _stamp(path)) is not None)
 
     def _path(self, version: str) -> Path:
         wanted = version.removeprefix(f"{self.prefix}:")
@@ -82,6 +80,15 @@ class RunReports:
             if path.relative_to(self.folder).as_posix() == wanted:
                 return path
         raise InputError(f"There is no report {wanted} any more; choose another model version.")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Time of the last change and size; None for a file that is gone, perhaps since a moment ago."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=4)
@@ -134,7 +141,7 @@ def _scales(table: Path) -> pd.DataFrame:
             low, high = told[aspect]
             scale = MosScale(float(low), float(high))
         except (KeyError, TypeError, ValueError):
-            scale = SCALE
+            scale = COMMON_SCALE
         rows.append({"aspect": str(aspect), "scale_low": scale.low, "scale_high": scale.high})
     return pd.DataFrame(rows)
 

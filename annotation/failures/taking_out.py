@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from sqlalchemy.orm import Session
 
+from annotation.spreadsheets import harmless
 from annotation.store import Store, audit
 from annotation.store.image_files import StoredImage
 from annotation.store.items import add_item
@@ -38,8 +39,6 @@ COLUMNS = (
     "other_description",
     "gain",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A cell that starts so is a formula to a spreadsheet, or may become one."""
 
 
 def to_csv(selected: pd.DataFrame) -> str:
@@ -49,12 +48,8 @@ def to_csv(selected: pd.DataFrame) -> str:
     table["tags"] = ["; ".join(tags) for tags in table["tags"]]
     for column in table:
         if not pd.api.types.is_numeric_dtype(table[column]):
-            table[column] = [_harmless(value) for value in table[column]]
+            table[column] = [harmless(value) for value in table[column]]
     return table.to_csv(index=False, lineterminator="\r\n", float_format="%.4f")
-
-
-def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA) else value
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,9 @@ def intraclass_correlation(table: pd.DataFrame) -> tuple[Coefficient, Coefficien
     if spread < 1e-12:
         none = Coefficient(math.nan, items, raters, reason="All scores are the same, so nothing can differ.")
         return none, none
+    if between_items + error < 1e-12:
+        none = Coefficient(math.nan, items, raters, reason="Nobody scores one image unlike another.")
+        return none, none
     single = _bounded(between_items - error, spread)
     low, high = _icc_interval(single, between_items, between_raters, error, items, raters)
 

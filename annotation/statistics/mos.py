@@ -30,14 +30,12 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from m3agiqa.aspects import MosScale
+from m3agiqa.aspects import COMMON_SCALE, MosScale
 
 MIN_FOR_BIAS = 5
 """From fewer images, a bias is known no better than by supposing none."""
 MIN_FOR_INCONSISTENCY = 20
 """From fewer, who seems consistent may just be lucky, and would count for too much."""
-
-COMMON_SCALE = MosScale(1, 5)
 
 _Z95 = 1.96
 _ROUNDS = 500

@@ -60,6 +60,10 @@ class StaleError(InputError):
     """The same annotator has saved something newer meanwhile, in another tab."""
 
 
+class TakenBackError(InputError):
+    """What is sent again had been saved under this token, and has been withdrawn since."""
+
+
 @dataclass(frozen=True)
 class Said:
     """What a person says of one aspect."""
@@ -83,7 +87,7 @@ class Draft:
     """What a person wants to save of an item, in one go."""
 
     token: str
-    """Made by the page: what is sent twice under the same token is saved once."""
+    """Made by the page: what is sent twice under the same token is saved once, also if it is withdrawn."""
     item_id: int
     annotator: str
     said: tuple[Said, ...]
@@ -107,7 +111,8 @@ class Saved:
 def save(session: Session, draft: Draft) -> Saved:
     """Save a draft, all of it or nothing.
 
-    Raises InputError for what cannot be saved, and StaleError where a newer revision exists.
+    Raises InputError for what cannot be saved, StaleError where a newer revision exists, and TakenBackError
+    if all of it had been saved before and withdrawn.
     """
     draft = _checked(draft)
     person = annotator_named(session, draft.annotator)
@@ -170,6 +175,20 @@ def withdraw_submission(session: Session, submission_id: int, annotator: str) ->
         withdraw(session, correction.id, annotator)
 
 
+def has_said(session: Session, item_id: int, annotator: str) -> bool:
+    """Whether anything that an annotator said of an item is in force."""
+    standing = (
+        select(Correction.id)
+        .join(Annotator, Annotator.id == Correction.annotator_id)
+        .where(
+            Correction.item_id == item_id,
+            Annotator.name == storable(annotator),
+            ~Correction.withdrawal.has(),
+        )
+    )
+    return bool(session.scalar(standing.exists().select()))
+
+
 def in_force() -> Select[tuple[Correction]]:
     """All corrections in force: per item, aspect and annotator the highest revision not withdrawn."""
     newer = aliased(Correction)
@@ -223,6 +242,11 @@ def _checked_aspect(said: Said) -> Said:
 def _saved_before(submission: Submission, draft: Draft, person: Annotator) -> Saved:
     if (submission.annotator_id, submission.item_id) != (person.id, draft.item_id):
         raise InputError("This was sent with the token of something else; reload the page and save again.")
+    if all(correction.withdrawal is not None for correction in submission.corrections):
+        raise TakenBackError(
+            "You had saved this before and have taken it back since; reload the page, then save it again if "
+            "you want it after all."
+        )
     return Saved(submission.id, _ids(submission), again=True)
 
 

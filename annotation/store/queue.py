@@ -20,8 +20,8 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Select, exists, func, insert, select, update
 from sqlalchemy.orm import Session, selectinload
 
-from annotation.store import annotators
-from annotation.store.items import DEMO, require_item
+from annotation.settings import MOST_ANNOTATORS
+from annotation.store import annotators, items
 from annotation.store.models import (
     Annotator,
     Assessment,
@@ -32,11 +32,13 @@ from annotation.store.models import (
     WorkState,
     now,
 )
+from annotation.store.texts import storable
 from m3agiqa.errors import InputError
 
+MOST_HELD = 10
+"""Items in the hands of one person."""
 HOLD = timedelta(minutes=30)
 """How long an item stays with a person who does not ask for anything any more."""
-MOST_ANNOTATORS = 100  # of an item: more are a slip of the finger
 CHUNK = 1000  # items per query: databases limit the number of parameters
 
 
@@ -53,7 +55,7 @@ class Pool(StrEnum):
 
     ALL = "all"
     IMPORTED = "imported"
-    DEMO = "demo"
+    DEMO = items.DEMO
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,7 @@ def take(
     (default: now).
     """
     at = at or now()
-    person = annotators.annotator(session, annotator).id
-    session.execute(  # two tabs of one person take turns
-        select(Annotator.id).where(Annotator.id == person).with_for_update(key_share=True)
-    )
+    person = _one_tab(session, annotator)
     held = _held(session, person)
     if held:
         session.execute(
@@ -185,11 +184,33 @@ def skip(session: Session, item_id: int, annotator: str, at: datetime | None = N
 def reopen(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> bool:
     """The person goes back to an item that they finished or skipped; `take` gives it before what came later.
 
-    False if others have taken all of its slots meanwhile, or it is not in the queue: then they do not hold
-    it, but may still save it.
+    False if others have taken all of its slots meanwhile, it is not in the queue, or they had never had it:
+    then they do not hold it, but may still save it. Raises InputError if they hold MOST_HELD others.
     """
-    person = annotators.annotator(session, annotator).id
+    person = _one_tab(session, annotator)
+    if session.get(Assignment, (item_id, person)) is None:
+        return False
+    others = set(_held(session, person)) - {item_id}
+    if len(others) >= MOST_HELD:
+        raise InputError(
+            f"You have {len(others)} images in your hands already; save or skip one of them before you go "
+            "back to another."
+        )
     return _settle(session, item_id, at or now(), person, WorkState.HELD)
+
+
+def is_done(session: Session, item_id: int, annotator: str) -> bool:
+    """Whether the person has finished the item."""
+    work = (
+        select(Assignment.item_id)
+        .join(Annotator)
+        .where(
+            Assignment.item_id == item_id,
+            Annotator.name == storable(annotator),
+            Assignment.state == WorkState.DONE,
+        )
+    )
+    return bool(session.scalar(work.exists().select()))
 
 
 def release(session: Session, annotator: str, at: datetime | None = None) -> None:
@@ -233,6 +254,13 @@ def progress(session: Session, annotator: str) -> Progress:
 # --- how it works ------------------------------------------------------------------------------
 
 
+def _one_tab(session: Session, annotator: str) -> int:
+    """The person's id; until the transaction ends, their other tabs wait."""
+    person = annotators.annotator(session, annotator).id
+    session.execute(select(Annotator.id).where(Annotator.id == person).with_for_update(key_share=True))
+    return person
+
+
 def _settle(
     session: Session, item_id: int, at: datetime, person: int | None = None, state: WorkState | None = None
 ) -> bool:
@@ -255,7 +283,7 @@ def _settle(
             session.delete(work.pop(assignment.annotator_id))
     if person is not None and state is not None:
         if mine is None:
-            require_item(session, item_id)
+            items.require_item(session, item_id)
             turn = _next_turn(session, person)
             mine = work[person] = Assignment(item_id=item_id, annotator_id=person, slot=None, turn=turn)
             session.add(mine)
@@ -302,7 +330,7 @@ def _next_free(session: Session, person: int, order: Order, pool: Pool) -> int |
         .limit(1)
     )
     if pool is not Pool.ALL:
-        from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == DEMO))
+        from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO))
         candidates = candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
     for skip_locked in (True, False):  # somebody else's candidate only if there is no other
         item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=skip_locked))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from annotation.ui.assess.runs import RunState, Stage
 from annotation.ui.model_loader import LoadState
-from annotation.ui.runs import RunState, Stage
 
 
 def message(text: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tempfile
-import threading
 from pathlib import Path
+from urllib.parse import quote
+
+from gradio.route_utils import API_PREFIX
+from gradio.utils import get_upload_folder
 
 from annotation.store import ImageFiles
+from annotation.ui.decoding import opened
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +22,26 @@ SHOWN_BY_BROWSERS = frozenset({".png", ".jpg", ".webp", ".avif", ".gif", ".bmp"}
 FOLDER = "shown"
 """Within the folder of image files; it can be deleted at any time."""
 
-_DECODING = threading.BoundedSemaphore(2)  # at once: a large image takes hundreds of megabytes
+
+def address(images: ImageFiles, file: str) -> str:
+    """Where a browser gets the file to show; it does not tell where on the server the images lie."""
+    folder = images.folder.resolve()
+    shown = picture(images, file).resolve().relative_to(folder)
+    return f"{API_PREFIX}/file={quote((_alias(folder) / shown).as_posix())}"
+
+
+def _alias(folder: Path) -> Path:
+    """Another name of the folder, among Gradio's own files; what may be served is Gradio's to say."""
+    alias = Path(get_upload_folder()) / f"images-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    try:
+        alias.parent.mkdir(parents=True, exist_ok=True)
+        alias.symlink_to(folder, target_is_directory=True)
+    except FileExistsError:
+        pass
+    except OSError as error:  # a file system without links
+        log.warning("%s cannot be made, so pages name the folder of images itself: %s", alias, error)
+        return folder
+    return alias
 
 
 def picture(images: ImageFiles, file: str) -> Path:
@@ -41,8 +64,8 @@ def _make(stored: Path, shown: Path) -> None:
     shown.parent.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(dir=shown.parent, suffix=".png")
     try:
-        with os.fdopen(handle, "wb") as file, _DECODING:
-            open_image(stored).save(file, "PNG", compress_level=1)
+        with os.fdopen(handle, "wb") as file, opened(stored) as image:
+            image.save(file, "PNG", compress_level=1)
         Path(name).replace(shown)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
+from annotation.ui.decoding import opened
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image
 
 SIDE = 768  # pixels of the longer one
 QUALITY = 92  # of the JPEG, without chroma subsampling: flaws should be the image's own
 KEPT = 64  # previews of about 100 kB
-
-_DECODING = threading.BoundedSemaphore(2)  # at once: a large image takes hundreds of megabytes
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,10 @@ def preview(path: Path) -> Preview:
 
 @lru_cache(maxsize=KEPT)
 def _preview(path: Path, changed: int) -> Preview:
-    with _DECODING:
-        image = open_image(path)
-    width, height = image.size
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    with opened(path) as image:
+        width, height = image.size
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Preview(url, width, height)

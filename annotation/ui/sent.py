@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from annotation.settings import MOST_ANNOTATORS
 from annotation.store.corrections import Said
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -26,6 +27,13 @@ def number(value: Any, what: str) -> float:
         return float(value)
     except OverflowError as error:
         raise InputError(f"{what} is too large a number.") from error
+
+
+def annotators_per_image(value: Any) -> int:
+    """From a field of a page."""
+    if value not in range(1, MOST_ANNOTATORS + 1):
+        raise InputError(f"Annotators per image: give a whole number from 1 to {MOST_ANNOTATORS}.")
+    return int(value)
 
 
 def text(value: Any, what: str) -> str:
@@ -60,7 +68,7 @@ def scale(value: Any) -> MosScale:
 def said(value: Any) -> Said:
     """What a person says of one aspect; only `aspect`, and `score` where they do not agree, are needed.
 
-    An answer that is agreed with is filled in by `annotation.ui.annotating`, from the assessment.
+    An answer that is agreed with is filled in by `annotation.ui.annotate.work`, from the assessment.
     """
     if not isinstance(value, dict):
         raise InputError(f"What is said of an aspect must be a JSON object, not {value!r:.40}.")

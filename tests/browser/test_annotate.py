@@ -82,18 +82,20 @@ def opened(server: Server) -> Iterator[Store]:
 _drawn = iter(range(1, 10_000))
 
 
-def png() -> bytes:
+def png(size: tuple[int, int] = (320, 240)) -> bytes:
     """An image that no test has had before."""
     number = next(_drawn)
     file = io.BytesIO()
-    Image.new("RGB", (320, 240), (number % 256, number * 97 % 256, 120)).save(file, "PNG")
+    Image.new("RGB", size, (number % 256, number * 97 % 256, 120)).save(file, "PNG")
     return file.getvalue()
 
 
-def fill(server: Server, count: int, prompt: str | None = "a plain colour") -> list[int]:
+def fill(
+    server: Server, count: int, prompt: str | None = "a plain colour", size: tuple[int, int] = (320, 240)
+) -> list[int]:
     """Put new images into the queue; their items."""
     with opened(server) as store:
-        images = [store.images.add(png(), "colour.png") for _ in range(count)]
+        images = [store.images.add(png(size), "colour.png") for _ in range(count)]
 
         def add(session) -> list[int]:
             items = [add_item(session, image, prompt, "test")[0].id for image in images]
@@ -130,6 +132,22 @@ def press(page: Page, *keys: str) -> None:
 
 def text_of(page: Page, aspect: str) -> str:
     return page.locator(f'[data-aspect="{aspect}"] .text').input_value()
+
+
+@pytest.mark.parametrize("size", [(300, 900), (1200, 200), (512, 512)])
+def test_the_whole_image_is_in_sight_and_zooms(sign_in: SignIn, team: Server, size: tuple[int, int]):
+    fill(team, 1, size=size)
+    page = sign_in(viewport={"width": 1366, "height": 768})
+    shown(page)
+    place, image = page.locator(".annotate .picture"), page.locator(".annotate .picture img")
+    room, taken = place.bounding_box(), image.bounding_box()
+    assert taken["width"] <= room["width"] + 1 and taken["height"] <= room["height"] + 1
+    assert image.evaluate("image => getComputedStyle(image).objectFit") == "contain"
+    press(page, "z")
+    expect(page.locator(".annotate.zoomed")).to_be_visible()
+    zoomed = image.bounding_box()
+    fitting = min(room["width"] / size[0], room["height"] / size[1])
+    assert zoomed["width"] >= 1.99 * fitting * size[0] and zoomed["width"] >= size[0] - 1
 
 
 def test_ten_images_by_keyboard_only(sign_in: SignIn, team: Server):

@@ -126,6 +126,13 @@ def test_folder(pictures: Path, tmp_path: Path, picture: Image.Image, scripted: 
     ]
 
 
+def test_an_image_whose_prompt_cannot_be_read_is_not_judged_without(pictures: Path) -> None:
+    (pictures / "a.txt").symlink_to("/proc/self/mem")  # a file whose beginning nobody can read
+    first, *others = read_rows(pictures)
+    assert (first.image, first.error) == ("a.png", "a.txt cannot be read: Input/output error.")
+    assert not any(row.error for row in others)
+
+
 def test_image_root(table: Path, tmp_path: Path) -> None:
     moved = tmp_path / "rows.csv"
     table.rename(moved)

@@ -1,4 +1,4 @@
-// The Annotate tab. The page is a client of the app's own endpoints (annotation/ui/api.py): it shows the next
+// The Annotate tab. The page is a client of the app's own endpoints (annotation/ui/annotate/api.py): it shows the next
 // item at once and sends what was said behind the annotator's back; what the server has not acknowledged is
 // kept in the browser, and comes back to the annotator if it could not be saved. Runs as gr.HTML's js_on_load,
 // where `element` is the component.
@@ -145,7 +145,8 @@ function begin(answer) {
     options.blind.checked = options.blind.disabled = true;
     options.blind.closest("label").title = "This server always hides the model's answer first.";
   }
-  history = remembered(() => sessionStorage, storageKey("history")) ?? [];
+  const acknowledged = ({ skipped, submission }) => skipped || submission !== null;
+  history = (remembered(() => sessionStorage, storageKey("history")) ?? []).filter(acknowledged);
   for (const { item, sending } of drafts()) if (sending) send(item, sending, null);
 }
 
@@ -230,7 +231,7 @@ function save() {
   if (unscored.length && !current.partly) {
     current.partly = true;
     activate(current.view.aspects.indexOf(unscored[0]));
-    return tell(`There is no score for ${unscored[0].aspect} yet. Press Enter again to save without it.`);
+    return tell(`There is no score for ${unscored[0].aspect} yet. Save again (Enter) to leave it out.`);
   }
   count();
   const entry = current;
@@ -416,7 +417,8 @@ function showProgress({ mine, done, total, skipped }) {
   bar.value = done;
   part("mine").textContent = `${mine} by you`;
   part("all").textContent = `${done} of ${total} in all`;
-  part("all").title = skipped ? `You have skipped ${skipped}.` : "";
+  part("all").title =
+    "Every image counts once for each annotator that it needs." + (skipped ? ` You have skipped ${skipped}.` : "");
   part("empty-title").textContent = total ? "Nothing is waiting for you" : "The queue is empty";
   part("empty-text").textContent = !total
     ? "Add images below, or assess some in the Assess tab: they come here to be judged by people."
@@ -433,6 +435,7 @@ function show() {
   part("aspects").replaceChildren(...(current ? current.view.aspects.map(({ aspect }) => card(aspect)) : []));
   root.dataset.item = current?.view.item ?? "";
   if (!current) return;
+  if (part("figure").getBoundingClientRect().top < 0) root.scrollIntoView(); // on a phone
   lastActive = Date.now();
   activate(current.active);
   refresh();
@@ -575,6 +578,7 @@ function update(name) {
   text.placeholder = waiting(name, answer);
   const label = article.querySelector(".model-score");
   label.replaceChildren(...(answer ? modelScore(answer) : []));
+  label.title = answer ? `Said by ${current.view.model.title}` : "";
   article.querySelectorAll(".tag").forEach((button) => {
     button.setAttribute("aria-pressed", tags.includes(button.textContent));
   });

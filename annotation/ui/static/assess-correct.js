@@ -1,4 +1,4 @@
-// A card that turns into a form (annotation/ui/correct.py). The form is in the card all along; `data-mode`
+// A card that turns into a form (annotation/ui/assess/correct.py). The form is in the card all along; `data-mode`
 // says which of the two is seen. The server answers every event with the card anew: with another
 // `data-version` where something was saved or undone, else what was typed stays.
 const PATIENCE = 20_000; // milliseconds to wait for an answer

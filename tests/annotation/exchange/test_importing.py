@@ -10,7 +10,7 @@ from sqlalchemy import event, func, select
 
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
-from annotation.store.corrections import Draft, Said, save
+from annotation.store.corrections import Draft, Said, save, withdraw_submission
 from annotation.store.database import StoreError
 from annotation.store.models import AuditEntry, GoldAnswer, Item, QueueEntry
 from annotation.store.opinions import opinions
@@ -152,6 +152,24 @@ def test_scores_of_people_are_taken_over_once(store: Store, folder: Path) -> Non
         ("ann", "authenticity", 2.0),
         ("bob", "quality", 5.0),
     }
+
+
+def test_scores_that_were_taken_back_stay_so(store: Store, folder: Path) -> None:
+    table = folder / "t.csv"
+    table.write_text("image,prompt,annotator,quality\nowl.png,owl,ann,4\n")
+    import_into(store, table, overlap=1)
+    store.database.transact(lambda session: withdraw_submission(session, 1, "ann"))
+    table.write_text("image,prompt,annotator,quality\nowl.png,owl,ann,4\nowl.png,owl,bob,2\n")
+    assert import_into(store, table, overlap=1).scores == 1
+    with store.database.reading() as session:
+        assert opinions(session)["annotator"].tolist() == ["bob"]
+
+
+def test_an_image_whose_prompt_cannot_be_read_stays_out(store: Store, folder: Path) -> None:
+    (folder / "owl.txt").symlink_to("/proc/self/mem")  # a file whose beginning nobody can read
+    report = import_into(store, folder, overlap=1)
+    assert report.errors == [("owl.png", "owl.txt cannot be read: Input/output error.")]
+    assert report.added == 2
 
 
 def test_an_old_csv_does_not_undo_what_was_said_since(store: Store, folder: Path) -> None:

@@ -9,6 +9,7 @@ from seeded_cases import add, judge, say
 
 from annotation.failures.annotated import Annotations
 from annotation.failures.catalogue import Catalogue
+from annotation.statistics.overview import overview
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import withdraw_submission
 from m3agiqa.aspects import Aspect, MosScale, Rating
@@ -62,6 +63,23 @@ def test_scores_of_people_are_brought_to_the_models_scale(store: Store) -> None:
     say(store, item, {QUALITY: 70.0}, "ben", scale=MosScale(0, 100))
     [case] = Annotations(store).judged("db:1").cases.to_dict("records")
     assert case["mos"] == pytest.approx(60), "50 and 70"
+
+
+def test_the_mos_is_that_of_the_data_tab_whatever_a_model_has_judged(store: Store) -> None:
+    """Habits show on all images that people have scored, not on those few alone that a model has judged."""
+    items = [add(store, (40 * number, 90, 120)) for number in range(6)]
+    for number, item in enumerate(items):
+        for name, bias in (("ann", 0.6), ("ben", -0.3), ("kim", 0.0)):
+            if (number, name) != (0, "ben"):
+                say(store, item, {QUALITY: 2 + 0.3 * number + bias}, name)
+    judge(store, items[0], {QUALITY: 50.0}, scale=MosScale(0, 100))
+    [case] = Annotations(store).judged("db:1").cases.to_dict("records")
+    with store.database.reading() as session:
+        mean = overview(session).aspects[QUALITY].scaling.opinions[items[0]]
+    assert abs(mean.mos - mean.raw_mean) > 0.1, "else this test would tell nothing"
+    assert case["mos"] == pytest.approx(25 * (mean.mos - 1))
+    assert case["mos_low"] == pytest.approx(25 * (mean.low - 1))
+    assert case["raters"] == 2
 
 
 def test_every_person_is_heard(store: Store) -> None:

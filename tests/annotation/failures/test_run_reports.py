@@ -84,6 +84,23 @@ def test_a_broken_report_is_offered_and_says_what_is_wrong(
     assert str(tmp_path) not in str(error.value)
 
 
+def test_a_report_that_vanishes_meanwhile_is_no_report(tmp_path: Path) -> None:
+    """A dangling link is what a listed file looks like that is deleted before it is looked at."""
+    table = write_run(tmp_path / "runs", "one", [ROW])
+    gone = write_run(tmp_path / "runs", "two", [ROW])
+    gone.unlink()
+    gone.symlink_to(tmp_path / "nowhere.csv")
+    reports = RunReports(tmp_path / "runs")
+    [data] = reports.data_sets()
+    [version] = data.versions
+    table.with_name("metrics.json").unlink()
+    assert reports.stamp(version.key)
+    table.unlink()
+    for call in (reports.stamp, reports.judged):
+        with pytest.raises(InputError, match=r"no report one/report/predictions\.csv any more"):
+            call(version.key)
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_cases_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:

@@ -93,6 +93,11 @@ class TestIntraclassCorrelation:
         assert (mean.low, mean.high) == pytest.approx((0.071, 0.93), abs=0.005)
         assert (single.items, single.raters) == (6, 4)
 
+    def test_raters_who_never_vary_have_no_coefficient_but_a_reason(self) -> None:
+        single, mean = intraclass_correlation(pd.DataFrame({"a": [3.0] * 5, "b": [4.0] * 5}))
+        assert math.isnan(single.value) and math.isnan(mean.value)
+        assert "one image unlike another" in single.reason
+
     def test_missing_cells_leave_the_part_that_the_same_raters_have_scored(self) -> None:
         more = [[GAP, 3, GAP, 4], [2, GAP, GAP, GAP], [1, 2, 3, GAP]]
         with_gaps = pd.concat([SHROUT_AND_FLEISS, table(more)], ignore_index=True)

@@ -18,6 +18,7 @@ from annotation.store.corrections import (
     Said,
     Saved,
     StaleError,
+    TakenBackError,
     in_force,
     latest_revision,
     save,
@@ -135,6 +136,22 @@ def test_what_is_sent_twice_is_saved_once(database: Database, new_item: Callable
     again = database.transact(lambda session: save(session, what))
     assert again == replace(first, again=True)
     assert written(database) == 2
+
+
+def test_what_is_sent_again_after_an_undo_is_not_said_to_be_saved(
+    database: Database, new_item: Callable[..., int]
+) -> None:
+    item = new_item()
+    what = draft(item, said(2), said(3, AUTHENTICITY))
+    first = database.transact(lambda session: save(session, what))
+    database.transact(lambda session: withdraw(session, first.corrections[QUALITY], "ann"))
+    assert database.transact(lambda session: save(session, what)).again, "the rest of it stands"
+    database.transact(lambda session: withdraw_submission(session, first.submission_id, "ann"))
+    with pytest.raises(TakenBackError, match="taken it back"):
+        database.transact(lambda session: save(session, what))
+    assert scores(database) == {}
+    saved(database, item, said(2, revision=2))
+    assert scores(database) == {(item, "quality", "ann"): 2}
 
 
 def test_a_token_of_something_else_is_refused(database: Database, new_item: Callable[..., int]) -> None:
@@ -296,8 +313,12 @@ def test_any_order_of_saving_and_undoing(database: Database, new_item: Callable[
         def send_again(self, data: st.DataObject) -> None:
             if self.submissions:
                 what, result = data.draw(st.sampled_from(self.submissions))
-                again = database.transact(lambda session: save(session, what))
-                assert again == replace(result, again=True)
+                if self.withdrawn.issuperset(result.corrections.values()):
+                    with pytest.raises(TakenBackError):
+                        database.transact(lambda session: save(session, what))
+                else:
+                    again = database.transact(lambda session: save(session, what))
+                    assert again == replace(result, again=True)
 
         @rule(data=st.data())
         def save_from_an_old_tab(self, data: st.DataObject) -> None:

@@ -200,6 +200,25 @@ def test_going_back_to_what_somebody_else_has_taken_does_not_hold_it(line: Queue
     assert line.progress("ada").mine == 1
 
 
+def test_nobody_goes_back_to_what_they_never_had(line: Queue) -> None:
+    (item,) = line.fill(1)
+    assert not line.reopen(item, "ada")
+    assert line.take("ben") == [item]
+
+
+def test_going_back_does_not_get_past_the_limit_of_held_items(line: Queue) -> None:
+    items = line.fill(queue.MOST_HELD + 1)
+    for item in items:
+        line.skip(item, "ada")
+    for item in items[:-1]:
+        assert line.reopen(item, "ada")
+    assert line.reopen(items[0], "ada"), "is held already"
+    with pytest.raises(InputError, match="save or skip one of them"):
+        line.reopen(items[-1], "ada")
+    line.finish(items[0], "ada")
+    assert line.reopen(items[-1], "ada")
+
+
 def test_released_items_are_for_everybody(line: Queue) -> None:
     items = line.fill(2)
     line.take("ada", 2)

@@ -14,11 +14,12 @@ from annotation.access import Access, Forbidden, Person, Role
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import Item, QueueEntry
-from annotation.ui.annotate_tab import ImportHandlers
+from annotation.ui.annotate.tab import ImportHandlers
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.studio import Studio
 
 REQUEST = SimpleNamespace(username=None)
+NO_NUMBERS = (0, None, 1.5, "many", "2", [3], {}, float("nan"), 10**9)
 
 
 @pytest.fixture
@@ -111,8 +112,8 @@ def test_a_zip_and_images_at_once(studio, give, png, tmp_path):
         ([("a.csv", b"")], 1, "a.csv"),
         ([("a.png", b"hello")], 1, "This is not an image"),
         ([("<b>.csv", b"")], 1, "&lt;b&gt;.csv"),
-        ([("a.png", b"hello")], 0, "An image needs at least 1 annotator"),
-        ([("a.png", b"hello")], None, "An image needs at least 1 annotator"),
+        ([("a" * 300 + ".png", b"hello")], 1, "under a shorter name"),
+        *(([("a.png", b"hello")], overlap, "whole number from 1 to 100") for overlap in NO_NUMBERS),
     ],
 )
 def test_what_cannot_be_imported_is_told(studio, give, files, overlap, sentence):
@@ -120,6 +121,32 @@ def test_what_cannot_be_imported_is_told(studio, give, files, overlap, sentence)
     shown = bring_in(studio, given, overlap=overlap)
     assert sentence in shown
     assert "/uploads/" not in shown, "no path of the server"
+    assert items(studio) == []
+
+
+@pytest.mark.parametrize(
+    "files", ["x", 7, [7], [{"path": 7}], [{"path": "\0"}], [{"path": "/" + "a" * 5000}]]
+)
+def test_what_no_page_sends_is_no_file(studio, files):
+    assert "Choose images" in bring_in(studio, files)
+
+
+@pytest.mark.parametrize("called", ["..", ".", "/", "", 7, None, "\0", "\ud800.png", ["a.png"]])
+def test_a_name_that_no_file_can_have_does_no_harm(studio, give, png, called):
+    file = {**give("a.png", png(1)), "orig_name": called}
+    assert "1 image added" in bring_in(studio, [file])
+    assert items(studio) != []
+
+
+def test_folders_and_files_of_the_server_are_not_imported(studio, give, png, tmp_path):
+    (tmp_path / "uploads" / "folder.png").mkdir(parents=True)
+    folder = {"path": str(tmp_path / "uploads" / "folder.png"), "orig_name": "folder.png"}
+    for file in (folder, {"path": "/etc/hostname", "orig_name": "a.png"}, {"path": str(tmp_path / "no.png")}):
+        assert "Choose images" in bring_in(studio, [file])
+
+
+def test_the_name_of_an_import_is_text(studio, give, png):
+    assert "The name of this import must be text, not 7." in bring_in(studio, [give("a.png", png(1))], name=7)
     assert items(studio) == []
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -20,11 +21,11 @@ import app
 from annotation.access import Access, Forbidden, Person, Role
 from annotation.settings import Settings
 from annotation.store import Store, queue
-from annotation.store.corrections import StaleError
-from annotation.store.items import add_item, record_assessment
+from annotation.store.corrections import StaleError, TakenBackError
+from annotation.store.items import add_item, latest_assessment, record_assessment
 from annotation.store.opinions import opinions
-from annotation.ui.annotating import Annotating
-from annotation.ui.api import AnnotationApi
+from annotation.ui.annotate.api import AnnotationApi
+from annotation.ui.annotate.work import Annotating
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
@@ -132,7 +133,9 @@ def test_what_browsers_cannot_show_is_made_into_what_they_can(annotating, store)
     image = store.images.add(tiff.getvalue(), "teal.tif")
     item = store.database.transact(lambda session: add_item(session, image, None, "import")[0].id)
     for _ in range(2):
-        shown = Path(unquote(annotating.look(ANN, item, blind=False)["image"].partition("=")[2]))
+        address = annotating.look(ANN, item, blind=False)["image"]
+        assert f"{store.images.folder}/" not in unquote(address), "that is the server's own business"
+        shown = Path(unquote(address.partition("=")[2])).resolve()
         assert shown.suffix == ".png"
         assert shown.is_relative_to(store.images.folder.resolve()), "where the app may serve files from"
         with Image.open(shown) as opened:
@@ -248,6 +251,56 @@ def test_what_is_skipped_goes_to_others_and_comes_back_by_undo(annotating, fill)
     assert [view["item"] for view in take(annotating, BEN)] == [item]
 
 
+def test_only_a_skip_is_taken_back_without_a_submission(annotating, fill):
+    fill(2)
+    view, other = take(annotating)
+    saved = save(annotating, view, scored(4))
+    with pytest.raises(InputError, match="saved this image, not skipped it"):
+        annotating.undo(ANN, view["item"], None, blind=False)
+    assert annotating.progress(ANN)["done"] == 1
+    assert [held["item"] for held in take(annotating)] == [other["item"]]
+    annotating.undo(ANN, view["item"], saved["submission"], blind=False)
+    assert annotating.progress(ANN)["done"] == 0
+
+
+def test_an_item_stays_done_while_an_older_opinion_stands(annotating, fill):
+    fill(1)
+    [view] = take(annotating)
+    save(annotating, view, scored(4))
+    second = save(annotating, view, scored(2, revision=2), token="second thoughts")
+    back = annotating.undo(ANN, view["item"], second["submission"], blind=False)
+    assert said_by(annotating)[0]["score"] == 4
+    assert annotating.progress(ANN)["done"] == 1
+    assert take(annotating) == []
+    save(annotating, back, scored(3, revision=3), token="third thoughts")
+    assert said_by(annotating)[0]["score"] == 3
+
+
+def test_taking_back_is_no_way_to_pick_an_item_or_to_hold_many(annotating, fill):
+    items = fill(queue.MOST_HELD + 1)
+    annotating.undo(ANN, items[0], None, blind=False)
+    assert annotating.progress(ANN)["skipped"] == 0
+    assert len(take(annotating, BEN, count=10)) == 10
+    annotating.studio.store.database.transact(lambda session: queue.release(session, "ben"))
+    for item in items:
+        annotating.skip(ANN, item)
+    for item in items[:-1]:
+        annotating.undo(ANN, item, None, blind=False)
+    with pytest.raises(InputError, match="10 images in your hands"):
+        annotating.undo(ANN, items[-1], None, blind=False)
+
+
+def test_what_was_taken_back_is_not_said_to_be_saved_when_it_is_sent_again(annotating, fill):
+    fill(1)
+    [view] = take(annotating)
+    saved = save(annotating, view, scored(4))
+    annotating.undo(ANN, view["item"], saved["submission"], blind=False)
+    with pytest.raises(TakenBackError, match="save it again"):
+        save(annotating, view, scored(4))
+    assert said_by(annotating) == []
+    assert [held["item"] for held in take(annotating)] == [view["item"]]
+
+
 def test_two_people_hold_different_items(annotating, fill):
     items = fill(4)
     held = [view["item"] for person in (ANN, BEN) for view in take(annotating, person)]
@@ -327,6 +380,36 @@ def test_who_has_seen_the_answer_already_is_not_blind(annotating, fill):
     assert said_by(annotating)[0]["blind"] is False
 
 
+@pytest.mark.parametrize(
+    ("first_blind", "second", "blind"), [(False, 2, False), (True, 2, True), (True, 3, False)]
+)
+def test_what_was_saved_tells_who_knows_the_answer_even_after_a_restart(
+    make, fill, first_blind, second, blind
+):
+    annotating = make()
+    [item] = fill(1)
+    take(annotating, blind=True)
+    view = spoken(annotating, item, blind=True)
+    saved = save(annotating, view, scored(2), blind=first_blind)
+    annotating.undo(ANN, item, saved["submission"], blind=True)
+    restarted = make()
+    save(restarted, view, scored(second, revision=2), token="after the restart", blind=True)
+    assert said_by(restarted)[0]["blind"] is blind
+
+
+def test_who_had_scored_before_the_model_spoke_knows_nothing(make, fill, assessor):
+    assessor.go.clear()
+    annotating = make()
+    [item] = fill(1)
+    [view] = take(annotating)
+    saved = save(annotating, view, scored(2))
+    annotating.undo(ANN, item, saved["submission"], blind=True)
+    assessor.go.set()
+    view = spoken(annotating, item, blind=True)
+    save(make(), view, scored(3, revision=2), token="after the restart", blind=True)
+    assert said_by(annotating)[0]["blind"] is True
+
+
 def test_the_item_after_this_one_does_not_count_as_seen(annotating, fill):
     items = fill(2)
     take(annotating)
@@ -369,6 +452,23 @@ def test_what_comes_next_in_the_queue_is_assessed_before_anybody_takes_it(annota
         assert time.monotonic() < deadline
         time.sleep(0.01)
     spoken(annotating, view["item"])
+
+
+def test_a_new_model_says_its_own_of_what_an_older_one_has_assessed(make, assessor, fill, store):
+    older = make()
+    [item] = fill(1)
+    take(older)
+    spoken(older, item)
+    newer = replace(assessor.card, version="2.0", digest="2" * 64)
+    assessor.card = newer
+    make().prefetch.want([item])
+    deadline = time.monotonic() + SECONDS
+    while True:
+        with store.database.reading() as session:
+            if (title := latest_assessment(session, item).model_version.title) == newer.title:
+                break
+        assert time.monotonic() < deadline, title
+        time.sleep(0.01)
 
 
 def test_visitors_go_before_the_queue(annotating, assessor, fill):

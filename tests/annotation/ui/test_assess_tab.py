@@ -12,9 +12,9 @@ from sqlalchemy import select
 
 from annotation.store.database import StoreError
 from annotation.store.models import Assessment, QueueEntry
-from annotation.ui.assess_tab import NO_IMAGE, AssessHandlers
-from annotation.ui.examples import EXAMPLES
-from annotation.ui.subject import Subject
+from annotation.ui.assess.examples import EXAMPLES
+from annotation.ui.assess.subject import Subject
+from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.embedded_prompt import EmbeddedPrompt

@@ -5,8 +5,8 @@ import json
 import re
 
 from annotation.store.corrections import Said
-from annotation.ui.cards import card, provenance
-from annotation.ui.runs import RunState, Stage
+from annotation.ui.assess.cards import card, provenance
+from annotation.ui.assess.runs import RunState, Stage
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
 

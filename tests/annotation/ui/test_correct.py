@@ -16,9 +16,9 @@ from annotation.store.corrections import in_force
 from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
 from annotation.store.queue import take
-from annotation.ui.assess_tab import AssessHandlers
-from annotation.ui.correct import SIGN_IN, CorrectHandlers
-from annotation.ui.subject import Subject
+from annotation.ui.assess.correct import SIGN_IN, CorrectHandlers
+from annotation.ui.assess.subject import Subject
+from annotation.ui.assess.tab import AssessHandlers
 from m3agiqa.aspects import Aspect
 
 NASTY = '<img src=x onerror="alert(1)"> & so on'

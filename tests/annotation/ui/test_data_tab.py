@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from opinions_given import crowd, picture, say
 from sqlalchemy import select
@@ -18,9 +19,10 @@ from annotation.settings import Settings
 from annotation.statistics.overview import overview
 from annotation.store import Store
 from annotation.store.models import AuditEntry
-from annotation.ui import data_figures as figures
-from annotation.ui.data_tab import DataHandlers, means_csv
-from annotation.ui.export_versions import ExportVersions
+from annotation.ui import notices
+from annotation.ui.data import figures
+from annotation.ui.data.export_versions import ExportVersions
+from annotation.ui.data.tab import DataHandlers, means_csv
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
@@ -104,8 +106,8 @@ class TestWhoSeesWhat:
         message, versions, _file = exported(handlers("eve", role))
         assert "this takes an admin" in message and "choices" not in versions
         made = exported(handlers())[1]["value"]
-        message, file = handlers("eve", role).choose(REQUEST, made)
-        assert "this takes an admin" in message and not file.get("value")
+        message, file = handlers("eve", role).download(REQUEST, made)
+        assert "this takes an admin" in message and file == gr.skip()
 
     def test_who_is_no_longer_a_user_sees_nothing(self, handlers, store: Store) -> None:
         crowd(store, 2, PEOPLE)
@@ -154,11 +156,14 @@ class TestFigures:
 class TestExport:
     def test_a_version_is_kept_offered_and_written_into_the_trail(self, handlers, store: Store) -> None:
         crowd(store, 3, PEOPLE)
-        message, versions, file = exported(handlers())
+        message, versions, button = exported(handlers())
         name = versions["value"]
         assert f"Exported {name}: 3 images" in message
         assert [value for _title, value in versions["choices"]] == [name]
-        with zipfile.ZipFile(file["value"]) as archive:
+        assert button["visible"]
+        message, file = handlers().download(REQUEST, name)
+        assert message == notices.message("") and file["name"] == f"{name}.zip"
+        with zipfile.ZipFile(file["path"]) as archive:
             names = archive.namelist()
         assert f"{name}/manifest.json" in names and f"{name}/samples.jsonl" in names
         assert sum(each.startswith(f"{name}/images/") for each in names) == 3
@@ -166,6 +171,12 @@ class TestExport:
             entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "export")).one()
         assert entry.details == {"version": name}
         assert handlers().show(REQUEST)[-2]["value"] == name, "it is there for the next visit, too"
+
+    def test_visits_do_not_copy_exports(self, handlers, store: Store, tmp_path: Path) -> None:
+        crowd(store, 1, PEOPLE)
+        exported(handlers())
+        handlers().show(REQUEST)
+        assert [path.parent.name for path in tmp_path.rglob("*.zip")] == ["exports"]
 
     def test_the_same_annotations_are_the_same_version(self, handlers, store: Store) -> None:
         crowd(store, 2, PEOPLE)
@@ -208,8 +219,8 @@ class TestExport:
     def test_only_versions_can_be_downloaded(self, handlers, store: Store, name: object) -> None:
         crowd(store, 1, PEOPLE)
         exported(handlers())
-        message, file = handlers().choose(REQUEST, name)
-        assert "no longer there" in message and not file.get("value")
+        message, file = handlers().download(REQUEST, name)
+        assert "no longer there" in message and file == gr.skip()
 
     def test_a_folder_that_cannot_be_written_is_told(self, store: Store, tmp_path: Path) -> None:
         crowd(store, 1, PEOPLE)

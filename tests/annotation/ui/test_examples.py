@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from annotation.ui.draw_examples import PICTURES
-from annotation.ui.examples import EXAMPLES, FOLDER, gallery
+from annotation.ui.assess.draw_examples import PICTURES
+from annotation.ui.assess.examples import EXAMPLES, FOLDER, gallery
 from m3agiqa.images import open_image
 
 

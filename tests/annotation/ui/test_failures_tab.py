@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from annotation.failures.view import Order, View
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import QueueEntry
-from annotation.ui.failures_tab import NO_SCORES, NOTHING, FailuresHandlers, failures_tab
+from annotation.ui.failures.tab import NO_SCORES, NOTHING, FailuresHandlers, failures_tab
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
@@ -298,12 +298,47 @@ def test_a_viewer_sees_scores_but_no_names_and_cannot_queue(studio: Studio) -> N
     page = shown(handlers.show(asked(), *values()))
     assert "MOS of people" in page["detail"] and "Person 1" in page["detail"]
     assert "Ann Bee" not in "".join(page.values())
-    assert "Ann Bee" in shown(as_role(studio, Role.ANNOTATOR).show(asked(), *values()))["detail"]
     assert "takes an annotator" in said(handlers.queue(asked(), 1, *values()))
     with studio.store.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(QueueEntry)) == 0
     buttons = handlers.arrange(asked(), *values())[len(fields(View)) - 1]
     assert buttons["visible"] is False
+
+
+def test_names_are_for_admins_and_oneself_is_you(studio: Studio) -> None:
+    say(studio.store, 1, {Aspect.QUALITY: 2.0}, "mallory")
+    annotators = shown(as_role(studio, Role.ANNOTATOR).show(asked(), *values()))["detail"]
+    assert "Person 1" in annotators and "You" in annotators
+    assert "Ann Bee" not in annotators and "mallory" not in annotators
+    admins = shown(as_role(studio, Role.ADMIN).show(asked(), *values()))["detail"]
+    assert "Ann Bee" in admins and "mallory" in admins
+
+
+def blind(studio: Studio) -> Studio:
+    return replace(studio, settings=replace(studio.settings, blind=True))
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
+def test_where_everybody_scores_blind_only_admins_look_into_the_database(studio: Studio, role: Role) -> None:
+    handlers = as_role(blind(studio), role)
+    _, *opened = handlers.open(asked(), False, *values())
+    arranged = handlers.arrange(asked(), *values(other="db:2", tag="blur"))
+    for page in (shown(opened), shown(arranged), shown(handlers.show(asked(), *values()))):
+        assert "only admins look into the annotation database" in said(page.pop("message"))
+        assert not any(page.values())
+    assert "blur" not in str(arranged) and "dalle" not in str(arranged)
+    message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
+    assert "only admins" in said(message) and rest == [gr.skip()] * 3
+    message, file = handlers.export(asked(), *values())
+    assert "only admins" in said(message) and file == gr.skip()
+    assert "one two three" not in str(opened) and "first 1.0 on quality" not in str(opened)
+    assert shown(as_role(blind(studio), Role.ADMIN).show(asked(), *values()))["detail"]
+
+
+def test_where_everybody_scores_blind_training_runs_stay_open(studio: Studio, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "one", [run_row(tmp_path / "x.png")])
+    handlers = as_role(blind(studio), Role.VIEWER)
+    assert shown(handlers.arrange(asked(), *values(**OF_RUN)))["case"] == "s1|quality"
 
 
 def test_the_public_of_a_space_does_not_see_what_others_have_brought(studio: Studio) -> None:

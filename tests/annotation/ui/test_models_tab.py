@@ -18,8 +18,8 @@ from annotation.store import Store
 from annotation.store.models import AuditEntry
 from annotation.store.promotions import promote, promoted
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.models_tab import ModelsHandlers, models_list
-from annotation.ui.serving import Offer, model_to_serve, offers
+from annotation.ui.models.serving import Offer, model_to_serve, offers
+from annotation.ui.models.tab import ModelsHandlers, models_list
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint import CARD_FILE, Card, write_card
@@ -184,6 +184,22 @@ def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, 
     hostile = Offer('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
     assert "<script>" not in models_list([hostile], "nano", "<i>", may_promote=True)
     assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
+
+
+def test_of_a_models_path_people_are_told_the_last_part(studio: Studio, tmp_path: Path) -> None:
+    folder = tmp_path / "secret place" / "mine"
+    folder.mkdir(parents=True)
+    write_card(Card("mine", "1", "nano", "Learned.", "f", {}, {}), folder)
+    settings = replace(studio.settings, model=str(folder))
+    handlers = ModelsHandlers(replace(studio, settings=settings))
+    _, listed = handlers.show(REQUEST)
+    assert "Set by M3AGIQA_MODEL: …/mine" in listed
+    message, *shown = handlers.serve(REQUEST, "…/mine")
+    assert (studio.loader.name, last_promoted(studio.store)) == (str(folder), str(folder))
+    shutil.rmtree(folder)
+    listed += models_list([], str(folder), str(folder) + "/gone", may_promote=True)
+    assert "secret place" not in listed + message + shown[0]
+    assert "no longer registered" in handlers.serve(REQUEST, str(folder))[0]
 
 
 # --- switching ------------------------------------------------------------------------------------

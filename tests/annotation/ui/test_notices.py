@@ -3,8 +3,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from annotation.ui import notices
+from annotation.ui.assess.runs import RunState, Stage
 from annotation.ui.model_loader import LoadState
-from annotation.ui.runs import RunState, Stage
 from m3agiqa.errors import WeightsError
 
 

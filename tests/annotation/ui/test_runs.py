@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from annotation.ui.assess.runs import Run, Runs, Stage
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.runs import Run, Runs, Stage
 from annotation.ui.turns import WaitingLine
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect

@@ -1,8 +1,8 @@
 """The endpoints of annotation, for the Annotate tab and for programs: JSON in, JSON out.
 
 `POST /gradio_api/run/NAME` with `{"data": [all arguments in order]}` answers `{"data": [result]}`, or
-`{"error": a sentence}` with status 500. `GET /gradio_api/info` lists the arguments; gradio_client fills in
-their defaults.
+`{"error": a sentence}` with status 500. Defaults are gradio_client's to fill in: if an argument is missing
+here, Gradio itself answers `{"error": null}`. `GET /gradio_api/info` lists the arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.access import Person, Role
-from annotation.ui.annotating import Annotating
+from annotation.ui.annotate.work import Annotating
 from m3agiqa.errors import M3AgiqaError
 
 

@@ -9,9 +9,9 @@ from html import escape
 import numpy as np
 
 from annotation.statistics.agreement import Coefficient
-from annotation.statistics.mos import COMMON_SCALE, MeanOpinion, Subject
+from annotation.statistics.mos import MeanOpinion, Subject
 from annotation.statistics.overview import AnnotatorSummary, Overview
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 
 NONE = '<span class="none">–</span>'
 BIN = 0.5  # points of MOS per bar
@@ -159,7 +159,7 @@ def least_certain(found: Overview) -> str:
 
 
 def _mean_row(mean: MeanOpinion, found: Overview) -> list[str]:
-    prompt = str(found.of_items.at[mean.item, "prompt"])
+    prompt = str(found.of_items.at[mean.item, "prompt"]) or "no prompt"
     shown = prompt if len(prompt) <= PROMPT else prompt[: PROMPT - 1] + "…"
     return [
         f"#{mean.item}",

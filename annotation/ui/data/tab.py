@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
+import time
 from html import escape
 from typing import Any
 
@@ -17,9 +18,9 @@ from annotation.access import Person, Role
 from annotation.statistics.overview import Overview, overview, version
 from annotation.store import audit
 from annotation.store.models import Generator, Item
-from annotation.ui import data_figures as figures
-from annotation.ui import notices
-from annotation.ui.export_versions import ExportVersions
+from annotation.ui import look, notices, sent
+from annotation.ui.data import figures
+from annotation.ui.data.export_versions import ExportVersions
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -28,10 +29,10 @@ AGGREGATES_ONLY = (
     '<section class="figures"><h3>Annotators</h3><p>Who may annotate sees their own figures here, admins '
     "those of everybody.</p></section>"
 )
-MOST_RATERS = 100
 
 # What `show` returns: message, summary, agreement, mean opinions, annotators, then for admins the least
-# certain images, the file of all mean opinions, the form's visibility, its generators and sources, versions.
+# certain images, the file of all mean opinions, the form's visibility, its generators and sources, versions,
+# the download's visibility.
 Shown = tuple[Any, ...]
 
 
@@ -73,14 +74,14 @@ class DataHandlers:
         method: Any,
         gold: Any,
     ) -> tuple[str, dict, dict]:
-        """Make a new version: message, the versions with the new one chosen, its file."""
+        """Make a new version: message, the versions with the new one chosen, the download's visibility."""
         try:
             person = self.studio.access.require(request, Role.ADMIN)
             report = self.versions.make(
                 self.studio.store,
                 name=str(name or "").strip(),
                 aspects=_aspects(aspects),
-                min_raters=_whole(min_raters),
+                min_raters=sent.annotators_per_image(min_raters),
                 generators=_names(generators),
                 sources=_names(sources),
                 method=str(method),
@@ -92,17 +93,21 @@ class DataHandlers:
             listed = [(each.title, each.name) for each in self.versions.all()]
             chosen = gr.update(choices=listed, value=report.version, visible=True)
             done = f'<p class="done" role="status">{escape(_report(report.version, report.counts))}</p>'
-            return done, chosen, self._file(report.version)
+            return done, chosen, gr.update(visible=True)
         except M3AgiqaError as error:
             return notices.message(str(error)), gr.skip(), gr.skip()
 
-    def choose(self, request: gr.Request, name: Any) -> tuple[str, dict]:
-        """Another version: message, its file."""
+    def download(self, request: gr.Request, name: Any) -> tuple[str, Any]:
+        """Message, and a version as a file for the browser to save."""
         try:
             self.studio.access.require(request, Role.ADMIN)
-            return notices.message(""), self._file(name)
+            path = self.versions.find(name).file
         except M3AgiqaError as error:
-            return notices.message(str(error)), gr.update(visible=False)
+            return notices.message(str(error)), gr.skip()
+        # Gradio serves copies of its own, under names that cannot be guessed: the data folder itself is
+        # closed, because whoever may look may not have everybody's names.
+        copy = processing_utils.save_file_to_cache(path, get_upload_folder())
+        return notices.message(""), {"path": copy, "name": path.name, "at": time.time()}
 
     # --- what they share
 
@@ -128,15 +133,8 @@ class DataHandlers:
             gr.update(
                 choices=[(each.title, each.name) for each in versions], value=newest, visible=bool(versions)
             ),
-            self._file(newest) if newest else gr.update(value=None, visible=False),
+            gr.update(visible=bool(versions)),
         )
-
-    def _file(self, name: Any) -> dict:
-        """A version as a download."""
-        path = self.versions.find(name).file
-        # Gradio serves copies of its own, under names that cannot be guessed: the data folder itself is
-        # closed, because whoever may look may not have everybody's names.
-        return gr.update(value=processing_utils.save_file_to_cache(path, get_upload_folder()), visible=True)
 
     def _means(self, found: Overview) -> dict:
         """All mean opinions as a CSV to download."""
@@ -156,8 +154,8 @@ def _annotators(found: Overview, person: Person) -> str:
 
 
 def _no_form() -> tuple[Any, ...]:
-    nothing = gr.update(value=None, visible=False)
-    return nothing, gr.update(visible=False), gr.skip(), gr.skip(), nothing, nothing
+    hidden, nothing = gr.update(visible=False), gr.update(value=None, visible=False)
+    return nothing, hidden, gr.skip(), gr.skip(), nothing, hidden
 
 
 def _aspects(given: Any) -> list[Aspect]:
@@ -173,12 +171,6 @@ def _aspects(given: Any) -> list[Aspect]:
 def _names(given: Any) -> list[str] | None:
     """What is chosen; None for nothing."""
     return [str(one) for one in given] if isinstance(given, list) and given else None
-
-
-def _whole(given: Any) -> int:
-    if not isinstance(given, int | float) or not 1 <= given <= MOST_RATERS or given != int(given):
-        raise InputError(f"Annotators per image: give a whole number from 1 to {MOST_RATERS}.")
-    return int(given)
 
 
 def _report(name: str, counts: dict[str, Any]) -> str:
@@ -257,13 +249,14 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
         told = gr.HTML(notices.message(""), elem_id="export-message")
         with gr.Row():
             versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
-            file = gr.DownloadButton("Download ZIP", visible=False, elem_id="export-file", min_width=160)
+            download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)
+    file = gr.HTML(None, html_template="", js_on_load=look.javascript("data_save.js"), elem_id="data-file")
 
     shown = [message, summary, agreement, means, people, uncertain]
     gr.on(
         [tab.select, refresh.click],
         handlers.show,
-        outputs=[*shown, csv_file, form, generators, sources, versions, file],
+        outputs=[*shown, csv_file, form, generators, sources, versions, download],
         show_progress="minimal",
         show_progress_on=summary,
         concurrency_limit=None,
@@ -273,18 +266,18 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     start.click(
         handlers.export,
         inputs=[name, aspects, min_raters, generators, sources, method, gold],
-        outputs=[told, versions, file],
+        outputs=[told, versions, download],
         preprocess=False,
         show_progress_on=told,
         concurrency_limit=1,
         api_visibility="private",
     )
-    versions.input(
-        handlers.choose,
+    download.click(
+        handlers.download,
         inputs=versions,
         outputs=[told, file],
         preprocess=False,
-        show_progress="hidden",
+        show_progress_on=told,
         api_visibility="private",
     )
     return handlers

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import gradio as gr
 import pandas as pd
 
-from annotation.access import Person, Role
+from annotation.access import Forbidden, Person, Role
 from annotation.failures.annotated import Annotations
 from annotation.failures.cases import Key
 from annotation.failures.catalogue import Catalogue, Choices
@@ -28,10 +28,9 @@ from annotation.failures.view import (
     select,
 )
 from annotation.store.items import MAX_SOURCE
-from annotation.store.queue import MOST_ANNOTATORS
-from annotation.ui import look, notices
-from annotation.ui.failure_cards import Names, agreement_table, case_detail, case_list
-from annotation.ui.failure_scatter import scatter
+from annotation.ui import look, notices, sent
+from annotation.ui.failures.cards import Names, agreement_table, case_detail, case_list
+from annotation.ui.failures.scatter import scatter
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -39,6 +38,11 @@ from m3agiqa.errors import InputError, M3AgiqaError
 NOTHING = "There is nothing to look into yet: assess images and have people score them, or train a model."
 NO_MODEL = "No model has assessed an image here yet."
 NO_SCORES = "No person has scored an image that this model has assessed."
+
+CLOSED = (
+    "On this server everybody scores before they see what the model says, so only admins look into the "
+    "annotation database here; choose a training run as the data set."
+)
 
 ALL = [("All", "")]
 ASPECTS = ALL + [(aspect.capitalize(), str(aspect)) for aspect in Aspect]
@@ -150,24 +154,23 @@ class FailuresHandlers:
         file = {"name": "failure-cases.csv", "text": to_csv(looked.selected), "at": time.time()}
         return notices.message(""), file
 
-    def queue(self, request: gr.Request, overlap: float | None, *values: Any) -> str:
+    def queue(self, request: gr.Request, overlap: Any, *values: Any) -> str:
         """Put the images of the selection into the annotation queue; tells how that went."""
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
-            if not isinstance(overlap, int | float) or overlap not in range(1, MOST_ANNOTATORS + 1):
-                raise InputError(f"Annotators per image: give a whole number from 1 to {MOST_ANNOTATORS}.")
+            wanted = sent.annotators_per_image(overlap)
             looked = self._look(request, _view(values))
             if looked.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to queue.")
             store = self.studio.store
             if isinstance(self.catalogue.source(looked.data.key), Annotations):
-                queued = queue_items(store, looked.selected, int(overlap), person.name)
+                queued = queue_items(store, looked.selected, wanted, person.name)
             else:
                 source = looked.data.title[:MAX_SOURCE]
-                queued = queue_samples(store, looked.selected, int(overlap), person.name, source)
+                queued = queue_samples(store, looked.selected, wanted, person.name, source)
         except M3AgiqaError as error:
             return notices.message(str(error))
-        return _queued(queued, int(overlap))
+        return _queued(queued, wanted)
 
     # --- what they share
 
@@ -178,6 +181,12 @@ class FailuresHandlers:
             view, choices = self.catalogue.settle(wanted)
         except M3AgiqaError as error:
             return *_unchanged(), *_empty(str(error))
+        try:
+            self._check_open(request, view.data)
+        except Forbidden as error:
+            view = replace(view, generator="", tag="")
+            choices = replace(choices, generators=[], tags=[])
+            return *_updates(view, choices, self.studio.access.person(request)), *_empty(str(error))
         try:
             if not view.model:
                 raise InputError(NO_MODEL if any(found.versions for found in choices.data_sets) else NOTHING)
@@ -193,6 +202,7 @@ class FailuresHandlers:
     def _look(self, request: gr.Request, view: View) -> Looked:
         """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
         self.studio.access.require_name(request)
+        self._check_open(request, view.data)
         data = _find(self.catalogue.data_sets(), view.data, "This data set")
         model = _find(data.versions, view.model, "This model version")
         other = None
@@ -200,6 +210,12 @@ class FailuresHandlers:
             other = _find(self.catalogue.comparable(data, model.key), view.other, "The second model version")
         table = self.catalogue.table(model.key, view.other)
         return Looked(view, data, model, other, table, select(table, view))
+
+    def _check_open(self, request: gr.Request, data: str) -> None:
+        """Raises Forbidden for what would tell people the model's answers before they score."""
+        closed = self.studio.settings.blind and isinstance(self.catalogue.source(data), Annotations)
+        if closed and not self.studio.access.person(request).role.allows(Role.ADMIN):
+            raise Forbidden(CLOSED)
 
     def _show(self, request: gr.Request, looked: Looked) -> Shown:
         """The page for a view; the first case is open unless another one is."""
@@ -223,7 +239,6 @@ class FailuresHandlers:
 
     def _detail(self, request: gr.Request, looked: Looked, key: Key) -> str:
         table = looked.table
-        person = self.studio.access.person(request)
         return case_detail(
             key,
             place(looked.selected, key),
@@ -231,7 +246,7 @@ class FailuresHandlers:
             table[table["item"] == key.item],
             self.catalogue.source(looked.data.key).opinions(key.item),
             looked.names,
-            name_people=person.role.allows(Role.ANNOTATOR),
+            self.studio.access.person(request),
         )
 
 
@@ -357,7 +372,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
             agreement = gr.HTML("", elem_id="failures-agreement")
             with gr.Row(elem_id="failures-actions"):
                 link = gr.HTML("", elem_id="failures-link", js_on_load=COPY)
-                export = gr.Button("Download as CSV", elem_id="failures-export", min_width=150)
+                export = gr.Button("Download as CSV", size="md", elem_id="failures-export", min_width=150)
             with gr.Row(visible=False, elem_id="failures-queue") as queue_row:
                 overlap = gr.Number(
                     studio.settings.overlap,
@@ -366,7 +381,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
                     elem_id="failures-overlap",
                     min_width=130,
                 )
-                queue = gr.Button("Put into the annotation queue", elem_id="failures-enqueue")
+                queue = gr.Button("Put into the annotation queue", size="md", elem_id="failures-enqueue")
             queued = gr.HTML("", elem_id="failures-queued")
         with gr.Column(min_width=320):
             listed = gr.HTML("", elem_id="failures-list", js_on_load=CHOOSE)

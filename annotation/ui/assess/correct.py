@@ -12,8 +12,9 @@ import gradio as gr
 
 from annotation.access import Access, Person, Role
 from annotation.store.corrections import MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG, TAGS
-from annotation.ui import cards, look, sent
-from annotation.ui.subject import Subject, Verdict
+from annotation.ui import look, sent
+from annotation.ui.assess import cards
+from annotation.ui.assess.subject import Subject, Verdict
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult
 from m3agiqa.errors import InputError, M3AgiqaError

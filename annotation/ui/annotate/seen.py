@@ -12,7 +12,8 @@ REMEMBERED = 20_000  # people times items; far more than are ever being worked o
 
 
 class Seen:
-    """Kept in memory; after a restart of the server, only the page knows what it has shown.
+    """Kept in memory. After a restart of the server what people have saved still tells that they know an
+    answer; who had merely looked at it passes for blind, unless their page knows better.
 
     A blind score stays blind when the answer is shown afterwards, and no longer once it is changed.
     """

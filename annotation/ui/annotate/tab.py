@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import gradio as gr
 
 from annotation.access import Role
 from annotation.store.queue import Order, Pool
-from annotation.ui import look, notices
-from annotation.ui.annotating import Annotating
-from annotation.ui.api import AnnotationApi
-from annotation.ui.imports import import_uploads, uploads
+from annotation.ui import look, notices, sent
+from annotation.ui.annotate.api import AnnotationApi
+from annotation.ui.annotate.imports import import_uploads, uploads
+from annotation.ui.annotate.work import Annotating
 from annotation.ui.studio import Studio
 from m3agiqa.errors import M3AgiqaError
 
@@ -88,9 +89,9 @@ class ImportHandlers:
     def bring_in(
         self,
         request: gr.Request,
-        files: list[dict] | None,
-        name: str | None,
-        overlap: float | None,
+        files: Any,
+        name: Any,
+        overlap: Any,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
     ) -> str:
         """Import uploaded files; a summary as HTML."""
@@ -100,9 +101,9 @@ class ImportHandlers:
 
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
-            reports = import_uploads(
-                self.studio, person, uploads(files), name or "", int(overlap or 0), report
-            )
+            called = sent.text(name or "", "The name of this import")
+            wanted = sent.annotators_per_image(overlap)
+            reports = import_uploads(self.studio, person, uploads(files), called, wanted, report)
         except M3AgiqaError as error:
             return notices.message(str(error))
         lines = "\n".join(report.text for report in reports)

@@ -8,12 +8,13 @@ import anyio
 import gradio as gr
 
 from annotation.access import Person
-from annotation.ui import correct, notices
-from annotation.ui.cards import card, provenance
-from annotation.ui.examples import EXAMPLES, gallery
-from annotation.ui.runs import Run, Runs, RunState
+from annotation.ui import notices
+from annotation.ui.assess import correct
+from annotation.ui.assess.cards import card, provenance
+from annotation.ui.assess.examples import EXAMPLES, gallery
+from annotation.ui.assess.runs import Run, Runs, RunState
+from annotation.ui.assess.subject import Subject
 from annotation.ui.studio import Studio
-from annotation.ui.subject import Subject
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.embedded_prompt import EmbeddedPrompt, find_prompt

@@ -23,9 +23,10 @@ Progress = Callable[[int, int], None]
 """Told how many images of how many are in."""
 
 
-def uploads(payload: list[dict[str, Any]] | None) -> list[Upload]:
+def uploads(payload: Any) -> list[Upload]:
     """What a file component sends to an event with `preprocess=False`."""
-    return [upload for one in payload or [] if (upload := Upload.from_payload(one)) is not None]
+    files = payload if isinstance(payload, list) else []
+    return [upload for one in files if (upload := Upload.from_payload(one)) is not None]
 
 
 def import_uploads(
@@ -33,14 +34,12 @@ def import_uploads(
 ) -> list[ImportReport]:
     """Import them as if they lay in one folder: a CSV finds its images beside it, an image its prompt.
 
-    Raises InputError if there is nothing to import or `overlap` is below 1, and what import_into raises.
+    Raises InputError if there is nothing to import, and what import_into raises.
     """
     if not files:
         raise InputError("Choose images, a ZIP archive or a CSV file first.")
     if not any(is_image_name(Path(file.name)) or file.name.lower().endswith(ALONE) for file in files):
         raise InputError("There is no image, ZIP archive or CSV file among these.")
-    if overlap < 1:
-        raise InputError(f"An image needs at least 1 annotator, not {overlap}.")
     with _together(files) as folder:
         sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ALONE]
         has_table = any(path.suffix.lower() == ".csv" for path in sources)
@@ -80,15 +79,25 @@ def _together(files: list[Upload]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=files[0].path.parents[1], prefix="import-") as made:
         folder = Path(made)
         for number, upload in enumerate(files):
-            place = folder / upload.name
-            if place.exists():
-                place = folder / f"{number}" / upload.name
-                place.parent.mkdir()
             try:
-                place.hardlink_to(upload.path)
-            except OSError:  # another disk, or one without hard links
-                shutil.copyfile(upload.path, place)
+                _put(upload, folder, number)
+            except OSError as error:
+                raise InputError(
+                    f"{upload.name[:80]} cannot be taken over ({error.strerror}); choose it again, under a "
+                    "shorter name if it has a long one."
+                ) from error
         yield folder
+
+
+def _put(upload: Upload, folder: Path, number: int) -> None:
+    place = folder / upload.name
+    if place.exists():
+        place = folder / f"{number}" / upload.name
+        place.parent.mkdir()
+    try:
+        place.hardlink_to(upload.path)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(upload.path, place)
 
 
 def _title(files: list[Upload]) -> str:

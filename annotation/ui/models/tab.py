@@ -10,7 +10,7 @@ import gradio as gr
 from annotation.access import Role
 from annotation.store.promotions import promoted
 from annotation.ui import look, notices
-from annotation.ui.serving import Offer, offers, serve_instead
+from annotation.ui.models.serving import Offer, offers, serve_instead, shown_name
 from annotation.ui.studio import Studio
 from m3agiqa.checkpoint import shipped
 from m3agiqa.errors import M3AgiqaError
@@ -51,7 +51,7 @@ class ModelsHandlers:
             serve_instead(loader, self.studio.store, self.studio.settings, name, person.name)
             told = ""
         except M3AgiqaError as error:
-            told = f"{error} {loader.name} stays in service."
+            told = f"{error} {shown_name(loader.name)} stays in service."
         message, listed = self.show(request)
         return notices.message(told) if told else message, listed, notices.model_banner(loader.state)
 
@@ -67,9 +67,10 @@ def models_list(found: list[Offer], served: str, wanted: str | None, may_promote
     """All models as HTML; `served` judges now, `wanted` is the one that was promoted last."""
     lines = []
     if wanted is not None and wanted != served:
+        lost, instead = escape(shown_name(wanted)), escape(shown_name(served))
         lines.append(
-            f'<p class="model-note" role="status"><b>{escape(wanted)}</b> was promoted, but could not be '
-            f"served when this server started; <b>{escape(served)}</b> judges instead.</p>"
+            f'<p class="model-note" role="status"><b>{lost}</b> was promoted, but could not be '
+            f"served when this server started; <b>{instead}</b> judges instead.</p>"
         )
     if not any(offer.registered_at for offer in found):
         lines.append(f'<p class="model-note">{NO_CANDIDATE}</p>')
@@ -78,7 +79,7 @@ def models_list(found: list[Offer], served: str, wanted: str | None, may_promote
 
 
 def _card(offer: Offer, is_served: bool, may_promote: bool) -> str:
-    name, title = escape(offer.name, quote=True), escape(offer.card.title)
+    name, title = escape(shown_name(offer.name), quote=True), escape(offer.card.title)
     if is_served:
         action = '<span class="in-service">In service</span>'
     elif may_promote:

@@ -24,7 +24,7 @@ from annotation.store.image_files import StoredImage
 from annotation.store.items import DEMO, add_item, record_assessment
 from annotation.store.models import Correction
 from annotation.store.queue import enqueue, finish, reopen
-from annotation.ui.runs import RunState
+from annotation.ui.assess.runs import RunState
 from annotation.ui.studio import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect

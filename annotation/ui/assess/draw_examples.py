@@ -1,4 +1,4 @@
-"""Draws the example images of the Assess tab: `python -m annotation.ui.draw_examples`.
+"""Draws the example images of the Assess tab: `python -m annotation.ui.assess.draw_examples`.
 
 All of them are computed here, so that they are the project's own and nobody else's pictures are needed.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from annotation.ui.examples import FOLDER
+from annotation.ui.assess.examples import FOLDER
 
 SIDE = 640  # pixels of the finished images
 OVERSAMPLING = 2  # drawn larger and scaled down, for smooth edges

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterable
 
-from sqlalchemy import exists, select
+from sqlalchemy import Select, exists, select
 
 from annotation.store.items import record_assessment, require_item
-from annotation.store.models import Assessment, Assignment, QueueEntry
+from annotation.store.models import Assessment, Assignment, ModelVersion, QueueEntry
 from annotation.ui.studio import Studio
+from m3agiqa.checkpoint import Card
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)
@@ -106,12 +107,16 @@ class Prefetch:
         return None
 
     def _coming_up(self) -> int | None:
-        """The next of the queue that nobody holds and no model has assessed."""
+        """The next of the queue that nobody holds and the served model has not assessed."""
+        assessor = self._studio.loader.state.assessor
+        if assessor is None:
+            return None
+        assessed = _assessed_by(assessor.card).where(Assessment.item_id == QueueEntry.item_id)
         query = (
             select(QueueEntry.item_id)
             .where(
                 ~exists().where(Assignment.item_id == QueueEntry.item_id),
-                ~exists().where(Assessment.item_id == QueueEntry.item_id),
+                ~assessed.exists(),
                 QueueEntry.item_id.not_in(list(self._failures)),
             )
             .order_by(QueueEntry.order)
@@ -126,15 +131,24 @@ class Prefetch:
 
     def _assess(self, item: int) -> None:
         store, line = self._studio.store, self._studio.line
+        assessor = self._studio.loader.wait(self._ended.is_set, lambda load: None)
         with store.database.reading() as session:
-            if session.scalar(select(exists().where(Assessment.item_id == item))):
+            if session.scalar(select(_assessed_by(assessor.card).where(Assessment.item_id == item).exists())):
                 return
             known = require_item(session, item)
             path, prompt = store.images.path(known.image.file), known.prompt.text
-        assessor = self._studio.loader.wait(self._ended.is_set, lambda load: None)
         with line.turn(self._ended.is_set, lambda place: None):
             *_, assessment = assessor.stream(path, prompt or None, stop=self._must_stop)
         store.database.transact(lambda session: record_assessment(session, item, assessment, assessor.card))
 
     def _must_stop(self) -> bool:
         return self._ended.is_set() or len(self._studio.line) > 1
+
+
+def _assessed_by(card: Card) -> Select[tuple[int]]:
+    """Items that a model has assessed; what an earlier one said is not what is to be corrected."""
+    return (
+        select(Assessment.item_id)
+        .join(Assessment.model_version)
+        .where(ModelVersion.title == card.title, ModelVersion.digest == card.digest)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from annotation.settings import Settings
 from annotation.store import Store
@@ -19,7 +20,7 @@ class Offer:
     """A model that may be put into service."""
 
     name: str
-    """In the registry, or as a shipped one."""
+    """In the registry, or of a shipped one, or the path in M3AGIQA_MODEL."""
     card: Card
     registered_at: datetime | None = None
     """None for those that were not registered here."""
@@ -57,15 +58,22 @@ def offers(settings: Settings) -> list[Offer]:
     return registered + others
 
 
+def shown_name(name: str) -> str:
+    """A model's name as pages have it: of a path on the server they know the last part only."""
+    last = Path(name).name
+    return name if name == last else f"…/{last}"
+
+
 def serve_instead(loader: ModelLoader, store: Store, settings: Settings, name: str, annotator: str) -> None:
-    """Promote a model: it is loaded, the decision is stored, and then it is served.
+    """Promote a model, named as pages have it: it is loaded, the decision is stored, and then it is served.
 
     If any of that fails, M3AgiqaError is raised and everything stays as it was.
     """
-    if name not in {offer.name for offer in offers(settings)}:
+    chosen = next((offer.name for offer in offers(settings) if shown_name(offer.name) == name), None)
+    if chosen is None:
         raise InputError("This model is no longer registered; choose another.")
 
     def decide() -> None:
-        store.database.transact(lambda session: promote(session, name, annotator))
+        store.database.transact(lambda session: promote(session, chosen, annotator))
 
-    loader.switch(name, decide)
+    loader.switch(chosen, decide)

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from annotation.store.corrections import Said
-from annotation.ui.runs import RunState, Stage
+from annotation.ui.assess.runs import RunState, Stage
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment
 
@@ -31,7 +31,7 @@ def card(
     """One aspect: description, then rating word, MOS and gauge once they are known.
 
     What a person has `said` stands in place of the model's answer. `below` is HTML for correcting the card
-    (annotation.ui.correct), of which the form alone is seen while `editing`.
+    (annotation.ui.assess.correct), of which the form alone is seen while `editing`.
     """
     look, description = _description(aspect, state)
     result = state.results.get(aspect) if state else None

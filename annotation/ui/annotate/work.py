@@ -6,11 +6,10 @@ all of it, or in blind mode the aspects that they have scored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
-from urllib.parse import quote
 
-from gradio.route_utils import API_PREFIX
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,18 +17,15 @@ from annotation.access import Person
 from annotation.store import corrections, queue
 from annotation.store.corrections import Draft, Said
 from annotation.store.items import latest_assessment, require_item
-from annotation.store.models import Annotator, AspectAssessment, Assessment, Submission
+from annotation.store.models import Annotator, AspectAssessment, Assessment, Correction, Submission
 from annotation.ui import sent
-from annotation.ui.cards import QUESTIONS
-from annotation.ui.pictures import picture
-from annotation.ui.prefetch import Prefetch
-from annotation.ui.seen import Seen
+from annotation.ui.annotate.prefetch import Prefetch
+from annotation.ui.annotate.seen import Seen
+from annotation.ui.assess.cards import QUESTIONS
+from annotation.ui.pictures import address
 from annotation.ui.studio import Studio
-from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
-
-MOST = 10  # items that one person may hold at once
-SCALE = MosScale(1, 5)  # where no model has spoken
 
 View = dict[str, Any]
 Choice = TypeVar("Choice", queue.Order, queue.Pool)
@@ -47,7 +43,7 @@ class Annotating:
         self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
     ) -> dict[str, Any]:
         """Views of the next items, held for this person; with `release`, others than before may come."""
-        count = min(max(sent.whole(count, "The number of items"), 1), MOST)
+        count = min(max(sent.whole(count, "The number of items"), 1), queue.MOST_HELD)
         how, which = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
         gold_every = self.studio.settings.gold_every
 
@@ -118,6 +114,7 @@ class Annotating:
                 and all(self._seen.was_blind(person.name, item, one.aspect, one.score) for one in filled)
                 and all(one.aspect in seen for one in filled if one.agrees)  # with what has been shown
                 and not _has_asked(session, item, person)
+                and _agrees_with_earlier(session, item, person, filled)
             )
             saved = corrections.save(session, replace(draft, said=filled, blind=was_blind))
             if not saved.again:
@@ -138,7 +135,10 @@ class Annotating:
         return {"skipped": item}
 
     def undo(self, person: Person, item: int, submission: int | None, blind: bool) -> View:
-        """Withdraw a submission of one's own, or with none a skip; the item is in one's hands again."""
+        """Withdraw a submission of one's own, or with none a skip; the item is in one's hands again.
+
+        Where an older opinion is in force again, the item stays done, and may be saved anew all the same.
+        """
         item = sent.whole(item, "The item")
         withdrawn = None if submission is None else sent.whole(submission, "The submission")
 
@@ -147,7 +147,11 @@ class Annotating:
                 corrections.withdraw_submission(session, withdrawn, person.name)
                 if session.get(Submission, withdrawn).item_id != item:
                     raise InputError(f"Submission #{withdrawn} is of another image; undo it there.")
-            queue.reopen(session, item, person.name)
+            stands = corrections.has_said(session, item, person.name)
+            if not (stands and queue.is_done(session, item, person.name)):
+                queue.reopen(session, item, person.name)
+            elif withdrawn is None:
+                raise InputError("You have saved this image, not skipped it; take back what you saved.")
 
         self.studio.store.database.transact(back)
         return self.look(person, item, blind)
@@ -165,10 +169,9 @@ class Annotating:
         prompt = item.prompt.text or None
         scales = {one.aspect: one.scale for one in latest.aspects} if latest else {}
         aspects = [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
-        path = picture(self.studio.store.images, item.image.file).resolve()
         return {
             "item": item_id,
-            "image": f"{API_PREFIX}/file={quote(path.as_posix())}",
+            "image": address(self.studio.store.images, item.image.file),
             "width": item.image.width,
             "height": item.image.height,
             "prompt": prompt,
@@ -176,7 +179,7 @@ class Annotating:
                 {
                     "aspect": str(aspect),
                     "question": QUESTIONS[aspect],
-                    **_scale(scales.get(aspect, SCALE)),
+                    **_scale(scales.get(aspect, COMMON_SCALE)),
                     "tags": list(corrections.TAGS[aspect]),
                     "revision": 1 + corrections.latest_revision(session, item_id, aspect, person.name),
                 }
@@ -227,6 +230,28 @@ def _has_asked(session: Session, item: int, person: Person) -> bool:
     theirs = select(Assessment.id).join(Annotator, Annotator.id == Assessment.annotator_id)
     return session.scalar(
         theirs.where(Assessment.item_id == item, Annotator.name == person.name).exists().select()
+    )
+
+
+def _agrees_with_earlier(session: Session, item: int, person: Person, said: tuple[Said, ...]) -> bool:
+    """Whether these scores are those that the person had saved blind, as far as they have saved any.
+
+    Whoever has saved something with the model's answer at hand has seen it: before, or right after a score
+    that was blind. This is known for good, other than what `Seen` knows.
+    """
+    now = {one.aspect: one.score for one in said}
+    earlier = session.execute(
+        select(Correction.aspect, Correction.score, Submission.blind)
+        .join(Correction.submission)
+        .join(Submission.annotator)
+        .where(
+            Submission.item_id == item,
+            Submission.assessment_id.is_not(None),
+            Annotator.name == person.name,
+        )
+    )
+    return all(
+        blind and math.isclose(score, now.get(aspect, score)) for aspect, score, blind in earlier.tuples()
     )
 
 

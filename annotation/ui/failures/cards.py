@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from annotation.access import Person, Role
 from annotation.failures.cases import Agreement, Key, agreements
 from annotation.failures.sources import Opinion
 from annotation.failures.view import Place
@@ -132,15 +133,15 @@ def case_detail(
     image: pd.DataFrame,
     opinions: Sequence[Opinion],
     names: Names,
-    name_people: bool,
+    reader: Person,
 ) -> str:
     """One case: its image, what it was made from, and every aspect of it; `image` has their rows.
 
-    Without `name_people` annotators are numbered.
+    Admins read the annotators' names, others numbers, and "You" for themselves.
     """
     rows = {row.aspect: row for row in image.itertuples(index=False)}
     case = rows[key.aspect]
-    people = {name: name if name_people else f"Person {i}" for i, name in enumerate(_who(opinions), 1)}
+    people = _people_as_told(opinions, reader)
     sections = "".join(
         _aspect(
             row,
@@ -161,8 +162,12 @@ def case_detail(
     )
 
 
-def _who(opinions: Sequence[Opinion]) -> list[str]:
-    return sorted({opinion.annotator for opinion in opinions})
+def _people_as_told(opinions: Sequence[Opinion], reader: Person) -> dict[str, str]:
+    """By their names: what the reader may call them."""
+    people = sorted({opinion.annotator for opinion in opinions})
+    if reader.role.allows(Role.ADMIN):
+        return {name: name for name in people}
+    return {name: "You" if name == reader.name else f"Person {i}" for i, name in enumerate(people, 1)}
 
 
 def _step(name: str, key: Key | None) -> str:

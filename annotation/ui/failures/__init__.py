@@ -1,0 +1,1 @@
+"""The Failure cases tab: where a model and people differ."""

@@ -1,0 +1,1 @@
+"""The Models tab: which model is served, and which ones could be."""

@@ -1,0 +1,42 @@
+"""What the environment tells a server, and what makes no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from annotation.settings import MOST_ANNOTATORS, Settings
+from m3agiqa.errors import InputError
+
+
+def test_nothing_set_is_one_local_user_in_the_data_folder() -> None:
+    settings = Settings.from_environment({})
+    assert settings == Settings()
+    assert (settings.overlap, settings.blind, settings.auth) == (1, False, None)
+    assert settings.database_url == f"sqlite:///{Path('data/annotations.db')}"
+
+
+def test_everything_is_read() -> None:
+    told = {
+        "M3AGIQA_OVERLAP": " 3 ",
+        "M3AGIQA_GOLD_EVERY": "0",
+        "M3AGIQA_BLIND": "yes",
+        "M3AGIQA_ADMINS": "a, b,",
+    }
+    settings = Settings.from_environment(told)
+    assert (settings.overlap, settings.gold_every, settings.blind) == (3, 0, True)
+    assert settings.admins == {"a", "b"}
+    assert Settings.from_environment({"M3AGIQA_OVERLAP": str(MOST_ANNOTATORS)}).overlap == MOST_ANNOTATORS
+
+
+@pytest.mark.parametrize("text", ["0", "101", "-1", "2.5", "many", "²", "9" * 5000])
+def test_an_overlap_that_no_image_can_have_stops_the_start(text: str) -> None:
+    with pytest.raises(InputError, match=r"M3AGIQA_OVERLAP is .*whole number from 1 to 100"):
+        Settings.from_environment({"M3AGIQA_OVERLAP": text})
+
+
+@pytest.mark.parametrize(("name", "text"), [("M3AGIQA_GOLD_EVERY", "often"), ("M3AGIQA_BLIND", "perhaps")])
+def test_the_variable_that_is_wrong_is_named(name: str, text: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is '{text}'; give"):
+        Settings.from_environment({name: text})
