@@ -43,6 +43,8 @@ class RunConfig:
     """One sentence for people on what it learned from and whose scores these are; {count} is the number of
     training images."""
     backbone: str = "nano"
+    """nano, minicpm, or hf:organisation/name (with @revision or not; or a folder) for a model of the Hugging
+    Face Hub that writes text about images."""
     start: str | None = "nano"
     """Checkpoint (shipped name or folder) whose backbone is used or tuned further; null: base weights."""
     teacher: TeacherConfig | None = None

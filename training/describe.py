@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.backbones.base import BASE_FILE, Backbone, Delta, Request, Spoken
 from m3agiqa.errors import InputError
 from m3agiqa.weights import sha256
 from training.cases import Case
@@ -26,7 +26,8 @@ ROWS = 96
 
 def backbone_id(name: str, folder: Path) -> str:
     """Identity of a fine-tuned backbone: name, revision, and the content of its connector and adapter."""
-    files = sorted(path for path in folder.rglob("*.safetensors") if "predictor" not in path.name)
+    found = [*folder.rglob("*.safetensors"), *folder.rglob(BASE_FILE)]
+    files = sorted(path for path in found if "predictor" not in path.name)
     trained = [path for path in files if not path.relative_to(folder).parts[0].startswith(STATE)]
     return " ".join([name, str(backbone_class(name).revision), *(sha256(path) for path in trained)])
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class
-from m3agiqa.backbones.base import Part, Request, TrainableBackbone
+from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
 from m3agiqa.errors import InputError
 from training.curriculum import Lesson
 from training.progress import bar, latest_folder, replace_folder
@@ -152,7 +152,8 @@ def teach(
     accelerator = _accelerator(config)
     main = accelerator.is_main_process
     torch.manual_seed(config.seed)
-    trainer = _Trainer(accelerator, build(), len(groups), config)
+    backbone = build()
+    trainer = _Trainer(accelerator, backbone, len(groups), config)
     out.mkdir(parents=True, exist_ok=True)
     start = trainer.restore(state)
     with tqdm(disable=True) if not main else bar(None, "finetune", len(groups), start) as progress:
@@ -165,6 +166,8 @@ def teach(
             if (step + 1) % config.save_every == 0 or step + 1 == len(groups):
                 trainer.save(state, step + 1)
     trainer.export(out)
+    if main and isinstance(backbone, NotesBase):
+        backbone.note_base(out)
     if main:
         (out / DONE_FILE).write_text(json.dumps({**asdict(config), "steps": len(groups)}, indent=2))
     accelerator.wait_for_everyone()

@@ -343,6 +343,13 @@ class Run:
         """Raises M3AgiqaError for settings that cannot work, before hours or money are spent on them."""
         config = self.config
         backbone_class(config.backbone)
+        if self.started is not None:
+            made_for = read_card(self.started, verify=False).backbone
+            if made_for.partition(":")[0] != config.backbone.partition(":")[0]:
+                raise InputError(
+                    f"start: {config.start} is a checkpoint of the backbone {made_for}, not of "
+                    f"{config.backbone}. Set start: null for base weights."
+                )
         if not config.data.path.exists():
             raise InputError(f"There is no data set {config.data.path}.")
         if config.annotations is not None:

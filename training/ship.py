@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.checkpoint import CARD_FILE, Card, predictor_file, read_card, write_card
 from m3agiqa.errors import InputError
 from m3agiqa.predictor import PredictorConfig
@@ -74,7 +75,7 @@ def _learned_from(run: Run) -> str:
 
 def _copy_backbone(speaker: Path, folder: Path) -> None:
     """What was trained of the backbone: adapters and modules, no states, no predictors."""
-    for path in sorted(speaker.rglob("*.safetensors")):
+    for path in sorted([*speaker.rglob("*.safetensors"), *speaker.rglob(BASE_FILE)]):
         inner = path.relative_to(speaker)
         if inner.parts[0].startswith(STATE) or path.name.startswith("predictor-"):
             continue

@@ -15,10 +15,24 @@ BACKBONES = {"nano": NanoBackbone}
 
 
 def backbone_class(name: str) -> type[NanoBackbone]:
-    """The class of this name. Raises WeightsError for one that this version does not have."""
+    """The class of this name. Raises WeightsError for one that this version does not have.
+
+    "hf:organisation/name" (or a folder instead) is the class for that model of the Hugging Face Hub; for "hf"
+    alone, checkpoints have to say which model they are made of.
+    """
+    kind, _, model = name.partition(":")
+    if kind == "hf":
+        from m3agiqa.backbones.hf import HfBackbone  # the libraries behind it take a second to import
+
+        return HfBackbone.of(model) if model else HfBackbone
+    if name == "minicpm":
+        from m3agiqa.backbones.minicpm import MiniCPMBackbone
+
+        return MiniCPMBackbone
     if name not in BACKBONES:
         raise WeightsError(
-            f"There is no backbone {name!r} in this version; there are {', '.join(BACKBONES)}."
+            f"There is no backbone {name!r} in this version; there are {', '.join(BACKBONES)}, minicpm "
+            "and hf:organisation/name."
         )
     return BACKBONES[name]
 

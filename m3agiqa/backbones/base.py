@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
 
 from m3agiqa.aspects import Rating
 from m3agiqa.conversation import Conversation
+
+BASE_FILE = "backbone.json"
+"""Where a checkpoint says which published model it is made of, if its backbone's name leaves that open."""
 
 
 @dataclass(frozen=True)
@@ -127,4 +130,13 @@ class TrainableBackbone(Backbone, Protocol):
 
     def enable_gradient_checkpointing(self) -> None:
         """From now on `answers` computes activations anew in the backward pass: slower, in less memory."""
+        ...
+
+
+@runtime_checkable
+class NotesBase(Protocol):
+    """A backbone that may be made of any of many published models."""
+
+    def note_base(self, folder: Path) -> None:
+        """Write BASE_FILE, so that what was trained can be put together with its model again."""
         ...

@@ -205,7 +205,7 @@ def test_what_is_not_there_is_named(
         ("run", "fit.epochs=many", "drawn.yaml: fit.epochs: "),
         ("run", "fit.epochs", "--set needs NAME=VALUE, got 'fit.epochs'."),
         ("run", "fit={a: [", "--set fit={a: [: the value is not YAML."),
-        ("run", "backbone=pico", "There is no backbone 'pico' in this version; there are nano."),
+        ("run", "backbone=pico", "There is no backbone 'pico' in this version; there are nano,"),
         ("run", "data.format=tables", "There is no data format 'tables'; there are"),
         ("run", "data.scale=null", "Set the scale that the scores of"),
         ("run", "start=large", "There is no model 'large'."),

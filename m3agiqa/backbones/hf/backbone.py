@@ -1,0 +1,358 @@
+"""Any image-text-to-text model of transformers as speaker and encoder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import transformers
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    DynamicCache,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.hf.adapters import adapted
+from m3agiqa.backbones.hf.chat import Chat, Tokens
+from m3agiqa.backbones.hf.parts import dissect, linear_layers
+from m3agiqa.backbones.hf.reading import Reading
+from m3agiqa.backbones.hf.source import Source
+from m3agiqa.backbones.hf.speech import Speech
+from m3agiqa.backbones.hf.stills import load_processor
+from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
+from m3agiqa.errors import Stopped, WeightsError
+from m3agiqa.weights import Progress
+
+SPOKEN_AT_ONCE = 24  # conversations; the memory that they take grows with their number
+READ_AT_ONCE = 8
+RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
+VISION_ADAPTER_FOLDER = "vision-adapter"
+CONNECTOR_FILE = "connector.safetensors"
+ADAPTER_FOLDER = "adapter"  # of the language model
+
+
+class HfBackbone:
+    """One model for all aspects, or one whose adapters differ by aspect (`PerAspect`).
+
+    Implements `base.TrainableBackbone`. Conversations about an image share what the model makes of it. Where
+    the model has recurrent layers (Qwen3.5, MiniCPM-V 4.6, LFM2-VL), which cannot skip padding, they are
+    held one after another.
+    """
+
+    name = "hf"
+    revision = 1
+    source: ClassVar[Source | None] = None
+    """The model that this class is bound to; None: checkpoints say it themselves."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, source: Source) -> None:
+        self.model, self.made_of = model, source
+        self.anatomy = dissect(model)
+        self.chat = Chat(processor, _ends(model, processor))
+        text = model.config.get_text_config()
+        self.hidden_size: int = self.head.shape[1]
+        self.vocab_size: int = self.head.shape[0]
+        kinds = set(getattr(text, "layer_types", None) or ())
+        self.recurrent = any("attention" not in kind or "linear" in kind for kind in kinds)
+        self._checkpointing = False
+        self._begun_in: Path | None = None  # where training begins from
+
+    @classmethod
+    def of(cls, text: str) -> type[Self]:
+        """The class bound to a model: "organisation/name", with "@revision" or not, or a folder."""
+        return type(cls.__name__, (cls,), {"source": Source.parse(text)})
+
+    @classmethod
+    def from_base(cls, source: Source, progress: Progress | None = None) -> Self:
+        """The model as it was published. Raises WeightsError."""
+        folder = source.files(progress)
+        if progress:
+            progress(f"Loading {source.title}", 0.0)
+        try:
+            model = _load_model(folder, source)
+            return cls(model, load_processor(folder, model.config), source.pinned(folder))
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            raise WeightsError(f"{source} cannot be loaded: {error}") from error
+
+    @classmethod
+    def load(cls, folder: Path, progress: Progress | None = None) -> Backbone:
+        """The model with the adapters of a checkpoint folder, for inference, on the GPU if there is one.
+
+        A folder with sub-folders by aspect has adapters for each of them.
+        """
+        base = cls.from_base(cls._source(folder), progress)
+        if torch.cuda.is_available():
+            base.model.cuda()
+        found = [aspect for aspect in Aspect if (folder / aspect).is_dir()]
+        if found:
+            return PerAspect({aspect: base.sibling(folder / aspect) for aspect in found})
+        base._adapt(folder)
+        return base
+
+    def sibling(self, folder: Path) -> Self:
+        """Another backbone, trained as a folder says, that shares the base weights of this one."""
+        other = copy.copy(self)
+        other.model = sharing_copy(self.model)
+        other.anatomy = dissect(other.model)
+        other._adapt(folder)
+        return other
+
+    def note_base(self, folder: Path) -> None:
+        """Let what was trained say of which model, and of which commit of it."""
+        self.made_of.write(folder)
+
+    @property
+    def head(self) -> Tensor:
+        return self.anatomy.language["head"].weight.cpu()
+
+    # --- training ----------------------------------------------------------------------------
+
+    @classmethod
+    def for_training(cls, begun: Path | None) -> Self:
+        """The model, with what the folder `begun` has of its parts."""
+        backbone = cls.from_base(cls._source(begun))
+        if begun:
+            backbone._begun_in = begun
+            backbone._load_connector(begun)
+        return backbone
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Without a connector where that is inside the vision tower."""
+        anatomy, base = self.anatomy, self.made_of.title
+
+        def begun(name: str) -> Path | None:
+            folder = self._begun_in / name if self._begun_in else None
+            return folder if folder and folder.is_dir() else None
+
+        vision, language = linear_layers(anatomy.vision), linear_layers(anatomy.language["model"])
+        language = "|".join(rf"model\.{name}" for name in language.split("|"))
+        parts = {
+            "vision": Part(anatomy.vision, VISION_ADAPTER_FOLDER, vision, base, begun(VISION_ADAPTER_FOLDER)),
+            "connector": Part(anatomy.connector, CONNECTOR_FILE, base=base),
+            "language": Part(anatomy.language, ADAPTER_FOLDER, language, base, begun(ADAPTER_FOLDER)),
+        }
+        return {name: part for name, part in parts.items() if any(True for _ in part.module.parameters())}
+
+    def answers(self, requests: Sequence[Request]) -> Answers:
+        states, ids, turns = [], [], []
+        for row, tokens in self._states(requests):
+            start = len(row) - len(tokens.ids)
+            places = [i for i, answer in enumerate(tokens.answer) if answer]
+            states.append(row[[start + i - 1 for i in places]])  # the state before a token predicts it
+            ids += [tokens.ids[i] for i in places]
+            turns += [tokens.answer[i] for i in places]
+        return Answers(self.logits(torch.cat(states)), self.tensor(ids), self.tensor(turns))
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        for layer in self.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = (
+                    True  # not what is inside of it; in a frozen part nothing is made anew otherwise
+                )
+        self._checkpointing = True
+
+    # --- reading and speaking ----------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, requests: Sequence[Request]) -> list[Tensor]:
+        batches = self._batches(requests, READ_AT_ONCE)
+        return [states.cpu() for batch in batches for states, _ in self._states(batch)]
+
+    @torch.inference_mode()
+    def describe(
+        self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Delta | Spoken]:
+        first = 0
+        for batch in self._batches(requests, SPOKEN_AT_ONCE):
+            speech = Speech(self, batch, first)
+            first += len(speech.rows)
+            while speech.rows:
+                if stop():
+                    raise Stopped("Stopped on request.")
+                yield from speech.step()
+                ended = [i for i, done in enumerate(speech.done) if done]
+                # Not one by one in a large batch, where a few ended rows cost less than another forward.
+                if len(ended) >= RATE_SHARE * len(speech.rows):
+                    speaking = [i for i, done in enumerate(speech.done) if not done]
+                    yield from speech.part(ended).rate()
+                    speech = speech.part(speaking)
+
+    def begin(self, images: Sequence[Image.Image | None]) -> tuple[list[Tensor], Reading]:
+        """Read what conversations begin with, once for each image: its states [L, d], and to read on."""
+        inputs = self._inputs(images)
+        ids, own = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        positions = self._positions(ids, own, inputs)
+        cache = DynamicCache(config=self.model.config)
+        hidden = self.model.base_model(
+            input_ids=ids,
+            attention_mask=own,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **inputs,
+        ).last_hidden_state
+        return [h[o.bool()] for h, o in zip(hidden, own, strict=True)], Reading(
+            self.model, cache, own, positions
+        )
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[N, d] -> [N, vocab]."""
+        return self.anatomy.language["head"](states).float()
+
+    def tensor(self, numbers: list) -> Tensor:
+        """Whole numbers where the language model is."""
+        return torch.tensor(numbers, dtype=torch.long, device=self._device)
+
+    def padded(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Tensor, Tensor]:
+        """Ids [rows, L], filled up on one side, and 1 where they are a row's own."""
+        length, fill = max(map(len, rows)), self.chat.tokenizer.pad_token_id
+        ids, own = [], []
+        for row in rows:
+            room = length - len(row)
+            before, behind = (room, 0) if left else (0, room)
+            ids.append([fill] * before + row + [fill] * behind)
+            own.append([0] * before + [1] * len(row) + [0] * behind)
+        return self.tensor(ids), self.tensor(own)
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def _batches(self, requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
+        """Requests to be held together: until they have so many conversations, or one conversation each."""
+        batch: list[Request] = []
+        for request in _apart(requests) if self.recurrent else requests:
+            batch.append(request)
+            if self.recurrent or sum(len(each.conversations) for each in batch) >= rows:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _states(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tokens]]:
+        """Forward whole conversations: states [L, d] and the tokens after the beginning; differentiable."""
+        if self.recurrent:
+            return [self._states_apart([request])[0] for request in _apart(requests)]
+        if self._checkpointing:
+            return self._states_apart(_apart(requests))
+        shown = requests[0].image is not None
+        owners = [i for i, request in enumerate(requests) for _ in request.conversations]
+        rests = [self.chat.rest(c, shown) for request in requests for c in request.conversations]
+        begun, reading = self.begin([request.image for request in requests])
+        hidden = reading.pick(self.tensor(owners)).read(*self.padded([rest.ids for rest in rests]))
+        return [
+            (torch.cat([begun[owner], states[: len(rest.ids)]]), rest)
+            for owner, states, rest in zip(owners, hidden, rests, strict=True)
+        ]
+
+    def _states_apart(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tokens]]:
+        """`_states` of requests with one conversation each, in one forward without a cache.
+
+        Layers whose activations are computed anew in the backward pass cannot share one.
+        """
+        images = [request.image for request in requests]
+        rests = [self.chat.rest(request.conversations[0], images[0] is not None) for request in requests]
+        inputs = self._inputs(images)
+        more, own = self.padded([rest.ids for rest in rests])
+        begun = inputs.pop("input_ids")
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and value.shape == begun.shape:  # kinds of tokens: text is 0
+                inputs[name] = torch.cat([value, own if name == "attention_mask" else 0 * own], dim=1)
+        ids, mask = torch.cat([begun, more], dim=1), inputs.pop("attention_mask")
+        positions = self._positions(ids, mask, inputs)
+        hidden = self.model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **inputs
+        ).last_hidden_state
+        return [(h[m.bool()], rest) for h, m, rest in zip(hidden, mask, rests, strict=True)]
+
+    def _inputs(self, images: Sequence[Image.Image | None]) -> dict[str, Tensor]:
+        inputs = self.chat.begin(images).to(self._device, dtype=self.model.dtype)
+        return dict(inputs)
+
+    def _positions(self, ids: Tensor, own: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Where tokens stand; some families place those of an image in rows and columns."""
+        return self.model._prepare_position_ids_for_generation(ids, {**inputs, "attention_mask": own})
+
+    @property
+    def _device(self) -> torch.device:
+        return self.anatomy.language["head"].weight.device
+
+    def _adapt(self, folder: Path) -> None:
+        self._load_connector(folder)
+        adapted(self.anatomy.vision, folder / VISION_ADAPTER_FOLDER)
+        adapted(self.anatomy.language, folder / ADAPTER_FOLDER)
+        self.model.eval().requires_grad_(False)
+
+    def _load_connector(self, folder: Path) -> None:
+        if (folder / CONNECTOR_FILE).exists():
+            self.anatomy.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
+
+    @classmethod
+    def _source(cls, folder: Path | None) -> Source:
+        """The model that a checkpoint was made of, or that this class is bound to. Raises WeightsError."""
+        places = [folder, *(folder / aspect for aspect in Aspect)] if folder else []
+        found = next(filter(None, map(Source.read, places)), None)
+        if found is None and cls.source is None:
+            raise WeightsError(
+                "It is not said which model is meant. Write backbone: hf:organisation/name, with a name of "
+                "the Hugging Face Hub, or a folder after the colon."
+            )
+        if found and cls.source and found.model != cls.source.model:
+            raise WeightsError(
+                f"{folder} was made of {found.model}, so it does not go with {cls.source.model}."
+            )
+        return found or cls.source
+
+
+def _apart(requests: Sequence[Request]) -> list[Request]:
+    return [Request(request.image, (c,)) for request in requests for c in request.conversations]
+
+
+def _load_model(folder: Path, source: Source) -> PreTrainedModel:
+    """Raises WeightsError for a folder that has no image-text-to-text model, or not all of it."""
+    settings = folder / "config.json"
+    if not settings.exists():
+        raise WeightsError(f"{source} is no model of transformers: it has no config.json.")
+    kind = json.loads(settings.read_text(encoding="utf-8")).get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise WeightsError(
+            f"{source} is of the type {kind}, which transformers {transformers.__version__} does not have. "
+            "Upgrade it with `pip install -U transformers`; code that comes with a model is not run."
+        )
+    config = AutoConfig.from_pretrained(folder)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise WeightsError(f"{source} is of the type {kind}, which does not write text about images.")
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        config=config,
+        dtype=source.dtype or "auto",
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"{source} lacks {len(missing):,} of its weights, {missing[0]} among them. Get its files anew."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _ends(model: PreTrainedModel, processor: ProcessorMixin) -> set[int]:
+    """Tokens that end an answer."""
+    said = model.generation_config.eos_token_id if model.generation_config else None
+    ends = {said} if isinstance(said, int) else set(said or ())
+    return (ends | {processor.tokenizer.eos_token_id}) - {None}

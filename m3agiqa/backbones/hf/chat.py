@@ -1,0 +1,141 @@
+"""A conversation in a model's own markup, as its chat template writes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from jinja2 import TemplateError
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from m3agiqa.aspects import RATINGS
+from m3agiqa.conversation import Conversation
+from m3agiqa.errors import WeightsError
+
+BREAK = "\ue000"  # private use: where a text is cut before it is tokenized
+PLACE = "\ue001{}\ue002"  # stands for a turn's text while the template is rendered
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of a conversation after its beginning; `answer` numbers the assistant's turns, else 0."""
+
+    ids: list[int]
+    answer: list[int]
+
+
+class Chat:
+    """A conversation is its beginning (system prompt, image), which all about an image share, and the rest.
+
+    Answers stand behind exactly what the model is shown when it is to answer, so that text which was spoken
+    and text which is read become the same tokens.
+    """
+
+    def __init__(self, processor: ProcessorMixin, ends: set[int]) -> None:
+        """`ends`: tokens that end an answer. Raises WeightsError if there is no chat template to be used."""
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        template = processor.chat_template or self.tokenizer.chat_template
+        self._template = template.get("default") if isinstance(template, dict) else template
+        if self._template is None:
+            raise WeightsError(
+                "The model comes without a chat template, so it is not known how to talk with it. Take its "
+                "variant for conversations (often called Instruct, Chat or it)."
+            )
+        self._gaps = cache(self._gaps)
+        added = {id: str(token) for id, token in self.tokenizer.added_tokens_decoder.items()}
+        markup = sorted((text for text in added.values() if len(text) > 1 and not text.isspace()), key=len)
+        self._markup = re.compile("|".join(map(re.escape, reversed(markup))) or "(?!)")
+        closing = self._encode(self._gaps(True, 2)[-1])
+        self.ends = ends | (set(closing[:1]) & added.keys())
+
+    @property
+    def words(self) -> list[int]:
+        """The first tokens of the rating words, each with a letter of its own, where an answer begins."""
+        for lead in (self._lead(True, 1), ""):  # the space before a word may be a token of its own
+            words = [self._encode(lead + str(word))[0] for word in RATINGS]
+            if len(set(words)) == len(words):
+                break
+        return words
+
+    def begin(self, images: Sequence[Image.Image | None]) -> BatchFeature:
+        """Inputs of the model up to the first question, left-padded; all with an image or all without."""
+        shown = [[image] for image in images if image is not None]
+        text = self._beginning(bool(shown))
+        bos = self.tokenizer.bos_token
+        options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+        if bos and text.startswith(bos):
+            options["add_special_tokens"] = False
+        texts = [text] * len(images)
+        if shown:
+            return self.processor(text=texts, images=shown, **options)
+        return BatchFeature(dict(self.tokenizer(texts, **options)))
+
+    def rest(self, conversation: Conversation, shown: bool) -> Tokens:
+        """All turns; after a user turn the assistant's header follows, ready to answer."""
+        turns = conversation.turns
+        ids: list[int] = []
+        answer: list[int] = []
+        before = self._gaps(shown, 1)[0][len(self._beginning(shown)) :]
+        for i, turn in enumerate(turns):
+            if turn.role == "user":
+                header = self._gaps(shown, i + 1)[-1]
+                piece = self._encode(before + self._plain(turn.content) + header)
+                numbers = [0] * len(piece)
+                if i and piece[0] in self.ends:
+                    numbers[0] = i // 2  # it ends the answer before
+            else:
+                piece = self._encode(self._lead(shown, i) + self._plain(turn.content))
+                numbers = [i // 2 + 1] * len(piece)
+                before = self._gaps(shown, min(i + 2, len(turns)))[i + 1]
+                if i + 1 == len(turns):
+                    end = [token for token in self._encode(before)[:1] if token in self.ends]
+                    piece, numbers = piece + end, numbers + [i // 2 + 1] * len(end)
+            ids += piece
+            answer += numbers
+        return Tokens(ids, answer)
+
+    def _beginning(self, shown: bool) -> str:
+        """Spaces belong to the word behind them, as tokenizers have it."""
+        return self._gaps(shown, 1)[0].rstrip(" ")
+
+    def _lead(self, shown: bool, turn: int) -> str:
+        """Space between the header and an answer's text, which the model says with its first word."""
+        header, before = self._gaps(shown, turn)[-1], self._gaps(shown, turn + 1)[turn]
+        between = before.removeprefix(header)
+        return between if before.startswith(header) and not between.strip() else ""
+
+    def _gaps(self, shown: bool, turns: int) -> list[str]:
+        """What the template writes before each of so many turns and after the last."""
+        messages = []
+        for i in range(turns):
+            content = [{"type": "image"}] if shown and i == 0 else []
+            content.append({"type": "text", "text": PLACE.format(i)})
+            messages.append({"role": "assistant" if i % 2 else "user", "content": content})
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=turns % 2 == 1,
+                enable_thinking=False,  # templates of models that can do without take it, others ignore it
+            )
+        except (TemplateError, TypeError, KeyError) as error:
+            raise WeightsError(f"The model's chat template cannot be used: {error}") from error
+        gaps = []
+        for i in range(turns):
+            gap, found, text = text.partition(PLACE.format(i))
+            if not found:
+                raise WeightsError("The model's chat template changes or leaves out what is said.")
+            gaps.append(gap)
+        return [*gaps, text]
+
+    def _plain(self, text: str) -> str:
+        """What people and models wrote must not become markup: such words are cut."""
+        return self._markup.sub(lambda found: found[0][0] + BREAK + found[0][1:], text.replace(BREAK, ""))
+
+    def _encode(self, text: str) -> list[int]:
+        pieces = (self.tokenizer(piece, add_special_tokens=False) for piece in text.split(BREAK) if piece)
+        return [token for piece in pieces for token in piece["input_ids"]]

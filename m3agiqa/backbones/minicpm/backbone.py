@@ -1,0 +1,281 @@
+"""The paper's backbone: MiniCPM-Llama3-V 2.5 with adapters, as speaker and encoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.minicpm.adapters import adapted
+from m3agiqa.backbones.minicpm.chat import Chat, Tokens, load_tokenizer
+from m3agiqa.backbones.minicpm.hub import BASE, base_folder
+from m3agiqa.backbones.minicpm.loading import load_model, read_config, read_slicing
+from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
+from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
+from m3agiqa.backbones.minicpm.speech import Speech
+from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
+from m3agiqa.errors import InputError, Stopped, WeightsError
+from m3agiqa.weights import Progress
+
+MAX_QUESTION = 1024  # tokens
+SPOKEN_AT_ONCE = 24  # rows; each takes about 0.13 GB for a large image
+READ_AT_ONCE = 8
+VISION_LORA = r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
+LANGUAGE_LORA = r"model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
+VISION_ADAPTER_FOLDER = "vision-adapter"
+RESAMPLER_FILE = "resampler.safetensors"
+LANGUAGE_ADAPTER_FOLDER = "language-adapter"
+PUBLISHED_ADAPTER_FOLDER = "published-adapter"
+"""An adapter of the paper's authors, over the whole model."""
+SPEAKING = (LANGUAGE_ADAPTER_FOLDER, PUBLISHED_ADAPTER_FOLDER)
+LEARNED = (VISION_ADAPTER_FOLDER, RESAMPLER_FILE, *SPEAKING)
+
+
+class MiniCPMBackbone:
+    """One language model for all aspects; each aspect may have a vision side of its own.
+
+    Hidden states are handed out on the CPU, where predictors are.
+    """
+
+    name = "minicpm"
+    revision = 1
+
+    def __init__(self, model: MiniCPMV, tokenizer: PreTrainedTokenizerFast, slicing: Slicing) -> None:
+        self.model = model
+        self.chat = Chat(tokenizer)
+        self.slicing = slicing
+        self.hidden_size: int = model.config.hidden_size
+        self.vocab_size: int = model.config.vocab_size
+        self.sights: Mapping[Aspect | None, Sight] = {}
+        """Of aspects that do not see with the model's own."""
+        self._begun_in: Path | None = None  # where training begins from
+
+    @classmethod
+    def from_folder(cls, folder: Path, **options: object) -> MiniCPMBackbone:
+        """The published weights in a folder; options as `loading.load_model` has them."""
+        tokenizer, slicing = load_tokenizer(folder), read_slicing(folder)
+        return cls(load_model(folder, **options), tokenizer, slicing)
+
+    @classmethod
+    def from_base(
+        cls, progress: Progress | None = None, revision: str | None = None, **options: object
+    ) -> MiniCPMBackbone:
+        """The published weights from wherever `hub.base_folder` finds them."""
+        folder = base_folder(progress, revision)
+        if progress:
+            progress("Loading MiniCPM-Llama3-V 2.5", 0.0)
+        return cls.from_folder(folder, **options)
+
+    @classmethod
+    def load(cls, folder: Path, progress: Progress | None = None, **options: object) -> Backbone:
+        """Published weights with what was trained, from a checkpoint folder, for inference.
+
+        A folder with sub-folders by aspect has adapters for each of them. If these are of the vision side
+        only, all aspects are spoken in one batch.
+        """
+        base = cls.from_base(progress, **options)
+        own = [aspect for aspect in Aspect if _has(folder / aspect, LEARNED)]
+        if not own:
+            return base.sibling(folder)
+        if any(_has(folder / aspect, SPEAKING) for aspect in own):
+            return PerAspect({aspect: base.sibling(folder / aspect) for aspect in own})
+        base.sights = {aspect: _sight(base.model.sight, folder / aspect) for aspect in own}
+        return base
+
+    def sibling(self, folder: Path) -> MiniCPMBackbone:
+        """Another backbone, with the adapters of a folder, that shares the base weights of this one."""
+        other, published = copy.copy(self), folder / PUBLISHED_ADAPTER_FOLDER
+        other.model = model = (
+            adapted(self.model, published) if published.is_dir() else sharing_copy(self.model)
+        )
+        sight = _sight(model.sight, folder)
+        model.vpm, model.resampler = sight.vpm, sight.resampler
+        if (folder / LANGUAGE_ADAPTER_FOLDER).is_dir():
+            model.llm = adapted(model.llm, folder / LANGUAGE_ADAPTER_FOLDER)
+        return other
+
+    @property
+    def head(self) -> Tensor:
+        return self.model.get_output_embeddings().weight.detach().cpu()
+
+    # --- training ----------------------------------------------------------------------------
+
+    @classmethod
+    def for_training(cls, begun: Path | None) -> MiniCPMBackbone:
+        """Published weights, in bfloat16 if they have 16 bit, and the resampler as a folder has it."""
+        folder = base_folder()
+        half = read_config(folder).dtype == torch.float16  # whose range gradients may leave
+        backbone = cls.from_folder(folder, **({"dtype": torch.bfloat16} if half else {}))
+        backbone.model.resampler.float()  # it may learn, in steps that are too small for 16 bit
+        if begun and (begun / RESAMPLER_FILE).exists():
+            backbone.model.resampler.load_state_dict(load_file(begun / RESAMPLER_FILE))
+        backbone._begun_in = begun
+        return backbone
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        def adapter(module: nn.Module, name: str, lora: str) -> Part:
+            folder = self._begun_in / name if self._begun_in else None
+            return Part(module, name, lora, BASE, folder if folder and folder.is_dir() else None)
+
+        return {
+            "vision": adapter(self.model.vpm, VISION_ADAPTER_FOLDER, VISION_LORA),
+            "resampler": Part(self.model.resampler, RESAMPLER_FILE, base=BASE),
+            "language": adapter(self.model.llm, LANGUAGE_ADAPTER_FOLDER, LANGUAGE_LORA),
+        }
+
+    def answers(self, requests: Sequence[Request]) -> Answers:
+        states, ids, turns = [], [], []
+        for hidden, start, tokens in self._read(requests):
+            places = [i for i, answer in enumerate(tokens.answer) if answer]
+            states.append(hidden[[start + i - 1 for i in places]])  # the state before a token predicts it
+            ids += [tokens.ids[i] for i in places]
+            turns += [tokens.answer[i] for i in places]
+        logits = self.model.get_output_embeddings()(torch.cat(states))
+        return Answers(logits, self._tensor(ids), self._tensor(turns))
+
+    def enable_gradient_checkpointing(self) -> None:
+        for module in (self.model.llm, self.model.vpm):
+            module.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            module.train()  # the library computes nothing anew in models that are not being trained
+
+    # --- reading and speaking ----------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, requests: Sequence[Request]) -> list[Tensor]:
+        groups = _groups(requests, READ_AT_ONCE)
+        return [hidden.cpu() for group in groups for hidden, _, _ in self._read(group)]
+
+    @torch.inference_mode()
+    def describe(
+        self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Delta | Spoken]:
+        self._check_questions(requests)
+        before = 0
+        for group in _groups(requests, SPOKEN_AT_ONCE):
+            speech = self._speech(group)
+            while speech.rows:
+                if stop():
+                    raise Stopped("Stopped on request.")
+                for said in speech.speak():
+                    yield replace(said, row=before + said.row)
+            before += sum(len(request.conversations) for request in group)
+
+    def _speech(self, requests: Sequence[Request]) -> Speech:
+        beginnings, owners = self._beginnings(requests)
+        conversations = [c for request in requests for c in request.conversations]
+        questions = [tokens.ids for tokens in self._tokens(requests)]
+        return Speech(self.model.llm, self.chat, beginnings, owners, conversations, questions)
+
+    def _check_questions(self, requests: Sequence[Request]) -> None:
+        longest = max(len(tokens.ids) for tokens in self._tokens(requests))
+        if longest > MAX_QUESTION:
+            raise InputError(
+                f"The prompt is too long for this model: with the question it has {longest:,} tokens, and "
+                f"{MAX_QUESTION:,} can be read. Shorten it."
+            )
+
+    def _read(self, requests: Sequence[Request]) -> list[tuple[Tensor, int, Tokens]]:
+        """Forward whole conversations: each one's states [L, d], where its tokens start, and these."""
+        beginnings, owners = self._beginnings(requests)
+        rows = self._tokens(requests)
+        embedded = [
+            torch.cat([beginnings[owner], self.model.embed(self._tensor(row.ids))])
+            for owner, row in zip(owners, rows, strict=True)
+        ]
+        own = pad_sequence([self._tensor([1] * len(row)) for row in embedded], batch_first=True)
+        hidden = self.model.llm.model(
+            inputs_embeds=pad_sequence(embedded, batch_first=True), attention_mask=own, use_cache=False
+        ).last_hidden_state
+        return [
+            (states[: len(row)], len(row) - len(tokens.ids), tokens)
+            for states, row, tokens in zip(hidden, embedded, rows, strict=True)
+        ]
+
+    def _beginnings(self, requests: Sequence[Request]) -> tuple[list[Tensor], list[int]]:
+        """Embedded tokens [P, d] up to the image's end, once for conversations that see it alike.
+
+        Also, for each conversation, the number of its beginning.
+        """
+        beginnings: list[Tensor] = []
+        owners: list[int] = []
+        for request in requests:
+            slices = sliced(request.image, self.slicing) if request.image else None
+            begun: dict[Sight, int] = {}
+            for conversation in request.conversations:
+                sight = self._sight_of(conversation.aspect)
+                if sight not in begun:
+                    begun[sight] = len(beginnings)
+                    beginnings.append(self._beginning(slices, sight))
+                owners.append(begun[sight])
+        return beginnings, owners
+
+    def _beginning(self, slices: Slices | None, sight: Sight) -> Tensor:
+        if slices is None:
+            return self.model.embed(self._tensor(self.chat.begin))
+        image = self.chat.image(slices.grid, self.model.config.query_num)
+        ids = self._tensor(self.chat.begin + image)
+        return self.model.embed(ids, sight(slices), ids == self.chat.place)
+
+    def _sight_of(self, aspect: Aspect | None) -> Sight:
+        if not self.sights:
+            return self.model.sight
+        if aspect not in self.sights:
+            raise InputError(
+                f"This model was fine-tuned for each aspect apart: for {', '.join(self.sights)}, "
+                f"not for {aspect or 'captions'}."
+            )
+        return self.sights[aspect]
+
+    def _tokens(self, requests: Sequence[Request]) -> list[Tokens]:
+        return [
+            self.chat.tokens(conversation, after_image=request.image is not None)
+            for request in requests
+            for conversation in request.conversations
+        ]
+
+    def _tensor(self, numbers: Sequence[int]) -> Tensor:
+        """Whole numbers where the language model begins."""
+        return torch.tensor(numbers, device=self.model.get_input_embeddings().weight.device)
+
+
+def _groups(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
+    """Requests together, until they have so many conversations."""
+    group: list[Request] = []
+    for request in requests:
+        group.append(request)
+        if sum(len(each.conversations) for each in group) >= rows:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _has(folder: Path, names: Sequence[str]) -> bool:
+    return any((folder / name).exists() for name in names)
+
+
+def _sight(base: Sight, folder: Path) -> Sight:
+    """The vision side as a folder has trained it."""
+    vpm, resampler = base.vpm, base.resampler
+    if (folder / VISION_ADAPTER_FOLDER).is_dir():
+        vpm = adapted(vpm, folder / VISION_ADAPTER_FOLDER)
+    if (folder / RESAMPLER_FILE).exists():
+        resampler = copy.deepcopy(resampler)
+        try:
+            resampler.load_state_dict(load_file(folder / RESAMPLER_FILE))
+        except (SafetensorError, RuntimeError) as error:
+            raise WeightsError(
+                f"{folder / RESAMPLER_FILE} is damaged, or of another base: {error}"
+            ) from error
+    return Sight(vpm, resampler)

@@ -1,0 +1,106 @@
+"""Where published weights come from: a folder of one's own, or the Hugging Face Hub.
+
+What was downloaded is kept in the Hub's own cache (HF_HOME), a broken download goes on where it stopped, and
+later starts need no network; with HF_HUB_OFFLINE=1 none is tried.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm.auto import tqdm
+
+from m3agiqa.errors import WeightsError
+from m3agiqa.weights import Progress
+
+BASE = "openbmb/MiniCPM-Llama3-V-2_5"
+BASE_FILES = ("*.json", "*.safetensors")
+FOLDER_VARIABLE = "M3AGIQA_MINICPM"
+
+
+def base_folder(
+    progress: Progress | None = None, revision: str | None = None, endpoint: str | None = None
+) -> Path:
+    """The folder with MiniCPM-Llama3-V 2.5: that of the environment variable M3AGIQA_MINICPM, or the Hub's.
+
+    Raises WeightsError where it is not there and cannot be downloaded.
+    """
+    own = os.environ.get(FOLDER_VARIABLE)
+    if not own:
+        return snapshot(BASE, BASE_FILES, progress, revision, endpoint)
+    folder = Path(own).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(f"The environment variable {FOLDER_VARIABLE} names {own}, which is no folder.")
+    return folder
+
+
+def snapshot(
+    repository: str,
+    files: Sequence[str] = ("*",),
+    progress: Progress | None = None,
+    revision: str | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """The local folder of a repository's files (shell patterns) at a branch, tag or commit.
+
+    Without `revision` it is "main". `endpoint` is another server than huggingface.co.
+    Raises WeightsError saying what to do.
+    """
+    shown = {"tqdm_class": _reporting_to(progress, f"Downloading {repository}")} if progress else {}
+    at = f"{repository} at {revision}" if revision else repository
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(files), endpoint=endpoint, **shown
+        )
+    except RevisionNotFoundError as error:
+        raise WeightsError(
+            f"{repository} has no revision {revision!r}. Leave it out, or give a commit."
+        ) from error
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{repository} is only for those who accepted its terms. Accept them on its page at "
+            "huggingface.co, then run: hf auth login"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise WeightsError(
+            f"The Hugging Face Hub has no {at}, or shows it only after: hf auth login"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"{at} is not, or not wholly, on this machine, and the Hugging Face Hub cannot be reached. "
+            "Connect to the network and start again without HF_HUB_OFFLINE; what was downloaded is kept."
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise WeightsError(
+            f"{at} could not be downloaded: {error}. Start again; what was downloaded is kept."
+        ) from error
+    return Path(folder)
+
+
+def _reporting_to(progress: Progress, message: str) -> type[tqdm]:
+    """A bar class that tells `progress` the share of bytes that is there, and prints nothing."""
+
+    class Reporting(tqdm):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B" and self.total:
+                progress(message, min(self.n / self.total, 1.0))
+            return shown
+
+    return Reporting

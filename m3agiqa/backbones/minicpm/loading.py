@@ -1,0 +1,157 @@
+"""From a folder with the published files to a model, each tensor straight to its device and precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from packaging.version import Version
+from safetensors import SafetensorError, safe_open
+
+from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
+from m3agiqa.backbones.minicpm.slicing import Slicing
+from m3agiqa.errors import WeightsError
+
+OLDEST_TRANSFORMERS = "5.20"
+CONFIG_FILE = "config.json"
+SLICING_FILE = "preprocessor_config.json"
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+NAMED = 3  # at most so many names in a message
+
+
+def load_model(
+    folder: Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: object,
+) -> MiniCPMV:
+    """The model in a folder, frozen and ready for inference.
+
+    Without `device` it goes to the GPU if there is one; without `dtype` it has the files' precision, which
+    on the CPU is bfloat16 instead of float16. Other options are those of transformers' `from_pretrained`
+    (quantization_config, device_map, ...).
+    Raises WeightsError if the folder is not whole, or another model's.
+    """
+    check_transformers()
+    config = read_config(folder)
+    check_tensors(config, folder)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    placed = {"device_map": {"": device}, "dtype": dtype or usual_dtype(config, device), **options}
+    try:
+        model = MiniCPMV.from_pretrained(folder, config=config, **placed)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise WeightsError(
+            f"There is too little memory on {device} for the weights in {folder}, which are "
+            f"{_gigabytes(folder):.0f} GB of files. Close what else uses it, or load the model in 8 or 4 bit "
+            "or on another device."
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def check_transformers(installed: str = transformers.__version__) -> None:
+    """Raises WeightsError if the library is too old."""
+    if Version(installed) < Version(OLDEST_TRANSFORMERS):
+        raise WeightsError(
+            f"MiniCPM needs transformers {OLDEST_TRANSFORMERS} or newer, and {installed} is installed. "
+            "Run: pip install --upgrade transformers"
+        )
+
+
+def read_config(folder: Path) -> MiniCPMVConfig:
+    """The model's settings. Raises WeightsError if there are none, or those of another model."""
+    facts = _read_json(folder / CONFIG_FILE)
+    kind, version = facts.get("model_type"), str(facts.get("version", "2.5"))
+    if kind != MODEL_TYPE or version != "2.5":
+        named = f"{kind} {version}" if kind == MODEL_TYPE else kind
+        raise WeightsError(f"{folder} holds a model of type {named}; MiniCPM-Llama3-V 2.5 is needed here.")
+    if not isinstance(facts.get("vision_config"), dict):
+        raise WeightsError(f"{folder / CONFIG_FILE} is damaged: it has no vision_config. Download it anew.")
+    try:
+        return MiniCPMVConfig(**{name: value for name, value in facts.items() if name != "model_type"})
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise WeightsError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
+
+
+def read_slicing(folder: Path) -> Slicing:
+    """How the model's images are cut; as published where the folder does not say."""
+    path = folder / SLICING_FILE
+    return Slicing.from_config(_read_json(path)) if path.exists() else Slicing()
+
+
+def usual_dtype(config: MiniCPMVConfig, device: torch.device) -> torch.dtype:
+    """The precision of the files, except where the CPU would be slow in it."""
+    stored = config.dtype or torch.float32
+    return torch.bfloat16 if stored == torch.float16 and device.type == "cpu" else stored
+
+
+def check_tensors(config: MiniCPMVConfig, folder: Path) -> None:
+    """Raises WeightsError unless the files hold each of the model's tensors, in its shape, and no other."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in MiniCPMV(config).state_dict().items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is damaged ({error}). Delete it and download it anew.") from error
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found.keys() - expected.keys())
+    unlike = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    for names, what in ((missing, "lack"), (unknown, "hold what the model does not have:")):
+        if names:
+            raise WeightsError(f"The weights in {folder} {what} {_some(names)}. Download them anew.")
+    if unlike:
+        name = unlike[0]
+        raise WeightsError(
+            f"The weights in {folder} do not fit its {CONFIG_FILE}: {name} has the shape {found[name]}, "
+            f"and {expected[name]} is needed."
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder. Raises WeightsError naming those that are missing."""
+    index = folder / INDEX_FILE
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
+    if not index.exists():
+        raise WeightsError(f"{folder} has no weights: neither {INDEX_FILE} nor {SINGLE_FILE} is there.")
+    facts = _read_json(index)
+    shards = facts.get("weight_map")
+    if not isinstance(shards, dict) or "metadata" not in facts:
+        raise WeightsError(f"{index} is damaged: weight_map or metadata is missing. Download it anew.")
+    names = sorted(set(shards.values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"{len(missing)} of {len(names)} weight files are missing in {folder}: {_some(missing)}. "
+            "Download them, then start again."
+        )
+    return [folder / name for name in names]
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}. Download the model anew.") from error
+    except ValueError as error:
+        raise WeightsError(f"{path} is damaged: {error}. Download it anew.") from error
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{path} is damaged: it holds no settings. Download it anew.")
+    return facts
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _gigabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in weight_files(folder)) / 1e9

@@ -1,0 +1,259 @@
+"""MiniCPM from a folder or from the Hugging Face Hub, whole or with something missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from tiny_minicpm import CONFIG, tiny_model, write_base
+
+from m3agiqa.backbones.minicpm.chat import load_tokenizer
+from m3agiqa.backbones.minicpm.hub import BASE, FOLDER_VARIABLE, base_folder
+from m3agiqa.backbones.minicpm.loading import check_transformers, load_model, read_slicing
+from m3agiqa.errors import WeightsError
+
+COMMIT = "c" * 40
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_base(tmp_path / "base")
+
+
+# --- folders ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_weights_arrive_as_they_are(tmp_path: Path, shards: int) -> None:
+    model = load_model(write_base(tmp_path, shards), device="cpu")
+    expected = tiny_model()
+    found = model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    embedded = torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.llm(inputs_embeds=embedded).logits, expected.llm(inputs_embeds=embedded).logits)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "loaded"),
+    [
+        ("float32", None, torch.float32),
+        ("float16", None, torch.bfloat16),  # on the CPU
+        ("float16", torch.float16, torch.float16),
+        ("float32", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_precision(folder: Path, stored: str, asked: torch.dtype | None, loaded: torch.dtype) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "torch_dtype": stored}))
+    model = load_model(folder, device="cpu", dtype=asked)
+    assert {parameter.dtype for parameter in model.parameters()} == {loaded}
+    assert model.llm.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def rewritten(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def configured(**facts: object) -> Callable[[Path], None]:
+    return rewritten("config.json", json.dumps({**CONFIG, **facts}))
+
+
+def reshaped(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without("config.json"), "config.json cannot be read"),
+        (rewritten("config.json", "{"), "config.json is damaged"),
+        (rewritten("config.json", "[]"), "config.json is damaged"),
+        (configured(model_type="qwen2_5_vl"), "type qwen2_5_vl; MiniCPM-Llama3-V 2.5 is needed"),
+        (configured(version="2.6"), "type minicpmv 2.6; MiniCPM-Llama3-V 2.5 is needed"),
+        (without("model.safetensors"), "no weights"),
+        (rewritten("model.safetensors", "nothing"), "model.safetensors is damaged"),
+        (reshaped(lambda weights: weights.pop("resampler.query")), "lack resampler.query"),
+        (
+            reshaped(lambda weights: weights.update({"vpm.head.weight": torch.zeros(1)})),
+            "hold what the model does not have: vpm.head.weight",
+        ),
+        (
+            reshaped(lambda weights: weights.update({"resampler.query": torch.zeros(64, 64)})),
+            r"resampler.query has the shape \(64, 64\), and \(96, 64\) is needed",
+        ),
+        (configured(hidden_size="many"), "config.json is damaged"),
+        (configured(vision_config=None), "has no vision_config"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(folder: Path, damage: Callable, said: str) -> None:
+    damage(folder)
+    with pytest.raises(WeightsError, match=said):
+        load_model(folder, device="cpu")
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    folder = write_base(tmp_path, 3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"1 of 3 weight files are missing in .*: model-00002-of-00003"):
+        load_model(folder, device="cpu")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"index\.json is damaged"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without("tokenizer.json"), "has no tokenizer.json"),
+        (rewritten("tokenizer.json", "{}"), "tokenizer.json cannot be read"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text(
+                (folder / "tokenizer.json").read_text().replace('"<slice>"', '"<piece>"')
+            ),
+            "does not know <slice>",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_tokenizer_is_said(folder: Path, damage: Callable, said: str) -> None:
+    damage(folder)
+    with pytest.raises(WeightsError, match=said):
+        load_tokenizer(folder)
+
+
+def test_settings_of_slices_are_read(folder: Path) -> None:
+    path = folder / "preprocessor_config.json"
+    assert read_slicing(folder).max_slice_nums == 9
+    path.write_text('{"max_slice_nums": 4, "norm_mean": [0, 0.5, 1], "image_feature_size": 96}')
+    read = read_slicing(folder)
+    assert (read.max_slice_nums, read.scale_resolution, read.norm_mean) == (4, 448, (0.0, 0.5, 1.0))
+    path.write_text('{"norm_mean": 0.5}')
+    with pytest.raises(WeightsError, match=r"preprocessor_config\.json is damaged"):
+        read_slicing(folder)
+
+
+def test_an_old_library_is_named() -> None:
+    check_transformers("5.20.1")
+    with pytest.raises(WeightsError, match=r"5\.20 or newer, and 4\.57\.1 is installed"):
+        check_transformers("4.57.1")
+
+
+def test_too_little_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("m3agiqa.backbones.minicpm.loading.MiniCPMV.from_pretrained", fail)
+    with pytest.raises(WeightsError, match="too little memory on cpu"):
+        load_model(folder, device="cpu")
+
+
+# --- the Hub ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(folder: Path) -> Iterator[str]:
+    """A server of the Hub's protocol with one commit of one repository."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self.answer(with_body=True)
+
+        def answer(self, with_body: bool) -> None:
+            path, headers, status, data = self.path.split("?")[0], {}, 200, b""
+            if path.startswith(f"/api/models/{BASE}/tree/{COMMIT}"):
+                facts = [
+                    {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest(file)}
+                    for file in folder.iterdir()
+                ]
+                data = json.dumps(facts).encode()
+            elif path in (f"/api/models/{BASE}/revision/{name}" for name in ("main", "v1")):
+                data = json.dumps({"id": BASE, "sha": COMMIT, "siblings": []}).encode()
+            elif path.startswith(f"/api/models/{BASE}"):
+                status, headers = 404, {"X-Error-Code": "RevisionNotFound"}
+            elif path.startswith(f"/{BASE}/resolve/{COMMIT}/"):
+                file = folder / path.rsplit("/", 1)[1]
+                data, headers = file.read_bytes(), {"ETag": f'"{digest(file)}"', "X-Repo-Commit": COMMIT}
+            else:
+                status, headers = 401, {"X-Error-Code": "RepoNotFound"}
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if with_body:
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    return cache
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes()).hexdigest()
+
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def test_what_was_downloaded_is_there_without_a_network(hub: str, folder: Path) -> None:
+    (folder / "modeling_minicpmv.py").write_text("raise SystemExit")
+    shares: list[float] = []
+    got = base_folder(lambda message, done: shares.append(done), revision="v1", endpoint=hub)
+    assert {path.name for path in got.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert shares and max(shares) == 1.0 and min(shares) >= 0.0
+    assert base_folder(revision="v1", endpoint=NOBODY) == got
+    assert load_model(got, device="cpu").config.hidden_size == 64
+
+
+def test_revisions_and_networks_that_are_not_there_are_named(hub: str, empty_cache: Path) -> None:
+    with pytest.raises(WeightsError, match=f"{BASE} has no revision 'v7'"):
+        base_folder(revision="v7", endpoint=hub)
+    with pytest.raises(WeightsError, match="Hub cannot be reached"):
+        base_folder(endpoint=NOBODY)
+
+
+def test_an_interrupted_download_is_not_taken_for_a_whole_one(hub: str, empty_cache: Path) -> None:
+    got = base_folder(endpoint=hub)
+    (got / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="not wholly, on this machine"):
+        base_folder(endpoint=NOBODY)
+    assert (base_folder(endpoint=hub) / "model.safetensors").exists()
+
+
+def test_a_folder_of_ones_own_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    assert base_folder(endpoint=NOBODY) == folder
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder / "none"))
+    with pytest.raises(WeightsError, match=f"{FOLDER_VARIABLE} names .*none, which is no folder"):
+        base_folder(endpoint=NOBODY)
