@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,14 +51,15 @@ def take(target: Path = TARGET, theme: str = "light", width: int = 1280) -> None
 
 
 def main() -> None:
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(PORT)}
-    app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment)
-    try:
-        wait_for_server(app)
-        take()
-    finally:
-        app.terminate()
-        app.wait()
+    with tempfile.TemporaryDirectory() as data:
+        environment = {**os.environ, "GRADIO_SERVER_PORT": str(PORT), "M3AGIQA_DATA": data}
+        app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment)
+        try:
+            wait_for_server(app)
+            take()
+        finally:
+            app.terminate()
+            app.wait()
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ def test_tags_comment_slider_and_buttons_by_mouse(sign_in: SignIn, team: Server)
 def test_blind_mode_really_hides(sign_in: SignIn, team: Server):
     page = sign_in()
     expect(page.locator(".annotate .empty")).to_be_visible()
-    page.get_by_label("Blind").check()
+    with page.expect_response(lambda answer: "/run/take" in answer.url):  # the queue is still empty
+        page.get_by_label("Blind").check()
     answers: list[Response] = []
     page.on("response", lambda response: answers.append(response))
     items = fill(team, 2)

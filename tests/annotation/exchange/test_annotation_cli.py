@@ -92,8 +92,12 @@ def test_ctrl_c_says_what_is_in(
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=press, daemon=True).start()
-    assert main(["import", str(folder)], environment) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have none
+    try:
+        threading.Thread(target=press, daemon=True).start()
+        assert main(["import", str(folder)], environment) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     told = int(re.search(r"Interrupted: (\d+) of 300 images are in", capsys.readouterr().err)[1])
     with opened(tmp_path).database.reading() as session:
         there = session.scalar(select(func.count(Item.id)))
