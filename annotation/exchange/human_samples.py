@@ -10,14 +10,13 @@ from operator import attrgetter
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import and_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from annotation.exchange.parts import parts
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
-from annotation.store.corrections import in_force
-from annotation.store.models import AspectAssessment, Correction, Image, Submission
+from annotation.store.corrections import model_texts, same_text
+from annotation.store.models import Image
 from annotation.store.opinions import opinions
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError
@@ -76,7 +75,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
     with store.database.reading() as session:
         said = opinions(session)
         part_of = parts(session)
-        model_texts = _model_texts(session)
+        shown = model_texts(session)
         files = dict(session.execute(select(Image.sha256, Image.file)).tuples().all())
     said["common_score"] = on_one_scale(said)["score"]
     said["file"] = said["image_sha256"].map(files)
@@ -97,7 +96,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
                 continue
             kept += [row.Index for row in of_aspect]
             mos[aspect], raters[aspect] = round(COMMON_SCALE.clamp(mean.mos), DIGITS), mean.raters
-            text = _best_description(of_aspect, mean.mos, model_texts)
+            text = _best_description(of_aspect, mean.mos, shown)
             if text is not None:
                 descriptions[aspect] = text
         if mos:
@@ -165,25 +164,7 @@ def _means(of_aspect: pd.DataFrame, method: Method) -> dict[int, _Mean]:
 # --- descriptions ------------------------------------------------------------------------------
 
 
-def _model_texts(session: Session) -> dict[int, str]:
-    """By correction: what the model had said to the person."""
-    current = in_force().with_only_columns(Correction.id)
-    rows = session.execute(
-        select(Correction.id, AspectAssessment.description)
-        .join(Correction.submission)
-        .join(
-            AspectAssessment,
-            and_(
-                AspectAssessment.assessment_id == Submission.assessment_id,
-                AspectAssessment.aspect == Correction.aspect,
-            ),
-        )
-        .where(Correction.id.in_(current))
-    )
-    return dict(rows.tuples().all())
-
-
-def _best_description(said: Iterable[Any], mos: float, model_texts: dict[int, str]) -> str | None:
+def _best_description(said: Iterable[Any], mos: float, shown: dict[int, str]) -> str | None:
     """The text that goes with a MOS; None if nobody wrote or confirmed one.
 
     What people wrote themselves goes before a model's text that they confirmed ("this is right"); then counts
@@ -192,9 +173,9 @@ def _best_description(said: Iterable[Any], mos: float, model_texts: dict[int, st
     """
     candidates = []
     for row in said:
-        models = model_texts.get(row.correction_id)
+        models = shown.get(row.correction_id)
         text = row.description or (models if row.agrees else None)
-        own = text is not None and not row.agrees and text.split() != (models or "").split()
+        own = text is not None and not row.agrees and not same_text(text, models)
         if text is not None and (own or row.agrees):
             candidates.append(((not own, abs(row.common_score - mos), -row.correction_id), text))
     return min(candidates)[1] if candidates else None

@@ -12,7 +12,7 @@ from annotation.failures.cases import cases, rescaled
 from annotation.failures.sources import DataSet, Judged, Opinion, Version
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
-from annotation.store.corrections import in_force
+from annotation.store.corrections import in_force, model_texts, same_text
 from annotation.store.models import (
     Annotator,
     AspectAssessment,
@@ -89,6 +89,7 @@ class Annotations:
             return []
         with self.store.database.reading() as session:
             found = session.scalars(in_force().where(Correction.item_id == int(item))).all()
+            shown = model_texts(session, int(item))
             names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
             said = [
                 Opinion(
@@ -97,7 +98,9 @@ class Annotations:
                     score=correction.score,
                     low=correction.scale_low,
                     high=correction.scale_high,
-                    description=correction.description,
+                    description=None  # a text that was merely left standing is not theirs
+                    if not correction.agrees and same_text(correction.description, shown.get(correction.id))
+                    else correction.description,
                     agrees=correction.agrees,
                     tags=tuple(sorted(tag.tag for tag in correction.tags)),
                     comment=correction.comment,

@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from annotation.store.annotators import annotator as annotator_named
 from annotation.store.items import require_item
-from annotation.store.models import Annotator, Assessment, Correction, CorrectionTag, Submission, Withdrawal
+from annotation.store.models import (
+    Annotator,
+    AspectAssessment,
+    Assessment,
+    Correction,
+    CorrectionTag,
+    Submission,
+    Withdrawal,
+)
 from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -204,6 +212,31 @@ def in_force() -> Select[tuple[Correction]]:
         .exists()
     )
     return select(Correction).where(~Correction.withdrawal.has(), ~superseded)
+
+
+def model_texts(session: Session, item_id: int | None = None) -> dict[int, str]:
+    """By correction in force: what the model had said to the person; of one item, or of all."""
+    current = in_force().with_only_columns(Correction.id)
+    if item_id is not None:
+        current = current.where(Correction.item_id == item_id)
+    rows = session.execute(
+        select(Correction.id, AspectAssessment.description)
+        .join(Correction.submission)
+        .join(
+            AspectAssessment,
+            and_(
+                AspectAssessment.assessment_id == Submission.assessment_id,
+                AspectAssessment.aspect == Correction.aspect,
+            ),
+        )
+        .where(Correction.id.in_(current))
+    )
+    return dict(rows.tuples().all())
+
+
+def same_text(own: str | None, models: str | None) -> bool:
+    """Whether a person has left the model's text standing; white space makes no difference."""
+    return (own or "").split() == (models or "").split()
 
 
 # --- saving ------------------------------------------------------------------------------------

@@ -105,13 +105,14 @@ def _distribution(aspect: Aspect, found: Overview) -> str:
         return f"<figure><figcaption><b>{aspect.capitalize()}</b> no opinions yet</figcaption></figure>"
     mos = np.array([mean.mos for mean in means])
     raw = np.array([mean.raw_mean for mean in means])
+    images = "1 image" if len(means) == 1 else f"{len(means):,} images"
     widths = [(mean.high - mean.low) / 2 for mean in means if mean.raters > 1 and not math.isnan(mean.low)]
     alone = sum(mean.raters == 1 for mean in means)
     certainty = f"95 % interval ±{np.mean(widths):.2f} where several people scored. " if widths else ""
-    lonely = f"{alone:,} of them rest on one person." if alone else ""
+    lonely = f"{alone:,} with one person's opinion alone." if alone else ""
     return (
-        f"<figure>{_histogram(aspect, mos, raw)}<figcaption><b>{aspect.capitalize()}</b> {len(means):,} "
-        f"images, mean {mos.mean():.2f}, raw {raw.mean():.2f}. {certainty}{lonely}</figcaption></figure>"
+        f"<figure>{_histogram(aspect, mos, raw)}<figcaption><b>{aspect.capitalize()}</b> {images}, "
+        f"mean {mos.mean():.2f}, raw {raw.mean():.2f}. {certainty}{lonely}</figcaption></figure>"
     )
 
 
