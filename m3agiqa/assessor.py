@@ -11,6 +11,7 @@ from statistics import stdev
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Request
+from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.checkpoint import Card, find_checkpoint, load_predictor, read_card
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
@@ -103,14 +104,22 @@ class Assessor:
         """Predictors of other seeds, for the spread."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = "nano", progress: Progress | None = None) -> Assessor:
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "nano",
+        progress: Progress | None = None,
+        *,
+        quantize: Quantization | None = None,
+        device: str | None = None,
+    ) -> Assessor:
         """Load a shipped checkpoint by name, or one from a folder.
 
-        Raises InputError for an unknown name, WeightsError for missing or changed files.
+        `quantize` and `device` as in Placement. Raises InputError for an unknown name, WeightsError for
+        missing or changed files, or too little memory.
         """
         folder = find_checkpoint(name_or_path)
         card = read_card(folder)
-        backbone = load_backbone(card.backbone, folder, progress)
+        backbone = load_backbone(card.backbone, folder, progress, Placement(device, quantize))
         predictors = {
             aspect: load_predictor(folder, aspect, config) for aspect, config in card.predictors.items()
         }

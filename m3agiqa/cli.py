@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta, clean_prompt
+from m3agiqa.backbones.placement import Quantization
 from m3agiqa.conversation import Conversation
 from m3agiqa.embedded_prompt import find_prompt
 from m3agiqa.errors import M3AgiqaError
@@ -57,6 +59,19 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         default=os.environ.get("M3AGIQA_MODEL") or "nano",
         help="name of a shipped model or a checkpoint folder (default: $M3AGIQA_MODEL, else nano)",
+    )
+    model.add_argument(
+        "--quantize",
+        choices=get_args(Quantization),
+        default=os.environ.get("M3AGIQA_QUANTIZE") or None,
+        help="load the language model in fewer bits, in less memory (default: $M3AGIQA_QUANTIZE)",
+    )
+    model.add_argument(
+        "--device",
+        metavar="cpu|cuda|cuda:N|auto",
+        default=os.environ.get("M3AGIQA_DEVICE") or None,
+        help="where to load it; auto: over all GPUs and then the CPU's memory (default: $M3AGIQA_DEVICE, "
+        "else the GPU if there is one)",
     )
 
     assess = commands.add_parser("assess", parents=[model], help="judge one image")
@@ -116,7 +131,7 @@ def _assess(args: argparse.Namespace) -> None:
             "There is no prompt, so correspondence is left out: it compares the image with its prompt. "
             "Give one with --prompt."
         )
-    assessor = _load(args.model)
+    assessor = _load(args)
     if args.json:
         assessment = assessor.assess(args.image, prompt, aspects)
         narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
@@ -221,7 +236,7 @@ def _score(args: argparse.Namespace) -> None:
     output = ScoreFile(args.out)
     rows = read_rows(args.source, args.image_root)
     todo = output.remaining(rows)
-    assessor = _load(args.model)
+    assessor = _load(args)
     output.start(assessor.card.title)
     if len(todo) < len(rows):
         _note(f"{len(rows) - len(todo)} of {len(rows)} rows are in {args.out} already.")
@@ -233,9 +248,9 @@ def _score(args: argparse.Namespace) -> None:
 # --- terminal ----------------------------------------------------------------------------------
 
 
-def _load(model: str) -> Assessor:
+def _load(args: argparse.Namespace) -> Assessor:
     with _loading_bar() as progress:
-        return Assessor.from_pretrained(model, progress)
+        return Assessor.from_pretrained(args.model, progress, quantize=args.quantize, device=args.device)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from m3agiqa.backbones.base import Backbone
 from m3agiqa.backbones.nano import NanoBackbone
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.errors import WeightsError
 from m3agiqa.weights import Progress
 
@@ -37,10 +38,16 @@ def backbone_class(name: str) -> type[NanoBackbone]:
     return BACKBONES[name]
 
 
-def load_backbone(name: str, folder: Path, progress: Progress | None = None) -> Backbone:
-    """The backbone of this name with the adapters of a checkpoint folder."""
+def load_backbone(
+    name: str, folder: Path, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
+) -> Backbone:
+    """The backbone of this name with the adapters of a checkpoint folder, for inference.
+
+    Raises WeightsError for weights that are missing, damaged, or too large for the memory, and InputError
+    for a placement that is not for this backbone.
+    """
     kind = backbone_class(name)
     try:
-        return kind.load(folder, progress)
+        return kind.load(folder, progress, placement)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise WeightsError(f"The backbone {name} cannot be loaded: {error}") from error

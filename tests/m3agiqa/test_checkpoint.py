@@ -165,7 +165,7 @@ def test_unknown_backbone(folder: Path) -> None:
 def test_backbone_without_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Incomplete:
         @classmethod
-        def load(cls, folder: Path, progress: object) -> None:
+        def load(cls, folder: Path, progress: object, placement: object) -> None:
             (folder / "connector.safetensors").read_bytes()
 
     monkeypatch.setitem(backbones.BACKBONES, "incomplete", Incomplete)

@@ -26,7 +26,7 @@ def loaded(scripted: Assessor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were asked for; each is the scripted one."""
     names: list[str] = []
 
-    def from_pretrained(name: str, progress: object) -> Assessor:
+    def from_pretrained(name: str, progress: object, **options: object) -> Assessor:
         names.append(name)
         return scripted
 

@@ -26,7 +26,7 @@ from m3agiqa.backbones.minicpm.backbone import (
     VISION_ADAPTER_FOLDER,
     MiniCPMBackbone,
 )
-from m3agiqa.backbones.minicpm.hub import FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.model import MiniCPMV
 from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.per_aspect import PerAspect

@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_minicpm import CONFIG, tiny_model, write_base
 
+from m3agiqa.backbones.minicpm.base_folder import BASE, FOLDER_VARIABLE, base_folder
 from m3agiqa.backbones.minicpm.chat import load_tokenizer
-from m3agiqa.backbones.minicpm.hub import BASE, FOLDER_VARIABLE, base_folder
 from m3agiqa.backbones.minicpm.loading import check_transformers, load_model, read_slicing
 from m3agiqa.errors import WeightsError
 

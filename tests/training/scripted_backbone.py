@@ -44,7 +44,7 @@ class ScriptedBackbone:
     """The number of the call that raises."""
 
     @classmethod
-    def load(cls, folder: Path, progress: object = None) -> ScriptedBackbone:
+    def load(cls, folder: Path, progress: object = None, placement: object = None) -> ScriptedBackbone:
         return cls()
 
     @property

@@ -35,6 +35,7 @@ from m3agiqa.backbones.hf.source import Source
 from m3agiqa.backbones.hf.speech import Speech
 from m3agiqa.backbones.hf.stills import load_processor
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.errors import Stopped, WeightsError
 from m3agiqa.weights import Progress
 
@@ -89,7 +90,9 @@ class HfBackbone:
             raise WeightsError(f"{source} cannot be loaded: {error}") from error
 
     @classmethod
-    def load(cls, folder: Path, progress: Progress | None = None) -> Backbone:
+    def load(
+        cls, folder: Path, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
+    ) -> Backbone:
         """The model with the adapters of a checkpoint folder, for inference, on the GPU if there is one.
 
         A folder with sub-folders by aspect has adapters for each of them.

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from m3agiqa.backbones.base import BASE_FILE
-from m3agiqa.backbones.minicpm.hub import snapshot
 from m3agiqa.errors import WeightsError
+from m3agiqa.hub import snapshot
 from m3agiqa.weights import Progress
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no weights that need unpickling, no code

@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
 from m3agiqa.backbones.minicpm.adapters import adapted
+from m3agiqa.backbones.minicpm.base_folder import BASE, base_folder
 from m3agiqa.backbones.minicpm.chat import Chat, Tokens, load_tokenizer
-from m3agiqa.backbones.minicpm.hub import BASE, base_folder
 from m3agiqa.backbones.minicpm.loading import load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.minicpm.speech import Speech
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.errors import InputError, Stopped, WeightsError
 from m3agiqa.weights import Progress
 
@@ -70,20 +71,22 @@ class MiniCPMBackbone:
     def from_base(
         cls, progress: Progress | None = None, revision: str | None = None, **options: object
     ) -> MiniCPMBackbone:
-        """The published weights from wherever `hub.base_folder` finds them."""
+        """The published weights from wherever `base_folder` finds them."""
         folder = base_folder(progress, revision)
         if progress:
             progress("Loading MiniCPM-Llama3-V 2.5", 0.0)
         return cls.from_folder(folder, **options)
 
     @classmethod
-    def load(cls, folder: Path, progress: Progress | None = None, **options: object) -> Backbone:
+    def load(
+        cls, folder: Path, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
+    ) -> Backbone:
         """Published weights with what was trained, from a checkpoint folder, for inference.
 
         A folder with sub-folders by aspect has adapters for each of them. If these are of the vision side
         only, all aspects are spoken in one batch.
         """
-        base = cls.from_base(progress, **options)
+        base = cls.from_base(progress, device=placement.device)
         own = [aspect for aspect in Aspect if _has(folder / aspect, LEARNED)]
         if not own:
             return base.sibling(folder)

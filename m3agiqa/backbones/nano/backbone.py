@@ -35,6 +35,7 @@ from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, n
 from m3agiqa.backbones.nano.matching import Matcher
 from m3agiqa.backbones.nano.vision import POINTWISE, EfficientNetLite0, views
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped
 from m3agiqa.weights import EFFICIENTNET_LITE0, SMOLLM2, Progress, weight_path
@@ -82,11 +83,19 @@ class NanoBackbone:
         return cls(vision.eval().requires_grad_(False), llm, tokenizer)
 
     @classmethod
-    def load(cls, folder: Path, progress: Progress | None = None) -> Backbone:
+    def load(
+        cls, folder: Path, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
+    ) -> Backbone:
         """Base weights with what was trained, from a checkpoint folder, for inference.
 
-        A folder with sub-folders by aspect has a connector and adapters for each of them.
+        A folder with sub-folders by aspect has a connector and adapters for each of them. Raises InputError
+        for a placement elsewhere than on the CPU.
         """
+        if placement.quantize or placement.device not in (None, "auto", "cpu"):
+            raise InputError(
+                "nano is small: it runs on the CPU, in the precision it was made for. Leave out --quantize "
+                "and --device, or choose another model."
+            )
         base = cls.from_base(progress)
         found = [aspect for aspect in Aspect if (folder / aspect / CONNECTOR_FILE).exists()]
         if found:

@@ -1,4 +1,4 @@
-"""Where published weights come from: a folder of one's own, or the Hugging Face Hub.
+"""Repositories of the Hugging Face Hub on this machine.
 
 What was downloaded is kept in the Hub's own cache (HF_HOME), a broken download goes on where it stopped, and
 later starts need no network; with HF_HUB_OFFLINE=1 none is tried.
@@ -7,7 +7,6 @@ later starts need no network; with HF_HUB_OFFLINE=1 none is tried.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,26 +23,6 @@ from tqdm.auto import tqdm
 
 from m3agiqa.errors import WeightsError
 from m3agiqa.weights import Progress
-
-BASE = "openbmb/MiniCPM-Llama3-V-2_5"
-BASE_FILES = ("*.json", "*.safetensors")
-FOLDER_VARIABLE = "M3AGIQA_MINICPM"
-
-
-def base_folder(
-    progress: Progress | None = None, revision: str | None = None, endpoint: str | None = None
-) -> Path:
-    """The folder with MiniCPM-Llama3-V 2.5: that of the environment variable M3AGIQA_MINICPM, or the Hub's.
-
-    Raises WeightsError where it is not there and cannot be downloaded.
-    """
-    own = os.environ.get(FOLDER_VARIABLE)
-    if not own:
-        return snapshot(BASE, BASE_FILES, progress, revision, endpoint)
-    folder = Path(own).expanduser()
-    if not folder.is_dir():
-        raise WeightsError(f"The environment variable {FOLDER_VARIABLE} names {own}, which is no folder.")
-    return folder
 
 
 def snapshot(

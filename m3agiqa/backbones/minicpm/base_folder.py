@@ -1,0 +1,30 @@
+"""Where the published weights of MiniCPM-Llama3-V 2.5 are: in a folder of one's own, or on the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from m3agiqa.errors import WeightsError
+from m3agiqa.hub import snapshot
+from m3agiqa.weights import Progress
+
+BASE = "openbmb/MiniCPM-Llama3-V-2_5"
+BASE_FILES = ("*.json", "*.safetensors")
+FOLDER_VARIABLE = "M3AGIQA_MINICPM"
+
+
+def base_folder(
+    progress: Progress | None = None, revision: str | None = None, endpoint: str | None = None
+) -> Path:
+    """The folder with MiniCPM-Llama3-V 2.5: that of the environment variable M3AGIQA_MINICPM, or the Hub's.
+
+    Raises WeightsError where it is not there and cannot be downloaded.
+    """
+    own = os.environ.get(FOLDER_VARIABLE)
+    if not own:
+        return snapshot(BASE, BASE_FILES, progress, revision, endpoint)
+    folder = Path(own).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(f"The environment variable {FOLDER_VARIABLE} names {own}, which is no folder.")
+    return folder
