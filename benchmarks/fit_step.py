@@ -30,7 +30,7 @@ from m3agiqa.conversation import Conversation  # noqa: E402
 from m3agiqa.predictor import Predictor, PredictorConfig  # noqa: E402
 from training.hidden_cache import Entry, HiddenCache  # noqa: E402
 
-PICTURES = sorted((ROOT / "annotation" / "examples").glob("*.webp"))
+PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))
 PROMPT = "a lighthouse on a cliff at dusk, calm sea, oil painting"
 DESCRIPTION = (
     "The picture is sharp and evenly lit, with clean edges along the cliff and a soft sky. The composition "

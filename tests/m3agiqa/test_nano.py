@@ -18,7 +18,8 @@ from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
 from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS, Connector, gather
-from m3agiqa.backbones.nano.language import END
+from m3agiqa.backbones.nano.decoder import Decoder
+from m3agiqa.backbones.nano.language import END, new_cache
 from m3agiqa.backbones.nano.matching import Matcher
 from m3agiqa.backbones.nano.vision import DETAIL_GRID, GROUPS, POINTWISE, VIEW, EfficientNetLite0, views
 from m3agiqa.conversation import Conversation
@@ -223,8 +224,47 @@ def test_without_a_language_adapter_the_language_model_is_the_base(
     base: NanoBackbone, tmp_path: Path
 ) -> None:
     write_adapters(tmp_path / "vision", 1, ("vision",))
-    loaded = NanoBackbone.load(tmp_path / "vision").llm.state_dict()
-    assert all(torch.equal(value, loaded[name]) for name, value in base.llm.state_dict().items())
+    request = Request(None, whole(Aspect.QUALITY, Aspect.CORRESPONDENCE))
+    loaded = NanoBackbone.load(tmp_path / "vision").encode([request])
+    for states, expected in zip(loaded, base.encode([request]), strict=True):
+        assert torch.allclose(states, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("filled", ["left", "right", "nowhere"])
+def test_the_quick_decoder_is_the_language_model(filled: str) -> None:
+    llm = tiny_nano().llm
+    decoder = Decoder(copy.deepcopy(llm))
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(3, 9, dtype=torch.long)
+    if filled == "left":
+        mask[0, :4] = 0
+    elif filled == "right":
+        mask[1, 5:] = 0
+    slow, quick = new_cache(), new_cache()
+    for length in (9, 1, 4, 1):  # the image, a token, a question, a token
+        embedded = torch.randn(3, length, llm.config.hidden_size, generator=generator)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -length:]
+        with torch.inference_mode():
+            expected = llm.model(
+                inputs_embeds=embedded, past_key_values=slow, attention_mask=mask, position_ids=positions
+            ).last_hidden_state
+            states = decoder(embedded, quick, mask, positions)
+        own = mask[:, -length:].bool()
+        assert torch.allclose(states[own], expected[own], atol=1e-4)
+        assert torch.allclose(decoder.head(states), llm.lm_head(states), atol=1e-4)
+        mask = torch.cat([mask, torch.ones(3, 4 if length == 1 else 1, dtype=torch.long)], dim=1)
+
+
+def test_the_quick_decoder_in_16_bit_rounds_only(base: NanoBackbone) -> None:
+    llm = base.llm.bfloat16()
+    embedded = torch.randn(
+        3, 20, llm.config.hidden_size, generator=torch.Generator().manual_seed(1)
+    ).bfloat16()
+    mask = torch.ones(3, 20, dtype=torch.long)
+    with torch.inference_mode():
+        expected = llm.model(inputs_embeds=embedded).last_hidden_state.float()
+        states = Decoder(copy.deepcopy(llm))(embedded, new_cache(), mask, mask.cumsum(1) - 1).float()
+    assert torch.nn.functional.cosine_similarity(states, expected, dim=-1).min() > 0.999
 
 
 class TestPerAspect:
@@ -276,3 +316,23 @@ class TestPerAspect:
     def test_an_aspect_without_adapters_is_named(self, folder: Path, picture: Image.Image) -> None:
         with pytest.raises(InputError, match="for quality, correspondence, not for authenticity"):
             NanoBackbone.load(folder).encode([Request(picture, whole(*Aspect))])
+
+
+def test_an_image_is_seen_once_however_often_it_is_asked_about(
+    base: NanoBackbone, tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_adapters(tmp_path / "learned", 1)
+    nano = NanoBackbone.load(tmp_path / "learned")
+    seen: list[int] = []
+    see = nano.visual_tokens
+    monkeypatch.setattr(nano, "visual_tokens", lambda pixels: seen.append(len(pixels)) or see(pixels))
+    first = nano.encode([Request(picture, whole(Aspect.QUALITY))])
+    other = nano.encode([Request(picture.rotate(180), whole(Aspect.QUALITY))])
+    again = nano.encode([Request(picture.copy(), whole(Aspect.QUALITY))])
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert seen == [1, 1]
+    for angle in range(1, 9):
+        nano.encode([Request(picture.rotate(angle), whole(Aspect.QUALITY))])
+    nano.encode([Request(picture, whole(Aspect.QUALITY))])
+    assert seen == [1] * 11, "and forgotten after some others"

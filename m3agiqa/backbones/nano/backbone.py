@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ from m3agiqa.backbones.nano.connector import (
     Connector,
     gather,
 )
-from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, new_cache
+from m3agiqa.backbones.nano.decoder import Decoder
+from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, new_cache, picked
 from m3agiqa.backbones.nano.matching import Matcher
 from m3agiqa.backbones.nano.vision import POINTWISE, EfficientNetLite0, views
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
@@ -45,6 +48,7 @@ MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 to
 RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
 NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 SENTENCE_ENDS = (".", "!", "?")
+REMEMBERED = 4  # images
 CONNECTOR_FILE = "connector.safetensors"
 ADAPTER_FOLDER = "adapter"  # of the language model
 VISION_ADAPTER_FOLDER = "vision-adapter"
@@ -68,6 +72,10 @@ class NanoBackbone:
         self._rating_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in RATINGS]
         embeddings = llm.get_input_embeddings().weight
         self.matcher = Matcher(embeddings, self._rating_ids[0], self._rating_ids[-1])
+        self.decoder: Decoder | None = None
+        """What runs in place of the language model where it only has to be quick."""
+        self._recent: OrderedDict[str, _Prefix] = OrderedDict()
+        """Of the images seen last, which may be asked about again with another prompt."""
         self._begun_in: Path | None = None  # where training begins from
 
     @classmethod
@@ -104,6 +112,7 @@ class NanoBackbone:
         base.connector.float().eval().requires_grad_(False)
         base.vision = _adapted(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
         base.llm = _adapted(base.llm, folder / ADAPTER_FOLDER, merge=True)
+        base.decoder = Decoder(base.llm)
         return base
 
     def sibling(self, folder: Path) -> NanoBackbone:
@@ -172,8 +181,7 @@ class NanoBackbone:
         """
         prefix = self._prefix([request.image for request in requests])
         owners, rows = self._rows(requests)
-        cache = prefix.cache
-        cache.batch_select_indices(self._tensor(owners))
+        cache = picked(prefix.cache, self._tensor(owners))
         ids, mask = self._padded(rows)
         start = prefix.length
         positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
@@ -240,11 +248,22 @@ class NanoBackbone:
         return embedded, tokens
 
     def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
+        """Read what conversations begin with; a single image's is remembered where nothing is trained."""
+        if self.decoder is None or len(images) > 1 or images[0] is None:
+            return self._read_prefix(images)
+        name = hashlib.sha256(f"{images[0].size}".encode() + images[0].tobytes()).hexdigest()
+        prefix = self._recent.pop(name, None) or self._read_prefix(images)
+        self._recent[name] = prefix
+        while len(self._recent) > REMEMBERED:
+            self._recent.popitem(last=False)
+        return prefix
+
+    def _read_prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
         embedded, tokens = self._begun(images)
         cache = new_cache()
-        output = self.llm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
-        header = output.last_hidden_state[:, : len(self.chat.before_image)]
-        return _Prefix(cache, header, tokens)
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
+        hidden = self._run(embedded, cache, mask, mask.cumsum(1) - 1)
+        return _Prefix(cache, hidden[:, : len(self.chat.before_image)], tokens)
 
     def _beginning(self, prefix: _Prefix, owner: int, conversation: Conversation) -> Tensor:
         """States [P, d] of header and image as the predictor reads them in one conversation.
@@ -290,9 +309,20 @@ class NanoBackbone:
     def _embed(self, ids: Tensor) -> Tensor:
         return self.llm.get_input_embeddings()(ids)
 
+    def logits(self, states: Tensor) -> Tensor:
+        """[rows, d] -> [rows, vocab]."""
+        head = self.decoder.head if self.decoder else self.llm.get_output_embeddings()
+        return head(states).float()
+
     def _forward(self, ids: Tensor, cache: Cache, mask: Tensor, positions: Tensor) -> Tensor:
+        return self._run(self._embed(ids), cache, mask, positions)
+
+    def _run(self, embedded: Tensor, cache: Cache, mask: Tensor, positions: Tensor) -> Tensor:
+        """Append [rows, L, d] to what is cached; their states [rows, L, d]."""
+        if self.decoder:
+            return self.decoder(embedded, cache, mask, positions)
         return self.llm.model(
-            inputs_embeds=self._embed(ids),
+            inputs_embeds=embedded,
             past_key_values=cache,
             attention_mask=mask,
             position_ids=positions,
@@ -334,12 +364,11 @@ class _Speech:
                 f"{MAX_QUESTION} can be read (letters outside the Latin script take several). Shorten it."
             )
         prefix = backbone._prefix([request.image for request in requests])
-        self.cache = prefix.cache
+        self.cache = picked(prefix.cache, torch.tensor(owners))
         self.begun = [
             backbone._beginning(prefix, owner, conversation)
             for owner, conversation in zip(owners, self.conversations, strict=True)
         ]
-        self.cache.batch_select_indices(torch.tensor(owners))
         self.rows = list(range(len(questions)))
         ids = torch.full((len(questions), longest), backbone.chat.end)
         shown = torch.zeros(len(questions), longest, dtype=torch.long)
@@ -364,15 +393,13 @@ class _Speech:
         for name in ("rows", "begun", "conversations", "states", "said", "text", "done"):
             setattr(part, name, [getattr(self, name)[i] for i in indices])
         pick = torch.tensor(indices, dtype=torch.long)
-        part.mask, part.last, part.cache = self.mask[pick], self.last[pick], new_cache()
-        for index, layer in enumerate(self.cache.layers):
-            part.cache.update(layer.keys[pick], layer.values[pick], index)
+        part.mask, part.last, part.cache = self.mask[pick], self.last[pick], picked(self.cache, pick)
         return part
 
     def step(self) -> Iterator[Delta]:
         """One more token for every row that is still speaking."""
         chat = self.backbone.chat
-        logits = (self.last @ self.backbone.head.T).float()
+        logits = self.backbone.logits(self.last)
         for i, row in enumerate(self.said):
             if not self.done[i]:
                 logits[i] = self.guard(torch.tensor([row], dtype=torch.long), logits[i : i + 1])[0]

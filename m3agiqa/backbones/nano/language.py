@@ -108,6 +108,14 @@ def new_cache() -> Cache:
     return Cache(layer_class_to_replicate=RoomyLayer)
 
 
+def picked(cache: Cache, rows: Tensor) -> Cache:
+    """Another cache with some rows of this one, which stays as it is."""
+    other = new_cache()
+    for index, layer in enumerate(cache.layers):
+        other.update(layer.keys[rows], layer.values[rows], index)
+    return other
+
+
 def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model in bfloat16 and its tokenizer, both from one GGUF file.
 

@@ -1,0 +1,179 @@
+"""nano against the published recipe, in one run: `python benchmarks/nano.py`.
+
+The published recipe judges one aspect at a time: it sees the image, generates the description, then forwards
+the whole conversation once more and hands its logits over the vocabulary to the predictor. Both ways speak
+the same number of tokens with the same weights in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from m3agiqa import Aspect, Assessor, DescriptionDelta  # noqa: E402
+from m3agiqa.backbones.nano import NanoBackbone  # noqa: E402
+from m3agiqa.backbones.nano.backbone import NO_REPEAT_NGRAM  # noqa: E402
+from m3agiqa.conversation import Conversation  # noqa: E402
+from m3agiqa.images import open_image  # noqa: E402
+from m3agiqa.predictor import Predictor, PredictorConfig  # noqa: E402
+
+PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))
+PROMPT = "a lighthouse on a cliff at dusk, calm sea, oil painting"
+COPIED = 256 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds of one assessment, and the tokens of its three descriptions."""
+
+    first_words: float
+    all_done: float
+    speaking: float
+    """From the first token to the last."""
+    tokens: dict[Aspect, int]
+
+
+def assess(assessor: Assessor, image: Image.Image) -> Run:
+    """Our way, as the app does it."""
+    started = time.perf_counter()
+    first = last = 0.0
+    tokens = dict.fromkeys(assessor.predictors, 0)
+    for event in assessor.stream(image, PROMPT):
+        now = time.perf_counter() - started
+        if isinstance(event, DescriptionDelta):
+            first, last = first or now, now
+            tokens[event.aspect] += 1
+    return Run(first, now, last - first, tokens)
+
+
+class Published:
+    """The published recipe with nano's weights and the library's own language model."""
+
+    def __init__(self, assessor: Assessor) -> None:
+        self.backbone = _unpacked(assessor)
+        head = self.backbone.head
+        shapes = assessor.card.predictors
+        self.predictors = {aspect: _over_vocabulary(shape, head) for aspect, shape in shapes.items()}
+
+    @torch.inference_mode()
+    def assess(self, image: Image.Image, tokens: dict[Aspect, int]) -> float:
+        """Seconds for all aspects, one after another, with so many tokens each."""
+        started = time.perf_counter()
+        for aspect, count in tokens.items():
+            self._judge(open_image(image), Conversation.open(aspect, PROMPT), count)
+        return time.perf_counter() - started
+
+    def _judge(self, image: Image.Image, conversation: Conversation, count: int) -> float:
+        nano, chat = self.backbone, self.backbone.chat
+        begun, _ = nano._begun([image])
+        asked = torch.cat([begun, nano._embed(torch.tensor([chat.tokens(conversation).ids]))], dim=1)
+        said = nano.llm.generate(
+            inputs_embeds=asked,
+            attention_mask=torch.ones(asked.shape[:2], dtype=torch.long),
+            min_new_tokens=count,
+            max_new_tokens=count,
+            no_repeat_ngram_size=NO_REPEAT_NGRAM,
+            do_sample=False,
+            pad_token_id=chat.end,
+        )
+        whole = conversation.describe(chat.tokenizer.decode(said[0]))
+        begun, _ = nano._begun([image])
+        states = nano.llm(
+            inputs_embeds=torch.cat([begun, nano._embed(torch.tensor([chat.tokens(whole).ids]))], dim=1)
+        )
+        return self.predictors[conversation.aspect].predict(states.logits[0])
+
+
+def _unpacked(assessor: Assessor) -> NanoBackbone:
+    """The backbone with the language model as the library runs it."""
+    backbone = NanoBackbone.from_base()
+    backbone.connector = assessor.backbone.connector
+    backbone.vision = assessor.backbone.vision
+    return backbone
+
+
+def _over_vocabulary(shape: PredictorConfig, head: Tensor) -> Predictor:
+    return Predictor(
+        PredictorConfig(len(head), projection="vocab", dim=shape.dim, blocks=shape.blocks)
+    ).eval()
+
+
+def bandwidth() -> float:
+    """Bytes a second that are read or written while memory is copied."""
+    source = torch.ones(COPIED // 4)
+    target = torch.empty_like(source)
+    return 2 * COPIED / min(_timed(lambda: target.copy_(source)) for _ in range(10))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def weights_a_token(backbone: NanoBackbone) -> int:
+    """Bytes of the language model that are read for each token of a batch: its layers and its head."""
+    config = backbone.llm.config
+    width = config.hidden_size
+    shared = config.num_key_value_heads * config.head_dim
+    layer = 2 * width * width + 2 * width * shared + 3 * width * config.intermediate_size
+    return backbone.head.element_size() * (config.num_hidden_layers * layer + config.vocab_size * width)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="nano", help="shipped name or checkpoint folder, of nano")
+    parser.add_argument("--runs", type=int, default=5, help="assessments to time, after one to warm up")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    started = time.perf_counter()
+    assessor = Assessor.from_pretrained(args.model)
+    loading = time.perf_counter() - started
+    images = [open_image(path).resize((512, 512)) for path in PICTURES]
+    runs = [assess(assessor, images[run % len(images)]) for run in range(args.runs + 1)][1:]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    again = assess(assessor, images[args.runs % len(images)])
+    speed = bandwidth()
+    published = Published(assessor)
+    bar = tqdm(enumerate(runs), total=len(runs), desc="published recipe", leave=False)
+    theirs = [published.assess(images[(run + 1) % len(images)], ours.tokens) for run, ours in bar]
+
+    def median(values: list[float]) -> float:
+        return statistics.median(values)
+
+    done = median([run.all_done for run in runs])
+    step = median([run.speaking / (max(run.tokens.values()) - 1) for run in runs])
+    limit = weights_a_token(assessor.backbone) / speed
+    spoken = median([sum(run.tokens.values()) / (run.speaking or 1) for run in runs])
+    print(f"{assessor.card.title}, {args.threads} threads, {args.runs} runs, 512 x 512, three aspects")
+    print(f"loading              {loading:6.1f} s")
+    print(f"first words          {median([run.first_words for run in runs]):6.2f} s median")
+    print(f"all three done       {done:6.2f} s median, {max(run.all_done for run in runs):.2f} s slowest")
+    print(f"the same image again {again.all_done:6.2f} s, first words {again.first_words:.2f} s")
+    print(f"peak memory          {peak:6.0f} MB")
+    print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
+    print(f"speaking             {spoken:6.0f} tokens/s, {1000 * step:.1f} ms for one token of each aspect")
+    print(f"memory bandwidth     {speed / 1e9:6.1f} GB/s copied")
+    print(
+        f"reading the weights  {1000 * limit:6.1f} ms at that rate: {100 * limit / step:.0f} % of a token's time"
+    )
+
+
+if __name__ == "__main__":
+    main()
