@@ -32,9 +32,10 @@ $(VENV)/installed-train: requirements-train.txt $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-train.txt requirements-postgres.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-train.txt requirements-gpu.txt requirements-postgres.txt \
+  $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check \
-	  -r requirements-train.txt -r requirements-postgres.txt -r requirements-dev.txt
+	  -r requirements-train.txt -r requirements-gpu.txt -r requirements-postgres.txt -r requirements-dev.txt
 	touch $@
 
 # A browser for the UI tests: one that is there, else Debian's package, else Playwright's own.

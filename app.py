@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import gradio as gr
 
+from annotation import zero_gpu
 from annotation.access import Access
 from annotation.settings import Settings
 from annotation.store import Store
@@ -20,7 +22,7 @@ from annotation.ui.assess.examples import FOLDER as EXAMPLES
 from annotation.ui.assess.tab import assess_tab
 from annotation.ui.data.tab import data_tab
 from annotation.ui.failures.tab import failures_tab
-from annotation.ui.model_banner import model_banner
+from annotation.ui.model_banner import follow_model, model_banner
 from annotation.ui.model_loader import ModelLoader, from_registry
 from annotation.ui.models.serving import model_to_serve
 from annotation.ui.models.tab import models_tab
@@ -37,10 +39,10 @@ def build(studio: Studio) -> gr.Blocks:
     """The page with all its tabs."""
     with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
         page_head(studio.access, demo)
-        banner = model_banner(studio.loader, demo)
-        with gr.Tab("Assess", elem_id="assess-tab"):
+        banner = model_banner(studio.loader)
+        with gr.Tab("Assess", elem_id="assess-tab") as assess:
             handlers = assess_tab(studio, banner)
-        with gr.Tab("Annotate", elem_id="annotate-tab"):
+        with gr.Tab("Annotate", elem_id="annotate-tab") as annotate:
             annotate_tab(studio)
         with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
             failures_tab(studio, failures, demo)
@@ -48,6 +50,7 @@ def build(studio: Studio) -> gr.Blocks:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:
             models_tab(studio, banner, models)
+        follow_model(studio.loader, banner, demo, [assess, annotate, failures, data, models])
         demo.unload(handlers.stop)
     return demo
 
@@ -59,6 +62,9 @@ def serve(studio: Studio) -> None:
     if warning := studio.access.warning(server_name):
         log.warning(warning)
     demo = build(studio)
+    if zero_gpu.HERE:  # at launch, it readies for the GPU what is loaded by then
+        with suppress(M3AgiqaError):  # the page will say it
+            studio.loader.wait(lambda: False, lambda load: None)
     demo.launch(
         server_name=server_name,
         allowed_paths=[str(EXAMPLES), str(studio.settings.images.resolve())],
@@ -77,10 +83,9 @@ def main() -> None:
         settings = Settings.from_environment()
         store = Store.open(settings.database_url, settings.images)
         access = Access.from_settings(settings)
-        model, notice = model_to_serve(store, settings)
-        if notice:
-            log.warning(notice)
-        serve(Studio(settings, store, access, ModelLoader(model, from_registry(settings.models))))
+        model = model_to_serve(store, settings)
+        loader = ModelLoader(model, from_registry(settings), instead=settings.model)
+        serve(Studio(settings, store, access, loader))
     except M3AgiqaError as error:
         sys.exit(str(error))
 

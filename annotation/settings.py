@@ -7,10 +7,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from m3agiqa.backbones.placement import Quantization
 from m3agiqa.errors import InputError
+from m3agiqa.revisions import Revision, parse_revision
 
 MOST_ANNOTATORS = 100  # of an image: more are a slip of the finger
+QUANTIZATIONS = get_args(Quantization)
+_OPTION = re.compile(
+    r"--(quantize|device|revision)\b(?: (4bit|8bit|cpu|auto|cuda(?::\d+)?)\b)?(?: \(in the app, [^)]*\))?"
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,14 @@ class Settings:
     database_url: str = ""
     """DATABASE_URL: any of SQLAlchemy's (default: annotations.db in the data folder)."""
     model: str = "nano"
-    """M3AGIQA_MODEL: a shipped model's name or a checkpoint folder; a promoted model goes before it."""
+    """M3AGIQA_MODEL: a model's name or a checkpoint folder; a promoted model goes before it."""
+    revision: Revision | None = None
+    """M3AGIQA_REVISION: of this model, if it comes from the Hugging Face Hub: a branch, tag or commit, or
+    REPOSITORY=REVISION for each repository that it is made of, separated by commas."""
+    quantize: Quantization | None = None
+    """M3AGIQA_QUANTIZE: 4bit or 8bit, for a model that is served in less memory (default: as published)."""
+    device: str | None = None
+    """M3AGIQA_DEVICE: cpu, cuda, cuda:N or auto (default: the GPU if there is one)."""
     auth: Path | None = None
     """M3AGIQA_AUTH: file of users with hashed passwords and roles (default: one local user)."""
     admins: frozenset[str] = frozenset()
@@ -68,12 +82,27 @@ class Settings:
                 raise InputError(f"{name} is {text!r}; give 1 or 0.")
             return text in ("1", "true", "yes")
 
+        def one_of(name: str, pattern: str, choices: str) -> str | None:
+            text = (environment.get(name) or "").strip().lower()
+            if not re.fullmatch(f"{pattern}|", text):
+                raise InputError(f"{name} is {text[:40]!r}; give {choices}, or leave it out.")
+            return text or None
+
+        try:
+            revision = parse_revision(environment.get("M3AGIQA_REVISION"))
+        except InputError as error:
+            raise InputError(f"M3AGIQA_REVISION: {error}") from error
         admins = (name.strip() for name in environment.get("M3AGIQA_ADMINS", "").split(","))
         auth = environment.get("M3AGIQA_AUTH")
         return cls(
             data=Path(environment.get("M3AGIQA_DATA") or cls.data),
             database_url=environment.get("DATABASE_URL") or "",
             model=environment.get("M3AGIQA_MODEL") or cls.model,
+            revision=revision,
+            quantize=one_of("M3AGIQA_QUANTIZE", "|".join(QUANTIZATIONS), " or ".join(QUANTIZATIONS)),
+            device=one_of(
+                "M3AGIQA_DEVICE", r"cpu|auto|cuda(:\d+)?", "cpu, cuda, cuda:0 (or another number) or auto"
+            ),
             auth=Path(auth) if auth else None,
             admins=frozenset(filter(None, admins)),
             runs=Path(environment.get("M3AGIQA_RUNS") or cls.runs),
@@ -82,3 +111,10 @@ class Settings:
             blind=switch("M3AGIQA_BLIND", cls.blind),
             keep=switch("M3AGIQA_KEEP", cls.keep),
         )
+
+
+def as_variables(sentence: str) -> str:
+    """A sentence that advises options of the command line, in the words of a server, which has variables."""
+    return _OPTION.sub(
+        lambda found: f"M3AGIQA_{found[1].upper()}" + (f"={found[2]}" if found[2] else ""), sentence
+    )

@@ -1,4 +1,4 @@
-"""MiniCPM-Llama3-V 2.5 at any size with random weights, so that nothing has to be downloaded to measure it."""
+"""MiniCPM-Llama3-V 2.5 with random weights, so that nothing has to be downloaded to measure it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def random_predictor(vocabulary: int, positions: int) -> Predictor:
 
 
 def write_random_adapter(model: MiniCPMV, folder: Path) -> None:
-    """An adapter such as the paper's authors published: LoRA for attention, copies of what else was trained."""
+    """An adapter such as the authors published: LoRA for attention, copies of what else was trained."""
     torch.manual_seed(2)
     weights = {name: 1.01 * value for name, value in model.state_dict().items() if name.startswith(COPIED)}
     for name, module in model.llm.named_modules(prefix="llm"):

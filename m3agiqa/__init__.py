@@ -1,5 +1,6 @@
 """M3-AGIQA: judge AI-generated images by quality, correspondence with the prompt, and authenticity."""
 
+from m3agiqa import library_logs  # noqa: F401 before any library is imported
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped, WeightsError

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.predictor import Predictor, PredictorConfig
 from m3agiqa.weights import sha256
 
@@ -27,7 +27,7 @@ class Card:
     version: str
     backbone: str
     learned_from: str
-    """One sentence for people: on which data, and whose scores these are."""
+    """For people, as it stands after "Learned from": which data, and whose scores these are."""
     fingerprint: str
     """SHA-256 of the training data (training.datasets.fingerprint)."""
     scales: dict[Aspect, MosScale]
@@ -65,7 +65,7 @@ def load_predictor(folder: Path, aspect: Aspect, config: PredictorConfig, number
         weights = {name: value.to(torch.float32) for name, value in load_file(path).items()}
         predictor.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise WeightsError(f"{path} does not hold this predictor's weights: {error}") from error
+        raise WeightsError(f"{path} does not hold this predictor's weights: {reason(error)}.") from error
     return predictor.eval().requires_grad_(False)
 
 
@@ -84,15 +84,21 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
 
 
+def local_checkpoint(name_or_path: str | Path) -> Path | None:
+    """The folder of a shipped checkpoint's name, or of a local path; None if there is no checkpoint."""
+    folders = (SHIPPED / str(name_or_path), Path(name_or_path))
+    return next((folder for folder in folders if (folder / CARD_FILE).is_file()), None)
+
+
 def find_checkpoint(name_or_path: str | Path) -> Path:
-    """The folder of a shipped checkpoint's name, or of a local path."""
-    for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
-        if (folder / CARD_FILE).is_file():
-            return folder
-    known = ", ".join(shipped()) or "(none is shipped)"
-    raise InputError(
-        f"There is no model {str(name_or_path)!r}. Give one of {known}, or a folder with a {CARD_FILE}."
-    )
+    """As local_checkpoint, but raises InputError if there is none."""
+    folder = local_checkpoint(name_or_path)
+    if folder is None:
+        known = ", ".join(shipped()) or "(none is shipped)"
+        raise InputError(
+            f"There is no model {str(name_or_path)!r}. Give one of {known}, or a folder with a {CARD_FILE}."
+        )
+    return folder
 
 
 def read_card(folder: Path, *, verify: bool = True) -> Card:

@@ -1,4 +1,4 @@
-"""The command line: `assess` one image, `score` many."""
+"""The command line: `assess` one image, `score` many; the `memory` that takes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from m3agiqa.conversation import Conversation
 from m3agiqa.embedded_prompt import find_prompt
 from m3agiqa.errors import M3AgiqaError
 from m3agiqa.images import open_image
+from m3agiqa.revisions import parse_revision
 from m3agiqa.scoring import ScoreFile, read_rows, score
 from m3agiqa.weights import Progress
 
@@ -58,7 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--model",
         default=os.environ.get("M3AGIQA_MODEL") or "nano",
-        help="name of a shipped model or a checkpoint folder (default: $M3AGIQA_MODEL, else nano)",
+        help="nano, m3-agiqa (the paper's), organisation/name of a model on the Hugging Face Hub, or a "
+        "checkpoint folder (default: $M3AGIQA_MODEL, else nano)",
+    )
+    model.add_argument(
+        "--revision",
+        action="append",
+        metavar="[REPOSITORY=]REVISION",
+        help="branch, tag or commit of a model on the Hub; of each repository (repeat it) where a model is "
+        "made of several (default: $M3AGIQA_REVISION, else the newest)",
     )
     model.add_argument(
         "--quantize",
@@ -113,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folder that relative paths in the CSV start from (default: the CSV's own)",
     )
     batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
+
+    memory = commands.add_parser("memory", help="how much memory the paper's model needs, by setting")
+    memory.set_defaults(command=_memory, interrupted="Interrupted.")
     return parser
 
 
@@ -168,8 +180,8 @@ def _table(assessment: Assessment) -> str:
         if result.limited:
             mos += f" (raw {result.raw_mos:.2f})"
         lines.append(f"{result.aspect.capitalize():<16}{result.rating:<11}{mos}")
-    source = f"Judged by {assessment.model} in {assessment.seconds:.1f} s. {assessment.learned_from}"
-    return "\n".join([*lines, "", source])
+    source = f"Judged by {assessment.model} in {assessment.seconds:.1f} s."
+    return "\n".join([*lines, "", f"{source} Learned from {assessment.learned_from}."])
 
 
 class PlainDisplay:
@@ -245,12 +257,24 @@ def _score(args: argparse.Namespace) -> None:
     _print(f"scored {len(todo) - failed}, failed {failed}" + (" (see the error column)" if failed else ""))
 
 
+# --- memory ------------------------------------------------------------------------------------
+
+
+def _memory(_: argparse.Namespace) -> None:
+    # The libraries behind it take a second to import.
+    from m3agiqa.backbones.minicpm.memory_table import free_memory, memory_table
+
+    _print(f"MiniCPM-Llama3-V 2.5 with published adapters, in GB:\n\n{memory_table()}\n\n{free_memory()}")
+
+
 # --- terminal ----------------------------------------------------------------------------------
 
 
 def _load(args: argparse.Namespace) -> Assessor:
+    revision = ",".join(args.revision) if args.revision else os.environ.get("M3AGIQA_REVISION")
+    wanted = {"quantize": args.quantize, "device": args.device, "revision": parse_revision(revision)}
     with _loading_bar() as progress:
-        return Assessor.from_pretrained(args.model, progress, quantize=args.quantize, device=args.device)
+        return Assessor.from_pretrained(args.model, progress, **wanted)
 
 
 @contextmanager

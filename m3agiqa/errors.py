@@ -13,5 +13,15 @@ class WeightsError(M3AgiqaError):
     """A weight file is missing, damaged or cannot be fetched."""
 
 
+class TooLittleMemory(WeightsError):
+    """A model does not fit into the memory that is free."""
+
+
 class Stopped(M3AgiqaError):
     """The run was stopped on request."""
+
+
+def reason(error: Exception) -> str:
+    """What a library's error says, in one line; of tensors that do not fit, which torch lists, the first."""
+    said = str(error).split("\n\t")[:2][-1]
+    return " ".join(said.split()).rstrip(".")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import TYPE_CHECKING, Literal
 
@@ -9,21 +11,39 @@ import torch
 from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import cpp_extension
 from transformers import Mamba2Config, Mamba2Model
-from xlstm import (
-    FeedForwardConfig,
-    mLSTMBlockConfig,
-    mLSTMLayerConfig,
-    sLSTMBlockConfig,
-    sLSTMLayerConfig,
-    xLSTMBlockStack,
-    xLSTMBlockStackConfig,
-)
 
 from m3agiqa.errors import InputError
 
 if TYPE_CHECKING:
     from m3agiqa.predictor import PredictorConfig
+
+
+@contextmanager
+def _no_cuda_toolkit_needed() -> Iterator[None]:
+    """Where there is a GPU, xlstm looks for a CUDA toolkit when it is imported, and fails if there is none.
+
+    Only its "cuda" backend, which is not used here, would be compiled with it.
+    """
+    home = cpp_extension.CUDA_HOME
+    cpp_extension.CUDA_HOME = home or "none"
+    try:
+        yield
+    finally:
+        cpp_extension.CUDA_HOME = home
+
+
+with _no_cuda_toolkit_needed():
+    from xlstm import (
+        FeedForwardConfig,
+        mLSTMBlockConfig,
+        mLSTMLayerConfig,
+        sLSTMBlockConfig,
+        sLSTMLayerConfig,
+        xLSTMBlockStack,
+        xLSTMBlockStackConfig,
+    )
 
 Extractor = Literal["xlstm", "lstm", "gru", "transformer", "mamba2", "none"]
 CHUNK = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +14,8 @@ from m3agiqa.extractors import Extractor, build_extractor
 
 Projection = Literal["hidden", "vocab", "none"]
 Pooling = Literal["mean", "max", "last", "first+last"]
+ROWS = 4096
+"""So many rows of an output head are brought to 32 bit at a time."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,27 @@ class Predictor(nn.Module):
         """Raw MOS of one conversation's states [L, input_size]."""
         return self(states[None], torch.tensor([len(states)])).item()
 
-    def fuse(self, head: Tensor) -> Predictor:
+    def fuse(self, head: Tensor | Iterable[Tensor]) -> Predictor:
         """The same function on hidden states: W_proj (W_head h) = (W_proj W_head) h.
 
-        head [vocab, d] is the frozen output matrix that this predictor's logits came from.
+        head [vocab, d] is the frozen output matrix that this predictor's logits came from, or blocks of its
+        rows in order: a block at a time is brought to 32 bit.
         """
         if self.config.projection != "vocab":
             raise ValueError("only a predictor over the vocabulary can be fused with an output head")
-        fused = Predictor(replace(self.config, projection="hidden", input_size=head.shape[1]))
         weights = self.state_dict()
-        weights["projection.weight"] = weights["projection.weight"] @ head.to(self.projection.weight.dtype)
-        fused.load_state_dict(weights)
+        over_vocabulary, size = weights["projection.weight"], self.config.input_size
+        rows, product = 0, None
+        for block in head.split(ROWS) if isinstance(head, Tensor) else head:
+            rows += len(block)
+            if rows > size:
+                break
+            part = over_vocabulary[:, rows - len(block) : rows] @ block.to(over_vocabulary.dtype)
+            product = part if product is None else product.add_(part)
+        if rows != size or product is None:
+            raise ValueError(f"the head does not have the {size:,} rows whose logits are read")
+        fused = Predictor(replace(self.config, projection="hidden", input_size=product.shape[1]))
+        fused.load_state_dict(weights | {"projection.weight": product})
         return fused.train(self.training)
 
 

@@ -130,13 +130,18 @@ def candidates(folder: Path) -> list[Candidate]:
     return sorted(found, key=lambda each: (each.registered_at, each.name), reverse=True)
 
 
+def registered(name: str, folder: Path) -> Path | None:
+    """A candidate's folder by its name in the registry; None if it is not registered there."""
+    return folder / name if (folder / name / CARD_FILE).is_file() else None
+
+
 def find(name: str, folder: Path) -> Path:
     """A candidate's folder by its name in the registry, or any other checkpoint by name or path.
 
-    Raises InputError if there is none. What is in it is looked at by m3agiqa.checkpoint.read_card.
+    Raises InputError if there is none on this machine. What is in it is looked at by
+    m3agiqa.checkpoint.read_card.
     """
-    registered = folder / name
-    return registered if (registered / CARD_FILE).is_file() else find_checkpoint(name)
+    return registered(name, folder) or find_checkpoint(name)
 
 
 def _read(folder: Path) -> Candidate:

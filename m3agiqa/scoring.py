@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -29,6 +30,8 @@ COLUMNS = (
     "error",
 )
 
+AT_ONCE = 8
+"""Images; more are hardly faster on few cores, and lost where a run is stopped."""
 MAX_SIDECAR = 100_000  # characters; a longer text is no prompt, and csv could not read it back
 
 
@@ -139,20 +142,28 @@ def _csv_row(cells: dict[str | None, str], image_root: Path) -> Row:
 
 
 def score(rows: Iterable[Row], output: ScoreFile, assessor: Assessor) -> Iterator[str]:
-    """Judge row after row, append each to the output, and yield its error ("" where all went well)."""
-    for row in rows:
-        cells = {"image": row.image, "prompt": row.prompt, "prompt_origin": row.prompt_origin}
-        cells |= {"model": assessor.card.title, "learned_from": assessor.card.learned_from}
-        error = row.error
-        if not error:
-            try:
-                cells |= _cells(assessor.assess(row.path, row.prompt))
-            except M3AgiqaError as problem:
-                error = str(problem)
-            except Exception as problem:  # one odd file must not end a night's run
-                error = f"Unexpected {type(problem).__name__}: {problem}"
-        output.append({**cells, "error": error})
-        yield error
+    """Judge all rows, some at once, append each to the output, and yield its error ("": all went well)."""
+    waiting = iter(rows)
+    while batch := list(islice(waiting, AT_ONCE)):
+        good = [row for row in batch if not row.error]
+        judged = dict(zip(map(id, good), _judge(good, assessor), strict=True))
+        for row in batch:
+            cells = {"image": row.image, "prompt": row.prompt, "prompt_origin": row.prompt_origin}
+            cells |= {"model": assessor.card.title, "learned_from": assessor.card.learned_from}
+            answer = judged.get(id(row), row.error)
+            error = "" if isinstance(answer, Assessment) else str(answer)
+            output.append({**cells, **({} if error else _cells(answer)), "error": error})
+            yield error
+
+
+def _judge(rows: Sequence[Row], assessor: Assessor) -> list[Assessment | M3AgiqaError | str]:
+    """An assessment or what is wrong, row by row."""
+    try:
+        return list(assessor.assess_all([(row.path, row.prompt) for row in rows]))
+    except Exception as problem:  # one odd file must not end a night's run
+        if len(rows) == 1:
+            return [f"Unexpected {type(problem).__name__}: {problem}"]
+        return [answer for row in rows for answer in _judge([row], assessor)]
 
 
 def _cells(assessment: Assessment) -> dict[str, str]:

@@ -15,13 +15,14 @@ import yaml
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.lightning import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
 from training.ablate import ablate
 from training.comparison import as_text
 from training.config import RunConfig
 from training.cross import cross
 from training.datasets.conversations import export_conversations
-from training.distill import DistillConfig, Journal, distill, plan
+from training.distill import DistillConfig, Replies, distill, plan
 from training.import_predictor import import_predictor
 from training.plan import plan as steps
 from training.responses import evaluate_responses
@@ -96,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sharing = stage(name, _shared(name), text)
         sharing.add_argument("--share", help="INDEX/COUNT: do this part of the work alone")
+        if name == "describe":
+            _add_server(sharing)
     stage("ship", _ship, "put a run's checkpoint together").add_argument(
         "--out", type=Path, help="folder of the checkpoint (default: checkpoint in the run)"
     )
@@ -133,12 +136,32 @@ def _parser() -> argparse.ArgumentParser:
     theirs.add_argument("--aspect", type=Aspect, choices=list(Aspect), required=True)
     theirs.add_argument("--out", type=Path, required=True, help="folder for the converted predictor")
     theirs.add_argument("--head", type=Path, help="safetensors with the output head to fuse W_proj with")
+    theirs.add_argument(
+        "--context-length",
+        type=int,
+        default=CONTEXT_LENGTH,
+        metavar="N",
+        help="tokens that conversations were cut to in its training, where the file does not say (768 for "
+        "AIGCIQA-20k; default: %(default)s)",
+    )
     giving = add("export-conversations", _export, "samples as the conversation files of the paper's authors")
     giving.add_argument("samples", type=Path, help="samples.jsonl with descriptions and MOS")
     giving.add_argument("--aspect", type=Aspect, choices=list(Aspect), required=True)
     giving.add_argument("--scale", type=float, nargs=2, default=(1.0, 5.0), metavar=("LOW", "HIGH"))
     giving.add_argument("--out", type=Path, required=True, help="JSON file")
     return parser
+
+
+def _add_server(describing: argparse.ArgumentParser) -> None:
+    describing.add_argument(
+        "--server",
+        metavar="URL",
+        help="let a model on a server speak (vLLM or another one with OpenAI's chat completions, key in "
+        "OPENAI_API_KEY); the run keeps this, and `encode` then reads what was said",
+    )
+    describing.add_argument(
+        "--server-model", metavar="NAME", help="name of the model there (default: its only one)"
+    )
 
 
 def _add_distill(add) -> None:
@@ -164,23 +187,31 @@ def _add_distill(add) -> None:
 
 def _opened(args: argparse.Namespace) -> Run:
     """The run that is meant, begun if settings are given."""
-    export = getattr(args, "add_annotations", None)
+    export, server = getattr(args, "add_annotations", None), _server(args)
     if args.config is None:
         if args.run is None:
             raise InputError("Give a settings file, or --run with the folder of a run that was begun before.")
         run = Run.open(args.run)
-        if not args.set and export is None:
+        if not args.set and export is None and not server:
             return run
         settings = read_yaml(args.run / "config.yaml")
     else:
         settings = read_yaml(args.config)
     if export is not None:
         settings = merged(settings, {"annotations": str(export)})
-    config = build(RunConfig, _changed(settings, args.set), args.config or args.run)
+    config = build(RunConfig, merged(_changed(settings, args.set), server), args.config or args.run)
     run = Run(args.run or _default_folder(args.config, export), config)
     if not getattr(args, "plan", False):
         run.begin()
     return run
+
+
+def _server(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that --server and --server-model stand for."""
+    url, model = getattr(args, "server", None), getattr(args, "server_model", None)
+    if url is not None:
+        return {"server": {"url": url, "model": model}}
+    return {} if model is None else {"server": {"model": model}}
 
 
 def _default_folder(config: Path, export: Path | None) -> Path:
@@ -273,7 +304,7 @@ def _distill(args: argparse.Namespace) -> None:
     samples = read_samples(args.samples)
     if args.dry_run:
         asked = 0
-        for sample, text in plan(samples, Journal(journal), scale):
+        for sample, text in plan(samples, Replies(journal), scale):
             sys.stdout.write(f"--- {sample.id}: {sample.image}\n{text}\n")
             asked += 1
         sys.stdout.write(f"--- {asked:,} requests would be sent.\n")
@@ -301,7 +332,7 @@ def _responses(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    predictor = import_predictor(args.file, args.aspect, args.out, args.head)
+    predictor = import_predictor(args.file, args.aspect, args.out, args.head, args.context_length)
     reads = {"vocab": "logits", "hidden": "hidden states"}[predictor.config.projection]
     sys.stdout.write(f"The {args.aspect} predictor, which reads {reads}, is in {args.out}\n")
 

@@ -29,9 +29,10 @@ from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.metrics import plcc, srcc
 from training.cases import own_cases
-from training.describe import backbone_id, describe
+from training.describe import describe
 from training.encode import Telling, encode
 from training.fit import FitConfig, fit, predict
+from training.identity import backbone_id
 from training.progress import bar
 from training.reading import Reading
 from training.run import Run
@@ -108,8 +109,8 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
         for t in config.tables
         for name, changes in t.rows.items()
     ]
-    jobs = {job.key: job for _, _, variant in rows for job in _jobs(config, run, variant)}
     _prepare(run, config.aspect, [variant for _, _, variant in rows])
+    jobs = {job.key: job for _, _, variant in rows for job in _jobs(config, run, variant)}
     out.mkdir(parents=True, exist_ok=True)
     for done in _train(
         [job for key, job in jobs.items() if key not in _results(out)], out, processes, len(jobs)
@@ -129,8 +130,7 @@ def _variant(config: AblationConfig, run: Run, changes: dict[str, Any], path: Pa
 
 def _jobs(config: AblationConfig, run: Run, variant: Variant) -> list[Job]:
     """One for each seed."""
-    identity = backbone_id(run.config.backbone, _folder(run, variant))
-    made_from = f"{run.content} {identity} {run.config.select_on}"
+    made_from = f"{run.content} {_speaker(run, variant)} {run.config.select_on}"
     return [Job(config.run, config.aspect, variant, seed, made_from) for seed in config.seeds]
 
 
@@ -154,21 +154,31 @@ def _prepare(run: Run, aspect: Aspect, variants: list[Variant]) -> None:
         needed = {*variant.reading.needs(aspect)}
         samples = [case.sample for case in run.cases if case.kind == "own" and aspect in case.aspects]
         cases = own_cases(samples, [each for each in Aspect if each in needed])
-        describe(cases, backbone, folder, run.cache)
+        if variant.finetuned:
+            run.speak(cases, run.cache)
+        else:
+            describe(cases, backbone, folder, run.cache)
         if not variant.reading.as_spoken:
             encode(_tellings(run, aspect, variant), backbone, folder, run.cache)
 
 
+def _reader(run: Run, variant: Variant) -> str:
+    return backbone_id(run.config.backbone, _folder(run, variant))
+
+
+def _speaker(run: Run, variant: Variant) -> str:
+    """Who spoke in the run, or the backbone without fine-tuning."""
+    return run.identity if variant.finetuned else _reader(run, variant)
+
+
 def _tellings(run: Run, aspect: Aspect, variant: Variant) -> list[Telling]:
-    identity = backbone_id(run.config.backbone, _folder(run, variant))
-    return tellings(run.cases, run.cache, identity, aspect, variant.reading)
+    return tellings(run.cases, run.cache, _speaker(run, variant), aspect, variant.reading)
 
 
 def _targets(run: Run, aspect: Aspect, variant: Variant) -> list[Target]:
-    identity = backbone_id(run.config.backbone, _folder(run, variant))
     if variant.reading.as_spoken:
-        return targets(run.cases, run.cache, identity, aspect)
-    return told_targets(_tellings(run, aspect, variant), run.cache, identity)
+        return targets(run.cases, run.cache, _speaker(run, variant), aspect)
+    return told_targets(_tellings(run, aspect, variant), run.cache, _reader(run, variant))
 
 
 # --- predictors ----------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Case:
     def key(self, aspect: Aspect, identity: str) -> str:
         """Hash of all that a conversation which the backbone speaks depends on, and its hidden states.
 
-        `identity` is the backbone's (training.describe.backbone_id).
+        `identity` is the backbone's (training.identity.backbone_id).
         """
         question = Conversation.open(aspect, self.prompt).turns[0].content
         return self._hash(identity, question, None)

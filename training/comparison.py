@@ -13,8 +13,9 @@ from m3agiqa.checkpoint import Card, load_predictor, read_card
 from m3agiqa.metrics import plcc, rmse, srcc
 from m3agiqa.registry import METRICS, Agreement, Compared, Comparison
 from training.cases import own_cases
-from training.describe import backbone_id, describe
+from training.describe import describe
 from training.fit import predict
+from training.identity import backbone_id
 from training.targets import targets
 
 if TYPE_CHECKING:

@@ -13,6 +13,9 @@ from training.datasets import DataConfig
 from training.distill import DistillConfig
 from training.finetune import FinetuneConfig
 from training.fit import FitConfig
+from training.served import ServerConfig
+
+SHIPPED = "shipped"
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class RunConfig:
     backbone: str = "nano"
     """nano, minicpm, or hf:organisation/name (with @revision or not; or a folder) for a model of the Hugging
     Face Hub that writes text about images."""
-    start: str | None = "nano"
-    """Checkpoint (shipped name or folder) whose backbone is used or tuned further; null: base weights."""
+    start: str | None = SHIPPED
+    """Checkpoint (shipped name or folder) whose backbone is used or tuned further; null: base weights;
+    "shipped": the shipped one of this backbone, which only nano has, else base weights."""
     teacher: TeacherConfig | None = None
     """Stage distill; null where the data has descriptions already, or none are wanted."""
     extras: Path | None = None
@@ -56,13 +60,18 @@ class RunConfig:
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig | None = None
     """Stage finetune; null: the backbone of `start` speaks as it is."""
+    server: ServerConfig | None = None
+    """Who speaks in stage describe: a model on a server, and stage encode then reads what it said; null: the
+    backbone itself."""
     made_up: bool = False
     """Whether damaged copies and unrelated prompts are described as well: some of the training images' for
     the hinge (fit.losses.worse), the test images' for the sanity check. Adds about a half to describe."""
     processes: int = 1
-    """Processes that share describe and encode on this machine, each with its part of the cores."""
+    """Processes that share describe (without a server) and encode on this machine, each with its part of the
+    cores."""
     encode: bool = False
-    """Stage encode: also read the data's own descriptions, to see what better ones would gain."""
+    """Stage encode: also read the data's own descriptions, to see what better ones would gain. What a server
+    said is read in any case."""
     fit: FitConfig = field(default_factory=FitConfig)
     seeds: tuple[int, ...] = (0,)
     """Of predictors; agreement is reported as mean and spread, and the best by validation is kept."""
@@ -78,6 +87,8 @@ class RunConfig:
     """Of what is drawn outside of the other seeds' reach: prompts, damages, the order of lessons."""
 
     def __post_init__(self) -> None:
+        if self.start == SHIPPED:
+            object.__setattr__(self, "start", "nano" if self.backbone == "nano" else None)
         if not self.seeds:
             raise InputError("seeds: give at least one.")
         if self.ship_seeds and len(self.seeds) < 2:

@@ -9,7 +9,6 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 from m3agiqa.predictor import Predictor
 from training.cases import own_cases
-from training.describe import describe
 from training.evaluate import evaluate
 from training.fit import fit
 from training.progress import claim
@@ -29,7 +28,7 @@ def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[st
         raise InputError(f"{trained.folder} and {tested.folder} have no aspect in common.")
     wanted = {"train", "test", trained.config.select_on} if retrain else {"test"}
     cases = own_cases([sample for sample in tested.samples if sample.split in wanted], aspects)
-    describe(cases, trained.config.backbone, trained.speaker, tested.cache)
+    trained.speak(cases, tested.cache)
     found = {}
     for aspect in aspects:
         every = targets(cases, tested.cache, trained.identity, aspect)

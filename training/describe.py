@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.backbones.base import BASE_FILE, Backbone, Delta, Request, Spoken
+from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
 from m3agiqa.errors import InputError
-from m3agiqa.weights import sha256
 from training.cases import Case
-from training.finetune import STATE
 from training.hidden_cache import Entry, HiddenCache
+from training.identity import backbone_id
 from training.progress import bar
 from training.shares import Share
 
@@ -24,32 +23,27 @@ ROWS = 96
 """Conversations spoken at once; more are hardly faster on few cores, and need more memory."""
 
 
-def backbone_id(name: str, folder: Path) -> str:
-    """Identity of a fine-tuned backbone: name, revision, and the content of its connector and adapter."""
-    found = [*folder.rglob("*.safetensors"), *folder.rglob(BASE_FILE)]
-    files = sorted(path for path in found if "predictor" not in path.name)
-    trained = [path for path in files if not path.relative_to(folder).parts[0].startswith(STATE)]
-    return " ".join([name, str(backbone_class(name).revision), *(sha256(path) for path in trained)])
-
-
 def describe(
     cases: Sequence[Case], backbone: str, folder: Path, cache: HiddenCache, share: Share | None = None
 ) -> None:
     """Speak what the cache does not hold yet, with the backbone fine-tuned in `folder`."""
-    identity = backbone_id(backbone, folder)
-    pictures = [list(group) for _, group in groupby(sorted(cases, key=_picture), key=_picture)]
+    pictures = [list(group) for _, group in groupby(sorted(cases, key=picture), key=picture)]
     mine = list(chain.from_iterable((share or Share()).of(pictures)))
 
-    def is_missing(case: Case) -> bool:
-        return any(case.key(aspect, identity) not in cache for aspect in case.aspects)
+    def todo(identity: str) -> list[list[Case]]:
+        """Whole batches as they would be without an interruption: rounding depends on what is in a batch."""
 
-    # Whole batches as they would be without an interruption, as rounding depends on what is spoken together.
-    todo = [batch for batch in batches_of(mine, ROWS) if any(map(is_missing, batch))]
-    if not todo:
+        def is_missing(case: Case) -> bool:
+            return any(case.key(aspect, identity) not in cache for aspect in case.aspects)
+
+        return [batch for batch in batches_of(mine, ROWS) if any(map(is_missing, batch))]
+
+    if not todo(backbone_id(backbone, folder)):
         return
-    speaker = load_backbone(backbone, folder)
-    with bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, todo))) as progress:
-        for batch in todo:
+    identity = backbone_id(backbone, folder, fetch=True)
+    speaker, left = load_backbone(backbone, folder), todo(identity)
+    with bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
+        for batch in left:
             rows = [(case, aspect) for case in batch for aspect in case.aspects]
             spoken = []
             for said in _speak(speaker, batch):
@@ -75,14 +69,15 @@ def _speak(speaker: Backbone, batch: list[Case]) -> Iterator[Delta | Spoken]:
 def _requests(batch: list[Case]) -> list[Request]:
     """One request an image: cases about the same image share its visual tokens."""
     requests = []
-    for _, group in groupby(batch, key=_picture):
+    for _, group in groupby(batch, key=picture):
         cases = list(group)
         conversations = chain.from_iterable(case.conversations() for case in cases)
         requests.append(Request(cases[0].image(), tuple(conversations)))
     return requests
 
 
-def _picture(case: Case) -> tuple[str, str]:
+def picture(case: Case) -> tuple[str, str]:
+    """The same for cases about the same image."""
     return case.sample.id, case.damage or ""
 
 

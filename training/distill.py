@@ -6,23 +6,21 @@ for, twice: an interrupted run continues where it was.
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from threading import Event
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
+from training.asking import Busy, Refused, Sleep, at_once, patiently
+from training.journal import Journal
 from training.progress import bar
 from training.tables import on_scale
-from training.teachers import Busy, Refused, Reply, Teacher, TeacherError, descriptions, question
+from training.teachers import Teacher, descriptions, question
 
 
 @dataclass(frozen=True)
@@ -77,63 +75,27 @@ class Summary:
         return f"{', '.join(told)}; {tokens}, ${self.dollars:.2f}."
 
 
-class Journal:
-    """All outcomes of a distillation so far; `add` returns once the line is on disk."""
+class Replies(Journal[Outcome]):
+    """All outcomes of a distillation so far."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._file: TextIO | None = None
-        self.outcomes: list[Outcome] = []
-        self._refusals: set[tuple[str, str]] = set()
-        for outcome in self._read():
-            self._note(outcome)
-
-    def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8")
-        if self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # a kill has cut the last line off; it is not part of the next
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def add(self, outcome: Outcome) -> None:
-        with self._lock:
-            self._file.write(json.dumps(vars(outcome), ensure_ascii=False) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._note(outcome)
+        super().__init__(path, Outcome)
+        self._refusals = {(row.id, row.teacher) for row in self.rows if row.refusal}
 
     def refused(self, sample: Sample, teacher: Teacher) -> bool:
-        """Whether a teacher has refused a sample before."""
+        """Whether a teacher had refused a sample before."""
         return (sample.id, teacher.name) in self._refusals
-
-    def _note(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        if outcome.refusal:
-            self._refusals.add((outcome.id, outcome.teacher))
 
     def descriptions(self, wanted: dict[str, list[Aspect]]) -> dict[str, dict[Aspect, str]]:
         """The last sensible answer for each of some samples."""
         found = {}
-        for outcome in self.outcomes:
+        for outcome in self.rows:
             if outcome.text is not None and outcome.id in wanted:
                 try:
                     found[outcome.id] = descriptions(outcome.text, wanted[outcome.id])
                 except Busy:
                     continue  # paid for, but of no use
         return found
-
-    def _read(self) -> Iterator[Outcome]:
-        if not self.path.exists():
-            return
-        for line in self.path.read_text(encoding="utf-8").split("\n"):
-            try:
-                yield Outcome(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # the line that was being written when the run was killed
 
 
 def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
@@ -142,7 +104,7 @@ def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
     return {name: aspects for name, aspects in lacking.items() if aspects}
 
 
-def plan(samples: Sequence[Sample], journal: Journal, scale: MosScale) -> Iterator[tuple[Sample, str]]:
+def plan(samples: Sequence[Sample], journal: Replies, scale: MosScale) -> Iterator[tuple[Sample, str]]:
     """What would be sent (a dry run): samples with the questions about them.
 
     Raises InputError before the first if a sample's MOS is not on the scale.
@@ -163,24 +125,27 @@ def distill(
     journal_file: Path,
     scale: MosScale,
     config: DistillConfig,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Sleep | None = None,
 ) -> tuple[list[Sample], Summary]:
     """Ask for all missing descriptions; the next teacher is asked what one before it refuses.
 
     Returns the samples with what is known now. Raises InputError for ids given twice and a MOS off the
-    scale, before anything is asked; TeacherError when a teacher will answer nothing at all (a wrong key,
-    say), after what was under way has been written down.
+    scale, before anything is asked; ServerError when a teacher will answer nothing at all (a wrong key,
+    say), after what was under way has been written down. `sleep` waits in place of the clock.
     """
     if len({sample.id for sample in samples}) < len(samples):
         raise InputError("Two samples have the same id; answers could not be told apart.")
-    journal = Journal(journal_file)
-    before = len(journal.outcomes)
+    journal = Replies(journal_file)
+    before = len(journal.rows)
     todo = list(plan(samples, journal, scale))
     wanted = missing(samples)
     failed: dict[str, str] = {}
+    stop = Event()
+    sleep = sleep or stop.wait
     pace = Pace(config.per_minute, sleep)
 
-    def ask(sample: Sample, asked: str) -> None:
+    def ask(task: tuple[Sample, str]) -> None:
+        sample, asked = task
         for teacher in teachers:
             if journal.refused(sample, teacher):
                 continue
@@ -193,10 +158,10 @@ def distill(
                 failed[sample.id] = f"{teacher.name}: {error}"
                 return
 
-    with journal, ThreadPoolExecutor(config.concurrency) as pool:
-        _all(pool, ask, todo, len(wanted), 2 * config.concurrency)
+    with journal, bar(None, "distill", total=len(wanted), start=len(wanted) - len(todo)) as progress:
+        at_once(ask, todo, config.concurrency, stop, progress)
     known = journal.descriptions(wanted)
-    new = journal.outcomes[before:]
+    new = journal.rows[before:]
     sent, received = (sum(getattr(o, name) for o in new) for name in ("input_tokens", "output_tokens"))
     summary = Summary(
         described=len(known),
@@ -211,9 +176,9 @@ def distill(
 
 
 class Pace:
-    """Lets requests begin no faster than a rate."""
+    """Lets requests begin no faster than a rate; `wait` raises Busy where it was cut short."""
 
-    def __init__(self, per_minute: float, sleep: Callable[[float], None]) -> None:
+    def __init__(self, per_minute: float, sleep: Sleep) -> None:
         self._interval, self._sleep = 60 / per_minute, sleep
         self._lock = threading.Lock()
         self._next = time.monotonic()
@@ -223,8 +188,8 @@ class Pace:
             now = time.monotonic()
             turn = max(self._next, now)
             self._next = turn + self._interval
-        if turn > now:
-            self._sleep(turn - now)
+        if turn > now and self._sleep(turn - now):
+            raise Busy("interrupted")
 
 
 def _answer(
@@ -232,52 +197,18 @@ def _answer(
     sample: Sample,
     asked: str,
     wanted: list[Aspect],
-    journal: Journal,
+    journal: Replies,
     config: DistillConfig,
     pace: Pace,
-    sleep: Callable[[float], None],
+    sleep: Sleep,
 ) -> None:
     """One teacher's sensible answer into the journal; raises Refused, or Busy after the last attempt."""
-    for attempt in range(config.attempts):
+
+    def ask() -> None:
         pace.wait()
-        try:
-            reply: Reply = teacher.explain(sample, asked)
-            # First what was paid for, then what is made of it.
-            journal.add(Outcome(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens))
-            descriptions(reply.text, wanted)
-            return
-        except Busy as error:
-            if attempt + 1 == config.attempts:
-                raise
-            backoff = min(60.0, config.patience * 2**attempt) * random.uniform(0.5, 1.5)
-            sleep(max(backoff, error.retry_after or 0.0))
+        reply = teacher.explain(sample, asked)
+        # First what was paid for, then what is made of it.
+        journal.add(Outcome(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens))
+        descriptions(reply.text, wanted)
 
-
-def _all(
-    pool: ThreadPoolExecutor,
-    ask: Callable[[Sample, str], None],
-    todo: list[tuple[Sample, str]],
-    total: int,
-    queued: int,
-) -> None:
-    """Run through the samples; on a TeacherError or Ctrl-C begin no more, and let what runs finish."""
-    running: set[Future] = set()
-    with bar(None, "distill", total=total, start=total - len(todo)) as progress:
-        try:
-            for sample, asked in todo:
-                running.add(pool.submit(ask, sample, asked))
-                while len(running) >= queued:
-                    running = _finish(running, progress)
-            while running:
-                running = _finish(running, progress)
-        except (TeacherError, KeyboardInterrupt):
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _finish(running: set[Future], progress) -> set[Future]:
-    done, rest = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-        progress.update()
-    return rest
+    patiently(ask, config.attempts, config.patience, sleep)

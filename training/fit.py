@@ -25,6 +25,8 @@ from training.progress import bar, latest_folder, replace_folder
 from training.targets import Target
 
 ASPECTS = tuple(Aspect)
+LEAST_CONTEXT = 1024  # positions
+ROOM = 1.25  # for conversations that are longer than those of the training
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class FitConfig:
     dim: int = 64
     """Width of W_proj's output: the paper's 512 has ten times as many weights as nano has data for."""
     blocks: int = 4
+    context_length: int | None = None
+    """Longest sequence that is read, of a longer one only the beginning is; null: 1,024, or a quarter more
+    than the longest conversation that it is trained on. The paper: 512."""
     dropout: float = 0.2
     input_dropout: float = 0.3
     """Share of the hidden dimensions that are hidden from W_proj, the same at all positions of a row."""
@@ -60,12 +65,12 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "blocks", "epochs", "batch"):
-            if getattr(self, name) < 1:
+        for name in ("dim", "blocks", "context_length", "epochs", "batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"fit.{name} must be at least 1, not {getattr(self, name)}.")
 
-    def shape(self, hidden_size: int, vocab_size: int) -> PredictorConfig:
-        """The predictor's shape for a backbone's sizes."""
+    def shape(self, hidden_size: int, vocab_size: int, longest: int = 0) -> PredictorConfig:
+        """The predictor's shape for a backbone's sizes, and its longest conversation (in positions)."""
         return PredictorConfig(
             vocab_size if self.projection == "vocab" else hidden_size,
             projection=self.projection,
@@ -74,6 +79,7 @@ class FitConfig:
             dim=self.dim,
             blocks=self.blocks,
             dropout=self.dropout,
+            context_length=self.context_length or max(LEAST_CONTEXT, math.ceil(longest * ROOM)),
         )
 
 
@@ -98,7 +104,8 @@ def fit(
         raise ValueError("a predictor over the vocabulary needs the backbone's output matrix")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    shape = config.shape(train[0].states.shape[-1], 0 if head is None else len(head))
+    longest = max(len(target.states) for target in train)
+    shape = config.shape(train[0].states.shape[-1], 0 if head is None else len(head), longest)
     head = head.float() if config.projection == "vocab" else None
     scaler = Standardizer.of(train, head, config.standardize)
     scaled = None if scaler.head is None else scaler.head.to(device)

@@ -90,9 +90,7 @@ def _with_given(run: Run) -> dict[str, dict[str, dict]] | None:
     found = {}
     for aspect in run.aspects:
         about = [each for each in run.given if each.conversation.aspect is aspect]
-        told = told_targets(
-            [each for each in about if aspect in each.case.sample.mos], run.cache, run.identity
-        )
+        told = told_targets([each for each in about if aspect in each.case.sample.mos], run.cache, run.reader)
         if len(told) > 2:
             found[str(aspect)] = evaluate(run.best(aspect), told, run.scale)
     return {"reading the data's own descriptions": found} if found else None

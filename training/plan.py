@@ -9,7 +9,8 @@ from typing import Literal
 from m3agiqa.errors import InputError
 from m3agiqa.samples import read_samples
 from training.align import DONE_FILE as ALIGNED_FILE
-from training.distill import Journal
+from training.config import RunConfig
+from training.distill import Replies
 from training.distill import plan as questions
 from training.finetune import DONE_FILE as FINETUNED_FILE
 from training.run import FACTS_FILE, Run
@@ -40,7 +41,7 @@ def plan(run: Run) -> list[Step]:
         _optional("align", config.align, run.aligned / ALIGNED_FILE, "teach the connector alone"),
         _optional("finetune", config.finetune, run.finetuned / FINETUNED_FILE, tuned),
         _describe(run, read),
-        Step("encode", "to do" if config.encode else "left out", "read the test images' own descriptions"),
+        _encode(config),
         _fit(run, read),
         Step("transfer", "to do" if config.transfer else "left out", "refit without groups of sources"),
         Step(
@@ -71,21 +72,33 @@ def _distill(run: Run, read: bool) -> Step:
     who = ", then ".join(run.config.teacher.names)
     if not read:
         return Step("distill", "to do", f"ask {who}")
-    journal = Journal(run.folder / "distill" / "replies.jsonl")
+    journal = Replies(run.folder / "distill" / "replies.jsonl")
     count = len(list(questions(read_samples(run.folder / "samples.jsonl"), journal, run.scale)))
     return Step("distill", _done(count == 0), f"ask {who} about {count:,} samples")
 
 
 def _describe(run: Run, read: bool) -> Step:
+    server = run.config.server
+    who = f"let {server.model or 'the model'} at {server.url} " if server else ""
     if not read:
-        return Step("describe", "to do", "speak about all samples")
+        return Step("describe", "to do", f"{who}speak about all samples")
     wanted = [(case, aspect) for case in run.cases for aspect in case.aspects]
-    text = f"speak about {len(run.samples):,} samples in {len(wanted):,} conversations"
+    text = f"{who}speak about {len(run.samples):,} samples in {len(wanted):,} conversations"
+    if run.served is not None:
+        missing = len(run.served.missing(run.cases))
+        return Step("describe", _done(missing == 0), f"{text}, {missing:,} of them new")
     try:
         missing = sum(case.key(aspect, run.identity) not in run.cache for case, aspect in wanted)
     except InputError:  # the backbone is not there yet
         return Step("describe", "to do", text)
     return Step("describe", _done(missing == 0), f"{text}, {missing:,} of them new")
+
+
+def _encode(config: RunConfig) -> Step:
+    said = ["what the server's model said"] if config.server else []
+    own = ["the test images' own descriptions"] if config.encode or not said else []
+    wanted = config.encode or config.server
+    return Step("encode", "to do" if wanted else "left out", f"read {' and '.join(said + own)}")
 
 
 def _fit(run: Run, read: bool) -> Step:

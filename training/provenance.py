@@ -21,6 +21,7 @@ def provenance(run: Run) -> dict[str, str]:
     return {
         "run": run.folder.name,
         "backbone": f"{config.backbone}, {'fine-tuned here' if config.finetune else 'as it came'}",
+        **({} if run.served is None else {"descriptions": f"by {run.served.model} on a server"}),
         "data": f"{config.data.format}, {len(run.samples):,} samples",
         "data fingerprint": fingerprint(run.samples),
         **_annotations(run),

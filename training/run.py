@@ -32,16 +32,18 @@ from training.cases import Case, all_cases, image_hash, own_cases
 from training.config import RunConfig
 from training.curriculum import curriculum
 from training.datasets import fingerprint, load
-from training.describe import backbone_id, describe
-from training.distill import Journal, distill, plan
+from training.describe import describe
+from training.distill import Replies, distill, plan
 from training.encode import Telling, encode, given
 from training.finetune import DONE_FILE as FINETUNED_FILE
 from training.finetune import finetune
 from training.fit import fit
 from training.hidden_cache import HiddenCache
+from training.identity import backbone_id
 from training.outcome import is_written, write_outcome
 from training.progress import claim, claim_anew, is_claimed, replace_folder
 from training.report import COMPARISON_FILE
+from training.served import Served, heard_by
 from training.settings import build, plain, read_yaml
 from training.shares import Share, in_processes
 from training.ship import ship
@@ -179,9 +181,20 @@ class Run:
         return self.finetuned
 
     @cached_property
-    def identity(self) -> str:
-        """What the speaking backbone is called in keys of the cache."""
+    def reader(self) -> str:
+        """Identity of the backbone, which holds in mind what is said."""
         return backbone_id(self.config.backbone, self.speaker)
+
+    @property
+    def identity(self) -> str:
+        """Who speaks and who reads it, in keys of the cache. Raises InputError while that is not known."""
+        return self.reader if self.served is None else heard_by(self.reader, self.served.model)
+
+    @cached_property
+    def served(self) -> Served | None:
+        """What a server's model has said; None where the backbone speaks itself."""
+        server = self.config.server
+        return None if server is None else Served(server, self.folder / "served")
 
     def targets(self, aspect: Aspect, split: str) -> list[Target]:
         """Cached targets of a split. Raises InputError if there are none, or some are not described yet."""
@@ -215,7 +228,7 @@ class Run:
         if self.config.teacher is None:
             return
         out, asked, told = self.folder / "distill", self._undistilled(), self.config.teacher
-        questions = list(plan(asked, Journal(out / "replies.jsonl"), self.scale))
+        questions = list(plan(asked, Replies(out / "replies.jsonl"), self.scale))
         teachers = [teacher(name) for name in told.names] if questions else []
         filled, found = distill(asked, teachers, out / "replies.jsonl", self.scale, told.limits)
         write_samples(filled, out / "samples.jsonl")
@@ -243,7 +256,7 @@ class Run:
         begun = self.untuned
         made_from = (
             self._aligned_from,
-            backbone_id(config.backbone, begun),
+            backbone_id(config.backbone, begun, fetch=True),
             config.curriculum,
             config.finetune,
         )
@@ -265,15 +278,33 @@ class Run:
         finetune(lessons, begun, self.finetuned, config.finetune, config.backbone)
 
     def describe(self, share: Share | None = None) -> None:
-        """Let the backbone speak about all cases, and keep its hidden states; or a share of them."""
+        """Let the backbone speak about all cases, and keep its hidden states; or a share of them.
+
+        With a server its model speaks, and nothing is read yet. Raises InputError if that failed for some.
+        """
+        if self.served is not None:
+            self._check_all_said(self.served.speak(self.cases, share))
+            return
         self._in_processes("describe", share)
         describe(self.cases, self.config.backbone, self.speaker, self.cache, share)
+        self._forget_reader()
 
     def encode(self, share: Share | None = None) -> None:
-        """Hidden states for the data's own descriptions."""
-        if self.config.encode:
+        """Hidden states for what a server's model has said, and for the data's own descriptions."""
+        tellings = [*self._heard(self.cases), *(self.given if self.config.encode else ())]
+        if tellings:
             self._in_processes("encode", share)
-            encode(self.given, self.config.backbone, self.speaker, self.cache, share)
+            encode(tellings, self.config.backbone, self.speaker, self.cache, share)
+            self._forget_reader()
+
+    def speak(self, cases: Sequence[Case], cache: HiddenCache) -> None:
+        """Let whoever speaks in this run speak about other cases too, and keep hidden states in a cache."""
+        if self.served is None:
+            describe(cases, self.config.backbone, self.speaker, cache)
+        else:
+            self._check_all_said(self.served.speak(cases))
+            encode(self._heard(cases), self.config.backbone, self.speaker, cache)
+        self._forget_reader()
 
     def fit(self, aspects: Sequence[Aspect] | None = None) -> None:
         """Train the predictors, for every seed. Raises InputError for an aspect without scores."""
@@ -378,6 +409,22 @@ class Run:
             in_processes([stage, "--run", str(self.folder)], self.config.processes)
             self.__dict__.pop("cache", None)  # they have added to it
 
+    def _heard(self, cases: Sequence[Case]) -> list[Telling]:
+        """What a server's model has said about cases; nothing where the backbone speaks itself."""
+        return [] if self.served is None else [*self.served.heard(cases)]
+
+    def _check_all_said(self, failed: dict[str, str]) -> None:
+        """Raises InputError if conversations failed; all of them stand in log.txt."""
+        for name, reason in failed.items():
+            self._log(f"describe: {name}: {reason}")
+        if failed:
+            name, reason = next(iter(failed.items()))
+            raise InputError(
+                f"Of the conversations {len(failed):,} failed, the first ({name}) because {reason}. All that "
+                f"failed are in {self.folder / 'log.txt'}. What was answered is kept; the same command asks "
+                "for the others again."
+            )
+
     @contextmanager
     def _logged(self, stage: str) -> Iterator[None]:
         """A line in log.txt before and after a stage."""
@@ -402,8 +449,12 @@ class Run:
 
     def _forget(self) -> None:
         """What was read of the samples, which have changed."""
-        for name in ("samples", "scale", "cases", "content", "identity", "given", "annotated"):
+        for name in ("samples", "scale", "cases", "content", "reader", "given", "annotated"):
             self.__dict__.pop(name, None)
+
+    def _forget_reader(self) -> None:
+        """Its base weights may have been downloaded meanwhile."""
+        self.__dict__.pop("reader", None)
 
     def _check_parts(self, samples: Sequence[Sample]) -> None:
         """Raises InputError if a part that is needed has no score of an aspect that another part has."""
@@ -422,7 +473,7 @@ class Run:
         if missing:
             raise InputError(
                 f"{missing:,} of {len(keys):,} conversations about {aspect} are not in {self.cache.folder}. "
-                "Run `describe` first."
+                f"Run `{'describe' if self.served is None else 'encode'}` first."
             )
 
     @property

@@ -9,10 +9,11 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint import load_predictor, read_card
 from m3agiqa.samples import Sample
 from training.cases import SANITY_DAMAGES, Case, sanity_cases
-from training.describe import backbone_id, describe
+from training.describe import describe
 from training.evaluate import share_lower
 from training.fit import predict
 from training.hidden_cache import HiddenCache
+from training.identity import backbone_id
 
 
 def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:

@@ -5,12 +5,9 @@ API keys come from the environment alone and stand in no message, log or file.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -18,46 +15,23 @@ import httpx
 from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample
+from training.asking import Busy, Refused, Reply, ServerError
+from training.chat_server import KEY_VARIABLE, ChatServer, data_url, seconds
 
+OPENAI = "https://api.openai.com/v1"
 SCORES_SENTENCE = "The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}."
 LONGEST_SIDE = 1024  # pixels of what is sent; teachers reduce larger images themselves, at our cost
 NAMES = {Aspect.QUALITY: "quality", Aspect.CORRESPONDENCE: "alignment", Aspect.AUTHENTICITY: "authenticity"}
 """The aspects as the paper's teacher template calls them."""
 
 
-class TeacherError(M3AgiqaError):
-    """This teacher will not answer, however often it is asked; the message says what to mend."""
-
-
-class Refused(M3AgiqaError):
-    """A safety filter will not let this sample pass; another teacher may."""
-
-
-class Busy(M3AgiqaError):
-    """Worth asking again: overload, rate limit, time-out, an answer that makes no sense."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """Seconds to wait, where the server named them."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a teacher said, and what is paid for."""
-
-    text: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
 class Teacher(Protocol):
-    """Answers the question about one sample's image; raises TeacherError, Refused or Busy."""
+    """Answers the question about one sample's image; raises ServerError, Refused or Busy."""
 
     name: str
 
@@ -125,7 +99,7 @@ class GeminiTeacher:
         except (exceptions.TooManyRequests, exceptions.ServerError) as error:
             raise Busy(self._scrub(error.message), _retry_after(error)) from error
         except exceptions.GoogleAPICallError as error:
-            raise TeacherError(f"{self.name} rejects the request: {self._scrub(error.message)}") from None
+            raise ServerError(f"{self.name} rejects the request: {self._scrub(error.message)}") from None
         except (exceptions.RetryError, OSError) as error:  # time-outs and broken connections
             raise Busy(self._scrub(f"no answer: {type(error).__name__}")) from None
         used = response.usage_metadata
@@ -148,51 +122,14 @@ class OpenAITeacher:
 
     def __init__(self, model: str = "gpt-4o", endpoint: str | None = None, timeout: float = 120) -> None:
         self.name = model
-        base = endpoint or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        local = httpx.URL(base).host in ("localhost", "127.0.0.1", "::1")
-        key = os.environ.get("OPENAI_API_KEY", "") if local else _key("OPENAI_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(base_url=base, timeout=timeout, headers=headers)
-        self._key = key
+        self._server = ChatServer(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI, timeout)
+        if httpx.URL(self._server.url).host not in ("localhost", "127.0.0.1", "::1"):
+            _key(KEY_VARIABLE)
 
     def explain(self, sample: Sample, question: str) -> Reply:
-        picture = {"url": f"data:image/jpeg;base64,{_jpeg(sample.image)}"}
+        picture = {"url": data_url(_small(sample.image), "JPEG", quality=95)}
         content = [{"type": "text", "text": question}, {"type": "image_url", "image_url": picture}]
-        body = {"model": self.name, "messages": [{"role": "user", "content": content}]}
-        try:
-            response = self._client.post("chat/completions", json=body)
-        except httpx.TransportError as error:
-            raise Busy(f"no answer: {type(error).__name__}") from None
-        if response.status_code == 429 or response.status_code >= 500:
-            raise Busy(f"status {response.status_code}", _seconds(response.headers.get("retry-after")))
-        try:
-            answer = response.json()
-        except ValueError as error:
-            raise Busy(f"status {response.status_code} without JSON") from error
-        if response.is_error:
-            self._reject(answer, response.status_code)
-        return self._read(answer)
-
-    def _reject(self, answer: object, status: int) -> None:
-        error = answer.get("error") if isinstance(answer, dict) else None
-        error = error if isinstance(error, dict) else {}
-        if any(word in str(error.get("code")) for word in ("content_policy", "content_filter")):
-            raise Refused(f"{self.name} refuses this image or prompt ({error['code']})")
-        said = str(error.get("message") or f"status {status}")
-        if self._key:
-            said = said.replace(self._key, "…")
-        raise TeacherError(f"{self.name} rejects the request: {said}")
-
-    def _read(self, answer: object) -> Reply:
-        try:
-            (choice,) = answer["choices"][:1]
-            message, used = choice["message"], answer.get("usage") or {}
-            if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-                raise Refused(f"{self.name} refuses this image or prompt")
-            tokens = used.get("prompt_tokens", 0), used.get("completion_tokens", 0)
-            return Reply(str(message["content"] or ""), *tokens)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Busy(f"an answer of unknown form ({type(error).__name__})") from error
+        return self._server.answer(self.name, [{"role": "user", "content": content}])
 
 
 class RecordedTeacher:
@@ -231,7 +168,7 @@ def _key(*names: str) -> str:
     for name in names:
         if value := os.environ.get(name):
             return value
-    raise TeacherError(f"This teacher needs an API key in the environment: set {' or '.join(names)}.")
+    raise ServerError(f"This teacher needs an API key in the environment: set {' or '.join(names)}.")
 
 
 def _small(path: Path) -> Image.Image:
@@ -240,26 +177,13 @@ def _small(path: Path) -> Image.Image:
     return image
 
 
-def _jpeg(path: Path) -> str:
-    buffer = io.BytesIO()
-    _small(path).save(buffer, "JPEG", quality=95)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 def _retry_after(error: object) -> float | None:
     """From the HTTP header, or from the details that Google puts into the body."""
     response = getattr(error, "response", None)
-    if response is not None and (seconds := _seconds(response.headers.get("retry-after"))) is not None:
-        return seconds
+    if response is not None and (named := seconds(response.headers.get("retry-after"))) is not None:
+        return named
     for detail in getattr(error, "details", []) or []:
         delay = getattr(detail, "retry_delay", None)
         if delay is not None:
             return delay.total_seconds() if hasattr(delay, "total_seconds") else float(delay.seconds)
     return None
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return max(0.0, float(text)) if text else None
-    except ValueError:  # a date; our own patience is as good
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import gradio as gr
 
@@ -13,8 +13,13 @@ from annotation.ui.model_loader import ModelLoader
 INTERVAL = 0.2  # seconds between two looks
 
 
-def model_banner(loader: ModelLoader, demo: gr.Blocks) -> gr.HTML:
-    """Build the line; it starts loading if that has not been done, and runs whenever a page is opened."""
+def model_banner(loader: ModelLoader) -> gr.HTML:
+    """Build the line."""
+    return gr.HTML(notices.model_banner(loader.state), elem_id="model")
+
+
+def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Sequence[gr.Tab]) -> None:
+    """Let the line follow the model whenever the page or a tab is opened; loading starts, if need be."""
 
     async def follow() -> AsyncIterator[str]:
         loader.start()
@@ -23,8 +28,11 @@ def model_banner(loader: ModelLoader, demo: gr.Blocks) -> gr.HTML:
             await asyncio.sleep(INTERVAL)
         yield notices.model_banner(state)
 
-    banner = gr.HTML(notices.model_banner(loader.state), elem_id="model")
-    demo.load(
-        follow, outputs=banner, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+    gr.on(
+        [demo.load, *(tab.select for tab in tabs)],
+        follow,
+        outputs=banner,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
     )
-    return banner

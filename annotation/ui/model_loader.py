@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from annotation import zero_gpu
+from annotation.settings import Settings, as_variables
 from m3agiqa.assessor import Assessor
-from m3agiqa.errors import M3AgiqaError, Stopped, WeightsError
-from m3agiqa.registry import find
+from m3agiqa.errors import M3AgiqaError, Stopped, TooLittleMemory, WeightsError
+from m3agiqa.registry import registered
 from m3agiqa.weights import Progress
 
 log = logging.getLogger(__name__)
@@ -26,26 +29,58 @@ class LoadState:
     fraction: float = 0.0
     assessor: Assessor | None = None
     error: M3AgiqaError | None = None
+    notice: str = ""
+    """Why it is not the model that was to be served."""
 
     @property
     def over(self) -> bool:
         return self.assessor is not None or self.error is not None
 
 
-def from_registry(models: Path) -> Callable[[str, Progress], Assessor]:
-    """Loads a model registered in a folder by its name there, and any other by name or path."""
-    return lambda name, progress: Assessor.from_pretrained(find(name, models), progress)
+def from_registry(settings: Settings) -> Callable[[str, Progress], Assessor]:
+    """Loads a registered model by its name there, and any other by name or path, placed as settings say."""
+
+    def load(name: str, progress: Progress) -> Assessor:
+        try:
+            with zero_gpu.loading():
+                assessor = Assessor.from_pretrained(
+                    registered(name, settings.models) or name,
+                    progress,
+                    quantize=settings.quantize,
+                    device=settings.device,
+                    revision=settings.revision if name == settings.model else None,
+                )
+        except M3AgiqaError as error:
+            raise type(error)(as_variables(str(error)) + _ways_out(error, name, settings)) from error
+        return zero_gpu.on_demand(assessor, settings.device)
+
+    return load
+
+
+def _ways_out(error: M3AgiqaError, name: str, settings: Settings) -> str:
+    """What whoever runs the server may do, beside what the error says."""
+    said = ""
+    if isinstance(error, TooLittleMemory) and "SPACE_ID" in os.environ:
+        said += " In this Space's Settings, larger hardware can be chosen, ZeroGPU among it."
+    if name == settings.model != Settings.model:
+        said += f" Without M3AGIQA_MODEL, {Settings.model} judges here."
+    return said
 
 
 class ModelLoader:
     """Loads one model at most once at a time; a failed load can be started again."""
 
     def __init__(
-        self, name: str, load: Callable[[str, Progress], Assessor] = Assessor.from_pretrained
+        self,
+        name: str,
+        load: Callable[[str, Progress], Assessor] = Assessor.from_pretrained,
+        instead: str | None = None,
     ) -> None:
+        """`instead`: the model to serve if this one, which was promoted, cannot be loaded."""
         self.name = name
         self.state = LoadState()
         self._load = load
+        self._instead = instead
         self._thread: threading.Thread | None = None
         """Whose model is wanted."""
         self._lock = threading.Lock()
@@ -98,15 +133,21 @@ class ModelLoader:
         def progress(message: str, fraction: float) -> None:
             self._set(replace(self.state, message=message, fraction=fraction))
 
-        try:
-            self._set(LoadState("Ready", 1.0, assessor=self._loaded(self.name, progress)))
-        except M3AgiqaError as error:
-            self._set(LoadState(error=error))
+        notice = ""
+        for name in dict.fromkeys((self.name, self._instead or self.name)):
+            try:
+                state = LoadState("Ready", 1.0, assessor=self._loaded(name, progress), notice=notice)
+                break
+            except M3AgiqaError as error:
+                log.warning("The model %s cannot be loaded: %s", name, error)
+                state = LoadState(error=error, notice=notice)
+                notice = f"{Path(name).name} was promoted, but cannot be served. {error}"
+        self._set(state, name)
 
-    def _set(self, state: LoadState) -> None:
+    def _set(self, state: LoadState, name: str | None = None) -> None:
         with self._lock:
             if self._thread is threading.current_thread():
-                self.state = state
+                self.name, self.state = name or self.name, state
 
     def _loaded(self, name: str, progress: Progress) -> Assessor:
         """Raises M3AgiqaError, whatever went wrong: a page that waits for ever would hide it."""

@@ -7,6 +7,8 @@ from html import escape
 from annotation.ui.assess.runs import RunState, Stage
 from annotation.ui.model_loader import LoadState
 
+RETRY = "Assessing an image tries it again."
+
 
 def message(text: str) -> str:
     """A sentence the visitor must not miss; the element stays, so that screen readers hear a change."""
@@ -41,12 +43,15 @@ def _doing(state: RunState) -> str:
 
 
 def model_banner(load: LoadState) -> str:
-    """How loading goes; once it is done, which model judges and what it learned from."""
+    """How loading goes; in the end which model judges and what it learned from, or why there is none."""
+    notice = f'<p class="banner failed" role="alert">{escape(load.notice)}</p>' if load.notice else ""
     if load.error is not None:
-        return f'<p class="banner failed" role="alert">{escape(str(load.error))}</p>'
+        failure = f"{load.error} {RETRY}"
+        return f'{notice}<p class="banner failed" role="alert">{escape(failure)}</p>'
     if load.assessor is not None:
         card = load.assessor.card
-        return f'<p class="banner">Model <b>{escape(card.title)}</b>. {escape(card.learned_from)}</p>'
+        learned_from = f"Learned from {escape(card.learned_from)}."
+        return f'<p class="banner">Model <b>{escape(card.title)}</b>. {learned_from}</p>{notice}'
     value = f' value="{load.fraction:.3f}"' if load.fraction else ""  # without a value the bar wanders
     return (
         f'<div class="banner loading"><label for="loading">{escape(_loading(load))}</label>'

@@ -140,3 +140,11 @@ class NotesBase(Protocol):
     def note_base(self, folder: Path) -> None:
         """Write BASE_FILE, so that what was trained can be put together with its model again."""
         ...
+
+    @classmethod
+    def base_version(cls, folder: Path, fetch: bool = False) -> str:
+        """What tells the base weights that a folder's model is made of from any others (hub.version).
+
+        Without `fetch` nothing is downloaded. Raises WeightsError where they are not on this machine.
+        """
+        ...

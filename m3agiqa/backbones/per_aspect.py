@@ -19,8 +19,20 @@ M = TypeVar("M", bound=nn.Module)
 
 def sharing_copy(module: M) -> M:
     """A copy with tensors shared: layers can be put into it that the original will not have."""
-    tensors = chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    return copy.deepcopy(module, {id(held): held for held in _held(module)})
+
+
+def _held(module: nn.Module) -> Iterator[object]:
+    """Tensors, and what bitsandbytes and accelerate keep of them elsewhere."""
+    yield from chain(module.parameters(), module.buffers())
+    for layer in module.modules():
+        own = vars(layer)
+        yield own.get("quant_state")  # of 4 bit
+        if "state" in own and type(layer).__name__ == "Linear8bitLt":
+            yield from (value for value in vars(layer.state).values() if isinstance(value, Tensor))
+        hook = own.get("_hf_hook")
+        for each in getattr(hook, "hooks", [hook]):
+            yield from (getattr(each, name, None) for name in ("weights_map", "tied_params_map"))
 
 
 class PerAspect:

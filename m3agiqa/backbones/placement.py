@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
+
+from m3agiqa.errors import InputError
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -21,3 +26,32 @@ class Placement:
 
 
 AS_PUBLISHED = Placement()
+
+
+def main_device(asked: str | None) -> torch.device:
+    """The device that is meant by Placement.device; for "auto" the one that is filled first.
+
+    Raises InputError for one that is unknown or not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked is None:
+        return torch.device("cuda", torch.cuda.current_device()) if count else torch.device("cpu")
+    if asked == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", asked)
+    if not named:
+        raise InputError(
+            f"There is no device {asked!r}. Give cpu, cuda, cuda:N (N is a GPU's number) or auto."
+        )
+    if asked == "cpu":
+        return torch.device("cpu")
+    if not count:
+        raise InputError(
+            f"PyTorch finds no GPU on this machine, so {asked} cannot be used. Leave the device out, or "
+            "give cpu."
+        )
+    number = int(named[1] or 0)
+    if number >= count:
+        there = "only cuda:0" if count == 1 else f"only cuda:0 to cuda:{count - 1}"
+        raise InputError(f"There is no {asked} on this machine, {there}.")
+    return torch.device("cuda", number)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation.settings import MOST_ANNOTATORS, Settings
+from annotation.settings import MOST_ANNOTATORS, Settings, as_variables
 from m3agiqa.errors import InputError
 
 
@@ -23,10 +23,15 @@ def test_everything_is_read() -> None:
         "M3AGIQA_GOLD_EVERY": "0",
         "M3AGIQA_BLIND": "yes",
         "M3AGIQA_ADMINS": "a, b,",
+        "M3AGIQA_QUANTIZE": "8bit",
+        "M3AGIQA_DEVICE": " CUDA:1 ",
+        "M3AGIQA_REVISION": "a/b=v1, c/d=main",
     }
     settings = Settings.from_environment(told)
     assert (settings.overlap, settings.gold_every, settings.blind) == (3, 0, True)
     assert settings.admins == {"a", "b"}
+    assert (settings.quantize, settings.device) == ("8bit", "cuda:1")
+    assert settings.revision == {"a/b": "v1", "c/d": "main"}
     assert Settings.from_environment({"M3AGIQA_OVERLAP": str(MOST_ANNOTATORS)}).overlap == MOST_ANNOTATORS
 
 
@@ -36,7 +41,39 @@ def test_an_overlap_that_no_image_can_have_stops_the_start(text: str) -> None:
         Settings.from_environment({"M3AGIQA_OVERLAP": text})
 
 
-@pytest.mark.parametrize(("name", "text"), [("M3AGIQA_GOLD_EVERY", "often"), ("M3AGIQA_BLIND", "perhaps")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("M3AGIQA_GOLD_EVERY", "often"),
+        ("M3AGIQA_BLIND", "perhaps"),
+        ("M3AGIQA_QUANTIZE", "2bit"),
+        ("M3AGIQA_QUANTIZE", "4bit|8bit"),
+        ("M3AGIQA_DEVICE", "gpu"),
+        ("M3AGIQA_DEVICE", "cuda:"),
+    ],
+)
 def test_the_variable_that_is_wrong_is_named(name: str, text: str) -> None:
     with pytest.raises(InputError, match=f"{name} is '{text}'; give"):
         Settings.from_environment({name: text})
+
+
+def test_a_revision_that_is_none_is_told_with_its_variable() -> None:
+    with pytest.raises(InputError, match="M3AGIQA_REVISION: 'main, a/b=v1' is no revision"):
+        Settings.from_environment({"M3AGIQA_REVISION": "main, a/b=v1"})
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Leave out --quantize and --device.", "Leave out M3AGIQA_QUANTIZE and M3AGIQA_DEVICE."),
+        ("With --quantize 8bit it needs 11.2 GB.", "With M3AGIQA_QUANTIZE=8bit it needs 11.2 GB."),
+        (
+            "With --device auto (in the app, M3AGIQA_DEVICE=auto) it fits.",
+            "With M3AGIQA_DEVICE=auto it fits.",
+        ),
+        ("Give --device cuda:1, or --devices.", "Give M3AGIQA_DEVICE=cuda:1, or --devices."),
+        ("Nothing to say.", "Nothing to say."),
+    ],
+)
+def test_options_become_variables(said: str, told: str) -> None:
+    assert as_variables(said) == told

@@ -46,7 +46,7 @@ class ScriptedAssessor:
         name="scripted",
         version="1.0",
         backbone="script",
-        learned_from="Its scores are the image's colours.",
+        learned_from="the images' colours",
         fingerprint=hashlib.sha256(b"scripted").hexdigest(),
         scales=dict.fromkeys(Aspect, SCALE),
         predictors={},

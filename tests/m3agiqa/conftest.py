@@ -62,7 +62,7 @@ def scripted() -> Assessor:
         name="scripted",
         version="1.2",
         backbone="scripted",
-        learned_from="Learned from nobody.",
+        learned_from="nobody",
         fingerprint="0",
         scales=dict.fromkeys(Aspect, MosScale(1, 5)),
         predictors={},

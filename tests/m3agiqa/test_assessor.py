@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,36 @@ def test_results_match_what_was_streamed(events: list[Event], assessor: Assessor
 def test_same_input_same_result(events: list[Event], assessor: Assessor, picture: Image.Image) -> None:
     again = assessor.assess(picture, "a red ball on {green} <|im_end|> ground")
     assert again.aspects == events[-1].aspects
+
+
+def test_several_at_once_are_judged_as_one_by_one(assessor: Assessor, picture: Image.Image) -> None:
+    unlike = picture.rotate(180).resize((300, 200))
+    subjects = [
+        (picture, "a ball on a hill"),
+        (b"no image", "a ball"),
+        (unlike, None),
+        (picture, "灯" * 1000),
+        (unlike, "a house"),
+    ]
+    first, no_image, promptless, too_long, last = assessor.assess_all(subjects)
+    assert "not an image" in str(no_image)
+    assert "too long for this model" in str(too_long)
+    assert Aspect.CORRESPONDENCE not in promptless.aspects
+    for together, subject in ((first, subjects[0]), (promptless, subjects[2]), (last, subjects[4])):
+        alone = assessor.assess(*subject)
+        assert (together.prompt, together.aspects.keys()) == (alone.prompt, alone.aspects.keys())
+
+
+def test_several_at_once_have_the_numbers_of_one_by_one(scripted: Assessor, picture: Image.Image) -> None:
+    assert scripted.assess_all([]) == []
+    judged = scripted.assess_all([(picture, "a ball"), (picture, None), (picture, "a hill")])
+    assert [list(each.aspects) for each in judged] == [
+        list(Aspect),
+        ["quality", "authenticity"],
+        list(Aspect),
+    ]
+    for each, prompt in zip(judged, ("a ball", None, "a hill"), strict=True):
+        assert replace(each, seconds=0) == replace(scripted.assess(picture, prompt), seconds=0)
 
 
 def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Image) -> None:

@@ -10,14 +10,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_minicpm import tiny_model, tokenizer, write_base
+from tiny_minicpm import published_adapter, tiny_model, tokenizer, write_base
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.backbones.minicpm import backbone as backbone_module
-from m3agiqa.backbones.minicpm import speech
 from m3agiqa.backbones.minicpm.adapters import adapted
 from m3agiqa.backbones.minicpm.backbone import (
     LANGUAGE_ADAPTER_FOLDER,
@@ -27,7 +26,6 @@ from m3agiqa.backbones.minicpm.backbone import (
     MiniCPMBackbone,
 )
 from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE
-from m3agiqa.backbones.minicpm.model import MiniCPMV
 from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.conversation import Conversation
@@ -35,12 +33,11 @@ from m3agiqa.errors import InputError, Stopped, WeightsError
 
 TOKENS = 14
 SLICING = Slicing(scale_resolution=112)  # small slices, so that tests are fast
-PUBLISHED_LORA = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "MAX_NEW_TOKENS", TOKENS)
+    monkeypatch.setattr(backbone_module, "MAX_NEW_TOKENS", TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -212,25 +209,6 @@ def test_stopping_and_prompts_that_are_too_long(minicpm: MiniCPMBackbone, pictur
 # --- adapters ---------------------------------------------------------------------------------
 
 
-def published_adapter(folder: Path, seed: int, kind: str = "safetensors") -> MiniCPMV:
-    """An adapter like the authors', with PEFT as they used it; returns the model as it was trained."""
-    config = LoraConfig(
-        r=4,
-        lora_alpha=8,
-        target_modules=PUBLISHED_LORA,
-        modules_to_save=["embed_tokens", "resampler", "vpm"],
-        init_lora_weights=False,
-    )
-    model = tiny_model()
-    torch.manual_seed(seed)
-    trained = get_peft_model(model, config)
-    for name, parameter in trained.named_parameters():
-        if "modules_to_save" in name and "embed_tokens" not in name:
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    trained.save_pretrained(folder, safe_serialization=kind == "safetensors")
-    return trained.eval()
-
-
 def vision_adapter(folder: Path, seed: int, resampler: bool = False) -> None:
     """What fine-tuning the vision side leaves."""
     backbone = tiny_backbone()
@@ -299,8 +277,8 @@ def test_aspects_that_differ_in_what_they_see_are_spoken_in_one_batch(
     both = MiniCPMBackbone.load(folder)
     assert isinstance(both, MiniCPMBackbone)
     forwards: list[int] = []
-    both.model.llm.model.register_forward_pre_hook(
-        lambda module, args, kwargs: forwards.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    both.model.llm.model.register_forward_hook(
+        lambda module, args, output: forwards.append(len(output.last_hidden_state))
     )
     said = spoken(both, Request(wide, opened(*aspects)))
     assert forwards[:2] == [2, 2]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from hub_server import NOBODY, Hub, reached, serving
 from safetensors.torch import load_file, save_file
 from tiny_minicpm import CONFIG, tiny_model, write_base
 
-from m3agiqa.backbones.minicpm.base_folder import BASE, FOLDER_VARIABLE, base_folder
+from m3agiqa.backbones.minicpm.base_folder import BASE, FOLDER_VARIABLE, base_folder, base_version
 from m3agiqa.backbones.minicpm.chat import load_tokenizer
 from m3agiqa.backbones.minicpm.loading import check_transformers, load_model, read_slicing
-from m3agiqa.errors import WeightsError
-
-COMMIT = "c" * 40
+from m3agiqa.errors import InputError, WeightsError
 
 
 @pytest.fixture
@@ -160,7 +155,7 @@ def test_too_little_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("m3agiqa.backbones.minicpm.loading.MiniCPMV.from_pretrained", fail)
-    with pytest.raises(WeightsError, match="too little memory on cpu"):
+    with pytest.raises(WeightsError, match="memory ran out while MiniCPM-Llama3-V 2.5 was loaded"):
         load_model(folder, device="cpu")
 
 
@@ -168,92 +163,40 @@ def test_too_little_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def hub(folder: Path) -> Iterator[str]:
-    """A server of the Hub's protocol with one commit of one repository."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(with_body=False)
-
-        def do_GET(self) -> None:
-            self.answer(with_body=True)
-
-        def answer(self, with_body: bool) -> None:
-            path, headers, status, data = self.path.split("?")[0], {}, 200, b""
-            if path.startswith(f"/api/models/{BASE}/tree/{COMMIT}"):
-                facts = [
-                    {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest(file)}
-                    for file in folder.iterdir()
-                ]
-                data = json.dumps(facts).encode()
-            elif path in (f"/api/models/{BASE}/revision/{name}" for name in ("main", "v1")):
-                data = json.dumps({"id": BASE, "sha": COMMIT, "siblings": []}).encode()
-            elif path.startswith(f"/api/models/{BASE}"):
-                status, headers = 404, {"X-Error-Code": "RevisionNotFound"}
-            elif path.startswith(f"/{BASE}/resolve/{COMMIT}/"):
-                file = folder / path.rsplit("/", 1)[1]
-                data, headers = file.read_bytes(), {"ETag": f'"{digest(file)}"', "X-Repo-Commit": COMMIT}
-            else:
-                status, headers = 401, {"X-Error-Code": "RepoNotFound"}
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if with_body:
-                self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    cache = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """With the base, which has a tag."""
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
-    return cache
+    with serving() as hub:
+        hub.publish(BASE, folder, "v1")
+        reached(monkeypatch, hub.url, tmp_path / "cache")
+        yield hub
 
 
-def digest(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
-
-
-NOBODY = "http://127.0.0.1:9"
-
-
-def test_what_was_downloaded_is_there_without_a_network(hub: str, folder: Path) -> None:
+def test_what_was_downloaded_is_there_without_a_network(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "modeling_minicpmv.py").write_text("raise SystemExit")
-    shares: list[float] = []
-    got = base_folder(lambda message, done: shares.append(done), revision="v1", endpoint=hub)
+    got = base_folder(revision="v1")
     assert {path.name for path in got.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
-    assert shares and max(shares) == 1.0 and min(shares) >= 0.0
-    assert base_folder(revision="v1", endpoint=NOBODY) == got
+    reached(monkeypatch, NOBODY, tmp_path / "cache")
+    assert base_folder(revision="v1") == got
     assert load_model(got, device="cpu").config.hidden_size == 64
 
 
-def test_revisions_and_networks_that_are_not_there_are_named(hub: str, empty_cache: Path) -> None:
-    with pytest.raises(WeightsError, match=f"{BASE} has no revision 'v7'"):
-        base_folder(revision="v7", endpoint=hub)
-    with pytest.raises(WeightsError, match="Hub cannot be reached"):
-        base_folder(endpoint=NOBODY)
-
-
-def test_an_interrupted_download_is_not_taken_for_a_whole_one(hub: str, empty_cache: Path) -> None:
-    got = base_folder(endpoint=hub)
-    (got / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match="not wholly, on this machine"):
-        base_folder(endpoint=NOBODY)
-    assert (base_folder(endpoint=hub) / "model.safetensors").exists()
-
-
-def test_a_folder_of_ones_own_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_ones_own_comes_first(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
-    assert base_folder(endpoint=NOBODY) == folder
+    assert base_folder() == folder and not hub.asked
+    own = base_version()
+    with pytest.raises(InputError, match=f"taken from the folder {folder} .*{FOLDER_VARIABLE}"):
+        base_version("v1")
+    (folder / "notes.txt").write_text("no part of the model")
+    assert base_version() == own
+    weights = load_file(folder / "model.safetensors")
+    weights["resampler.query"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors")
+    assert base_version() != own
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder / "none"))
     with pytest.raises(WeightsError, match=f"{FOLDER_VARIABLE} names .*none, which is no folder"):
-        base_folder(endpoint=NOBODY)
+        base_folder()

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from tiny_minicpm import write_base
 
 from m3agiqa import Aspect, Assessor
-from m3agiqa.backbones.minicpm import speech
+from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import VISION_ADAPTER_FOLDER, MiniCPMBackbone
-from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE, base_version
+from m3agiqa.backbones.minicpm.made_of import MadeOf
 from m3agiqa.samples import Sample, write_samples
 from training.__main__ import main
 
@@ -30,7 +31,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = write_base(tmp_path / "base")
     (folder / "preprocessor_config.json").write_text(json.dumps({"scale_resolution": 56}))
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
-    monkeypatch.setattr(speech, "MAX_NEW_TOKENS", 6)
+    monkeypatch.setattr(backbone_module, "MAX_NEW_TOKENS", 6)
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     return folder
@@ -70,6 +71,7 @@ def test_from_samples_to_an_assessor(base: Path, tmp_path: Path, apart: bool) ->
         learned = load_file(folder / VISION_ADAPTER_FOLDER / "adapter_model.safetensors")
         assert learned and all(".lora_" in name for name in learned)
         assert any(value.any() for name, value in learned.items() if ".lora_B" in name)
+    assert MadeOf.read(run / "checkpoint").version == base_version()
     assessor = Assessor.from_pretrained(run / "checkpoint")
     assert isinstance(assessor.backbone, MiniCPMBackbone), "one language model, whatever the aspects see with"
     assert bool(assessor.backbone.sights) == apart

@@ -5,13 +5,14 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
 
 from m3agiqa import Aspect, Assessor, InputError
+from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.scoring import COLUMNS, ScoreFile, read_rows, score
 
 
@@ -78,7 +79,7 @@ def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
     assert first["quality_rating"] == "fair"
     assert first["quality_description"].startswith("It has a calm, even light")
     assert (first["scale"], first["model"], first["error"]) == ("1 to 5", "scripted 1.2", "")
-    assert first["learned_from"] == "Learned from nobody."
+    assert first["learned_from"] == "nobody"
     assert "There is no file" in gone["error"]
     assert gone["quality_mos"] == ""
     assert (promptless["correspondence_mos"], promptless["error"]) == ("", "")
@@ -98,11 +99,15 @@ def test_columns_that_the_documentation_promises() -> None:
 def test_unforeseen_error_of_one_row(
     pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails_once(*args: object) -> object:
-        monkeypatch.undo()
-        raise RuntimeError("tensor too odd")
+    (pictures / "a.txt").write_text("a red ball")
+    describe = scripted.backbone.describe
 
-    monkeypatch.setattr(scripted.backbone, "describe", fails_once)
+    def fails_for_the_first(requests: Sequence[Request], *stop: object) -> Iterator[Delta | Spoken]:
+        if requests[0].conversations[0].prompt == "a red ball":
+            raise RuntimeError("tensor too odd")
+        yield from describe(requests, *stop)
+
+    monkeypatch.setattr(scripted.backbone, "describe", fails_for_the_first)
     assert run(pictures, tmp_path / "out.csv", scripted) == [
         "Unexpected RuntimeError: tensor too odd",
         "",
@@ -239,15 +244,18 @@ def test_full_disk(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_run_goes_on(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:
+def test_killed_run_goes_on(
+    pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m3agiqa.scoring.AT_ONCE", 1)
     out = tmp_path / "out.csv"
-    assess = scripted.assess
+    assess_all = scripted.assess_all
 
     def slow(*args: object) -> object:
         time.sleep(0.2)
-        return assess(*args)
+        return assess_all(*args)
 
-    scripted.assess = slow
+    scripted.assess_all = slow
     process = multiprocessing.get_context("fork").Process(target=run, args=(pictures, out, scripted))
     process.start()
     wait_for(lambda: out.exists() and len(records(out)) >= 1)

@@ -7,12 +7,14 @@ from pathlib import Path
 from string import ascii_letters
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from m3agiqa.backbones.minicpm.chat import MARKS, TOKENIZER_FILE
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 
+PUBLISHED_LORA = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 CONFIG = {
     "model_type": "minicpmv",
@@ -83,3 +85,22 @@ def write_base(folder: Path, shards: int = 1) -> Path:
         names |= dict.fromkeys(own, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     return folder
+
+
+def published_adapter(folder: Path, seed: int, kind: str = "safetensors") -> MiniCPMV:
+    """An adapter like the authors', with PEFT as they used it; returns the model as it was trained."""
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=PUBLISHED_LORA,
+        modules_to_save=["embed_tokens", "resampler", "vpm"],
+        init_lora_weights=False,
+    )
+    model = tiny_model()
+    torch.manual_seed(seed)
+    trained = get_peft_model(model, config)
+    for name, parameter in trained.named_parameters():
+        if "modules_to_save" in name and "embed_tokens" not in name:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    trained.save_pretrained(folder, safe_serialization=kind == "safetensors")
+    return trained.eval()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_stand import chat_stand
 from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -17,6 +18,7 @@ from m3agiqa.errors import InputError
 from training import ablate as ablate_module
 from training.ablate import RESULTS, ablate
 from training.run import Run
+from training.served import ServerConfig
 
 pytestmark = pytest.mark.usefixtures("scripted")
 
@@ -39,6 +41,7 @@ TABLES = [
         },
     },
 ]
+NO_DESCRIPTION = {"reading": {"descriptions": []}}
 DIFFERENT = 6
 """Rows that are not the same as another one."""
 
@@ -229,3 +232,16 @@ def test_drawings_of_a_grid_have_the_scores_they_show(tmp_path: Path) -> None:
         sample.mos[Aspect.QUALITY] for sample in drawings(tmp_path, 40, MosScale(1, 5), (Aspect.QUALITY,))
     ]
     assert min(light) < 1.5 and max(light) > 4 and len(set(light)) == 40
+
+
+def test_a_grid_over_a_run_whose_server_has_spoken(tmp_path: Path) -> None:
+    with chat_stand() as stand:
+        run = begun_run(tmp_path, server=ServerConfig(stand.url))
+        run.describe()
+        settings = grid(run, seeds=[0], tables=[{**TABLES[1], "rows": {"own": {}, "none": NO_DESCRIPTION}}])
+        ablate(settings, Path("grid.yaml"), tmp_path / "out")
+        assert len(stand.asked) == 2 * 40
+    assert len(results(tmp_path / "out")) == 2
+    entries = Run.open(run.folder).cache.entries.values()
+    assert sum(entry.description.startswith("It is 0.") for entry in entries) == 40
+    assert sum(entry.description == "" for entry in entries) == 40, "read without any"

@@ -25,14 +25,12 @@ from m3agiqa.errors import InputError
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
-from training.distill import DistillConfig, Journal, distill, plan
+from training.asking import Busy, Refused, ServerError
+from training.distill import DistillConfig, Replies, distill, plan
 from training.teachers import (
-    Busy,
     GeminiTeacher,
     OpenAITeacher,
     RecordedTeacher,
-    Refused,
-    TeacherError,
     descriptions,
     question,
 )
@@ -208,7 +206,7 @@ def test_what_may_pass_is_busy(teacher, mood: str, wait: float | None, stand: St
 
 @pytest.mark.parametrize("teacher", [gemini, openai])
 def test_a_rejected_key_is_told_without_the_key(teacher, stand: Stand, sample) -> None:
-    with pytest.raises(TeacherError, match="rejects the request") as caught:
+    with pytest.raises(ServerError, match="rejects the request") as caught:
         teacher(stand).explain(sample("key"), question(sample("key"), SCALE))
     error: BaseException | None = caught.value
     while error is not None:
@@ -226,7 +224,7 @@ def test_refusals_are_recognised(stand: Stand, sample) -> None:
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(TeacherError, match="set OPENAI_API_KEY"):
+    with pytest.raises(ServerError, match="set OPENAI_API_KEY"):
         OpenAITeacher()
 
 
@@ -289,9 +287,9 @@ def test_requests_begin_no_faster_than_the_rate(sample, tmp_path: Path) -> None:
 def test_a_wrong_key_ends_the_run_and_keeps_what_was_answered(stand: Stand, sample, tmp_path: Path) -> None:
     samples = [sample("fine"), *(sample(f"key {i}") for i in range(50))]
     config = DistillConfig(concurrency=1, per_minute=1e6)
-    with pytest.raises(TeacherError):
+    with pytest.raises(ServerError):
         distill(samples, [openai(stand)], tmp_path / "r.jsonl", SCALE, config)
-    assert [outcome.id for outcome in Journal(tmp_path / "r.jsonl").outcomes] == ["id of fine"]
+    assert [outcome.id for outcome in Replies(tmp_path / "r.jsonl").rows] == ["id of fine"]
     assert stand.asked.total() < 10
 
 
@@ -363,4 +361,4 @@ def test_two_samples_of_one_id_are_refused(stand: Stand, sample, tmp_path: Path)
     write_samples([sample("a fox")] * 2, tmp_path / "samples.jsonl")
     arguments = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--teacher", "openai:x"]) == 2
-    assert list(plan([], Journal(tmp_path / "none.jsonl"), SCALE)) == []
+    assert list(plan([], Replies(tmp_path / "none.jsonl"), SCALE)) == []

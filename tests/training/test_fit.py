@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
 from m3agiqa.metrics import srcc
 from m3agiqa.predictor import Predictor
 from m3agiqa.samples import Sample
@@ -226,6 +227,50 @@ def test_every_loss_about_order_finds_the_signal_alone(tmp_path: Path, loss: str
     config = replace(QUICK, losses=LossConfig(**{"mse": 0.0, "worse": 0.0, loss: 1.0}))
     _, reached = fit(train, validation, config, tmp_path / "state", loss)
     assert reached > 0.8
+
+
+def long(count: int, length: int, seed: int) -> list[Target]:
+    """Sequences that say their MOS in the last twenty positions."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for number in range(count):
+        mos, states = 1 + 4 * (number % 8) / 7, 0.3 * torch.randn(length, 6, generator=generator)
+        states[-20:, 0] += 4 * (mos - 3)
+        found.append(Target(Sample(f"{number}", Path("x")), Aspect.QUALITY, states, mos))
+    return found
+
+
+def test_the_end_of_a_long_conversation_reaches_the_predictor(tmp_path: Path) -> None:
+    train, validation = long(16, 1500, 0), long(8, 1800, 1)
+    config = replace(QUICK, pooling="last", epochs=12, input_dropout=0.0, averaging=0.5)
+    predictor, reached = fit(train, validation, config, tmp_path / "state", "test")
+    assert predictor.config.context_length == 1875, "a quarter more than the longest that is learned from"
+    assert reached > 0.9, "also where it is longer than all of these"
+    cut, blind = fit(train, validation, replace(config, context_length=512), tmp_path / "cut", "test")
+    assert cut.config.context_length == 512
+    assert not blind > 0.8, "what is said after the limit cannot be known"
+
+
+def test_a_table_of_positions_is_as_long_as_the_limit(tmp_path: Path) -> None:
+    train = long(2, 1000, 0)
+    config = replace(QUICK, extractor="transformer", dim=4, blocks=1, epochs=1)
+    predictor, _ = fit(train, train, config, tmp_path / "state", "test")
+    assert predictor.config.context_length == 1250
+    states = long(1, 1240, 1)[0].states
+    changed = states.clone()
+    changed[-1] += 5
+    assert predictor.predict(states) != predictor.predict(changed)
+
+
+def test_the_limit_is_the_same_for_short_conversations(tmp_path: Path) -> None:
+    predictor, _ = fit(planted(8, 0), planted(8, 1), replace(QUICK, epochs=1), tmp_path / "state", "test")
+    assert predictor.config.context_length == 1024
+
+
+@pytest.mark.parametrize("length", [0, -5])
+def test_a_limit_must_leave_something_to_read(length: int) -> None:
+    with pytest.raises(InputError, match=f"fit.context_length must be at least 1, not {length}"):
+        FitConfig(context_length=length)
 
 
 def test_over_the_vocabulary_there_must_be_a_head(tmp_path: Path) -> None:

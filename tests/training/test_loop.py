@@ -178,5 +178,5 @@ def test_people_replace_the_teacher_and_nothing_held_out_is_learned_from(loop: L
 
 def test_once_promoted_it_is_what_is_served(loop: Loop) -> None:
     loop.store.database.transact(lambda session: promote(session, loop.candidate.name, "ada"))
-    model, notice = model_to_serve(loop.store, loop.settings)
-    assert (find(model, loop.settings.models), notice) == (loop.candidate.folder, "")
+    model = model_to_serve(loop.store, loop.settings)
+    assert find(model, loop.settings.models) == loop.candidate.folder

@@ -67,10 +67,29 @@ def test_the_paper_s_settings_are_the_paper_s() -> None:
         config = build(RunConfig, read_yaml(path), path)
         assert (config.fit.projection, config.fit.extractor, config.fit.pooling) == ("vocab", "xlstm", "mean")
         assert (config.fit.dim, config.fit.blocks, config.fit.lr) == (512, 4, 1e-5)
+        assert config.fit.context_length == 512
         assert config.fit.losses.mse == 1 and config.fit.losses.worse == 0
         assert config.finetune.tune == ("vision",)
         assert config.finetune.adapter_lr == 2e-6
         assert len(config.data.aspects) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "start"),
+    [
+        ({}, "nano"),
+        ({"start": None}, None),
+        ({"start": "runs/a/checkpoint"}, "runs/a/checkpoint"),
+        ({"backbone": "minicpm"}, None),
+        ({"backbone": "hf:organisation/name"}, None),
+        ({"backbone": "minicpm", "start": "runs/a/checkpoint"}, "runs/a/checkpoint"),
+    ],
+    ids=["nothing", "base", "checkpoint", "minicpm", "hf", "tuned"],
+)
+def test_what_is_shipped_is_started_from_where_there_is_one(given: dict, start: str | None) -> None:
+    config = build(RunConfig, {**FEWEST, **given}, "settings")
+    assert config.start == start
+    assert build(RunConfig, plain(config), "settings") == config
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from contextvars import copy_context
 
 from sqlalchemy import Select, exists, select
 
@@ -36,6 +37,8 @@ class Prefetch:
         self._failures: dict[int, str] = {}
         self._trouble = ""
         self._trouble_at = 0.0
+        self._asked = copy_context()
+        """Of the last request: where GPUs are shared out, it is that annotator's share which is used."""
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -47,6 +50,7 @@ class Prefetch:
                 return
             self._wanted |= dict.fromkeys(item for item in items if item not in self._failures)
             self._ahead = AHEAD
+            self._asked = copy_context()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
                 self._thread.start()
@@ -68,7 +72,7 @@ class Prefetch:
     def _work(self) -> None:
         while (item := self._next()) is not None:
             try:
-                self._assess(item)
+                self._asked.copy().run(self._assess, item)
                 self._trouble = ""
             except Stopped:  # for a visitor, or because the app ends
                 continue

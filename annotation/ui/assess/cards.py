@@ -114,7 +114,7 @@ def provenance(assessment: Assessment | None, kept: bool = False) -> str:
     name = f"{Path(assessment.image or 'image').stem}.m3agiqa.json"
     return (
         f'<p class="provenance"><span>Judged by <b>{escape(assessment.model)}</b>. '
-        f"{escape(assessment.learned_from)}</span>"
+        f"Learned from {escape(assessment.learned_from)}.</span>"
         f'<a id="download" class="download" href="{href}" download="{escape(name)}">Download JSON</a></p>'
         f"{KEPT if kept else ''}"
     )

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -71,7 +72,10 @@ class Run:
         self._ended: float | None = None
 
     def start(self) -> None:
-        threading.Thread(target=self._work, name="assessment", daemon=True).start()
+        """Begin; whoever makes the current request is the one whose share of a GPU is used."""
+        threading.Thread(
+            target=copy_context().run, args=(self._work,), name="assessment", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """End it wherever it is: loading, in the line, or before the model's next token."""

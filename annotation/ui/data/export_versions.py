@@ -13,6 +13,9 @@ from annotation.exchange.exporting import MANIFEST, ExportReport, export
 from annotation.store import Store
 from m3agiqa.errors import InputError
 
+KEPT = 10
+"""Versions that stay; each one has all images in it."""
+
 
 @dataclass(frozen=True)
 class ExportVersion:
@@ -42,7 +45,8 @@ class ExportVersions:
     def make(self, store: Store, **options: Any) -> ExportReport:
         """Export as annotation.exchange.exporting.export does, into a new ZIP. Raises InputError.
 
-        The same annotations under the same name and date are the same version, which is replaced.
+        The same annotations under the same name and date are the same version, which is replaced. Of others,
+        the newest stay, KEPT in all.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,9 @@ class ExportVersions:
                 packed = Path(temporary) / "packed"
                 _pack(report.folder, packed, report.version)
                 packed.replace(self.folder / f"{report.version}.zip")
+            older = [version for version in self.all() if version.name != report.version]
+            for version in older[KEPT - 1 :]:
+                version.file.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"The export cannot be written to {self.folder} ({error.strerror}); make room there or set "

@@ -10,9 +10,9 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.promotions import promote, promoted
 from annotation.ui.model_loader import ModelLoader
-from m3agiqa.checkpoint import Card, read_card, shipped
-from m3agiqa.errors import InputError, M3AgiqaError
-from m3agiqa.registry import Comparison, candidates, find
+from m3agiqa.checkpoint import Card, local_checkpoint, read_card, shipped
+from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.registry import Comparison, candidates
 
 
 @dataclass(frozen=True)
@@ -20,42 +20,45 @@ class Offer:
     """A model that may be put into service."""
 
     name: str
-    """In the registry, or of a shipped one, or the path in M3AGIQA_MODEL."""
-    card: Card
+    """In the registry, or what M3AGIQA_MODEL may be set to."""
+    card: Card | None
+    """None if the model has to be loaded before it is known."""
     registered_at: datetime | None = None
     """None for those that were not registered here."""
     comparison: Comparison | None = None
 
+    @property
+    def title(self) -> str:
+        return self.card.title if self.card else shown_name(self.name)
 
-def model_to_serve(store: Store, settings: Settings) -> tuple[str, str]:
-    """The promoted model, or the settings' where there is none; and a sentence if it cannot be served.
 
-    Raises StoreError.
-    """
+def model_to_serve(store: Store, settings: Settings) -> str:
+    """The model that was promoted last, or the settings' where there is none. Raises StoreError."""
     with store.database.reading() as session:
-        wanted = promoted(session)
-    if wanted is None:
-        return settings.model, ""
-    try:
-        read_card(find(wanted, settings.models))
-    except M3AgiqaError as error:
-        return settings.model, f"{settings.model} is served instead of {wanted}, which was promoted. {error}"
-    return wanted, ""
+        return promoted(session) or settings.model
 
 
-def offers(settings: Settings) -> list[Offer]:
+def offers(settings: Settings, loader: ModelLoader) -> list[Offer]:
     """Registered models, the newest first, then that of the settings and those that are shipped."""
     registered = [
         Offer(each.name, each.card, each.registered_at, each.comparison)
         for each in candidates(settings.models)
     ]
-    others = []
-    for name in dict.fromkeys((settings.model, *shipped())):
+    listed = {each.name for each in registered}
+    others = dict.fromkeys((settings.model, *shipped()))
+    return registered + [Offer(name, _card(name, loader)) for name in others if name not in listed]
+
+
+def _card(name: str, loader: ModelLoader) -> Card | None:
+    """A model's card, if it can be had without a download."""
+    folder = local_checkpoint(name)
+    if folder is not None:
         try:
-            others.append(Offer(name, read_card(find(name, settings.models), verify=False)))
-        except M3AgiqaError:
-            continue  # a wrong M3AGIQA_MODEL; the model's own line says so
-    return registered + others
+            return read_card(folder, verify=False)
+        except WeightsError:
+            return None  # what is wrong will be said when it is loaded
+    served = loader.state.assessor
+    return served.card if served is not None and loader.name == name else None
 
 
 def shown_name(name: str) -> str:
@@ -69,7 +72,8 @@ def serve_instead(loader: ModelLoader, store: Store, settings: Settings, name: s
 
     If any of that fails, M3AgiqaError is raised and everything stays as it was.
     """
-    chosen = next((offer.name for offer in offers(settings) if shown_name(offer.name) == name), None)
+    found = offers(settings, loader)
+    chosen = next((offer.name for offer in found if shown_name(offer.name) == name), None)
     if chosen is None:
         raise InputError("This model is no longer registered; choose another.")
 

@@ -60,7 +60,8 @@ class ModelsHandlers:
         may_promote = studio.access.person(request).role.allows(Role.ADMIN)
         with studio.store.database.reading() as session:
             wanted = promoted(session)
-        return models_list(offers(studio.settings), studio.loader.name, wanted, may_promote)
+        found = offers(studio.settings, studio.loader)
+        return models_list(found, studio.loader.name, wanted, may_promote)
 
 
 def models_list(found: list[Offer], served: str, wanted: str | None, may_promote: bool) -> str:
@@ -79,7 +80,8 @@ def models_list(found: list[Offer], served: str, wanted: str | None, may_promote
 
 
 def _card(offer: Offer, is_served: bool, may_promote: bool) -> str:
-    name, title = escape(shown_name(offer.name), quote=True), escape(offer.card.title)
+    name, title = escape(shown_name(offer.name), quote=True), escape(offer.title)
+    learned_from = f"<p>Learned from {escape(offer.card.learned_from)}.</p>" if offer.card else ""
     if is_served:
         action = '<span class="in-service">In service</span>'
     elif may_promote:
@@ -96,7 +98,7 @@ def _card(offer: Offer, is_served: bool, may_promote: bool) -> str:
     return (
         f'<article class="model{" served" if is_served else ""}" data-model="{name}">'
         f"<header><h3>{title}</h3>{action}</header>"
-        f"<p>{escape(offer.card.learned_from)}</p>"
+        f"{learned_from}"
         f'<p class="origin">{origin}</p>'
         f"{comparison_table(offer.comparison) if offer.comparison else ''}"
         f"</article>"

@@ -27,21 +27,27 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.fitting import fitting
 from m3agiqa.backbones.hf.adapters import adapted
 from m3agiqa.backbones.hf.chat import Chat, Tokens
 from m3agiqa.backbones.hf.parts import dissect, linear_layers
-from m3agiqa.backbones.hf.reading import Reading
-from m3agiqa.backbones.hf.source import Source
-from m3agiqa.backbones.hf.speech import Speech
+from m3agiqa.backbones.hf.source import FILES, Source
 from m3agiqa.backbones.hf.stills import load_processor
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
-from m3agiqa.errors import Stopped, WeightsError
+from m3agiqa.backbones.quantization import settle
+from m3agiqa.backbones.reading import Reading, padded
+from m3agiqa.backbones.room import enough_for_work, enough_to_load
+from m3agiqa.backbones.speech import Speech, speak
+from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.hub import version
 from m3agiqa.weights import Progress
 
 SPOKEN_AT_ONCE = 24  # conversations; the memory that they take grows with their number
 READ_AT_ONCE = 8
-RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
+MAX_NEW_TOKENS = 128  # the longest teacher description has 53 words
+WORK_SHARE = 0.1  # of the weights' memory must be free beside them, as accelerate has it
+MAX_CLOSING = 64  # tokens of the second question
 VISION_ADAPTER_FOLDER = "vision-adapter"
 CONNECTOR_FILE = "connector.safetensors"
 ADAPTER_FOLDER = "adapter"  # of the language model
@@ -78,13 +84,15 @@ class HfBackbone:
         return type(cls.__name__, (cls,), {"source": Source.parse(text)})
 
     @classmethod
-    def from_base(cls, source: Source, progress: Progress | None = None) -> Self:
+    def from_base(
+        cls, source: Source, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
+    ) -> Self:
         """The model as it was published. Raises WeightsError."""
         folder = source.files(progress)
         if progress:
             progress(f"Loading {source.title}", 0.0)
         try:
-            model = _load_model(folder, source)
+            model = _load_model(folder, source, placement)
             return cls(model, load_processor(folder, model.config), source.pinned(folder))
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise WeightsError(f"{source} cannot be loaded: {error}") from error
@@ -93,13 +101,11 @@ class HfBackbone:
     def load(
         cls, folder: Path, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
     ) -> Backbone:
-        """The model with the adapters of a checkpoint folder, for inference, on the GPU if there is one.
+        """The model with the adapters of a checkpoint folder, for inference.
 
         A folder with sub-folders by aspect has adapters for each of them.
         """
-        base = cls.from_base(cls._source(folder), progress)
-        if torch.cuda.is_available():
-            base.model.cuda()
+        base = cls.from_base(cls._source(folder), progress, placement)
         found = [aspect for aspect in Aspect if (folder / aspect).is_dir()]
         if found:
             return PerAspect({aspect: base.sibling(folder / aspect) for aspect in found})
@@ -118,6 +124,10 @@ class HfBackbone:
         """Let what was trained say of which model, and of which commit of it."""
         self.made_of.write(folder)
 
+    @classmethod
+    def base_version(cls, folder: Path, fetch: bool = False) -> str:
+        return version(cls._source(folder).files(fetch=fetch), FILES)
+
     @property
     def head(self) -> Tensor:
         return self.anatomy.language["head"].weight.cpu()
@@ -127,7 +137,7 @@ class HfBackbone:
     @classmethod
     def for_training(cls, begun: Path | None) -> Self:
         """The model, with what the folder `begun` has of its parts."""
-        backbone = cls.from_base(cls._source(begun))
+        backbone = cls.from_base(cls._source(begun), placement=Placement("cpu"))
         if begun:
             backbone._begun_in = begun
             backbone._load_connector(begun)
@@ -159,7 +169,7 @@ class HfBackbone:
             states.append(row[[start + i - 1 for i in places]])  # the state before a token predicts it
             ids += [tokens.ids[i] for i in places]
             turns += [tokens.answer[i] for i in places]
-        return Answers(self.logits(torch.cat(states)), self.tensor(ids), self.tensor(turns))
+        return Answers(self._logits(torch.cat(states)), self._tensor(ids), self._tensor(turns))
 
     def enable_gradient_checkpointing(self) -> None:
         self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -173,6 +183,7 @@ class HfBackbone:
     # --- reading and speaking ----------------------------------------------------------------
 
     @torch.inference_mode()
+    @enough_for_work()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         batches = self._batches(requests, READ_AT_ONCE)
         return [states.cpu() for batch in batches for states, _ in self._states(batch)]
@@ -183,22 +194,41 @@ class HfBackbone:
     ) -> Iterator[Delta | Spoken]:
         first = 0
         for batch in self._batches(requests, SPOKEN_AT_ONCE):
-            speech = Speech(self, batch, first)
-            first += len(speech.rows)
-            while speech.rows:
-                if stop():
-                    raise Stopped("Stopped on request.")
-                yield from speech.step()
-                ended = [i for i, done in enumerate(speech.done) if done]
-                # Not one by one in a large batch, where a few ended rows cost less than another forward.
-                if len(ended) >= RATE_SHARE * len(speech.rows):
-                    speaking = [i for i, done in enumerate(speech.done) if not done]
-                    yield from speech.part(ended).rate()
-                    speech = speech.part(speaking)
+            with enough_for_work():
+                yield from speak(self._speech(batch, first), stop)
+            first += sum(len(request.conversations) for request in batch)
 
-    def begin(self, images: Sequence[Image.Image | None]) -> tuple[list[Tensor], Reading]:
-        """Read what conversations begin with, once for each image: its states [L, d], and to read on."""
-        inputs = self._inputs(images)
+    def _speech(self, requests: Sequence[Request], first: int) -> Speech:
+        shown = requests[0].image is not None
+        conversations = [c for request in requests for c in request.conversations]
+        questions = [self.chat.rest(c, shown).ids for c in conversations]
+        whole = [self.chat.rest(c.describe(""), shown).ids for c in conversations]
+        reading = self._begin(requests)
+        self._check_length(reading.mask.shape[1] + max(map(len, questions)))
+        return Speech(
+            reading,
+            self._logits,
+            self.chat,
+            questions,
+            closings=[ids[len(asked) :] for ids, asked in zip(whole, questions, strict=True)],
+            limit=MAX_NEW_TOKENS,
+            forgets=not self.recurrent,
+            first=first,
+        )
+
+    def _check_length(self, length: int) -> None:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        most = limit and limit - MAX_NEW_TOKENS - MAX_CLOSING
+        if most and length > most:
+            raise InputError(
+                f"Image and prompt are too long for this model: with the question they have {length:,} "
+                f"tokens, and {most:,} can be read. Shorten the prompt, or give a smaller image."
+            )
+
+    def _begin(self, requests: Sequence[Request]) -> Reading:
+        """Read what conversations begin with, once for each image; a row for each conversation."""
+        inputs = self._inputs([request.image for request in requests])
+        owners = [i for i, request in enumerate(requests) for _ in request.conversations]
         ids, own = inputs.pop("input_ids"), inputs.pop("attention_mask")
         positions = self._positions(ids, own, inputs)
         cache = DynamicCache(config=self.model.config)
@@ -210,28 +240,16 @@ class HfBackbone:
             use_cache=True,
             **inputs,
         ).last_hidden_state
-        return [h[o.bool()] for h, o in zip(hidden, own, strict=True)], Reading(
-            self.model, cache, own, positions
-        )
+        begun = Reading(self.model.base_model, cache, hidden, own, positions)
+        return begun.pick(self._tensor(owners))
 
-    def logits(self, states: Tensor) -> Tensor:
+    def _logits(self, states: Tensor) -> Tensor:
         """[N, d] -> [N, vocab]."""
         return self.anatomy.language["head"](states).float()
 
-    def tensor(self, numbers: list) -> Tensor:
+    def _tensor(self, numbers: list[int]) -> Tensor:
         """Whole numbers where the language model is."""
         return torch.tensor(numbers, dtype=torch.long, device=self._device)
-
-    def padded(self, rows: Sequence[list[int]], left: bool = False) -> tuple[Tensor, Tensor]:
-        """Ids [rows, L], filled up on one side, and 1 where they are a row's own."""
-        length, fill = max(map(len, rows)), self.chat.tokenizer.pad_token_id
-        ids, own = [], []
-        for row in rows:
-            room = length - len(row)
-            before, behind = (room, 0) if left else (0, room)
-            ids.append([fill] * before + row + [fill] * behind)
-            own.append([0] * before + [1] * len(row) + [0] * behind)
-        return self.tensor(ids), self.tensor(own)
 
     # --- parts -------------------------------------------------------------------------------
 
@@ -253,14 +271,10 @@ class HfBackbone:
         if self._checkpointing:
             return self._states_apart(_apart(requests))
         shown = requests[0].image is not None
-        owners = [i for i, request in enumerate(requests) for _ in request.conversations]
         rests = [self.chat.rest(c, shown) for request in requests for c in request.conversations]
-        begun, reading = self.begin([request.image for request in requests])
-        hidden = reading.pick(self.tensor(owners)).read(*self.padded([rest.ids for rest in rests]))
-        return [
-            (torch.cat([begun[owner], states[: len(rest.ids)]]), rest)
-            for owner, states, rest in zip(owners, hidden, rests, strict=True)
-        ]
+        reading = self._begin(requests)
+        reading.read(*padded([rest.ids for rest in rests]))
+        return list(zip(reading.states(), rests, strict=True))
 
     def _states_apart(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tokens]]:
         """`_states` of requests with one conversation each, in one forward without a cache.
@@ -270,8 +284,8 @@ class HfBackbone:
         images = [request.image for request in requests]
         rests = [self.chat.rest(request.conversations[0], images[0] is not None) for request in requests]
         inputs = self._inputs(images)
-        more, own = self.padded([rest.ids for rest in rests])
         begun = inputs.pop("input_ids")
+        more, own = (each.to(self._device) for each in padded([rest.ids for rest in rests]))
         for name, value in inputs.items():
             if isinstance(value, Tensor) and value.shape == begun.shape:  # kinds of tokens: text is 0
                 inputs[name] = torch.cat([value, own if name == "attention_mask" else 0 * own], dim=1)
@@ -325,7 +339,7 @@ def _apart(requests: Sequence[Request]) -> list[Request]:
     return [Request(request.image, (c,)) for request in requests for c in request.conversations]
 
 
-def _load_model(folder: Path, source: Source) -> PreTrainedModel:
+def _load_model(folder: Path, source: Source, placement: Placement) -> PreTrainedModel:
     """Raises WeightsError for a folder that has no image-text-to-text model, or not all of it."""
     settings = folder / "config.json"
     if not settings.exists():
@@ -339,13 +353,20 @@ def _load_model(folder: Path, source: Source) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise WeightsError(f"{source} is of the type {kind}, which does not write text about images.")
-    model, found = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        config=config,
-        dtype=source.dtype or "auto",
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
+    dtype = getattr(torch, source.dtype) if source.dtype else config.get_text_config().dtype or torch.float32
+    work = int(WORK_SHARE * empty.num_parameters() * dtype.itemsize)
+    placed = fitting(source.title, empty, dissect(empty).language["model"], dtype, placement, work)
+    with enough_to_load(source.title):
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            **{**placed, "dtype": source.dtype or "auto"},
+        )
+        settle(model)
     missing = sorted(found["missing_keys"])
     if missing:
         raise WeightsError(

@@ -60,12 +60,15 @@ class Chat:
                 break
         return words
 
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def begin(self, images: Sequence[Image.Image | None]) -> BatchFeature:
-        """Inputs of the model up to the first question, left-padded; all with an image or all without."""
+        """Inputs of the model up to the first question, right-padded; all with an image or all without."""
         shown = [[image] for image in images if image is not None]
         text = self._beginning(bool(shown))
         bos = self.tokenizer.bos_token
-        options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+        options = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
         if bos and text.startswith(bos):
             options["add_special_tokens"] = False
         texts = [text] * len(images)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.errors import WeightsError
-from m3agiqa.hub import snapshot
+from m3agiqa.hub import commit, snapshot, version
 from m3agiqa.weights import Progress
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no weights that need unpickling, no code
@@ -60,8 +60,8 @@ class Source:
         """Its name without a path of this machine."""
         return Path(self.model).name if Path(self.model).expanduser().is_dir() else self.model
 
-    def files(self, progress: Progress | None = None) -> Path:
-        """The folder of its files, downloaded if they are not here yet. Raises WeightsError."""
+    def files(self, progress: Progress | None = None, fetch: bool = True) -> Path:
+        """The folder of its files, downloaded if they are not here and `fetch` is set. Raises WeightsError."""
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             return folder
@@ -70,10 +70,10 @@ class Source:
                 f"There is no folder {self.model}, and a model on the Hugging Face Hub is called "
                 "organisation/name."
             )
-        return snapshot(self.model, FILES, progress, self.revision)
+        return snapshot(self.model, FILES, progress, self.revision, fetch=fetch)
 
     def pinned(self, folder: Path) -> Source:
         """With the commit that its files in a folder are of, so that it stays what it is."""
         if Path(self.model).expanduser().is_dir():
             return self
-        return replace(self, revision=folder.name)  # the Hub's cache names folders by commit
+        return replace(self, revision=commit(version(folder)) or self.revision)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from m3agiqa.backbones.lora import attach
 from m3agiqa.backbones.per_aspect import sharing_copy
-from m3agiqa.errors import WeightsError
+from m3agiqa.errors import WeightsError, reason
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -32,24 +33,25 @@ SAVED_WHOLE = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
 M = TypeVar("M", bound=nn.Module)
 
 
-def adapted(module: M, folder: Path) -> M:
+def adapted(module: M, folder: Path, name: str | None = None) -> M:
     """A copy of the module with an adapter, sharing with it all tensors that the adapter leaves as they are.
 
     LoRA is not merged: it changes weights by less than 16 bit can hold. Raises WeightsError for an adapter
-    that is damaged, or of another base.
+    that is damaged, or of another base; it calls the adapter by `name`, or else by its folder.
     """
-    config, weights = _read(folder)
+    name = name or str(folder)
+    config, weights = _read(folder, name)
     lora = {name: value for name, value in weights.items() if ".lora_" in name}
     whole = {SAVED_WHOLE.sub("", name): value for name, value in weights.items() if ".lora_" not in name}
     copy = sharing_copy(module)
-    for name, value in whole.items():
-        _replace(copy, name, value, folder)
+    for tensor, value in whole.items():
+        _replace(copy, tensor, value, name)
     if lora:
-        _attach(copy, config, lora, folder)
+        _attach(copy, config, lora, name)
     return copy.eval().requires_grad_(False)
 
 
-def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+def _read(folder: Path, name: str) -> tuple[LoraConfig, dict[str, Tensor]]:
     """Settings and weights, by names within the module."""
     try:
         with warnings.catch_warnings():
@@ -60,45 +62,39 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
         else:
             weights = torch.load(folder / PICKLED_FILE, map_location="cpu", weights_only=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{folder} is no whole adapter: {error}. Download it anew.") from error
+        raise WeightsError(f"{name} is no whole adapter: {reason(error)}. Download it anew.") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{folder / PICKLED_FILE} holds more than weights; nothing of it was run."
+            f"The adapter {name} holds more than weights (in {PICKLED_FILE}); nothing of it was run."
         ) from error
     if not isinstance(config, LoraConfig):
-        raise WeightsError(f"{folder} is a {config.peft_type} adapter; only LoRA is supported.")
+        raise WeightsError(f"{name} is a {config.peft_type} adapter; only LoRA is supported.")
     return config, {name.removeprefix(PREFIX): value for name, value in weights.items()}
 
 
-def _replace(module: nn.Module, name: str, value: Tensor, folder: Path) -> None:
+def _replace(module: nn.Module, tensor: str, value: Tensor, adapter: str) -> None:
     """Put another tensor in the place of one of the module's, unless it is the same."""
     try:
-        old = module.get_parameter(name)
+        old = module.get_parameter(tensor)
     except AttributeError as error:
-        raise _foreign(folder, f"{name} is not in it") from error
+        raise _foreign(adapter, f"{tensor} is not in it") from error
     if old.shape != value.shape:
-        raise _foreign(folder, f"{name} has the shape {tuple(value.shape)}, not {tuple(old.shape)}")
+        raise _foreign(adapter, f"{tensor} has the shape {tuple(value.shape)}, not {tuple(old.shape)}")
     new = value.to(old.device, old.dtype)
     if not torch.equal(new, old):
-        parent, _, last = name.rpartition(".")
+        parent, _, last = tensor.rpartition(".")
         setattr(module.get_submodule(parent), last, nn.Parameter(new, requires_grad=False))
 
 
-def _attach(module: nn.Module, config: LoraConfig, lora: dict[str, Tensor], folder: Path) -> None:
-    config.modules_to_save, config.inference_mode = None, True
+def _attach(module: nn.Module, config: LoraConfig, lora: dict[str, Tensor], adapter: str) -> None:
+    config.modules_to_save = None
     try:
-        with warnings.catch_warnings():  # PEFT reads an attribute by a name that transformers has given up
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            peft = PeftModel(module, config)
-        result = set_peft_model_state_dict(peft, {PREFIX + name: value for name, value in lora.items()})
+        strange = attach(module, config, {PREFIX + name: value for name, value in lora.items()})
     except (ValueError, RuntimeError) as error:
-        raise _foreign(folder, str(error)) from error
-    lacking = [name for name in result.missing_keys if ".lora_" in name]
-    if result.unexpected_keys or lacking:
-        raise _foreign(folder, f"{[*result.unexpected_keys, *lacking][0]} has no counterpart")
+        raise _foreign(adapter, reason(error)) from error
+    if strange:
+        raise _foreign(adapter, f"{strange[0]} has no counterpart")
 
 
-def _foreign(folder: Path, reason: str) -> WeightsError:
-    return WeightsError(
-        f"The adapter in {folder} is for another base than this MiniCPM-Llama3-V 2.5: {reason}."
-    )
+def _foreign(adapter: str, why: str) -> WeightsError:
+    return WeightsError(f"The adapter {adapter} is for another base than this MiniCPM-Llama3-V 2.5: {why}.")

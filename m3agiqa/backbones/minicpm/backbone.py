@@ -12,23 +12,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
 from m3agiqa.backbones.minicpm.adapters import adapted
-from m3agiqa.backbones.minicpm.base_folder import BASE, base_folder
-from m3agiqa.backbones.minicpm.chat import Chat, Tokens, load_tokenizer
+from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES, base_folder
+from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION, Chat, Tokens, load_tokenizer
 from m3agiqa.backbones.minicpm.loading import load_model, read_config, read_slicing
+from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
+from m3agiqa.backbones.minicpm.memory import Work
 from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
-from m3agiqa.backbones.minicpm.speech import Speech
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
-from m3agiqa.errors import InputError, Stopped, WeightsError
+from m3agiqa.backbones.reading import Reading
+from m3agiqa.backbones.room import enough_for_work
+from m3agiqa.backbones.speech import Speech, speak
+from m3agiqa.errors import InputError, WeightsError, reason
+from m3agiqa.hub import version
 from m3agiqa.weights import Progress
 
-MAX_QUESTION = 1024  # tokens
 SPOKEN_AT_ONCE = 24  # rows; each takes about 0.13 GB for a large image
 READ_AT_ONCE = 8
 VISION_LORA = r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
@@ -59,13 +63,16 @@ class MiniCPMBackbone:
         self.vocab_size: int = model.config.vocab_size
         self.sights: Mapping[Aspect | None, Sight] = {}
         """Of aspects that do not see with the model's own."""
+        self._base: Path | None = None  # where the published weights are
         self._begun_in: Path | None = None  # where training begins from
 
     @classmethod
     def from_folder(cls, folder: Path, **options: object) -> MiniCPMBackbone:
         """The published weights in a folder; options as `loading.load_model` has them."""
         tokenizer, slicing = load_tokenizer(folder), read_slicing(folder)
-        return cls(load_model(folder, **options), tokenizer, slicing)
+        backbone = cls(load_model(folder, **options), tokenizer, slicing)
+        backbone._base = folder
+        return backbone
 
     @classmethod
     def from_base(
@@ -84,10 +91,23 @@ class MiniCPMBackbone:
         """Published weights with what was trained, from a checkpoint folder, for inference.
 
         A folder with sub-folders by aspect has adapters for each of them. If these are of the vision side
-        only, all aspects are spoken in one batch.
+        only, all aspects are spoken in one batch. Published adapters of aspects may stay where they are.
         """
-        base = cls.from_base(progress, device=placement.device)
+        made_of = MadeOf.read(folder)
+        published = {aspect: adapter.folder(progress) for aspect, adapter in made_of.adapters.items()}
         own = [aspect for aspect in Aspect if _has(folder / aspect, LEARNED)]
+        places = [folder, *(folder / aspect for aspect in own)]
+        adapters = len(published) + sum(_has(place, [PUBLISHED_ADAPTER_FOLDER]) for place in places)
+        base = cls.from_base(
+            progress,
+            made_of.commit,
+            device=placement.device,
+            quantize=placement.quantize,
+            work=Work(adapters=adapters),
+        )
+        if published:
+            named = made_of.adapters
+            return PerAspect({a: base.published(named[a], folder) for a, folder in published.items()})
         if not own:
             return base.sibling(folder)
         if any(_has(folder / aspect, SPEAKING) for aspect in own):
@@ -107,6 +127,23 @@ class MiniCPMBackbone:
             model.llm = adapted(model.llm, folder / LANGUAGE_ADAPTER_FOLDER)
         return other
 
+    def published(self, adapter: PublishedAdapter, folder: Path) -> MiniCPMBackbone:
+        """Another backbone, with a published adapter from a folder; shares weights as `sibling` does."""
+        other = copy.copy(self)
+        other.model = adapted(self.model, folder, adapter.repository)
+        if adapter.max_slice_nums is not None:
+            other.slicing = replace(self.slicing, max_slice_nums=adapter.max_slice_nums)
+        return other
+
+    def note_base(self, folder: Path) -> None:
+        """Let what was trained say of which base it was made, and of which commit of it."""
+        if self._base is not None:
+            MadeOf.of(self._base).write(folder)
+
+    @classmethod
+    def base_version(cls, folder: Path, fetch: bool = False) -> str:
+        return version(base_folder(revision=MadeOf.read(folder).commit, fetch=fetch), BASE_FILES)
+
     @property
     def head(self) -> Tensor:
         return self.model.get_output_embeddings().weight.detach().cpu()
@@ -116,7 +153,13 @@ class MiniCPMBackbone:
     @classmethod
     def for_training(cls, begun: Path | None) -> MiniCPMBackbone:
         """Published weights, in bfloat16 if they have 16 bit, and the resampler as a folder has it."""
-        folder = base_folder()
+        made_of = MadeOf.read(begun) if begun else MadeOf()
+        if made_of.adapters:
+            raise InputError(
+                f"{begun} has adapters over the whole model, which can be used and not be trained on. Start "
+                "from the base instead (start: null)."
+            )
+        folder = base_folder(revision=made_of.commit)
         half = read_config(folder).dtype == torch.float16  # whose range gradients may leave
         backbone = cls.from_folder(folder, **({"dtype": torch.bfloat16} if half else {}))
         backbone.model.resampler.float()  # it may learn, in steps that are too small for 16 bit
@@ -155,6 +198,7 @@ class MiniCPMBackbone:
     # --- reading and speaking ----------------------------------------------------------------
 
     @torch.inference_mode()
+    @enough_for_work()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         groups = _groups(requests, READ_AT_ONCE)
         return [hidden.cpu() for group in groups for hidden, _, _ in self._read(group)]
@@ -164,21 +208,24 @@ class MiniCPMBackbone:
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Spoken]:
         self._check_questions(requests)
-        before = 0
+        first = 0
         for group in _groups(requests, SPOKEN_AT_ONCE):
-            speech = self._speech(group)
-            while speech.rows:
-                if stop():
-                    raise Stopped("Stopped on request.")
-                for said in speech.speak():
-                    yield replace(said, row=before + said.row)
-            before += sum(len(request.conversations) for request in group)
+            with enough_for_work():
+                yield from speak(self._speech(group, first), stop)
+            first += sum(len(request.conversations) for request in group)
 
-    def _speech(self, requests: Sequence[Request]) -> Speech:
-        beginnings, owners = self._beginnings(requests)
+    def _speech(self, requests: Sequence[Request], first: int) -> Speech:
         conversations = [c for request in requests for c in request.conversations]
-        questions = [tokens.ids for tokens in self._tokens(requests)]
-        return Speech(self.model.llm, self.chat, beginnings, owners, conversations, questions)
+        return Speech(
+            self._begin(requests),
+            self.model.get_output_embeddings(),
+            self.chat,
+            questions=[tokens.ids for tokens in self._tokens(requests)],
+            closings=[self.chat.next_question(c.describe("").turns[-1]) for c in conversations],
+            header=self.chat.ready,
+            limit=MAX_NEW_TOKENS,
+            first=first,
+        )
 
     def _check_questions(self, requests: Sequence[Request]) -> None:
         longest = max(len(tokens.ids) for tokens in self._tokens(requests))
@@ -196,14 +243,29 @@ class MiniCPMBackbone:
             torch.cat([beginnings[owner], self.model.embed(self._tensor(row.ids))])
             for owner, row in zip(owners, rows, strict=True)
         ]
-        own = pad_sequence([self._tensor([1] * len(row)) for row in embedded], batch_first=True)
+        padded, own = _right_padded(embedded)
         hidden = self.model.llm.model(
-            inputs_embeds=pad_sequence(embedded, batch_first=True), attention_mask=own, use_cache=False
+            inputs_embeds=padded, attention_mask=own, use_cache=False
         ).last_hidden_state
         return [
             (states[: len(row)], len(row) - len(tokens.ids), tokens)
             for states, row, tokens in zip(hidden, embedded, rows, strict=True)
         ]
+
+    def _begin(self, requests: Sequence[Request]) -> Reading:
+        """Read what conversations begin with, each beginning once; a row for each conversation."""
+        beginnings, owners = self._beginnings(requests)
+        embedded, own = _right_padded(beginnings)
+        llm, cache = self.model.llm.model, DynamicCache(config=self.model.llm.config)
+        places = (own.cumsum(1) - 1).clamp_min(0)
+        hidden = llm(
+            inputs_embeds=embedded,
+            attention_mask=own,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return Reading(llm, cache, hidden, own, places).pick(self._tensor(owners))
 
     def _beginnings(self, requests: Sequence[Request]) -> tuple[list[Tensor], list[int]]:
         """Embedded tokens [P, d] up to the image's end, once for conversations that see it alike.
@@ -264,6 +326,12 @@ def _groups(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
         yield group
 
 
+def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows [L_i, d] -> [rows, longest, d], and 1 where they are a row's own."""
+    own = pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
+    return pad_sequence(list(rows), batch_first=True), own
+
+
 def _has(folder: Path, names: Sequence[str]) -> bool:
     return any((folder / name).exists() for name in names)
 
@@ -279,6 +347,6 @@ def _sight(base: Sight, folder: Path) -> Sight:
             resampler.load_state_dict(load_file(folder / RESAMPLER_FILE))
         except (SafetensorError, RuntimeError) as error:
             raise WeightsError(
-                f"{folder / RESAMPLER_FILE} is damaged, or of another base: {error}"
+                f"{folder / RESAMPLER_FILE} is damaged, or of another base: {reason(error)}."
             ) from error
     return Sight(vpm, resampler)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from m3agiqa.aspects import RATINGS
 from m3agiqa.conversation import Conversation, Turn
 from m3agiqa.errors import WeightsError
 
@@ -18,6 +19,8 @@ SLICE, SLICE_END = "<slice>", "</slice>"
 PLACE = "<unk>"
 MARKS = (BEGIN, END, END_OF_TEXT, HEADER, HEADER_END, IMAGE, IMAGE_END, SLICE, SLICE_END, PLACE)
 TOKENIZER_FILE = "tokenizer.json"
+MAX_QUESTION = 1024  # tokens
+MAX_NEW_TOKENS = 256  # of a description; the longest teacher description has 75; the base model would go on
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class Chat:
             ids += header + said
             answer += [0] * len(header) + [number] * len(said)
         return Tokens(ids, answer)
+
+    @property
+    def words(self) -> list[int]:
+        """The first tokens of the rating words."""
+        return [self.say(word)[0] for word in RATINGS]
 
     def next_question(self, turn: Turn) -> list[int]:
         """What follows an answer's words: its end, and the user's next turn."""

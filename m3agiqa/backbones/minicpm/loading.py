@@ -12,44 +12,53 @@ from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 
+from m3agiqa.backbones.fitting import fitting
+from m3agiqa.backbones.minicpm.memory import USUAL_WORK, Work, memory_needed
 from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
+from m3agiqa.backbones.placement import Placement, Quantization, main_device
+from m3agiqa.backbones.quantization import settle
+from m3agiqa.backbones.room import enough_to_load
 from m3agiqa.errors import WeightsError
 
+TITLE = "MiniCPM-Llama3-V 2.5"
 OLDEST_TRANSFORMERS = "5.20"
 CONFIG_FILE = "config.json"
 SLICING_FILE = "preprocessor_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+PUBLISHED = Path(__file__).parent / "published"
+"""A folder with the settings as they were published, and no weights."""
 NAMED = 3  # at most so many names in a message
 
 
 def load_model(
     folder: Path,
-    device: torch.device | str | None = None,
+    device: str | None = None,
     dtype: torch.dtype | None = None,
+    quantize: Quantization | None = None,
+    work: Work = USUAL_WORK,
     **options: object,
 ) -> MiniCPMV:
     """The model in a folder, frozen and ready for inference.
 
-    Without `device` it goes to the GPU if there is one; without `dtype` it has the files' precision, which
-    on the CPU is bfloat16 instead of float16. Other options are those of transformers' `from_pretrained`
-    (quantization_config, device_map, ...).
-    Raises WeightsError if the folder is not whole, or another model's.
+    `device` and `quantize` as in Placement; without `dtype` it has the files' precision, which on the CPU is
+    bfloat16 instead of float16. Other options are those of transformers' `from_pretrained` (offload_folder,
+    ...) and take precedence.
+    Raises WeightsError if the folder is not whole, or another model's, or there is too little memory for the
+    model at `work`.
     """
     check_transformers()
     config = read_config(folder)
-    check_tensors(config, folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    placed = {"device_map": {"": device}, "dtype": dtype or usual_dtype(config, device), **options}
-    try:
-        model = MiniCPMV.from_pretrained(folder, config=config, **placed)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise WeightsError(
-            f"There is too little memory on {device} for the weights in {folder}, which are "
-            f"{_gigabytes(folder):.0f} GB of files. Close what else uses it, or load the model in 8 or 4 bit "
-            "or on another device."
-        ) from error
+    empty = without_weights(config)
+    check_tensors(empty, folder)
+    dtype = dtype or usual_dtype(config, main_device(device))
+    needed = memory_needed(empty, dtype, quantize, work, read_slicing(folder))
+    placement = Placement(device, quantize)
+    placed = fitting(TITLE, empty, empty.llm.model, dtype, placement, needed.beside)
+    with enough_to_load(TITLE):
+        model = MiniCPMV.from_pretrained(folder, config=config, **{**placed, **options})
+        settle(model)
     return model.eval().requires_grad_(False)
 
 
@@ -89,10 +98,15 @@ def usual_dtype(config: MiniCPMVConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if stored == torch.float16 and device.type == "cpu" else stored
 
 
-def check_tensors(config: MiniCPMVConfig, folder: Path) -> None:
-    """Raises WeightsError unless the files hold each of the model's tensors, in its shape, and no other."""
+def without_weights(config: MiniCPMVConfig) -> MiniCPMV:
+    """The model on the meta device, which knows shapes alone."""
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in MiniCPMV(config).state_dict().items()}
+        return MiniCPMV(config)
+
+
+def check_tensors(model: MiniCPMV, folder: Path) -> None:
+    """Raises WeightsError unless the files hold each of the model's tensors, in its shape, and no other."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(folder):
         try:
@@ -151,7 +165,3 @@ def _read_json(path: Path) -> dict:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _gigabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in weight_files(folder)) / 1e9

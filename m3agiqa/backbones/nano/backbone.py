@@ -473,7 +473,9 @@ def _adapted(module: nn.Module, folder: Path, merge: bool = False) -> nn.Module:
         with _without_renaming_notice():
             # Layers that stay apart run in the precision of the module, if that has 16 bit as their file has.
             wide = merge or next(module.parameters()).dtype == torch.float32
-            adapted = PeftModel.from_pretrained(module, folder, autocast_adapter_dtype=wide)
+            # By itself PEFT would read the file onto a GPU, even for a module that is on the CPU.
+            told = {"autocast_adapter_dtype": wide, "torch_device": "cpu"}
+            adapted = PeftModel.from_pretrained(module, folder, **told)
         module = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return module.eval().requires_grad_(False)
 

@@ -17,8 +17,8 @@ from m3agiqa import Assessment as Assessed
 from m3agiqa.errors import InputError
 
 SCALE = MosScale(1, 5)
-CARD = SimpleNamespace(title="nano 1.0", digest="f" * 64, learned_from="Learned from people.")
-NEWER = SimpleNamespace(title="nano 1.1", digest="e" * 64, learned_from="Learned from more people.")
+CARD = SimpleNamespace(title="nano 1.0", digest="f" * 64, learned_from="people")
+NEWER = SimpleNamespace(title="nano 1.1", digest="e" * 64, learned_from="more people")
 
 
 def assessed(mos: float) -> Assessed:
@@ -27,7 +27,7 @@ def assessed(mos: float) -> Assessed:
         aspect: AspectResult(aspect, f"It is {mos}.", Rating.GOOD, mos, mos + 1, SCALE, 0.25)
         for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY)
     }
-    return Assessed("a.png", None, results, "nano 1.0", "Learned from people.", 1.5)
+    return Assessed("a.png", None, results, "nano 1.0", "people", 1.5)
 
 
 def item(database: Database, item_id: int) -> Item:

@@ -30,7 +30,7 @@ class ScriptedAssessor:
         name="scripted",
         version="1.0",
         backbone="script",
-        learned_from="Learned from a script.",
+        learned_from="a script",
         fingerprint="5c" * 32,
         scales=dict.fromkeys(Aspect, SCALE),
         predictors={},

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -497,6 +498,27 @@ def test_a_model_that_cannot_be_loaded_is_told_and_does_not_stop_the_work(make, 
     assert view["model"] == {"state": "failed", "message": "The weights are away.", "aspects": {}}
     save(annotating, view, scored(4))
     assert len(said_by(annotating)) == 1
+
+
+def test_the_model_works_in_the_name_of_whoever_asked_last(make, assessor, fill, monkeypatch):
+    asking = ContextVar("asking", default="nobody")
+    worked_for, spoken_of = [], assessor.stream
+
+    def stream(*args, **kwargs):
+        worked_for.append(asking.get())
+        return spoken_of(*args, **kwargs)
+
+    def ask(name: str, person: Person) -> None:
+        asking.set(name)
+        [view] = take(annotating, person, count=1)
+        spoken(annotating, view["item"], person)
+
+    monkeypatch.setattr(assessor, "stream", stream)
+    annotating = make()
+    for name, person in (("ann", ANN), ("ben", BEN)):
+        fill(1) if name == "ann" else fill(2)
+        copy_context().run(ask, name, person)
+    assert worked_for == ["ann", "ben"]
 
 
 def test_a_model_that_fails_on_one_image_goes_on_with_the_next(make, assessor, fill, monkeypatch):

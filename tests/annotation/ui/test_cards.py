@@ -105,14 +105,14 @@ def test_provenance_names_model_and_data_and_offers_the_result():
         prompt="a cat",
         aspects={Aspect.QUALITY: result(5.27)},
         model="nano <1>",
-        learned_from="An LLM's scores.",
+        learned_from="an LLM's scores",
         seconds=1.5,
     )
     html = provenance(assessment)
     assert "kept" not in html
     assert "kept on this server" in provenance(assessment, kept=True)
     assert "nano &lt;1&gt;" in html
-    assert "An LLM&#x27;s scores." in html
+    assert "Learned from an LLM&#x27;s scores.</span>" in html
     assert 'download="my &quot;cat&quot; &lt;1&gt;.m3agiqa.json"' in html
     data = re.search(r'href="data:application/json;base64,([^"]+)"', html)
     assert json.loads(base64.b64decode(data[1])) == assessment.to_dict()

@@ -21,7 +21,7 @@ from annotation.store import Store
 from annotation.store.models import AuditEntry
 from annotation.ui import notices
 from annotation.ui.data import figures
-from annotation.ui.data.export_versions import ExportVersions
+from annotation.ui.data.export_versions import KEPT, ExportVersions
 from annotation.ui.data.tab import DataHandlers, means_csv
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.studio import Studio
@@ -185,6 +185,17 @@ class TestExport:
         assert len(again["choices"]) == 1
         say(store, "kim", picture(store, 9), {Aspect.QUALITY: 3.0})
         assert len(exported(handlers())[1]["choices"]) == 2
+
+    def test_the_newest_versions_stay_and_what_is_no_export(self, store: Store, tmp_path: Path) -> None:
+        crowd(store, 1, PEOPLE)
+        versions = ExportVersions(tmp_path / "exports")
+        made = [versions.make(store, name=f"export{number}").version for number in range(KEPT)]
+        (versions.folder / "notes.zip").write_bytes(b"mine")
+        assert {version.name for version in versions.all()} == set(made)
+        oldest = versions.all()[-1].name
+        newest = versions.make(store, name="another").version
+        assert {version.name for version in versions.all()} == {*made, newest} - {oldest}
+        assert (versions.folder / "notes.zip").exists()
 
     @pytest.mark.parametrize(
         "changes, sentence",

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
-from annotation.ui.model_loader import ModelLoader
-from m3agiqa.errors import Stopped, WeightsError
+from annotation.settings import Settings
+from annotation.ui.model_loader import ModelLoader, from_registry
+from m3agiqa import Assessor
+from m3agiqa.errors import InputError, Stopped, TooLittleMemory, WeightsError
 
 
 def never() -> bool:
@@ -76,3 +78,71 @@ def test_an_unexpected_error_becomes_a_sentence(caplog):
     assert "0x7f" not in str(raised.value)
     assert "nano" in str(raised.value)
     assert "0x7f" in caplog.text
+
+
+def test_instead_of_a_promoted_model_that_cannot_be_loaded_another_is_served(assessor):
+    def load(name, progress):
+        if name == "promoted":
+            raise TooLittleMemory("It needs 19.3 GB.")
+        return assessor
+
+    loader = ModelLoader("promoted", load, instead="nano")
+    assert loader.wait(never, lambda state: None) is assessor
+    assert loader.name == "nano"
+    assert loader.state.notice == "promoted was promoted, but cannot be served. It needs 19.3 GB."
+    loader.switch("nano")
+    assert loader.state.notice == ""
+
+
+def test_if_none_can_be_loaded_both_reasons_are_told():
+    def load(name, progress):
+        raise WeightsError(f"{name} is missing.")
+
+    loader = ModelLoader("promoted", load, instead="nano")
+    with pytest.raises(WeightsError, match="nano is missing"):
+        loader.wait(never, lambda state: None)
+    assert loader.state.notice == "promoted was promoted, but cannot be served. promoted is missing."
+
+
+def loading(monkeypatch, error, **settings) -> str:
+    """What a server says of a model that cannot be loaded."""
+
+    def from_pretrained(*given, **options):
+        raise error
+
+    monkeypatch.setattr(Assessor, "from_pretrained", from_pretrained)
+    with pytest.raises(type(error)) as raised:
+        from_registry(Settings(**settings))("large", lambda message, done: None)
+    return str(raised.value)
+
+
+def test_too_small_hardware_is_told_with_the_ways_out(monkeypatch):
+    error = TooLittleMemory("It needs 19.3 GB. With --quantize 8bit it needs 11.2 GB.")
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    told = "It needs 19.3 GB. With M3AGIQA_QUANTIZE=8bit it needs 11.2 GB."
+    assert loading(monkeypatch, error) == told
+    assert loading(monkeypatch, error, model="large") == f"{told} Without M3AGIQA_MODEL, nano judges here."
+    monkeypatch.setenv("SPACE_ID", "somebody/studio")
+    assert loading(monkeypatch, error, model="large") == (
+        f"{told} In this Space's Settings, larger hardware can be chosen, ZeroGPU among it. "
+        "Without M3AGIQA_MODEL, nano judges here."
+    )
+    assert loading(monkeypatch, WeightsError("It is gone.")) == "It is gone."
+
+
+def test_a_model_is_placed_as_the_settings_say(monkeypatch, assessor):
+    def from_pretrained(name, progress, **told):
+        return name, told
+
+    monkeypatch.setattr(Assessor, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("annotation.zero_gpu.on_demand", lambda loaded, device: loaded)
+    load = from_registry(Settings(model="a/b", quantize="4bit", device="cuda:1", revision="v1"))
+    placed = {"quantize": "4bit", "device": "cuda:1"}
+    assert load("a/b", None) == ("a/b", {**placed, "revision": "v1"})
+    assert load("c/d", None) == ("c/d", {**placed, "revision": None}), "the revision is of M3AGIQA_MODEL"
+
+
+@pytest.mark.parametrize("settings", [{"quantize": "4bit"}, {"device": "cuda"}])
+def test_nano_says_that_it_wants_no_such_settings(settings):
+    with pytest.raises(InputError, match="Leave out M3AGIQA_QUANTIZE and M3AGIQA_DEVICE"):
+        from_registry(Settings(**settings))("nano", lambda message, done: None)

@@ -22,9 +22,9 @@ from annotation.ui.models.serving import Offer, model_to_serve, offers
 from annotation.ui.models.tab import ModelsHandlers, models_list
 from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint import CARD_FILE, Card, write_card
+from m3agiqa.checkpoint import CARD_FILE, Card, read_card, write_card
 from m3agiqa.errors import WeightsError
-from m3agiqa.registry import Agreement, Compared, Comparison, register
+from m3agiqa.registry import Agreement, Compared, Comparison, find, register
 
 REQUEST = None  # no handler here looks at the request itself
 COMPARISON = Comparison(
@@ -50,7 +50,7 @@ class As(Access):
 def registered(settings: Settings, folder: Path, version: str = "1") -> str:
     """A candidate that has nothing but a card; its name."""
     folder.mkdir()
-    write_card(Card("mine", version, "nano", "Learned from <people>.", "f", {}, {}), folder)
+    write_card(Card("mine", version, "nano", "<people>", "f", {}, {}), folder)
     return register(folder, settings.models, COMPARISON).name
 
 
@@ -73,7 +73,7 @@ class Loading:
     def __call__(self, name: str, progress: object) -> SimpleNamespace:
         if self.fails:
             raise WeightsError("The weight file x is missing.")
-        return SimpleNamespace(card=SimpleNamespace(title=f"{name} as loaded", learned_from="Something."))
+        return SimpleNamespace(card=SimpleNamespace(title=f"{name} as loaded", learned_from="something"))
 
 
 @pytest.fixture
@@ -153,29 +153,58 @@ def test_a_decision_that_cannot_be_stored_is_not_carried_out(
     assert studio.loader.name == "nano"
 
 
+def restarted(store: Store, settings: Settings) -> ModelLoader:
+    """A server's loader at its start; of its models it reads the cards only."""
+
+    def load(name: str, progress: object) -> SimpleNamespace:
+        return SimpleNamespace(card=read_card(find(name, settings.models)))
+
+    loader = ModelLoader(model_to_serve(store, settings), load, instead=settings.model)
+    loader.wait(lambda: False, lambda state: None)
+    return loader
+
+
 def test_the_promoted_model_is_served_after_a_restart_as_long_as_it_is_there(
     settings: Settings, store: Store, candidate: str
 ) -> None:
-    assert model_to_serve(store, settings) == ("nano", "")
+    assert restarted(store, settings).name == "nano"
     store.database.transact(lambda session: promote(session, candidate, "kim"))
-    assert model_to_serve(store, settings) == (candidate, "")
+    assert restarted(store, settings).name == candidate
     shutil.rmtree(settings.models / candidate)
-    model, notice = model_to_serve(store, settings)
-    assert model == "nano"
-    assert notice.startswith(f"nano is served instead of {candidate}, which was promoted. There is no model")
-    listed = models_list(offers(settings), "nano", candidate, may_promote=True)
+    loader = restarted(store, settings)
+    assert loader.name == "nano"
+    assert loader.state.notice.startswith(
+        f"{candidate} was promoted, but cannot be served. There is no model"
+    )
+    listed = models_list(offers(settings, loader), "nano", candidate, may_promote=True)
     assert f"<b>{candidate}</b> was promoted, but could not be served" in listed
 
 
 def test_a_damaged_promoted_model_is_not_served(settings: Settings, store: Store, candidate: str) -> None:
     store.database.transact(lambda session: promote(session, candidate, "kim"))
     (settings.models / candidate / CARD_FILE).write_text("{")
-    model, notice = model_to_serve(store, settings)
-    assert model == "nano" and "is damaged or of another version" in notice
+    loader = restarted(store, settings)
+    assert loader.name == "nano" and "is damaged or of another version" in loader.state.notice
+
+
+def test_the_settings_model_can_be_gone_back_to_though_it_comes_from_elsewhere(
+    settings: Settings, store: Store, load: Loading
+) -> None:
+    far = replace(settings, model="somebody/large")
+    loader = ModelLoader(far.model, load)
+    loader.wait(lambda: False, lambda state: None)
+    handlers = ModelsHandlers(Studio(far, store, As(Role.ADMIN), loader))
+    _, listed = handlers.show(REQUEST)
+    assert "<h3>somebody/large as loaded</h3>" in listed and "<p>Learned from something.</p>" in listed
+    handlers.serve(REQUEST, "nano")
+    _, listed = handlers.show(REQUEST)
+    assert "<h3>…/large</h3>" in listed, "what it is will be known when it is loaded"
+    handlers.serve(REQUEST, "…/large")
+    assert (loader.name, last_promoted(store)) == ("somebody/large", "somebody/large")
 
 
 def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, candidate: str) -> None:
-    listed = models_list(offers(settings), "nano", None, may_promote=False)
+    listed = models_list(offers(settings, ModelLoader("nano")), "nano", None, may_promote=False)
     assert "&lt;people&gt;" in listed and "<people>" not in listed
     assert "Quality, scored by people" in listed and "Quality, of the data set" in listed
     assert '<td class="better">0.400 → <b>0.700</b>' in listed

@@ -31,11 +31,14 @@ def test_banner_follows_the_load():
     assert 'value="0.400"' in notices.model_banner(LoadState("Downloading weights", 0.4))
     failed = notices.model_banner(LoadState(error=WeightsError("The file <x> is missing.")))
     assert 'role="alert"' in failed
-    assert "The file &lt;x&gt; is missing." in failed
-    card = SimpleNamespace(title="nano 1.0", learned_from="An LLM's scores.")
+    assert "The file &lt;x&gt; is missing. Assessing an image tries it again." in failed
+    card = SimpleNamespace(title="nano 1.0", learned_from="an LLM's scores")
     ready = notices.model_banner(LoadState(assessor=SimpleNamespace(card=card)))
     assert "nano 1.0" in ready
-    assert "An LLM&#x27;s scores." in ready
+    assert "Learned from an LLM&#x27;s scores." in ready
+    assert "alert" not in ready
+    instead = notices.model_banner(LoadState(assessor=SimpleNamespace(card=card), notice="<x> is too large."))
+    assert instead.startswith(ready) and "&lt;x&gt; is too large." in instead and 'role="alert"' in instead
 
 
 def test_origin_of_a_prompt():

@@ -1,0 +1,146 @@
+"""ZeroGPU of Hugging Face Spaces: a GPU for as long as one assessment takes, in a process of its own.
+
+The server's process never has a GPU. `spaces` lets it load weights as if there were one, forks a process for
+each call of a decorated function, and moves the weights there. For that it has to be imported before anything
+asks torch for a GPU, so app.py imports this module first. Where there is no ZeroGPU, it is not imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as spaces itself reads it
+    import spaces
+else:
+    spaces = None
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from contextvars import copy_context
+from queue import Empty, Queue
+
+import gradio as gr
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.assessor import Assessor, Event
+from m3agiqa.errors import M3AgiqaError, Stopped
+from m3agiqa.images import ImageSource
+
+log = logging.getLogger(__name__)
+
+HERE = spaces is not None
+FIRST_THREAD = threading.get_ident()  # which has imported spaces
+DURATION = 60  # seconds that an assessment may take; what is asked for counts against a visitor's quota
+POLL = 0.1  # seconds between two looks at `stop`
+WITHOUT_GPU = ("nano",)
+"""Backbones that run on the CPU, wherever they are."""
+
+
+class GpuError(M3AgiqaError):
+    """No GPU could be had, or it was lost."""
+
+
+def _nothing() -> None:
+    """ZeroGPU ends a Space at its start if no function of it may ask for a GPU, whichever model it serves."""
+
+
+if HERE:
+    spaces.GPU(_nothing)
+    # transformers would load in threads of its own, in which a real GPU would be looked for; see `loading`.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Within it, weights can go to "cuda" on ZeroGPU, whichever thread loads them."""
+    if not HERE or threading.get_ident() == FIRST_THREAD:
+        yield
+        return
+    from spaces.zero.torch.patching import dispatch_mode, function_mode
+
+    with function_mode, dispatch_mode:  # the first thread is in them for good; to enter twice spoils weights
+        yield
+
+
+def on_demand(assessor: Assessor, device: str | None = None) -> Assessor:
+    """The assessor as it has to be called here; the same one unless ZeroGPU lends its model a GPU."""
+    if not HERE or device == "cpu" or assessor.card.backbone in WITHOUT_GPU:
+        return assessor
+    return OnDemand(assessor)
+
+
+class OnDemand(Assessor):
+    """An assessor that gets a GPU for each assessment, and is called like any other."""
+
+    def __init__(self, assessor: Assessor) -> None:
+        super().__init__(assessor.backbone, assessor.predictors, assessor.card, assessor.others)
+
+        def judge(
+            image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None
+        ) -> Iterator[Event | M3AgiqaError]:
+            """What the process with the GPU does: it has the assessor from the fork, all else is pickled."""
+            try:
+                yield from assessor.stream(image, prompt, aspects)
+            except M3AgiqaError as error:  # raised, no more than its class's name would come back
+                yield error
+
+        self._judge = spaces.GPU(duration=DURATION)(judge)
+
+    def stream(
+        self,
+        image: ImageSource,
+        prompt: str | None = None,
+        aspects: Sequence[Aspect] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """As Assessor.stream; `stop` also ends the wait for a GPU. Raises GpuError if there is none."""
+        events: Queue[Event | Exception | None] = Queue()
+        left = threading.Event()
+
+        def call() -> None:
+            try:
+                with closing(self._judge(image, prompt, aspects)) as said:
+                    for event in said:
+                        if left.is_set():
+                            return  # being closed, it ends the work in the other process
+                        events.put(event)
+                events.put(None)
+            except Exception as error:
+                events.put(_in_words(error))
+
+        # The visitor's request goes along: the GPU's time is theirs.
+        threading.Thread(target=copy_context().run, args=(call,), name="zero-gpu", daemon=True).start()
+        try:
+            while (event := _next(events, stop)) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            left.set()
+
+
+def _next(events: Queue[Event | Exception | None], stop: Callable[[], bool]) -> Event | Exception | None:
+    while not stop():
+        try:
+            return events.get(timeout=POLL)
+        except Empty:
+            continue
+    raise Stopped("Stopped on request.")
+
+
+def _in_words(error: Exception) -> GpuError:
+    """What `spaces` raises, as a sentence for the page."""
+    if not isinstance(error, gr.Error):
+        log.error("ZeroGPU failed", exc_info=error)
+        return GpuError("ZeroGPU does not answer; try again in a minute. The app's log says more.")
+    title, message = error.title, str(error.message).strip()
+    if message == "GPU task aborted":
+        return GpuError(
+            f"ZeroGPU took its GPU away before the assessment had ended, perhaps because it took longer than "
+            f"{DURATION} seconds. Try again, or with a smaller image."
+        )
+    if title == "ZeroGPU worker error":  # the message is the name of an exception, which spaces has printed
+        return GpuError(f"The model failed on the GPU ({message}); the app's log says more.")
+    return GpuError(f"{title}: {message if message.endswith('.') else f'{message}.'}")

@@ -1,0 +1,142 @@
+"""Memory: how much of it is free, and what is said where that is too little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+from m3agiqa.backbones.placement import Quantization
+from m3agiqa.errors import InputError, TooLittleMemory
+
+CUDA_OVERHEAD = 500_000_000
+"""Bytes of a GPU that are left to its libraries, and to what the allocator rounds up."""
+SOLD = {"cuda": (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192), "cpu": (8, 16, 32, 64, 128, 256)}
+"""Usual sizes of memory in GB."""
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def room(device: torch.device | str) -> int:
+    """Bytes that are free for a model on a device; on the CPU no more than a container is allowed."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return max(torch.cuda.mem_get_info(device)[0] + unused - CUDA_OVERHEAD, 0)
+    return min([psutil.virtual_memory().available, *group_rooms()])
+
+
+def group_rooms(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> list[int]:
+    """Bytes that are free below each limit of Linux' control groups, version 1 or 2, on this process."""
+    rooms = []
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, files = groups, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = groups / "memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = root / path.strip(
+            "/"
+        )  # in a container, this may be the host's path, and only the root be there
+        for folder in (group, *group.parents):
+            rooms += _group_room(folder, *files)
+            if folder == root:
+                break
+    return rooms
+
+
+def _group_room(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]:
+    try:
+        most = int((folder / limit).read_text())  # without a limit it is no number
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        free = most - int((folder / used).read_text()) + int(facts.get(reclaimable, 0))
+    except (OSError, ValueError):
+        return []
+    return [max(free, 0)]
+
+
+def too_little(
+    title: str,
+    needs: Mapping[Quantization | None, int],
+    asked: Quantization | None,
+    rooms: Mapping[str, int],
+    spreads: bool = False,
+) -> TooLittleMemory:
+    """The error for a model that needs so many bytes, by precision, and more than `rooms` has by device.
+
+    `spreads`: it would fit if it were spread over all devices.
+    """
+    places = {device: "in this machine's memory" if device == "cpu" else f"on {device}" for device in rooms}
+    free = " and ".join(f"{gigabytes(rooms[device])} are free {place}" for device, place in places.items())
+    said = f"{title} needs {gigabytes(needs[asked])} of memory, and {free}."
+    smaller = [bits for bits in ("8bit", "4bit") if needs[bits] < needs[asked]]
+    fitting = [bits for bits in smaller if needs[bits] <= max(rooms.values())]
+    if fitting:
+        first, *others = fitting
+        more = "".join(f", with {bits} {gigabytes(needs[bits])}" for bits in others)
+        return TooLittleMemory(
+            f"{said} With --quantize {first} (in the app, M3AGIQA_QUANTIZE={first}) it needs "
+            f"{gigabytes(needs[first])}{more}."
+        )
+    if spreads:
+        return TooLittleMemory(
+            f"{said} With --device auto (in the app, M3AGIQA_DEVICE=auto) it is spread over all GPUs, and "
+            "what does not fit there waits in the CPU's memory, which is slower."
+        )
+    bits = smaller[-1] if smaller else asked
+    gpu = any(device.startswith("cuda") for device in rooms)
+    least = f" Even with --quantize {bits} it needs {gigabytes(needs[bits])}." if smaller else ""
+    return TooLittleMemory(
+        f"{said}{least} Close what else takes memory, or use {'a GPU' if gpu else 'a machine'} with "
+        f"{size_sold(needs[bits], gpu)} GB or more."
+    )
+
+
+def size_sold(need: int, gpu: bool) -> int:
+    """The smallest usual memory, in GB, with room for so many bytes; else the largest that there is."""
+    sizes = SOLD["cuda" if gpu else "cpu"]
+    return next((size for size in sizes if size * 10**9 >= need + CUDA_OVERHEAD), sizes[-1])
+
+
+def gigabytes(count: int) -> str:
+    """For people, such as "7.9 GB"."""
+    return f"{count / 10**9:.1f} GB"
+
+
+@contextmanager
+def enough_to_load(title: str) -> Iterator[None]:
+    """Raises TooLittleMemory where memory runs out in the block all the same."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise TooLittleMemory(
+            f"The memory ran out while {title} was loaded. Close what else uses it, or load the model with "
+            "--quantize 4bit (in the app, M3AGIQA_QUANTIZE=4bit)."
+        ) from error
+
+
+@contextmanager
+def enough_for_work() -> Iterator[None]:
+    """Raises InputError where memory runs out in the block, which holds a model at work."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise InputError(
+            "The memory ran out while the model was at work. Give a smaller image, judge one aspect at a "
+            "time, or load the model with --quantize 4bit (in the app, M3AGIQA_QUANTIZE=4bit)."
+        ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is so; on the CPU, PyTorch raises nothing more specific than a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
