@@ -1,9 +1,9 @@
 """Stage align: teach nano's connector alone, before the language model is run at all.
 
 A language model of this size hardly learns to look at tokens that mean nothing to it: with a random
-connector its descriptions ignore the image. Two objectives make them mean something first: place
-tokens must lie near the embeddings of words said about the image, and summary tokens must hold its
-scores. The frozen vision encoder's features are kept, so an epoch takes well under a minute.
+connector its descriptions ignore the image. So place tokens are taught to lie near the embeddings of
+words said about the image, and the readers behind the summary tokens are fitted to its scores in closed
+form. What is seen of the images is kept, so an epoch takes well under a minute.
 """
 
 from __future__ import annotations
@@ -11,26 +11,33 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
-from m3agiqa.backbones.nano.connector import EMBEDDING_SCALE, PLACE_TOKENS, SUMMARY_TOKENS
+from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano.connector import Seen
+from m3agiqa.backbones.nano.matching import verdict
+from m3agiqa.backbones.nano.opinions import JUDGED, Opinions
 from m3agiqa.backbones.nano.vision import views
 from m3agiqa.images import open_image
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.augment import DAMAGES, damage, damaged_mos, depicts_prompt, jitter
+from training.augment import DAMAGES, damage, depicts_prompt, jitter
 from training.curriculum import CAPTION_FROM
 from training.datasets import load_captions, load_unlabelled
+from training.match import LeftOut, learn_to_match
+from training.opinions import Examples, agreement, fit_opinions, left_out
 from training.progress import bar, latest_folder, replace_folder
 
 DONE_FILE = "align.json"
@@ -42,98 +49,168 @@ LOOK = 16  # views in one forward pass of the vision encoder
 class AlignConfig:
     """Optimiser settings, and what is shown."""
 
-    variants: int = 2
-    """Versions of each labelled image, randomly rescaled and recompressed."""
-    damaged: float = 0.5
-    """Share of the images with MOS for quality that are also shown as a damaged copy."""
+    variants: int = 1
+    """Versions of each labelled image beside itself, randomly rescaled and recompressed."""
     epochs: int = 8
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
-    score_weight: float = 10.0
-    """Weight of the scores' squared error (scores in [0, 1]) beside the words' cross-entropy (nats)."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class View:
-    """An image as it is shown, what was said about it, and its scores in [0, 1] where known."""
+    """An image as it is shown, and what was said about it."""
 
     image: Path
-    texts: tuple[str, ...]
-    scores: tuple[float | None, ...] = (None,) * len(Aspect)
+    texts: tuple[str, ...] = ()
     seed: str = ""
     """Of its random changes; empty: shown unchanged."""
     damage: str | None = None
 
-    def pixels(self) -> Tensor:
-        """[views, 3, 224, 224]."""
+    def open(self) -> Image.Image:
         image = open_image(self.image)
         if self.seed:
             rng = Random(self.seed)
             image = jitter(image, rng)
             if self.damage:
                 image = damage(image, self.damage, rng, strength=rng.uniform(0.5, 1.5))
-        return views(image)
+        return image
 
 
 def align(
     samples: list[Sample], extras: Path | None, scale: MosScale, out: Path, config: AlignConfig
 ) -> None:
-    """Leave the aligned connector in `out`; resumes from there.
+    """Leave the aligned connector in `out`, and beside it how its opinions agree; resumes from there.
 
-    `extras` holds captions and unlabelled images, which are aligned with as well.
+    `extras` holds captions and unlabelled images, which are aligned with as well. Images outside the training
+    split are only measured on.
     """
     torch.manual_seed(config.seed)
     backbone = NanoBackbone.from_base()
     train = _train_views(samples, extras, scale, config)
-    validation = [_view(sample, scale, "") for sample in samples if sample.split == "validation"]
+    judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED)]
+    worse = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
+    originals = [_view(sample, scale) for sample in judged]
+    copies = [View(s.image, (), s.id, DAMAGES[i % len(DAMAGES)]) for i, s in enumerate(worse)]
+    shown = list(dict.fromkeys([*train, *originals, *copies]))
+    rows = {view: row for row, view in enumerate(shown)}
     kept = out / "features"
-    features = _features(backbone, [*train, *validation], kept)
+    seen = _look_at(backbone, shown, kept)
+    every = _examples(judged, scale, _picked(seen, [rows[view] for view in originals]))
+    apart = left_out(every, config.seed)
+    told = _judge(backbone.connector.opinions, judged, every, apart, config.seed)
+    damaged = _picked(seen, [rows[view] for view in copies])
+    told["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
+    files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
+    backbone.matchers, match = learn_to_match(backbone, samples, extras, scale, seen, files)
+    told |= match.facts
+    told["left_out_srcc"] |= _correspondence(match, judged, apart)
+    places = seen.places[[rows[view] for view in train]]
     trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
     state = out / "state"
     start = trainer.restore(state)
-    reached: dict[str, float] = {}
     with bar(None, "align", total=config.epochs, start=start) as progress:
         for epoch in range(start, config.epochs):
-            trainer.epoch(features[: len(train)], epoch)
-            reached = trainer.aligner.agreement(features[len(train) :], validation)
+            loss = trainer.epoch(places, epoch)
             replace_folder(state, trainer.save)
             progress.update()
-            progress.set_postfix({str(aspect): f"{value:.3f}" for aspect, value in reached.items()})
+            progress.set_postfix(nats=f"{loss:.3f}")
     save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
-    facts = {**asdict(config), "validation_srcc": reached}
-    (out / DONE_FILE).write_text(json.dumps(facts, indent=2))
+    save_file(backbone.matchers.state_dict(), out / MATCHERS_FILE)
+    (out / DONE_FILE).write_text(json.dumps({**asdict(config), **told}, indent=2))
     shutil.rmtree(kept)
 
 
-def _view(sample: Sample, scale: MosScale, seed: str) -> View:
-    scores = tuple(scale.to_unit(sample.mos[a]) if a in sample.mos else None for a in Aspect)
+def _view(sample: Sample, scale: MosScale, seed: str = "") -> View:
     prompts = [sample.prompt] if depicts_prompt(sample, scale, CAPTION_FROM) else []
-    return View(sample.image, (*prompts, *sample.descriptions.values()), scores, seed)
+    return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
 
 
 def _train_views(
     samples: list[Sample], extras: Path | None, scale: MosScale, config: AlignConfig
 ) -> list[View]:
-    rng = Random(config.seed)
     shown = []
     for sample in (sample for sample in samples if sample.split == "train"):
-        shown += [_view(sample, scale, f"{sample.id} {i}") for i in range(config.variants)]
-        known = sample.mos.get(Aspect.QUALITY)
-        if known is not None and not sample.distorted and rng.random() < config.damaged:
-            quality = scale.to_unit(damaged_mos(known, scale))
-            texts = (sample.prompt,) if sample.prompt else ()
-            shown.append(View(sample.image, texts, (quality, None, None), sample.id, rng.choice(DAMAGES)))
+        seeds = ("", *(f"{sample.id} {i}" for i in range(config.variants)))
+        shown += [_view(sample, scale, seed) for seed in seeds]
     if extras is None:
         return shown
     unlabelled = [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
-    shown += [View(sample.image, (sample.prompt,), seed=sample.id) for sample in unlabelled]
-    return shown + [View(image, tuple(texts), seed=image.name) for image, texts in load_captions(extras)]
+    shown += [View(sample.image, (sample.prompt,), sample.id) for sample in unlabelled]
+    return shown + [View(image, tuple(texts), image.name) for image, texts in load_captions(extras)]
 
 
-def _features(backbone: NanoBackbone, shown: list[View], folder: Path) -> Tensor:
-    """[views, PLACE_TOKENS, C] in 16 bit, computed once and kept in `folder`."""
+def _picked(seen: Seen, rows: list[int]) -> Seen:
+    return Seen(*(field[rows] for field in seen))
+
+
+def _examples(judged: Sequence[Sample], scale: MosScale, seen: Seen) -> Examples:
+    unknown = math.nan
+    scores = [[scale.to_unit(s.mos[a]) if a in s.mos else unknown for a in JUDGED] for s in judged]
+    known = torch.tensor(scores).reshape(-1, len(JUDGED))
+    return Examples(seen.statistics, seen.appearance, known, [sample.source for sample in judged])
+
+
+def _judge(
+    opinions: Opinions, judged: Sequence[Sample], every: Examples, apart: Tensor, seed: int
+) -> dict[str, dict]:
+    """Fit the readers on the training split; how their opinions agree with scores elsewhere.
+
+    Sources left out are measured on images of all splits, with readers fitted on all others (`apart`).
+    """
+    train = [row for row, sample in enumerate(judged) if sample.split == "train"]
+    if train:
+        fit_opinions(opinions, every.part(train), seed)
+    validation = every.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
+    told = {
+        "validation_srcc": _srcc(opinions(validation.statistics, validation.appearance), validation.scores),
+        "left_out_srcc": agreement(apart, every.scores, judged),
+    }
+    for aspect, found in told["left_out_srcc"].items():
+        means = ", ".join(f"{which} {part['mean']:.3f}" for which, part in found.items() if part)
+        if means:
+            sys.stdout.write(f"align: {aspect} on sources left out, SRCC: {means}\n")
+    return told
+
+
+def _correspondence(match: LeftOut, judged: Sequence[Sample], apart: Tensor) -> dict[str, dict]:
+    """How the match alone agrees with scores of correspondence, and with the opinions on looks beside it."""
+    opinions = {sample.id: opinion for sample, opinion in zip(judged, apart, strict=True)}
+    unknown = torch.full((len(JUDGED),), math.nan)
+    beside = [opinions.get(sample.id, unknown) for sample in match.samples]
+    found = {"match": match.agreement(match.own)}
+    if beside:
+        found[str(Aspect.CORRESPONDENCE)] = match.agreement(verdict(match.own, torch.stack(beside)))
+    return found
+
+
+def _srcc(read: Tensor, scores: Tensor) -> dict[Aspect, float]:
+    """Of opinions with scores [N, JUDGED]; nothing where nothing is known."""
+    found = {}
+    for column, aspect in enumerate(JUDGED):
+        known = ~scores[:, column].isnan()
+        if known.any():
+            found[aspect] = srcc(read[known, column].tolist(), scores[known, column].tolist())
+    return found
+
+
+def _damaged_below(
+    opinions: Opinions, judged: Sequence[Sample], every: Examples, worse: Sequence[Sample], damaged: Seen
+) -> dict[str, float]:
+    """Share of damaged copies, by damage, whose quality the opinion puts below that of the original."""
+    quality = JUDGED.index(Aspect.QUALITY)
+    before = opinions(every.statistics, every.appearance)[:, quality].tolist()
+    after = opinions(damaged.statistics, damaged.appearance)[:, quality].tolist()
+    original = {sample.id: opinion for sample, opinion in zip(judged, before, strict=True)}
+    found: dict[str, list[bool]] = {}
+    for i, (sample, opinion) in enumerate(zip(worse, after, strict=True)):
+        found.setdefault(DAMAGES[i % len(DAMAGES)], []).append(opinion < original[sample.id])
+    return {kind: sum(below) / len(below) for kind, below in found.items()}
+
+
+def _look_at(backbone: NanoBackbone, shown: list[View], folder: Path) -> Seen:
+    """What is seen of the views, computed once and kept in `folder`; places in 16 bit."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     with bar(None, "look", total=len(shown)) as progress:
@@ -142,26 +219,30 @@ def _features(backbone: NanoBackbone, shown: list[View], folder: Path) -> Tensor
             path = folder / f"{start:06}.safetensors"
             if not path.exists():
                 partial = path.with_suffix(".partial")
-                save_file({"features": _look(backbone, shard)}, partial)
+                save_file(_look(backbone, shard)._asdict(), partial)
                 partial.replace(path)
-            parts.append(load_file(path)["features"])
+            parts.append(Seen(**load_file(path)))
             progress.update(len(shard))
-    return torch.cat(parts)
+    return _joined(parts)
 
 
 @torch.inference_mode()
-def _look(backbone: NanoBackbone, shown: list[View]) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat(
-            [
-                backbone.features(torch.stack([view.pixels() for view in shown[i : i + LOOK]])).bfloat16()
-                for i in range(0, len(shown), LOOK)
-            ]
-        )
+def _look(backbone: NanoBackbone, shown: list[View]) -> Seen:
+    found = []
+    for start in range(0, len(shown), LOOK):
+        images = [view.open() for view in shown[start : start + LOOK]]
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = backbone.see(views(images))
+        found.append(seen._replace(places=seen.places.bfloat16()))
+    return _joined(found)
+
+
+def _joined(parts: list[Seen]) -> Seen:
+    return Seen(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class _Aligner(nn.Module):
-    """The connector with what judges its tokens: word embeddings, and a linear reader of scores."""
+    """The connector with what judges its place tokens: word embeddings."""
 
     def __init__(self, backbone: NanoBackbone, train: list[View]) -> None:
         super().__init__()
@@ -174,43 +255,19 @@ class _Aligner(nn.Module):
         for row, words in zip(self.said, said, strict=True):
             row[[i for i, word in enumerate(vocabulary) if word in words]] = 1
         self.said /= self.said.sum(1, keepdim=True).clamp_min(1)
-        self.scores = _scores(train)
         embeddings = backbone.llm.get_input_embeddings().weight.float()
         self.centre = embeddings.mean(0)  # two thirds of every embedding's length is common to all
         self.words = F.normalize(embeddings[vocabulary] - self.centre, dim=-1).T.contiguous()
         self.sharpness = nn.Parameter(torch.tensor(math.log(15.0)))
         self.frequency = nn.Parameter(torch.tensor([math.log(counts[w] / len(train)) for w in vocabulary]))
-        self.reader = nn.Linear(SUMMARY_TOKENS * backbone.hidden_size, len(Aspect))
-        nn.init.zeros_(self.reader.weight)
 
-    def forward(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses of some training views: cross-entropy of words said, squared error of known scores."""
-        tokens = self.connector(features)
-        near = F.normalize(tokens[:, :PLACE_TOKENS] - self.centre, dim=-1) @ self.words
+    def forward(self, places: Tensor, rows: Tensor) -> Tensor:
+        """Cross-entropy (nats) of the words said about some training views."""
+        tokens = self.connector.place_tokens(places)
+        near = F.normalize(tokens - self.centre, dim=-1) @ self.words
         # A word belongs to the image when it is near to any of its places.
         logits = (near.float() * self.sharpness.exp()).logsumexp(1) + self.frequency
-        words = -(logits.log_softmax(-1) * self.said[rows]).sum(1).mean()
-        scores = self.scores[rows]
-        known = ~scores.isnan()
-        squares = (self._read(tokens).float() - scores.nan_to_num()) ** 2
-        return words, (squares * known).sum() / known.sum().clamp_min(1)
-
-    @torch.inference_mode()
-    def agreement(self, features: Tensor, shown: list[View]) -> dict[Aspect, float]:
-        """SRCC of the scores that are read from the summary tokens; nothing where nothing is shown."""
-        if not shown:
-            return {}
-        self.eval()
-        read = torch.cat([self._read(self.connector(part.float())) for part in features.split(64)])
-        true = _scores(shown)
-        known = ~true.isnan()
-        return {
-            aspect: srcc(read[known[:, i], i].tolist(), true[known[:, i], i].tolist())
-            for i, aspect in enumerate(Aspect)
-        }
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        return self.reader(tokens[:, PLACE_TOKENS:].flatten(1) / EMBEDDING_SCALE)
+        return -(logits.log_softmax(-1) * self.said[rows]).sum(1).mean()
 
 
 class _Trainer:
@@ -224,18 +281,22 @@ class _Trainer:
             self.optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1
         )
 
-    def epoch(self, features: Tensor, number: int) -> None:
+    def epoch(self, places: Tensor, number: int) -> float:
+        """The mean loss."""
         self.aligner.train()
         torch.manual_seed(1000 * self.config.seed + number)  # so that resuming changes nothing
-        for rows in torch.randperm(len(features)).split(self.config.batch):
+        losses = []
+        for rows in torch.randperm(len(places)).split(self.config.batch):
             with torch.autocast("cpu", torch.bfloat16):
-                words, error = self.aligner(features[rows], rows)
-            (words + self.config.score_weight * error).backward()
+                loss = self.aligner(places[rows], rows)
+            loss.backward()
+            losses.append(loss.item())
             torch.nn.utils.clip_grad_norm_(self.aligner.parameters(), 1.0)
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
         self.done = number + 1
+        return sum(losses) / len(losses)
 
     def save(self, folder: Path) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("aligner", "optimizer", "schedule")}
@@ -250,8 +311,3 @@ class _Trainer:
                 getattr(self, name).load_state_dict(parts[name])
             self.done = parts["done"]
         return self.done
-
-
-def _scores(shown: list[View]) -> Tensor:
-    """[views, aspects], NaN where unknown."""
-    return torch.tensor([[math.nan if score is None else score for score in v.scores] for v in shown])

@@ -19,10 +19,12 @@ from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from m3agiqa.weights import sha256
 from training.augment import DAMAGE_REVISION, DAMAGES, damage, unrelated_prompt
+from training.changed import changed
 
-Kind = Literal["own", "unrelated", "damaged"]
+Kind = Literal["own", "unrelated", "changed", "damaged"]
 SANITY_DAMAGES = ("blur", "noise")
-UNRELATED_SHARE = 0.35  # of the training images; each costs one more conversation
+WRONG_SHARE = 0.35  # of the training images, with a wrong prompt; each costs one more conversation
+CHANGED_SHARE = 0.5  # of those, with one attribute of their prompt changed where there is one
 DAMAGED_SHARE = 0.25  # likewise, and one more image
 
 
@@ -39,7 +41,7 @@ def _hash(path: Path, changed: int, size: int) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A sample's image (perhaps damaged) with a prompt (perhaps another sample's), for some aspects."""
+    """A sample's image (perhaps damaged) with a prompt (perhaps a wrong one), for some aspects."""
 
     sample: Sample
     kind: Kind
@@ -88,7 +90,7 @@ def own_cases(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Case]:
 
 
 def all_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
-    """Own cases of all samples; unrelated prompts and damaged copies of undistorted ones.
+    """Own cases of all samples; wrong prompts and damaged copies of undistorted ones.
 
     Test images get every sanity case. A share of the training images gets the like to be fitted with,
     with any damage; validation images need none.
@@ -106,9 +108,13 @@ def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Case]:
     if sample.distorted or sample.split == "validation":
         return []
     cases = []
-    if sample.prompt and (not train or rng.random() < UNRELATED_SHARE):
-        other = unrelated_prompt(sample, pool, rng)
-        cases.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
+    if sample.prompt and (not train or rng.random() < WRONG_SHARE):
+        change = changed(sample, rng) if not train or rng.random() < CHANGED_SHARE else None
+        if change:
+            cases.append(Case(sample, "changed", (Aspect.CORRESPONDENCE,), change.prompt))
+        if not train or not change:
+            other = unrelated_prompt(sample, pool, rng)
+            cases.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
     if not train or rng.random() < DAMAGED_SHARE:
         kinds = (rng.choice(DAMAGES),) if train else SANITY_DAMAGES
         cases += [Case(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]

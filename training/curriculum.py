@@ -26,6 +26,7 @@ from training.augment import (
     unrelated_mos,
     unrelated_prompt,
 )
+from training.changed import changed, changed_description, changed_mos
 from training.datasets import (
     load_captions,
     load_published_conversations,
@@ -78,7 +79,10 @@ class CurriculumConfig:
     rated: float = 0.5
     """Share of conversations that go on to the rating; it is learned from fewer than descriptions are."""
     mismatched: float = 0.35
-    """Share of images that also get a conversation about another image's prompt."""
+    """Share of images that also get a conversation about a wrong prompt."""
+    changed: float = 0.5
+    """Share of wrong prompts that are the image's own with one attribute changed, where it has what was asked
+    for; the others are other images' prompts."""
     damaged: float = 0.25
     """Share of images that are also shown as a damaged copy."""
     jitter: bool = True
@@ -176,9 +180,7 @@ def _lessons(
         for aspect, text in sample.descriptions.items()
     ]
     if sample.prompt and not sample.distorted and rng.random() < config.mismatched:
-        other = unrelated_prompt(sample, pool, rng)
-        text = unrelated_description(sample, other, scale, rng)
-        conversations.append(said(Aspect.CORRESPONDENCE, other, text, unrelated_mos(scale)))
+        conversations.append(said(Aspect.CORRESPONDENCE, *_mismatch(sample, pool, scale, config, rng)))
     lessons = [Lesson(sample.image, tuple(conversations))] if conversations else []
     quality = sample.mos.get(Aspect.QUALITY)
     if quality is not None and not sample.distorted and rng.random() < config.damaged:
@@ -187,3 +189,15 @@ def _lessons(
         text = rng.choice(DAMAGE_WORDS[kind])
         lessons.append(Lesson(sample.image, (said(Aspect.QUALITY, sample.prompt, text, mos),), kind))
     return lessons
+
+
+def _mismatch(
+    sample: Sample, pool: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random
+) -> tuple[str, str, float]:
+    """A wrong prompt, what can be said about it, and its MOS."""
+    change = changed(sample, rng) if rng.random() < config.changed else None
+    if change and depicts_prompt(sample, scale, CAPTION_FROM):
+        mos = changed_mos(sample.mos[Aspect.CORRESPONDENCE], scale)
+        return change.prompt, changed_description(change, rng), mos
+    other = unrelated_prompt(sample, pool, rng)
+    return other, unrelated_description(sample, other, scale, rng), unrelated_mos(scale)

@@ -358,12 +358,19 @@ class _Trainer:
         return done
 
     def export(self, out: Path) -> None:
-        """What was learned, and what has no published weights, in 16 bit, as checkpoints hold it."""
+        """What was learned, and what has no published weights, as checkpoints hold it: in 16 bit.
+
+        Buffers stay as they are: nano's hold what was fitted in closed form, where rounding adds up.
+        """
         weights = self._weights()
         if not self.accelerator.is_main_process:
             return
         for name, part in self.parts.items():
-            half = {key: value.bfloat16().contiguous() for key, value in weights[name].items()}
+            exact = {key for key, _ in self.modules[name].named_buffers()}
+            half = {
+                key: (value if key in exact else value.bfloat16()).contiguous()
+                for key, value in weights[name].items()
+            }
             if isinstance(self.modules[name], PeftModel):
                 _export_adapter(self.modules[name], half, out / part.file, part.base)
             elif name in self.tuned or part.base is None:

@@ -237,7 +237,9 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
     mos = torch.tensor([target.mos for target in batch], device=own.device)
     aspects = torch.tensor([ASPECTS.index(target.aspect) for target in batch], device=own.device)
     weights = torch.tensor([float(target.weight) for target in batch], device=own.device)
-    loss = agreement_loss(own, mos, aspects, config.losses, weights)
+    numbers = {source: i for i, source in enumerate(dict.fromkeys(t.sample.source for t in batch))}
+    sources = torch.tensor([numbers[target.sample.source] for target in batch], device=own.device)
+    loss = agreement_loss(own, mos, aspects, config.losses, weights, sources)
     if paired:
         loss = loss + config.losses.worse * hinge(own[paired], worse, config.losses.margin)
     return loss

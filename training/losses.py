@@ -27,6 +27,8 @@ class LossConfig:
     """RankNet: cross-entropy of which of two images is the better one."""
     fidelity: float = 0.0
     """Fidelity of the probability that one image is better than the other (Thurstone's model)."""
+    within: float = 0.0
+    """Squared error of differences inside a source, so that knowing the source is worth nothing."""
     worse: float = 0.05
     """Hinge that puts an image above its damaged copy, and its prompt above an unrelated one."""
     margin: float = 0.5
@@ -34,11 +36,23 @@ class LossConfig:
 
 
 def agreement_loss(
-    scores: Tensor, mos: Tensor, groups: Tensor, config: LossConfig, weights: Tensor | None = None
+    scores: Tensor,
+    mos: Tensor,
+    groups: Tensor,
+    config: LossConfig,
+    weights: Tensor | None = None,
+    sources: Tensor | None = None,
 ) -> Tensor:
-    """Squared error, and the losses about order among images of the same group [N] (aspect)."""
+    """Squared error, and the losses about order among images of the same group [N] (aspect).
+
+    `sources` [N] parts the groups further for the loss within sources; without it there is but one.
+    """
     weights = _or_equal(weights, mos)
     loss = config.mse * (weights * (scores - mos) ** 2).sum() / weights.sum()
+    if config.within:
+        sources = torch.zeros_like(groups) if sources is None else sources
+        inside = torch.stack([groups, sources], dim=1).unique(dim=0, return_inverse=True)[1]
+        loss = loss + config.within * within_loss(scores, mos, inside, weights)
     members = [groups == group for group in groups.unique()]
     for weight, term in (
         (config.plcc, plcc_loss),
@@ -92,6 +106,19 @@ def fidelity_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) ->
     losses = 1 - p.sqrt() * q.sqrt() - (1 - p).sqrt() * (1 - q).sqrt()
     pairs = weights[first] * weights[second]
     return (losses * pairs).sum() / pairs.sum()
+
+
+def within_loss(scores: Tensor, mos: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error after each group [N] has been forgiven its mean error; 0 for a single image.
+
+    The same as half the squared error of differences s_i - s_j over all pairs inside the groups.
+    """
+    weights = _or_equal(weights, mos)
+    numbers = groups.unique(return_inverse=True)[1]
+    shares = F.one_hot(numbers).to(mos.dtype) * weights[:, None]
+    error = scores - mos
+    forgiven = (error @ shares) / shares.sum(0)
+    return (weights * (error - forgiven[numbers]) ** 2).sum() / weights.sum()
 
 
 def _or_equal(weights: Tensor | None, mos: Tensor) -> Tensor:

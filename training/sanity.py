@@ -19,8 +19,8 @@ from training.identity import backbone_id
 def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:
     """Share of the undistorted test images whose worse case scores lower, and how many there are.
 
-    Damage is for checkpoints that judge quality, another image's prompt for those that judge correspondence.
-    A comparison for which there is no image is left out.
+    Damage is for checkpoints that judge quality; another image's prompt, and the own with one attribute
+    changed, for those that judge correspondence. A comparison for which there is no image is left out.
     """
     card = read_card(checkpoint)
     cases = sanity_cases(list(samples), list(card.predictors), seed)
@@ -40,6 +40,7 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
         compared |= {damage: pairs(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
     if Aspect.CORRESPONDENCE in card.predictors:
         compared["unrelated_prompt"] = pairs(Aspect.CORRESPONDENCE, "unrelated", None)
+        compared["changed_prompt"] = pairs(Aspect.CORRESPONDENCE, "changed", None)
     return {name: {"lower": share_lower(each), "n": len(each)} for name, each in compared.items() if each}
 
 

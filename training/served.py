@@ -306,5 +306,7 @@ def whole_sentences(text: str) -> str:
 
 
 def _name(case: Case, aspect: Aspect) -> str:
-    unlike = "with an unrelated prompt" if case.kind == "unrelated" else case.damage
+    unlike = {"unrelated": "with an unrelated prompt", "changed": "with a changed prompt"}.get(
+        case.kind, case.damage
+    )
     return " ".join(filter(None, [case.sample.id, str(aspect), unlike]))

@@ -17,68 +17,117 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
-from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS, Connector, gather
+from m3agiqa.backbones.nano.appearance import APPEARANCE
+from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS, Connector, Seen, gather
 from m3agiqa.backbones.nano.decoder import Decoder
 from m3agiqa.backbones.nano.language import END, new_cache
-from m3agiqa.backbones.nano.matching import Matcher
-from m3agiqa.backbones.nano.vision import DETAIL_GRID, GROUPS, POINTWISE, VIEW, EfficientNetLite0, views
+from m3agiqa.backbones.nano.vision import (
+    FINE,
+    GROUPS,
+    POINTWISE,
+    STAGES,
+    STATISTICS,
+    WHOLE,
+    EfficientNetLite0,
+    statistics,
+    views,
+)
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 
 
-def test_views_are_the_whole_image_and_its_parts() -> None:
+def test_views_are_the_whole_image_at_two_resolutions() -> None:
     image = Image.new("RGB", (1000, 600), "black")
     image.paste("white", (500, 0, 1000, 300))  # the upper right quarter
-    shown = views(image)
-    assert shown.shape == (1 + DETAIL_GRID**2, 3, VIEW, VIEW)
-    assert shown[1:].mean(dim=(1, 2, 3)).argmax() == 1
-    assert (shown[2] == shown[2].max()).float().mean() > 0.9
+    shown = views([image, image.rotate(180)])
+    assert shown.whole.shape == (2, 3, WHOLE, WHOLE) and shown.fine.shape == (2, 3, FINE, FINE)
+    assert shown.appearance.shape == (2, APPEARANCE)
+    for view in (shown.whole, shown.fine):
+        half = view.shape[-1] // 2
+        quarters = [view[:, :, :half, :half], view[:, :, :half, half:], view[:, :, half:, :half]]
+        first, turned = torch.stack([quarter.mean(dim=(1, 2, 3)) for quarter in quarters], dim=1)
+        assert first.argmax() == 1 and turned.argmax() == 2
 
 
-def test_details_keep_what_the_whole_view_has_lost() -> None:
-    fine = Image.effect_noise((1000, 1000), 120).convert("RGB")
-    soft = fine.filter(ImageFilter.GaussianBlur(1.2))
-
-    def contrast(image: Image.Image) -> torch.Tensor:
-        return views(image).std(dim=(1, 2, 3))
-
-    lost = contrast(soft) / contrast(fine)
-    assert lost[0] > 1.5 * lost[1:].max()
+def test_the_fine_view_keeps_what_the_whole_has_lost() -> None:
+    fine = Image.effect_noise((448, 448), 120).convert("RGB")
+    shown = views([fine, fine.filter(ImageFilter.GaussianBlur(1.2))])
+    lost = [(view[0].std() / view[1].std()).item() for view in (shown.whole, shown.fine)]
+    assert lost[1] > 1.4 * lost[0]
 
 
 def test_gather_keeps_places_in_order() -> None:
-    maps = torch.zeros(1, 1 + DETAIL_GRID**2, 7, 7, 3)
-    maps[0, 0, 2, 5, 0] = 1  # row 2, column 5 of the whole
-    maps[0, 4, -1, -1, 1] = 1  # a corner of the last detail
-    places = gather(maps)[0]
-    assert places.shape == (PLACE_TOKENS, 3)
-    assert places[:, 0].nonzero().flatten().tolist() == [2 * 7 + 5]
-    assert places[:, 1].nonzero().flatten().tolist() == [PLACE_TOKENS - 1]
+    def maps(side: int) -> list[Tensor]:
+        channels = [*(cout for *_, cout in STAGES), GROUPS[0]]
+        return [torch.zeros(1, c, side, side) for c in channels]
+
+    whole, fine = maps(7), maps(14)
+    whole[-1][0, 0, 2, 5] = 1  # row 2, column 5
+    fine[-1][0, 1, -1, -1] = 1  # the last corner
+    seen = gather(whole, fine)[0]
+    assert seen.shape == (PLACE_TOKENS, sum(GROUPS))
+    assert seen[:, 0].nonzero().flatten().tolist() == [2 * 7 + 5]
+    assert seen[:, 1].nonzero().flatten().tolist() == [PLACE_TOKENS - 1]
 
 
-def test_a_prompt_whose_words_are_seen_matches_better() -> None:
+def test_statistics_are_of_each_channel_of_the_first_stages() -> None:
     generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(50, 32, generator=generator) * 0.1 + 0.1  # with something common to all
-    matcher = Matcher(embeddings, worst=0, best=1)
-    places = embeddings[torch.randint(2, 10, (PLACE_TOKENS,), generator=generator)]
-    seen, unseen = list(range(2, 10)), list(range(20, 28))
-    assert matcher.match(places, seen) > matcher.match(places, unseen) + 1
-    towards = embeddings[1] - embeddings[0]
-    assert matcher.shift(places, seen) @ towards > matcher.shift(places, unseen) @ towards
-    assert not matcher.shift(places, []).any(), "no words, no shift"
+    maps = [torch.randn(2, cout, 9, 9, generator=generator) for *_, cout in STAGES]
+    found = statistics(maps)
+    assert found.shape == (2, STATISTICS)
+    assert torch.allclose(found[1, 3], maps[0][1, 3].mean(), atol=1e-5)
+    assert torch.allclose(found[1, 16 + 3].exp(), maps[0][1, 3].std() + 1e-3, atol=1e-5)
+    maps[-1] += 1
+    assert torch.equal(statistics(maps), found), "the last stage knows too much of what is shown"
 
 
-def test_connector_sees_places_and_sums_them_up() -> None:
+def seen_of(count: int) -> Seen:
+    places = torch.rand(count, PLACE_TOKENS, sum(GROUPS))
+    return Seen(places, torch.randn(count, STATISTICS), torch.randn(count, APPEARANCE), torch.zeros(count, 11))
+
+
+def opinionated(hidden_size: int) -> Connector:
+    """A connector whose opinions are the first two statistics."""
+    connector = Connector(hidden_size)
+    connector.opinions.stage_weight[:2] = torch.eye(2)
+    return connector.eval()
+
+
+def test_connector_says_places_and_opinions() -> None:
     torch.manual_seed(0)
-    connector = Connector(16).eval()
-    features = torch.rand(2, PLACE_TOKENS, sum(GROUPS))
-    tokens = connector(features)
+    connector, seen = opinionated(16), seen_of(2)
+    tokens = connector(seen)
     assert tokens.shape == (2, VISUAL_TOKENS, 16)
-    changed = features.clone()
-    changed[:, 7] += torch.rand(sum(GROUPS))
-    moved = (connector(changed) - tokens).abs().amax(dim=(0, 2))
-    assert moved[:PLACE_TOKENS].nonzero().flatten().tolist() == [7]
-    assert (moved[PLACE_TOKENS:] > 0).all()
+
+    def moved(changed: Seen) -> list[int]:
+        return (connector(changed) - tokens).abs().amax(dim=(0, 2)).gt(1e-6).nonzero().flatten().tolist()
+
+    place, statistic, other = seen.places.clone(), seen.statistics.clone(), seen.statistics.clone()
+    place[:, 7] += torch.rand(sum(GROUPS))
+    statistic[:, 1] += 0.5
+    other[:, 2:] += 0.5
+    assert moved(seen._replace(places=place)) == [7]
+    assert moved(seen._replace(statistics=statistic)) == [PLACE_TOKENS + 1]
+    assert moved(seen._replace(statistics=other)) == [], "nothing is known of an image beside opinions"
+
+
+def test_an_opinion_can_be_read_off_its_token_after_any_norm() -> None:
+    torch.manual_seed(0)
+    connector, seen = opinionated(64), seen_of(41)
+    seen.statistics[:, 0] = torch.linspace(-4, 4, 41)
+    tokens = connector(seen)[:, PLACE_TOKENS]
+    read = nn.functional.rms_norm(tokens, (64,)) @ connector.compass[1, 0]
+    assert (read.diff() > 0).all()
+    assert torch.allclose(tokens.norm(dim=-1), tokens[0].norm(), rtol=1e-3)
+
+
+def test_opinions_are_less_sure_in_training() -> None:
+    connector, seen = opinionated(16), seen_of(3)
+    assert torch.equal(connector(seen), connector(seen))
+    connector.train()
+    first, second = connector(seen), connector(seen)
+    assert torch.equal(first[:, :PLACE_TOKENS], second[:, :PLACE_TOKENS])
+    assert not torch.allclose(first[:, PLACE_TOKENS:], second[:, PLACE_TOKENS:], atol=1e-3)
 
 
 # --- a tiny nano ------------------------------------------------------------------------------
@@ -212,11 +261,12 @@ def test_a_vision_adapter_changes_what_is_seen(
 ) -> None:
     write_adapters(tmp_path / "both", 1)
     write_adapters(tmp_path / "language", 1, ("language",))
-    pixels = views(picture)[None]
+    shown = views([picture])
     both = NanoBackbone.load(tmp_path / "both")
     language = NanoBackbone.load(tmp_path / "language")
-    assert torch.equal(language.features(pixels), base.features(pixels))
-    assert not torch.allclose(both.features(pixels), base.features(pixels), atol=1e-2)
+    assert torch.equal(language.see(shown).places, base.see(shown).places)
+    for found, plain in zip(both.see(shown)[:2], base.see(shown)[:2], strict=True):
+        assert not torch.allclose(found, plain, atol=1e-2)
     assert not any("lora" in name for name, _ in both.vision.named_parameters()), "merged: as fast as without"
 
 
@@ -324,8 +374,8 @@ def test_an_image_is_seen_once_however_often_it_is_asked_about(
     write_adapters(tmp_path / "learned", 1)
     nano = NanoBackbone.load(tmp_path / "learned")
     seen: list[int] = []
-    see = nano.visual_tokens
-    monkeypatch.setattr(nano, "visual_tokens", lambda pixels: seen.append(len(pixels)) or see(pixels))
+    see = nano.see
+    monkeypatch.setattr(nano, "see", lambda shown: seen.append(len(shown.whole)) or see(shown))
     first = nano.encode([Request(picture, whole(Aspect.QUALITY))])
     other = nano.encode([Request(picture.rotate(180), whole(Aspect.QUALITY))])
     again = nano.encode([Request(picture.copy(), whole(Aspect.QUALITY))])

@@ -1,4 +1,4 @@
-"""The connector learns words and scores from features alone."""
+"""The connector learns words, and its readers scores, from what is seen alone."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.nano import CONNECTOR_FILE
+from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
 from training.align import DONE_FILE, AlignConfig, View, align
+from training.augment import DAMAGES
 from training.datasets import TEACHER_SCALE, load_teacher
 
 
 def test_an_image_is_changed_at_random_but_repeatably(data: Path) -> None:
     image = data / "captions" / "images" / "0.png"
     plain, changed, blurred = (
-        View(image, (), seed=seed, damage=damage).pixels()
+        View(image, seed=seed, damage=damage).open().tobytes()
         for seed, damage in (("", None), ("a", None), ("a", "blur"))
     )
-    assert plain.shape == changed.shape == blurred.shape
-    assert torch.equal(blurred, View(image, (), seed="a", damage="blur").pixels())
-    assert not torch.equal(changed, blurred)
+    assert blurred == View(image, seed="a", damage="blur").open().tobytes()
+    assert len({plain, changed, blurred}) == 3
 
 
 def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path: Path) -> None:
@@ -32,8 +31,14 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     weights = load_file(tmp_path / CONNECTOR_FILE)
     Connector(576).load_state_dict(weights)
     assert all(value.isfinite().all() for value in weights.values())
-    reached = json.loads((tmp_path / DONE_FILE).read_text())["validation_srcc"]
-    assert set(reached) == {"quality", "correspondence", "authenticity"}
+    told = json.loads((tmp_path / DONE_FILE).read_text())
+    assert set(told["validation_srcc"]) == {"quality", "authenticity"}
+    assert set(told["left_out_srcc"]) == {"quality", "authenticity", "match", "correspondence"}
+    assert 0 <= told["unrelated_below"] <= 1 and set(told["changed_below"]) == {"colour"}
+    matchers = load_file(tmp_path / MATCHERS_FILE)
+    assert all(value.isfinite().all() for value in matchers.values())
+    assert set(told["damaged_below"]) == set(DAMAGES)
+    assert weights["opinions.look_weight"].any() and weights["opinions.stage_weight"].any()
     assert not (tmp_path / "features").exists(), "a gigabyte that is no longer needed"
 
 
@@ -45,6 +50,7 @@ def test_without_quality_and_validation_there_is_less_to_show_and_to_report(
         for sample in load_teacher(data)
         if sample.split == "train"
     ]
-    align(samples, data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=1, damaged=1.0, batch=16))
-    assert json.loads((tmp_path / DONE_FILE).read_text())["validation_srcc"] == {}
+    align(samples, data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=1, batch=16))
+    told = json.loads((tmp_path / DONE_FILE).read_text())
+    assert told["validation_srcc"] == told["damaged_below"] == {}
     assert all(value.isfinite().all() for value in load_file(tmp_path / CONNECTOR_FILE).values())

@@ -27,6 +27,7 @@ def test_every_test_image_gets_all_sanity_cases(data: Path) -> None:
     test = [case for case in cases if case.sample.split == "test"]
     count = sum(sample.split == "test" for sample in samples)
     assert [case.kind for case in test].count("unrelated") == count
+    assert [case.kind for case in test].count("changed") == count
     assert [case.damage for case in test].count("blur") == count
     assert [case.damage for case in test].count("noise") == count
     assert not [case for case in cases if case.sample.split == "validation" and case.kind != "own"]
@@ -46,7 +47,8 @@ def test_only_the_wanted_aspects_are_spoken_about(data: Path, aspects: tuple[Asp
     own = [case for case in cases if case.kind == "own"]
     assert own == own_cases(samples, aspects)
     assert len(own) == len(samples), "without its prompt there is authenticity or quality left to ask for"
-    assert {case.kind for case in cases} == {"own", "damaged" if Aspect.QUALITY in aspects else "unrelated"}
+    worse = {"damaged"} if Aspect.QUALITY in aspects else {"unrelated", "changed"}
+    assert {case.kind for case in cases} == {"own", *worse}
 
 
 def test_a_sample_that_cannot_be_asked_about_is_no_case(data: Path) -> None:
@@ -138,6 +140,16 @@ def test_reading_a_cache_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "hidden").exists()
 
 
+def test_wrong_prompts_for_training_are_of_both_kinds(data: Path) -> None:
+    samples = [replace(sample, id=f"{sample.id} {i}") for i in range(20) for sample in load_teacher(data)]
+    wrong = [c for c in all_cases(samples, tuple(Aspect), 0) if c.kind in ("unrelated", "changed")]
+    train = [case for case in wrong if case.sample.split == "train"]
+    kinds = [case.kind for case in train]
+    assert 0.3 < kinds.count("changed") / len(kinds) < 0.7
+    assert len({case.sample.id for case in train}) == len(train), "one of them an image"
+    assert all(case.prompt != case.sample.prompt for case in wrong)
+
+
 def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -> None:
     samples = load_teacher(data)
     cases = all_cases(samples, tuple(Aspect), seed=0)
@@ -151,11 +163,12 @@ def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -
     found = targets(cases, cache, "nano", Aspect.CORRESPONDENCE)
     assert len(found) == sum(Aspect.CORRESPONDENCE in sample.mos for sample in samples)
     for target in found:
-        worse = next((c for c in cases if c.kind == "unrelated" and c.sample == target.sample), None)
-        if worse is None:
+        wrong = [c for c in cases if c.kind in ("unrelated", "changed") and c.sample == target.sample]
+        if not wrong:
             assert target.worse is None
             continue
-        assert torch.equal(target.worse, states[worse.key(Aspect.CORRESPONDENCE, "nano")])
+        worse = [states[case.key(Aspect.CORRESPONDENCE, "nano")] for case in wrong]
+        assert any(torch.equal(target.worse, each) for each in worse)
     assert any(target.worse is not None for target in found)
 
 

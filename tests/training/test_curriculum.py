@@ -42,7 +42,7 @@ def test_every_conversation_ends_with_an_answer(lessons: list[list[Lesson]]) -> 
     assert any(len(c.turns) == 2 and c.turns[-1].content in RATINGS for c in held), "one round"
 
 
-def test_wrong_prompts_and_damage_are_taught_as_bad(lessons: list[list[Lesson]]) -> None:
+def test_wrong_prompts_and_damage_are_taught_as_bad(data: Path, lessons: list[list[Lesson]]) -> None:
     damaged = [lesson for batch in lessons for lesson in batch if lesson.damage]
     assert damaged
     for lesson in damaged:
@@ -52,10 +52,23 @@ def test_wrong_prompts_and_damage_are_taught_as_bad(lessons: list[list[Lesson]])
         assert lesson.request(Random(0)).image.mode == "RGB"
     whole = [b for batch in lessons for b in batch if b.image and not b.damage and len(b.conversations) > 3]
     assert whole
+    prompts = {sample.prompt for sample in load_teacher(data)}
     for lesson in whole:
         right, wrong = (c for c in lesson.conversations if c.aspect is Aspect.CORRESPONDENCE)
         assert right.turns[0] != wrong.turns[0]
-        assert wrong.turns[-1].content == "bad" or len(wrong.turns) == 2
+        unrelated = wrong.prompt in prompts
+        assert not unrelated or wrong.turns[-1].content == "bad" or len(wrong.turns) == 2
+
+
+def test_half_of_the_wrong_prompts_are_nearly_right(data: Path) -> None:
+    samples = [replace(s, mos={**s.mos, Aspect.CORRESPONDENCE: 5.0}) for s in load_teacher(data) if s.prompt]
+    kinds = {}
+    for share in (0.0, 1.0):
+        lessons = taught(samples, replace(EVERYTHING, changed=share, damaged=0.0, warmup_ratings=0))
+        held = [c for each in lessons for c in each.conversations if c.aspect is Aspect.CORRESPONDENCE]
+        own = {s.prompt for s in samples}
+        kinds[share] = {c.turns[-1].content for c in held if c.prompt not in own}
+    assert kinds == {0.0: set(), 1.0: {"fair"}}, "half as far from the bottom as the image's own prompt"
 
 
 EVERYTHING = CurriculumConfig(warmup_batch=4, epochs=2, batch=2, rated=1.0, mismatched=1.0, damaged=1.0)

@@ -221,7 +221,7 @@ def test_a_joint_predictor_reads_what_is_asked(tmp_path: Path) -> None:
     assert reached == pytest.approx(sum(each) / 2, abs=0.02)
 
 
-@pytest.mark.parametrize("loss", ["plcc", "rank", "fidelity"])
+@pytest.mark.parametrize("loss", ["plcc", "rank", "fidelity", "within"])
 def test_every_loss_about_order_finds_the_signal_alone(tmp_path: Path, loss: str) -> None:
     train, validation = planted(64, 0), planted(32, 1)
     config = replace(QUICK, losses=LossConfig(**{"mse": 0.0, "worse": 0.0, loss: 1.0}))

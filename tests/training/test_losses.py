@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from m3agiqa.metrics import plcc
-from training.losses import LossConfig, agreement_loss, fidelity_loss, hinge, plcc_loss, rank_loss
+from training.losses import (
+    LossConfig,
+    agreement_loss,
+    fidelity_loss,
+    hinge,
+    plcc_loss,
+    rank_loss,
+    within_loss,
+)
 
 LOSSES = (plcc_loss, rank_loss, fidelity_loss)
-ALL = LossConfig(mse=1.0, plcc=1.0, rank=1.0, fidelity=1.0)
+ALL = LossConfig(mse=1.0, plcc=1.0, rank=1.0, fidelity=1.0, within=1.0)
 
 tenths = st.integers(10, 50).map(lambda value: value / 10)
 """A MOS; of tenths, so that some are equal."""
@@ -135,6 +143,7 @@ def test_a_single_image_has_no_order() -> None:
     scores, mos = torch.tensor([2.0]), torch.tensor([4.0])
     assert rank_loss(scores, mos).item() == fidelity_loss(scores, mos).item() == 0
     assert gradient(one_group, scores, mos).item() == pytest.approx(2 * (2 - 4))
+    assert within_loss(scores, mos, torch.zeros(1)).item() == 0
 
 
 @given(scored(at_least=2), scored(at_least=2), st.floats(-100, 100))
@@ -154,6 +163,30 @@ def test_groups_are_never_mixed(
     assert together(0.0) == pytest.approx((alone(*first) + alone(*second)) / 2, abs=1e-5)
     if all(each.unique().numel() > 1 for each in second):
         assert together(shift) == pytest.approx(together(0.0), abs=1e-2), "an offset between groups is free"
+
+
+@given(scored(at_least=2), st.data(), st.floats(-10, 10))
+def test_knowing_the_source_is_worth_nothing_within_sources(
+    pair: tuple[Tensor, Tensor], data: st.DataObject, shift: float
+) -> None:
+    scores, mos = (each.double() for each in pair)
+    groups = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=len(mos), max_size=len(mos))))
+    found = within_loss(scores, mos, groups).item()
+    moved = scores + shift * (groups == groups[0])
+    assert within_loss(moved, mos, groups).item() == pytest.approx(found, abs=1e-6)
+    error = scores - mos
+    pairs = [(error[i] - error[groups == groups[i]]).square().mean().item() / 2 for i in range(len(mos))]
+    assert found == pytest.approx(sum(pairs) / len(mos), abs=1e-6)
+
+
+def test_sources_part_an_aspect_only_for_the_loss_within_them() -> None:
+    scores, mos = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2.0, 3.0, 3.0, 4.0])
+    aspect, sources = torch.zeros(4, dtype=torch.long), torch.tensor([0, 0, 1, 1])
+    level = LossConfig(mse=1.0)
+    inside = LossConfig(mse=0.0, within=1.0)
+    assert agreement_loss(scores, mos, aspect, level, sources=sources).item() == pytest.approx(0.5)
+    assert agreement_loss(scores, mos, aspect, inside, sources=sources).item() == pytest.approx(0)
+    assert agreement_loss(scores, mos, aspect, inside).item() == pytest.approx(0.25)
 
 
 @given(scored(), st.floats(0, 2), st.floats(0, 2))
@@ -176,7 +209,10 @@ def test_an_image_of_two_people_counts_as_two_images(
     def squared(*arguments: Tensor) -> Tensor:
         return agreement_loss(*arguments[:2], torch.zeros(len(arguments[0])), LossConfig(), *arguments[2:])
 
-    for loss in (squared, plcc_loss, rank_loss):
+    def within(*arguments: Tensor) -> Tensor:
+        return within_loss(*arguments[:2], torch.zeros(len(arguments[0])), *arguments[2:])
+
+    for loss in (squared, plcc_loss, rank_loss, within):
         once = loss(scores, mos, people.double())
         each = loss(scores.repeat_interleave(people), mos.repeat_interleave(people))
         if scores.unique().numel() > 1 and mos.unique().numel() > 1:

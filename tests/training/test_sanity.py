@@ -34,7 +34,8 @@ def test_comparisons_without_images_are_left_out(shipped: Run) -> None:
         return {name: each["n"] for name, each in found.items()}
 
     assert 0 < len(prompted) < len(test)
-    assert compared() == {"blur": len(test), "noise": len(test), "unrelated_prompt": len(prompted)}
+    wrong = dict.fromkeys(("unrelated_prompt", "changed_prompt"), len(prompted))
+    assert compared() == {"blur": len(test), "noise": len(test), **wrong}
     assert compared(prompt=None) == {"blur": len(test), "noise": len(test)}
     assert compared(distorted=True) == {}
     assert compared(split="validation") == {}

@@ -26,17 +26,20 @@ from transformers import (
 
 from m3agiqa.aspects import RATINGS, Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.nano.colours import colours
 from m3agiqa.backbones.nano.connector import (
-    PLACE_TOKENS,
+    EMBEDDING_SCALE,
     SUMMARY_TOKENS,
     VISUAL_TOKENS,
     Connector,
+    Seen,
     gather,
 )
 from m3agiqa.backbones.nano.decoder import Decoder
 from m3agiqa.backbones.nano.language import Chat, Tokens, load_language_model, new_cache, picked
-from m3agiqa.backbones.nano.matching import Matcher
-from m3agiqa.backbones.nano.vision import POINTWISE, EfficientNetLite0, views
+from m3agiqa.backbones.nano.matching import Matcher, Matchers, Sight, turned, unfitted, verdict
+from m3agiqa.backbones.nano.meanings import Meanings
+from m3agiqa.backbones.nano.vision import POINTWISE, EfficientNetLite0, Views, statistics, views
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
@@ -50,6 +53,7 @@ NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 SENTENCE_ENDS = (".", "!", "?")
 REMEMBERED = 4  # images
 CONNECTOR_FILE = "connector.safetensors"
+MATCHERS_FILE = "matchers.safetensors"
 ADAPTER_FOLDER = "adapter"  # of the language model
 VISION_ADAPTER_FOLDER = "vision-adapter"
 
@@ -58,7 +62,7 @@ class NanoBackbone:
     """One adapter serves all aspects. nano's own recipe puts it into the language model."""
 
     name = "nano"
-    revision = 2
+    revision = 3
 
     def __init__(
         self, vision: EfficientNetLite0, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
@@ -70,8 +74,8 @@ class NanoBackbone:
         self.vocab_size: int = llm.config.vocab_size
         self.connector = Connector(self.hidden_size)
         self._rating_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in RATINGS]
-        embeddings = llm.get_input_embeddings().weight
-        self.matcher = Matcher(embeddings, self._rating_ids[0], self._rating_ids[-1])
+        self.matchers = Matchers([Matcher(unfitted(self.hidden_size))])
+        self.meanings = Meanings(llm, tokenizer)
         self.decoder: Decoder | None = None
         """What runs in place of the language model where it only has to be quick."""
         self._recent: OrderedDict[str, _Prefix] = OrderedDict()
@@ -110,6 +114,7 @@ class NanoBackbone:
             return PerAspect({aspect: base.sibling(folder / aspect) for aspect in found})
         base.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
         base.connector.float().eval().requires_grad_(False)
+        base.matchers = base._matchers_of(folder)
         base.vision = _adapted(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
         base.llm = _adapted(base.llm, folder / ADAPTER_FOLDER, merge=True)
         base.decoder = Decoder(base.llm)
@@ -121,9 +126,17 @@ class NanoBackbone:
         other.connector = Connector(self.hidden_size)
         other.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
         other.connector.float().eval().requires_grad_(False)
+        other.matchers = other._matchers_of(folder)
         other.vision = _adapted(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
         other.llm = _adapted(sharing_copy(self.llm), folder / ADAPTER_FOLDER)
         return other
+
+    def _matchers_of(self, folder: Path) -> Matchers:
+        """The matchers that a folder holds; without them every prompt matches as is usual."""
+        path = folder / MATCHERS_FILE
+        return (
+            Matchers.of(load_file(path)) if path.exists() else Matchers([Matcher(unfitted(self.hidden_size))])
+        )
 
     @property
     def head(self) -> Tensor:
@@ -137,6 +150,7 @@ class NanoBackbone:
         backbone = cls.from_base()
         if begun:
             backbone.connector.load_state_dict(load_file(begun / CONNECTOR_FILE))
+            backbone.matchers = backbone._matchers_of(begun)
         backbone._begun_in = begun
         return backbone
 
@@ -149,6 +163,7 @@ class NanoBackbone:
         return {
             "vision": adapted(self.vision, VISION_ADAPTER_FOLDER, POINTWISE, EFFICIENTNET_LITE0.filename),
             "connector": Part(self.connector, CONNECTOR_FILE),
+            "matchers": Part(self.matchers, MATCHERS_FILE),
             "language": adapted(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2.filename),
         }
 
@@ -185,7 +200,8 @@ class NanoBackbone:
         ids, mask = self._padded(rows)
         start = prefix.length
         positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
-        hidden = self._forward(ids, cache, _after_prefix(start, mask), positions)
+        embedded = self._embed_rows(ids, [0] * len(rows), self._matches(prefix.looked, requests))
+        hidden = self._run(embedded, cache, _after_prefix(start, mask), positions)
         return prefix, hidden, rows
 
     def _read_without_cache(self, requests: Sequence[Request]) -> tuple[Tensor, list[Tokens]]:
@@ -193,12 +209,13 @@ class NanoBackbone:
 
         Layers whose activations are computed anew in the backward pass cannot share a cache.
         """
-        embedded, _ = self._begun([request.image for request in requests])
+        embedded, looked = self._begun([request.image for request in requests])
         owners, rows = self._rows(requests)
         ids, mask = self._padded(rows)
         start = embedded.shape[1]
+        questions = self._embed_rows(ids, [0] * len(rows), self._matches(looked, requests))
         hidden = self.llm.model(
-            inputs_embeds=torch.cat([embedded[self._tensor(owners)], self._embed(ids)], dim=1),
+            inputs_embeds=torch.cat([embedded[self._tensor(owners)], questions], dim=1),
             attention_mask=_after_prefix(start, mask),
             use_cache=False,
         ).last_hidden_state
@@ -207,11 +224,7 @@ class NanoBackbone:
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         prefix, hidden, rows = self.read(requests)
-        begun = [
-            self._beginning(prefix, owner, conversation)
-            for owner, request in enumerate(requests)
-            for conversation in request.conversations
-        ]
+        begun = self._beginnings(prefix, requests)
         return [
             torch.cat([beginning, states[: len(row.ids)]])
             for beginning, states, row in zip(begun, hidden, rows, strict=True)
@@ -236,16 +249,15 @@ class NanoBackbone:
 
     # --- parts -------------------------------------------------------------------------------
 
-    def _begun(self, images: Sequence[Image.Image | None]) -> tuple[Tensor, Tensor | None]:
-        """Embeddings of chat header and visual tokens [N, P, d], and the latter alone."""
+    def _begun(self, images: Sequence[Image.Image | None]) -> tuple[Tensor, _Looked | None]:
+        """Embeddings of chat header and visual tokens [N, P, d], and what the latter were made of."""
         header = self._tensor(self.chat.before_image).expand(len(images), -1)
-        embedded, tokens = self._embed(header), None
+        embedded, looked = self._embed(header), None
         shown = [image for image in images if image is not None]
         if shown:
-            pixels = torch.stack([views(image) for image in shown]).to(next(self.vision.parameters()))
-            tokens = self.visual_tokens(pixels).to(embedded.dtype)
-            embedded = torch.cat([embedded, tokens], dim=1)
-        return embedded, tokens
+            looked = self.look(views(shown))
+            embedded = torch.cat([embedded, looked.tokens.to(embedded.dtype)], dim=1)
+        return embedded, looked
 
     def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
         """Read what conversations begin with; a single image's is remembered where nothing is trained."""
@@ -259,41 +271,86 @@ class NanoBackbone:
         return prefix
 
     def _read_prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
-        embedded, tokens = self._begun(images)
+        embedded, looked = self._begun(images)
         cache = new_cache()
         mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
         hidden = self._run(embedded, cache, mask, mask.cumsum(1) - 1)
-        return _Prefix(cache, hidden[:, : len(self.chat.before_image)], tokens)
+        return _Prefix(cache, hidden[:, : len(self.chat.before_image)], looked)
 
-    def _beginning(self, prefix: _Prefix, owner: int, conversation: Conversation) -> Tensor:
-        """States [P, d] of header and image as the predictor reads them in one conversation.
+    def _beginnings(self, prefix: _Prefix, requests: Sequence[Request]) -> list[Tensor]:
+        """States [P, d] of header and image as the predictor reads them, for each conversation.
 
         At image positions these are the summary tokens in turn, normalized as the output head would see
         them: no loss ever reaches the last layer there, so that it forgets what the predictor needs, and
-        in the predictor's mean the places would outweigh their summary. Where the prompt is judged,
-        they are shifted by how far its words are found in the places.
+        in the predictor's mean the places would outweigh their summary. Where the prompt is judged, it is the
+        match that stands at all of them.
         """
-        header = prefix.header[owner]
-        if prefix.tokens is None:
-            return header
-        places, summary = prefix.tokens[owner].split([PLACE_TOKENS, SUMMARY_TOKENS])
-        seen = self.llm.model.norm(summary[torch.arange(VISUAL_TOKENS) % SUMMARY_TOKENS])
-        if conversation.prompt and conversation.aspect and conversation.aspect.needs_prompt:
-            shift = self.matcher.shift(places, self.chat.words(conversation.prompt))
-            seen = (seen.float() + shift).to(seen.dtype)
-        return torch.cat([header, seen])
+        owners = [owner for owner, request in enumerate(requests) for _ in request.conversations]
+        if prefix.looked is None:
+            return [prefix.header[owner] for owner in owners]
+        turn = torch.arange(VISUAL_TOKENS) % SUMMARY_TOKENS
+        begun = []
+        for owner, match in zip(owners, self._matches(prefix.looked, requests), strict=True):
+            if match is None:
+                said = prefix.looked.tokens[owner, -SUMMARY_TOKENS:][turn]
+            else:
+                said = match.expand(VISUAL_TOKENS, -1)
+            header = prefix.header[owner]
+            begun.append(torch.cat([header, self.llm.model.norm(said.to(header.dtype))]))
+        return begun
 
-    def visual_tokens(self, pixels: Tensor) -> Tensor:
-        """[N, views, 3, 224, 224] -> [N, VISUAL_TOKENS, d]."""
-        return self.connector(self.features(pixels))
+    def _matches(self, looked: _Looked | None, requests: Sequence[Request]) -> list[Tensor | None]:
+        """The token [d] that says how well image and prompt match, for conversations that judge it."""
+        if looked is None:
+            return [None for request in requests for _ in request.conversations]
+        found: list[Tensor | None] = []
+        for owner, request in enumerate(requests):
+            sights = [sight.of(owner) for sight in looked.sights]
+            for conversation in request.conversations:
+                if not _judges_prompt(conversation):
+                    found.append(None)
+                    continue
+                match = self.matchers.match(sights, conversation.prompt, self.meanings)[0]
+                found.append(self._said(verdict(match, looked.opinions[owner])))
+        return found
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """[N, views, 3, 224, 224] -> [N, PLACE_TOKENS, C], of the vision encoder."""
-        return gather(self.vision(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]))
+    def _said(self, verdict: Tensor) -> Tensor:
+        """A token [d] that says a verdict: its direction is between the worst and the best rating word."""
+        worst, best = self._embed(self._tensor([self._rating_ids[0], self._rating_ids[-1]])).float()
+        return EMBEDDING_SCALE * self.hidden_size**0.5 * turned(worst, best, verdict)
+
+    def look(self, shown: Views) -> _Looked:
+        """N images as visual tokens, and as what prompts are compared with."""
+        seen = self.see(shown)
+        opinions = self.connector.opinions(seen.statistics, seen.appearance)
+        return _Looked(self.connector(seen), self.matchers.sights(seen), opinions)
+
+    def see(self, shown: Views) -> Seen:
+        """What the connector is told of N images."""
+        kind = next(self.vision.parameters())
+        whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
+        pixels = (shown.whole * 128 + 127) / 255
+        return Seen(
+            gather(whole, fine),
+            statistics(fine),
+            shown.appearance.to(kind.device),
+            colours(pixels).to(kind.device),
+        )
 
     def _rows(self, requests: Sequence[Request]) -> tuple[list[int], list[Tokens]]:
-        owners = [i for i, request in enumerate(requests) for _ in request.conversations]
-        return owners, [self.chat.tokens(c) for request in requests for c in request.conversations]
+        """The request that each conversation belongs to, and its tokens after the image.
+
+        Before the question of one that judges the prompt a place is kept for the match.
+        """
+        owners, rows = [], []
+        for owner, request in enumerate(requests):
+            for conversation in request.conversations:
+                tokens = self.chat.tokens(conversation)
+                if request.image is not None and _judges_prompt(conversation):
+                    tokens = Tokens([self.chat.end, *tokens.ids], [0, *tokens.answer])
+                owners.append(owner)
+                rows.append(tokens)
+        return owners, rows
 
     def _padded(self, rows: list[Tokens]) -> tuple[Tensor, Tensor]:
         """Ids [rows, L], filled up on the right, and 1 where they are a row's own."""
@@ -308,6 +365,14 @@ class NanoBackbone:
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.llm.get_input_embeddings()(ids)
+
+    def _embed_rows(self, ids: Tensor, starts: Sequence[int], matches: Sequence[Tensor | None]) -> Tensor:
+        """Embeddings [rows, L, d], with the match at the start of rows that have one."""
+        embedded = self._embed(ids).clone()
+        for row, (start, match) in enumerate(zip(starts, matches, strict=True)):
+            if match is not None:
+                embedded[row, start] = match.to(embedded.dtype)
+        return embedded
 
     def logits(self, states: Tensor) -> Tensor:
         """[rows, d] -> [rows, vocab]."""
@@ -331,18 +396,29 @@ class NanoBackbone:
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """What N images are to a language model, and to prompts."""
+
+    tokens: Tensor
+    """Visual tokens [N, VISUAL_TOKENS, d]."""
+    sights: list[Sight]
+    opinions: Tensor
+    """[N, JUDGED]."""
+
+
+@dataclass(frozen=True)
 class _Prefix:
     """What all conversations about an image begin with: chat header and visual tokens, for N images."""
 
     cache: Cache
     header: Tensor
     """States [N, H, d]."""
-    tokens: Tensor | None
-    """Visual tokens [N, VISUAL_TOKENS, d]; text-only conversations have none."""
+    looked: _Looked | None
+    """Text-only conversations have none."""
 
     @property
     def length(self) -> int:
-        return self.header.shape[1] + (0 if self.tokens is None else self.tokens.shape[1])
+        return self.header.shape[1] + (0 if self.looked is None else VISUAL_TOKENS)
 
 
 class _Speech:
@@ -365,10 +441,7 @@ class _Speech:
             )
         prefix = backbone._prefix([request.image for request in requests])
         self.cache = picked(prefix.cache, torch.tensor(owners))
-        self.begun = [
-            backbone._beginning(prefix, owner, conversation)
-            for owner, conversation in zip(owners, self.conversations, strict=True)
-        ]
+        self.begun = backbone._beginnings(prefix, requests)
         self.rows = list(range(len(questions)))
         ids = torch.full((len(questions), longest), backbone.chat.end)
         shown = torch.zeros(len(questions), longest, dtype=torch.long)
@@ -378,7 +451,9 @@ class _Speech:
         start = prefix.length
         self.mask = _after_prefix(start, shown)
         positions = (start + shown.cumsum(1) - 1).clamp_min(0)
-        hidden = backbone._forward(ids, self.cache, self.mask, positions)
+        starts = [longest - len(question.ids) for question in questions]
+        embedded = backbone._embed_rows(ids, starts, backbone._matches(prefix.looked, requests))
+        hidden = backbone._run(embedded, self.cache, self.mask, positions)
         self.states = [[h[s.bool()]] for h, s in zip(hidden, shown, strict=True)]
         self.last = hidden[:, -1]
         self.said: list[list[int]] = [[] for _ in questions]
@@ -486,6 +561,10 @@ def _without_renaming_notice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
+
+
+def _judges_prompt(conversation: Conversation) -> bool:
+    return bool(conversation.prompt and conversation.aspect and conversation.aspect.needs_prompt)
 
 
 def _after_prefix(length: int, mask: Tensor) -> Tensor:

@@ -1,19 +1,22 @@
-"""EfficientNet-Lite0 as a multi-scale encoder of several views of one image.
+"""EfficientNet-Lite0 as a multi-scale encoder of one image, at two resolutions.
 
 Module and parameter names are those of the published weights, so they load as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-VIEW = 224  # pixels, the resolution of the published weights
-LONGEST_SIDE = 1024  # larger images are reduced first, so that a detail view shows a fair share of them
-DETAIL_GRID = 2  # detail views a side
-GROUPS = (1280, 112, 112, 40, 40, 24, 24)  # channels a token: head, then mean and energy of three stages
+from m3agiqa.backbones.nano.appearance import appearance
+
+WHOLE = 224  # pixels, the resolution of the published weights: here the network knows best what it sees
+FINE = 448  # pixels; blur, noise and smeared texture vanish below this, and a larger scale transfers worse
 
 # Published layout of EfficientNet-Lite0: repeats, kernel, stride, expansion, channels out.
 STAGES = (
@@ -26,7 +29,11 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 POINTWISE = r"_blocks\.\d+\._(expand|project)_conv|_conv_head"  # the 1 x 1 convolutions, which take LoRA
-TAPS = {2: 24, 4: 40, 10: 112}  # block index -> channels, at strides 4, 8 and 16
+TEXTURES = (1, 2, 4)  # stages beside the head that tell of a place how sharp it is; at strides 4, 8 and 16
+GROUPS = (1280, *(STAGES[i][-1] for i in reversed(TEXTURES) for _ in range(2)))
+"""Channels of a place: head, then mean and spread of three stages."""
+LOOKS = 6  # stages whose statistics tell how the image looks; the last one and the head know too much of what
+STATISTICS = 2 * sum(channels for *_, channels in STAGES[:LOOKS])
 
 
 class SameConv(nn.Conv2d):
@@ -74,61 +81,77 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """[N, 3, 224, 224] -> [N, 7, 7, sum(GROUPS)]: what is there (head) and how sharp it is (stages).
-
-    The last feature map names objects but has forgotten blur and noise; the mean and the standard
-    deviation of earlier maps inside each of its cells bring them back.
-    """
+    """[N, 3, S, S] -> maps [N, C, ., .] of the seven stages at strides 2 to 32, and of the head."""
 
     def __init__(self) -> None:
         super().__init__()
         self._conv_stem, self._bn0 = SameConv(3, 32, 3, 2), _norm(32)
         blocks, cin = [], 32
+        self.ends: list[int] = []  # the last block of each stage
         for repeats, kernel, stride, expansion, cout in STAGES:
             for i in range(repeats):
                 blocks.append(Block(cin, cout, kernel, stride if i == 0 else 1, expansion))
                 cin = cout
+            self.ends.append(len(blocks) - 1)
         self._blocks = nn.ModuleList(blocks)
         self._conv_head, self._bn1 = _pointwise(cin, 1280), _norm(1280)
         self._fc = nn.Linear(1280, 1000)  # ImageNet classes; kept so that all published weights load
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> list[Tensor]:
         x = F.relu6(self._bn0(self._conv_stem(x)))
-        taps: list[Tensor] = []
+        maps: list[Tensor] = []
         for i, block in enumerate(self._blocks):
             x = block(x)
-            if i in TAPS:
-                mean = F.adaptive_avg_pool2d(x, 7)
-                power = F.adaptive_avg_pool2d(x * x, 7)
-                taps = [mean, (power - mean * mean).clamp_min(0).add(1e-6).sqrt(), *taps]
-        head = F.relu6(self._bn1(self._conv_head(x)))
-        return torch.cat([head, *taps], dim=1).permute(0, 2, 3, 1)
+            if i in self.ends:
+                maps.append(x)
+        return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
 
 
-def _pixels(view: Image.Image) -> Tensor:
-    data = torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8)
-    return data.view(VIEW, VIEW, 3).permute(2, 0, 1).float().sub_(127).div_(128)
+def places(maps: list[Tensor], side: int) -> Tensor:
+    """Maps -> [N, side², sum(GROUPS)]: what is where (head), and how sharp it is there (stages).
+
+    The last feature map names objects but has forgotten blur and noise; the mean and the standard
+    deviation of earlier maps inside each cell bring them back.
+    """
+    cells = [F.adaptive_avg_pool2d(maps[-1], side)]
+    for stage in reversed(TEXTURES):
+        mean = F.adaptive_avg_pool2d(maps[stage], side)
+        power = F.adaptive_avg_pool2d(maps[stage] ** 2, side)
+        cells += [mean, (power - mean * mean).clamp_min(0).add(1e-6).sqrt()]
+    return torch.cat(cells, dim=1).flatten(2).transpose(1, 2)
 
 
-def views(image: Image.Image) -> Tensor:
-    """RGB image -> [1 + DETAIL_GRID², 3, 224, 224]: the whole image, then crops at native resolution."""
-    if max(image.size) > LONGEST_SIDE:
-        image = image.copy()
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    whole = image.resize((VIEW, VIEW), Image.Resampling.BICUBIC)
-    if min(image.size) < VIEW:
-        scale = VIEW / min(image.size)
-        size = (max(VIEW, round(image.width * scale)), max(VIEW, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    crops = []
-    for row in range(DETAIL_GRID):
-        for column in range(DETAIL_GRID):
-            left = _crop_start(image.width, column)
-            top = _crop_start(image.height, row)
-            crops.append(image.crop((left, top, left + VIEW, top + VIEW)))
-    return torch.stack([_pixels(view) for view in (whole, *crops)])
+def statistics(maps: list[Tensor]) -> Tensor:
+    """Maps -> [N, STATISTICS] in 32 bit: mean and logarithm of the spread of each channel of the stages."""
+    found = []
+    for stage in maps[:LOOKS]:
+        flat = stage.float().flatten(2)
+        found += [flat.mean(2), (flat.std(2) + 1e-3).log()]
+    return torch.cat(found, dim=1)
 
 
-def _crop_start(length: int, index: int) -> int:
-    centre = (2 * index + 1) * length // (2 * DETAIL_GRID)
-    return min(max(centre - VIEW // 2, 0), length - VIEW)
+class Views(NamedTuple):
+    """N images as nano looks at them."""
+
+    whole: Tensor
+    """[N, 3, 224, 224]."""
+    fine: Tensor
+    """[N, 3, 448, 448]."""
+    appearance: Tensor
+    """[N, APPEARANCE]."""
+
+
+def views(images: Sequence[Image.Image]) -> Views:
+    """RGB images of any size, squashed into squares."""
+    return Views(
+        torch.stack([_pixels(image, WHOLE) for image in images]),
+        torch.stack([_pixels(image, FINE) for image in images]),
+        torch.stack([torch.from_numpy(appearance(image)) for image in images]),
+    )
+
+
+def _pixels(image: Image.Image, side: int) -> Tensor:
+    """[3, side, side]."""
+    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return data.view(side, side, 3).permute(2, 0, 1).float().sub_(127).div_(128)

@@ -1,0 +1,59 @@
+"""What single words mean to the language model as it was before it was tuned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LAYERS = 4  # of the language model; later ones think of what comes next rather
+BATCH = 256  # words read at once
+REMEMBERED = 20_000  # words
+
+
+class Meanings:
+    """States of words after the first layers, of which it keeps a copy: adapters change the model's own."""
+
+    def __init__(self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.embed = llm.get_input_embeddings()
+        self.rotary = llm.model.rotary_emb
+        self.layers = copy.deepcopy(llm.model.layers[:LAYERS]).eval().requires_grad_(False)
+        self._known: dict[str, Tensor] = {}
+
+    def is_one_token(self, word: str) -> bool:
+        return len(self._tokens(word)) == 2
+
+    def states(self, words: Sequence[str]) -> Tensor:
+        """[W, d] in 32 bit: the mean over the tokens of each word."""
+        new = [word for word in dict.fromkeys(words) if word not in self._known]
+        if len(self._known) + len(new) > REMEMBERED:
+            self._known.clear()
+            new = list(dict.fromkeys(words))
+        for start in range(0, len(new), BATCH):
+            some = new[start : start + BATCH]
+            self._known.update(zip(some, self._read(some), strict=True))
+        return torch.stack([self._known[word] for word in words])
+
+    @torch.no_grad()
+    def _read(self, words: list[str]) -> Tensor:
+        ids = [self._tokens(word) for word in words]
+        length = max(map(len, ids))
+        device = self.embed.weight.device
+        filled = torch.tensor([row + row[:1] * (length - len(row)) for row in ids], device=device)
+        own = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in ids], device=device)
+        x = self.embed(filled)
+        self.layers.to(x)
+        turns = self.rotary(x, torch.arange(length, device=device)[None])
+        later = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype, device=device).triu(1)
+        for layer in self.layers:
+            x = layer(x, attention_mask=later[None, None], position_embeddings=turns)
+        own = own[:, 1:, None]
+        return (x[:, 1:].float() * own).sum(1) / own.sum(1)
+
+    def _tokens(self, word: str) -> list[int]:
+        """After a line break: whatever comes first is looked at by all that follows, and means little."""
+        return self.tokenizer(f"\n {word}", add_special_tokens=False)["input_ids"]

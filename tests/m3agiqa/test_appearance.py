@@ -1,0 +1,86 @@
+"""Statistics of pixels: what they tell, and what makes no difference to them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from m3agiqa.backbones.nano.appearance import APPEARANCE, BRISQUE, SIDE, appearance, canonical
+from m3agiqa.backbones.nano.opinions import Brisque
+
+
+def scene(seed: int = 0, side: int = 512) -> Image.Image:
+    """Something with the spectrum of natural pictures."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None]) + 1 / side
+    layers = []
+    for _ in range(3):
+        waves = np.fft.fft2(rng.normal(size=(side, side))) / frequency
+        layer = np.fft.ifft2(waves).real
+        layers.append(128 + 50 * layer / layer.std())
+    return Image.fromarray(np.stack(layers, axis=-1).clip(0, 255).astype(np.uint8))
+
+
+def noisy(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(1).normal(0, 25, np.asarray(image).shape)
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.tuples(st.integers(1, 700), st.integers(1, 700)),
+    st.sampled_from(["black", "white", "#808080", "noise"]),
+)
+def test_every_image_has_finite_statistics(size: tuple[int, int], kind: str) -> None:
+    image = Image.effect_noise(size, 80).convert("RGB") if kind == "noise" else Image.new("RGB", size, kind)
+    found = appearance(image)
+    assert found.shape == (APPEARANCE,) and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("size", [(448, 448), (1024, 1024), (300, 200), (2000, 500)])
+def test_all_images_are_compared_at_one_scale(size: tuple[int, int]) -> None:
+    shown = canonical(Image.new("RGB", size))
+    assert shown.width * shown.height == pytest.approx(SIDE**2, rel=0.01)
+    assert shown.width / shown.height == pytest.approx(size[0] / size[1], rel=0.02)
+
+
+def test_natural_pictures_are_nearly_gaussian_after_normalization() -> None:
+    shape, variance = appearance(scene())[:2]
+    assert 1.5 < shape < 4
+    assert 0.3 < variance < 1.2
+
+
+@pytest.mark.parametrize(
+    "damage", [noisy, lambda image: image.filter(ImageFilter.GaussianBlur(3))], ids=["noise", "blur"]
+)
+def test_the_published_metric_likes_damaged_pictures_less(
+    damage: Callable[[Image.Image], Image.Image],
+) -> None:
+    metric = Brisque()
+    for seed in range(2):
+        image = scene(seed)
+        found = torch.tensor(np.stack([appearance(image), appearance(damage(image))]))
+        before, after = metric(found[:, :BRISQUE]).flatten().tolist()
+        assert after < before
+
+
+def test_a_mirror_image_looks_the_same() -> None:
+    image = scene()
+    turned = appearance(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert np.abs(appearance(image) - turned).mean() < 0.02
+
+
+def test_the_format_of_the_file_makes_little_difference() -> None:
+    image = scene()
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92)
+    compressed, noise = (appearance(each) for each in (Image.open(file).convert("RGB"), noisy(image)))
+    difference = np.abs(np.stack([compressed, noise]) - appearance(image)).mean(1)
+    assert difference[0] < 0.2 * difference[1]

@@ -1,0 +1,141 @@
+"""The matcher is fitted to what is said about images, here of drawn features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones.nano.appearance import APPEARANCE
+from m3agiqa.backbones.nano.colours import COLOURS
+from m3agiqa.backbones.nano.connector import PLACE_TOKENS, Seen
+from m3agiqa.backbones.nano.matching import HEAD, Matchers
+from m3agiqa.backbones.nano.vision import STATISTICS
+from m3agiqa.samples import Sample
+from training.match import Material, Told, fit_matchers, learn_to_match, told_of_sample
+
+SCALE = MosScale(1.0, 5.0)
+THINGS = ("dog", "house", "boat", "guitar", "zebra", "castle", "pizza", "train")
+SETTINGS = ("beach", "forest", "kitchen", "desert")
+
+
+class Letters:
+    """Stands in for what words mean: a random direction for each."""
+
+    def is_one_token(self, word: str) -> bool:
+        return len(word) < 6
+
+    def states(self, words: list[str]) -> Tensor:
+        return torch.stack([self._state(word) for word in words])
+
+    @staticmethod
+    def _state(word: str) -> Tensor:
+        seed = int.from_bytes(word.encode()[:7])
+        return torch.randn(64, generator=torch.Generator().manual_seed(seed % 2**62))
+
+
+class Encoder:
+    """As much of nano as the matcher is fitted with."""
+
+    def __init__(self) -> None:
+        self.meanings = Letters()
+        self.vision = torch.nn.Module()
+        self.vision._fc = torch.nn.Linear(HEAD, 1000)
+
+
+def drawn(count: int, seed: int = 0) -> tuple[list[Sample], Seen]:
+    """Images of a thing in a setting: each lights up some channels of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    places = 0.3 * torch.rand(count, PLACE_TOKENS, HEAD, generator=generator)
+    samples = []
+    for i in range(count):
+        thing, setting = i % len(THINGS), (i // 5) % len(SETTINGS)
+        where = int(torch.randint(PLACE_TOKENS, (), generator=generator))
+        places[i, where, 20 * thing : 20 * thing + 20] += 9
+        places[i, :, 600 + 20 * setting : 620 + 20 * setting] += 1
+        source = i // 8 % 4
+        prompt = f"{('a', 'one big', 'the very big')[i % 3]} {THINGS[thing]} at the {SETTINGS[setting]}"
+        prompt += (" today", " tonight", " again", " there")[source]
+        split = "test" if i % 5 == 0 else "train"
+        mos = {Aspect.CORRESPONDENCE: 2.0 + i % 3}
+        sample = Sample(str(i), Path(f"{i}.png"), prompt, mos, {}, split, "pen", f"source {source}")
+        samples.append(sample)
+    other = (torch.zeros(count, STATISTICS), torch.zeros(count, APPEARANCE), torch.zeros(count, len(COLOURS)))
+    return samples, Seen(places, *other)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder()
+
+
+def material(samples: list[Sample], seen: Seen, encoder: Encoder) -> Material:
+    told = [told_of_sample(sample, row, SCALE) for row, sample in enumerate(samples)]
+    return Material(seen, told, encoder.vision._fc.weight.detach(), encoder.meanings)
+
+
+def test_new_images_match_what_they_show(encoder: Encoder) -> None:
+    samples, seen = drawn(160)
+    matchers = fit_matchers(material(samples, seen, encoder))
+    _, new = drawn(32, seed=1)
+    sights = matchers.sights(new)
+    right = [f"a {THINGS[i % 8]}" for i in range(32)]
+    table = {prompt: matchers.match(sights, prompt, encoder.meanings) for prompt in right}
+    best = [max(table, key=lambda prompt, i=i: table[prompt][i]) for i in range(32)]
+    assert sum(b == r for b, r in zip(best, right, strict=True)) > 20
+
+
+def test_it_is_told_how_well_that_goes_on_new_sources(encoder: Encoder) -> None:
+    samples, seen = drawn(160)
+    rows = {sample.image: row for row, sample in enumerate(samples)}
+    matchers, found = learn_to_match(encoder, samples, None, SCALE, seen, rows)
+    assert found.facts["unrelated_below"] > 0.7
+    assert set(found.facts["changed_below"]) <= {"object", "place", "number"}
+    assert found.facts["changed_below"]["object"] > 0.6
+    assert found.own.isfinite().all() and abs(found.own.mean()) < 0.3
+    assert all(torch.equal(matcher.usual, found.usual) for matcher in matchers.each)
+    again = Matchers.of(load(save(matchers.state_dict())))
+    sights, prompt = matchers.sights(seen), samples[0].prompt
+    expected = matchers.match(sights, prompt, encoder.meanings)
+    assert torch.equal(again.match(sights, prompt, encoder.meanings), expected)
+    agreement = found.agreement(found.own)
+    assert {"all", "clean"} == set(agreement) and set(agreement["all"]) >= {"source 0", "mean", "plain"}
+
+
+def test_nothing_is_learned_from_what_says_a_prompt_that_is_held_out(encoder: Encoder) -> None:
+    samples, seen = drawn(60)
+    every = material(samples, seen, encoder)
+    caption = Told(3, ((0.5, "something else"), (0.5, " a dog at the beach today")), 1.0)
+    left = replace(every, told=[*every.told, caption]).without(None, {"a dog at the beach today"})
+    assert left.told and caption not in left.told
+    assert not any("a dog at the beach today" in text for said in left.told for _, text in said.texts)
+    assert {said.source for said in every.without("source 1", set()).told} == {
+        "source 0",
+        "source 2",
+        "source 3",
+    }
+
+
+def test_each_matcher_knows_no_prompt_as_long_as_those_it_judges(encoder: Encoder) -> None:
+    samples, seen = drawn(60)
+    for number in range(3):
+        lengths = {
+            len(said.prompt.split()) % 3
+            for said in material(samples, seen, encoder).without_length(number).told
+        }
+        assert number not in lengths and lengths
+
+
+def test_without_anything_said_all_match_alike(encoder: Encoder) -> None:
+    samples, seen = drawn(12)
+    silent = [replace(sample, prompt=None) for sample in samples]
+    rows = {sample.image: row for row, sample in enumerate(samples)}
+    matchers, found = learn_to_match(encoder, silent, None, SCALE, seen, rows)
+    assert not matchers.match(matchers.sights(seen), "a dog at the beach", encoder.meanings).any()
+    assert found.facts == {"changed_below": {}}

@@ -1,0 +1,105 @@
+"""Readers of opinions: fitted to differences inside sources, and honest about sources they have not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.backbones.nano.appearance import APPEARANCE
+from m3agiqa.backbones.nano.opinions import JUDGED, Opinions
+from m3agiqa.backbones.nano.vision import STATISTICS
+from m3agiqa.metrics import srcc
+from m3agiqa.samples import Sample
+from training.opinions import Examples, agreement, fit_opinions, left_out
+
+SOURCES = ("a", "b", "c")
+TRUE, MARK = 0, 1  # statistics: one that goes with the scores everywhere, and one that marks the source
+
+
+def planted(count: int = 240, seed: int = 0) -> Examples:
+    """Quality follows a statistic and an appearance; the level of a source follows its mark."""
+    generator = torch.Generator().manual_seed(seed)
+    statistics = torch.randn(count, STATISTICS, generator=generator)
+    appearance = torch.randn(count, APPEARANCE, generator=generator)
+    sources = [SOURCES[i % 3] for i in range(count)]
+    level = torch.tensor([i % 3 for i in range(count)]).float()
+    statistics[:, MARK] = 5 * level + 0.1 * statistics[:, MARK]
+    merit = statistics[:, TRUE] + appearance[:, TRUE]
+    scores = torch.stack([0.5 + 0.1 * merit + 0.3 * (level - 1), 0.5 - 0.1 * merit], dim=1)
+    return Examples(statistics, appearance, scores, sources)
+
+
+def fitted(examples: Examples) -> Opinions:
+    opinions = Opinions()
+    fit_opinions(opinions, examples)
+    return opinions
+
+
+def test_opinions_follow_what_counts_inside_sources_and_ignore_the_source() -> None:
+    examples = planted()
+    opinions = fitted(examples)
+    weights = opinions.stage_weight.abs()
+    assert weights[TRUE].min() > 3 * weights[MARK].max()
+    new = planted(120, 1)
+    read = opinions(new.statistics, new.appearance)
+    for column, sign in ((0, 1), (1, -1)):
+        merit = sign * (new.statistics[:, TRUE] + new.appearance[:, TRUE])
+        assert srcc(read[:, column].tolist(), merit.tolist()) > 0.4
+
+
+def test_opinions_are_standardised() -> None:
+    examples = planted()
+    read = fitted(examples)(examples.statistics, examples.appearance)
+    assert torch.allclose(read.mean(0), torch.zeros(2), atol=1e-3)
+    inside = torch.stack([read[i::3].var(0, correction=0) for i in range(3)]).mean(0)
+    assert torch.allclose(inside, torch.ones(2), atol=1e-2)
+
+
+@pytest.mark.parametrize("unknown", [Aspect.QUALITY, Aspect.AUTHENTICITY])
+def test_an_aspect_without_scores_gets_no_opinion(unknown: Aspect) -> None:
+    examples = planted(60)
+    examples.scores[:, JUDGED.index(unknown)] = torch.nan
+    read = fitted(examples)(examples.statistics, examples.appearance)
+    spread = read.std(0)
+    assert spread[JUDGED.index(unknown)] == 0 and spread[1 - JUDGED.index(unknown)] > 0.5
+
+
+def test_single_images_of_a_source_teach_nothing() -> None:
+    examples = planted(3)
+    assert not fitted(examples)(examples.statistics, examples.appearance).any()
+
+
+def test_some_scores_may_be_missing() -> None:
+    examples = planted()
+    examples.scores[::5, 0] = torch.nan
+    assert fitted(examples)(examples.statistics, examples.appearance).isfinite().all()
+
+
+def test_a_source_is_judged_by_readers_that_have_not_seen_it() -> None:
+    examples = planted(90)
+    found = left_out(examples)
+    changed = examples.scores.clone()
+    changed[0::3] = changed[0::3].flip(0)
+    again = left_out(Examples(examples.statistics, examples.appearance, changed, examples.sources))
+    assert torch.equal(found[0::3], again[0::3])
+    assert not torch.equal(found[1::3], again[1::3])
+
+
+def test_a_single_source_leaves_nothing_to_learn_from() -> None:
+    examples = planted(20)
+    alone = Examples(examples.statistics, examples.appearance, examples.scores, ["a"] * 20)
+    assert left_out(alone).isnan().all()
+
+
+def test_agreement_is_told_by_source_and_for_clean_images() -> None:
+    samples = [
+        Sample(f"{i}", Path("x"), source="large" if i < 40 else "small", distorted=i % 2 == 1)
+        for i in range(60)
+    ] + [Sample("60", Path("x"), source="few")]
+    scores = torch.rand(61, 2, generator=torch.Generator().manual_seed(0))
+    told = agreement(torch.stack([scores[:, 0], -scores[:, 1]], dim=1), scores, samples)
+    assert told["quality"]["all"] == pytest.approx({"large": 1.0, "small": 1.0, "mean": 1.0, "plain": 1.0})
+    assert told["authenticity"]["clean"] == pytest.approx({"large": -1.0, "mean": -1.0, "plain": -1.0})
