@@ -122,9 +122,10 @@ class Assessor:
         Hub, or one for each repository that is named. Raises InputError for an unknown name or revision,
         WeightsError for missing or changed files, or too little memory.
         """
-        folder = checkpoint_named(name_or_path, progress, revision)
+        placement = Placement(device, quantize)
+        folder = checkpoint_named(name_or_path, progress, revision, placement)
         card = read_card(folder)
-        backbone = load_backbone(card.backbone, folder, progress, Placement(device, quantize))
+        backbone = load_backbone(card.backbone, folder, progress, placement)
         predictors = {
             aspect: load_predictor(folder, aspect, config) for aspect, config in card.predictors.items()
         }

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from transformers.utils import is_bitsandbytes_available
 
-from m3agiqa.errors import InputError
+from m3agiqa.errors import InputError, WeightsError
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -23,6 +24,15 @@ class Placement:
     quantize: Quantization | None = None
     """Precision of the language model's layers; what sees, and the output head, keep 16 bit. None: as
     published."""
+
+    def check(self) -> None:
+        """Raises InputError for a device that is not there, WeightsError where bitsandbytes is missing."""
+        main_device(self.device)
+        if self.quantize and not is_bitsandbytes_available():
+            raise WeightsError(
+                f"Weights in {self.quantize} need bitsandbytes, which is not installed, or too old. "
+                "Run: pip install --upgrade bitsandbytes"
+            )
 
 
 AS_PUBLISHED = Placement()

@@ -88,6 +88,7 @@ class HfBackbone:
         cls, source: Source, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
     ) -> Self:
         """The model as it was published. Raises WeightsError."""
+        placement.check()
         folder = source.files(progress)
         if progress:
             progress(f"Loading {source.title}", 0.0)

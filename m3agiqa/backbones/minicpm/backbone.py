@@ -19,7 +19,7 @@ from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spok
 from m3agiqa.backbones.minicpm.adapters import adapted
 from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES, base_folder
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION, Chat, Tokens, load_tokenizer
-from m3agiqa.backbones.minicpm.loading import load_model, read_config, read_slicing
+from m3agiqa.backbones.minicpm.loading import check_room, load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
 from m3agiqa.backbones.minicpm.memory import Work
 from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
@@ -94,20 +94,17 @@ class MiniCPMBackbone:
         only, all aspects are spoken in one batch. Published adapters of aspects may stay where they are.
         """
         made_of = MadeOf.read(folder)
-        published = {aspect: adapter.folder(progress) for aspect, adapter in made_of.adapters.items()}
         own = [aspect for aspect in Aspect if _has(folder / aspect, LEARNED)]
         places = [folder, *(folder / aspect for aspect in own)]
-        adapters = len(published) + sum(_has(place, [PUBLISHED_ADAPTER_FOLDER]) for place in places)
-        base = cls.from_base(
-            progress,
-            made_of.commit,
-            device=placement.device,
-            quantize=placement.quantize,
-            work=Work(adapters=adapters),
-        )
+        copied = sum(_has(place, [PUBLISHED_ADAPTER_FOLDER]) for place in places)
+        work = Work(adapters=len(made_of.adapters) + copied)
+        check_room(made_of.commit, placement, work)
+        published = {aspect: adapter.folder(progress) for aspect, adapter in made_of.adapters.items()}
+        device, quantize = placement.device, placement.quantize
+        base = cls.from_base(progress, made_of.commit, device=device, quantize=quantize, work=work)
         if published:
-            named = made_of.adapters
-            return PerAspect({a: base.published(named[a], folder) for a, folder in published.items()})
+            adapters = made_of.adapters
+            return PerAspect({a: base.published(adapters[a], folder) for a, folder in published.items()})
         if not own:
             return base.sibling(folder)
         if any(_has(folder / aspect, SPEAKING) for aspect in own):

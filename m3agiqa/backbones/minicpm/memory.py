@@ -15,7 +15,7 @@ from m3agiqa.backbones.placement import Quantization
 from m3agiqa.backbones.quantization import tensor_bytes
 
 AS_PUBLISHED = Slicing()
-LORA_RANK = 64  # what OpenBMB's fine-tuning script has, with which the published adapters were made
+LORA_RANK = 64  # of OpenBMB's fine-tuning script
 PIXEL_WIDTH = 4  # bytes
 LORA_WIDTH = 4  # bytes; PEFT computes in 32 bit
 BEGIN, QUESTION, CLOSING = 8, 128, 64
@@ -152,7 +152,5 @@ def reading_peak(
     if bits == "8bit":
         gated = max(gated, count * inner * (2 * width + 4))  # products are of 32 bit at first
     if bits == "4bit":
-        gated = max(
-            gated, (2 * count + hidden) * inner * width
-        )  # one layer's weights in the model's precision
+        gated = max(gated, (2 * count + hidden) * inner * width)  # with one layer's weights in full
     return held + max(attention, gated)
