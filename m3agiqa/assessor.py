@@ -184,14 +184,17 @@ class Assessor:
                 requests[index] = self._request(image, prompt)
             except M3AgiqaError as error:
                 judged[index] = error
+        failed = None
         try:
             judged |= self._judge(subjects, requests, started)
         except M3AgiqaError as error:  # of one of them
-            if len(requests) == 1:
-                judged[next(iter(requests))] = error
-            else:
-                for index in requests:
-                    (judged[index],) = self.assess_all([subjects[index]])
+            # Without the traceback, which holds what was computed: where that was too much, memory is needed.
+            failed = type(error)(str(error))
+        if failed and len(requests) == 1:
+            judged[next(iter(requests))] = failed
+        elif failed:
+            for index in requests:
+                (judged[index],) = self.assess_all([subjects[index]])
         return [judged[index] for index in range(len(subjects))]
 
     def _judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from transformers.utils import is_bitsandbytes_available
@@ -26,8 +26,11 @@ class Placement:
     published."""
 
     def check(self) -> None:
-        """Raises InputError for a device that is not there, WeightsError where bitsandbytes is missing."""
+        """Raises InputError for a device or precision that is not there, WeightsError where bitsandbytes is
+        missing."""
         main_device(self.device)
+        if self.quantize not in (None, *get_args(Quantization)):
+            raise InputError(f"Weights cannot be quantized to {self.quantize!r}. Give 4bit or 8bit.")
         if self.quantize and not is_bitsandbytes_available():
             raise WeightsError(
                 f"Weights in {self.quantize} need bitsandbytes, which is not installed, or too old. "
@@ -48,7 +51,7 @@ def main_device(asked: str | None) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device()) if count else torch.device("cpu")
     if asked == "auto":
         return torch.device("cuda", 0) if count else torch.device("cpu")
-    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", asked)
+    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(asked))
     if not named:
         raise InputError(
             f"There is no device {asked!r}. Give cpu, cuda, cuda:N (N is a GPU's number) or auto."

@@ -81,6 +81,11 @@ def test_unknown_devices_are_said(asked: str) -> None:
         main_device(asked)
 
 
+def test_unknown_precisions_are_said() -> None:
+    with pytest.raises(InputError, match="cannot be quantized to '3bit'"):
+        Placement("cpu", "3bit").check()
+
+
 # --- spreading --------------------------------------------------------------------------------
 
 

@@ -174,7 +174,7 @@ def test_later_starts_need_no_network(parts: Parts, monkeypatch: pytest.MonkeyPa
     assert found["aspects"] == known["aspects"]
 
 
-def test_one_aspect_alone(afresh: Parts) -> None:
+def test_one_aspect_alone(afresh: Parts, capsys: pytest.CaptureFixture[str]) -> None:
     assessor = Assessor.from_pretrained("m3-agiqa-authenticity")
     assert list(assessor.predictors) == [Aspect.AUTHENTICITY]
     (found,) = assessor.assess(afresh.image).aspects.values()
@@ -183,6 +183,7 @@ def test_one_aspect_alone(afresh: Parts) -> None:
     others = {name for aspect, name in ADAPTERS.items() if aspect is not Aspect.AUTHENTICITY}
     assert not any(name in path for path in afresh.hub.asked for name in others)
     assert sum(path.endswith(".ckpt") for path in set(afresh.hub.asked)) == 1
+    assert capsys.readouterr() == ("", ""), "nothing of what the libraries tell"
 
 
 @pytest.mark.parametrize("of_the_base", [HUB_FOLDER_VARIABLE, FOLDER_VARIABLE])

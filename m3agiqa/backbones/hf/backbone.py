@@ -36,6 +36,7 @@ from m3agiqa.backbones.hf.stills import load_processor
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quantization import settle
+from m3agiqa.backbones.quiet import quietly
 from m3agiqa.backbones.reading import Reading, padded
 from m3agiqa.backbones.room import enough_for_work, enough_to_load
 from m3agiqa.backbones.speech import Speech, speak
@@ -359,7 +360,7 @@ def _load_model(folder: Path, source: Source, placement: Placement) -> PreTraine
     dtype = getattr(torch, source.dtype) if source.dtype else config.get_text_config().dtype or torch.float32
     work = int(WORK_SHARE * empty.num_parameters() * dtype.itemsize)
     placed = fitting(source.title, empty, dissect(empty).language["model"], dtype, placement, work)
-    with enough_to_load(source.title):
+    with enough_to_load(source.title), quietly():
         model, found = AutoModelForImageTextToText.from_pretrained(
             folder,
             config=config,

@@ -19,6 +19,7 @@ from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import settle
+from m3agiqa.backbones.quiet import quietly
 from m3agiqa.backbones.room import enough_to_load
 from m3agiqa.errors import WeightsError
 
@@ -54,7 +55,7 @@ def load_model(
     empty = without_weights(config)
     check_tensors(empty, folder)
     placed = fitted(empty, folder, Placement(device, quantize), work, dtype)
-    with enough_to_load(TITLE):
+    with enough_to_load(TITLE), quietly():
         model = MiniCPMV.from_pretrained(folder, config=config, **{**placed, **options})
         settle(model)
     return model.eval().requires_grad_(False)
