@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
 
@@ -125,6 +125,8 @@ class Assessor:
         placement = Placement(device, quantize)
         folder = checkpoint_named(name_or_path, progress, revision, placement)
         card = read_card(folder)
+        if quantize:  # other states and so other scores
+            card = replace(card, version=f"{card.version} in {quantize}")
         backbone = load_backbone(card.backbone, folder, progress, placement)
         predictors = {
             aspect: load_predictor(folder, aspect, config) for aspect, config in card.predictors.items()

@@ -177,7 +177,11 @@ def _predictors(
     for aspect, each in model.aspects.items():
         file = published / each.predictor
         if not file.is_file():
-            raise WeightsError(f"{model.predictors} has no file {each.predictor} in this revision.")
+            raise WeightsError(
+                f"{model.predictors} has no file {each.predictor} in this revision, or it was not downloaded "
+                "wholly. Connect to the network and start again without HF_HUB_OFFLINE, or choose another "
+                "revision."
+            )
         predictor = read_predictor(file, each.context_length)
         head = _told(head_blocks(base), f"Fusing the predictor of {aspect}", progress)
         try:

@@ -21,19 +21,19 @@ from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES, base_folder
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION, Chat, Tokens, load_tokenizer
 from m3agiqa.backbones.minicpm.loading import check_room, load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
-from m3agiqa.backbones.minicpm.memory import Work
+from m3agiqa.backbones.minicpm.memory import Work, images_at_once
 from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.reading import Reading
-from m3agiqa.backbones.room import enough_for_work
+from m3agiqa.backbones.room import enough_for_work, room
 from m3agiqa.backbones.speech import Speech, speak
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.hub import version
 from m3agiqa.weights import Progress
 
-SPOKEN_AT_ONCE = 24  # rows; each takes about 0.13 GB for a large image
+SPOKEN_AT_ONCE = 24  # rows, where there is memory for them
 READ_AT_ONCE = 8
 VISION_LORA = r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
 LANGUAGE_LORA = r"model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
@@ -206,10 +206,16 @@ class MiniCPMBackbone:
     ) -> Iterator[Delta | Spoken]:
         self._check_questions(requests)
         first = 0
-        for group in _groups(requests, SPOKEN_AT_ONCE):
+        for group in _groups(requests, self._rows_at_once()):
             with enough_for_work():
                 yield from speak(self._speech(group, first), stop)
             first += sum(len(request.conversations) for request in group)
+
+    def _rows_at_once(self) -> int:
+        """As many conversations as there is memory for now."""
+        free = room(self.model.get_input_embeddings().weight.device)
+        images = images_at_once(self.model.config, self.model.dtype, free, self.slicing)
+        return min(SPOKEN_AT_ONCE, len(Aspect) * images)
 
     def _speech(self, requests: Sequence[Request], first: int) -> Speech:
         conversations = [c for request in requests for c in request.conversations]
