@@ -119,8 +119,9 @@ class Assessor:
         organisation/name, or one from a folder.
 
         `quantize` and `device` as in Placement. `revision` is a branch, tag or commit of what comes from the
-        Hub, or one for each repository that is named. Raises InputError for an unknown name or revision,
-        WeightsError for missing or changed files, or too little memory.
+        Hub, or one for each repository that is named, as in {"organisation/name": "commit"}. Raises
+        InputError for an unknown name or revision, WeightsError for missing or changed files, or too little
+        memory.
         """
         placement = Placement(device, quantize)
         folder = checkpoint_named(name_or_path, progress, revision, placement)

@@ -12,7 +12,7 @@ from m3agiqa.checkpoint import CARD_FILE, local_checkpoint, shipped
 from m3agiqa.errors import InputError
 from m3agiqa.hub import NotOnHub, commit, snapshot, version_of
 from m3agiqa.published import PUBLISHED, assembled
-from m3agiqa.revisions import Revision, check_revision, revision_of
+from m3agiqa.revisions import Revision, check_revision, parse_revision, revision_of
 from m3agiqa.weights import Progress
 
 FILES = ("*.json", "*.safetensors")  # no weights that need unpickling, no code
@@ -30,7 +30,8 @@ def checkpoint_named(
     revisions, and WeightsError for what cannot be downloaded, or would not fit into the memory of a placement
     if it were.
     """
-    name, revision = str(name_or_path), revision or None
+    name = str(name_or_path)
+    revision = parse_revision(revision) if isinstance(revision, str) else revision or None
     if name in PUBLISHED:
         return assembled(PUBLISHED[name], progress, revision, placement)
     folder = local_checkpoint(name_or_path)

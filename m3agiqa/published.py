@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.authors_predictor import CONTEXT_LENGTH, read_predictor
 from m3agiqa.backbones.minicpm.base_folder import BASE, base_folder, base_version
 from m3agiqa.backbones.minicpm.head import head_blocks
 from m3agiqa.backbones.minicpm.loading import check_room, check_transformers
@@ -26,7 +27,6 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint import Card, save_predictor, write_card
 from m3agiqa.errors import WeightsError, reason
 from m3agiqa.hub import commit, snapshot, version_of
-from m3agiqa.lightning import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor import Predictor
 from m3agiqa.revisions import Revision, check_revision, revision_of
 from m3agiqa.weights import Progress, home, is_intact, sealed_folder

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 from m3agiqa import Aspect
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Request, Spoken
-from m3agiqa.backbones.fitting import layers_of, outside, spread
+from m3agiqa.backbones.device_map import layers_of, outside, spread
 from m3agiqa.backbones.hf import HfBackbone
 from m3agiqa.backbones.hf.backbone import ADAPTER_FOLDER
 from m3agiqa.backbones.placement import Placement, Quantization

@@ -166,7 +166,7 @@ def test_the_documented_table_is_the_printed_one(capsys: pytest.CaptureFixture) 
 
 def test_too_little_memory_is_said_with_what_would_fit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = (needed(base).total + needed(base, "8bit").total) // 2
-    monkeypatch.setattr("m3agiqa.backbones.fitting.room", lambda device: free)
+    monkeypatch.setattr("m3agiqa.backbones.device_map.room", lambda device: free)
     with pytest.raises(
         TooLittleMemory, match=r"needs 0\.\d GB .* With --quantize 8bit .* with 4bit 0\.\d GB"
     ):

@@ -27,7 +27,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
-from m3agiqa.backbones.fitting import fitting
+from m3agiqa.backbones.device_map import fitting
+from m3agiqa.backbones.free_memory import enough_for_work, enough_to_load
 from m3agiqa.backbones.hf.adapters import adapted
 from m3agiqa.backbones.hf.chat import Chat, Tokens
 from m3agiqa.backbones.hf.parts import dissect, linear_layers
@@ -38,7 +39,6 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quantization import settle
 from m3agiqa.backbones.quiet import quietly
 from m3agiqa.backbones.reading import Reading, padded
-from m3agiqa.backbones.room import enough_for_work, enough_to_load
 from m3agiqa.backbones.speech import Speech, speak
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.hub import version

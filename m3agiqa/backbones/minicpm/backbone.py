@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.free_memory import enough_for_work, room
 from m3agiqa.backbones.minicpm.adapters import adapted
 from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES, base_folder
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION, Chat, Tokens, load_tokenizer
@@ -27,7 +28,6 @@ from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.reading import Reading
-from m3agiqa.backbones.room import enough_for_work, room
 from m3agiqa.backbones.speech import Speech, speak
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.hub import version

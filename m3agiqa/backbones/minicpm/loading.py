@@ -12,7 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 
-from m3agiqa.backbones.fitting import fitting
+from m3agiqa.backbones.device_map import fitting
+from m3agiqa.backbones.free_memory import enough_to_load
 from m3agiqa.backbones.minicpm.base_folder import base_folder
 from m3agiqa.backbones.minicpm.memory import USUAL_WORK, Work, memory_needed
 from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
@@ -20,7 +21,6 @@ from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import settle
 from m3agiqa.backbones.quiet import quietly
-from m3agiqa.backbones.room import enough_to_load
 from m3agiqa.errors import WeightsError
 
 TITLE = "MiniCPM-Llama3-V 2.5"

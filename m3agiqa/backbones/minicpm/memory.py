@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from m3agiqa.backbones.fitting import outside
+from m3agiqa.backbones.device_map import outside
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import nn
 
+from m3agiqa.backbones.free_memory import room, too_little
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import quantization_config, tensor_bytes
-from m3agiqa.backbones.room import room, too_little
 
 PRECISIONS: tuple[Quantization | None, ...] = (None, "8bit", "4bit")
 Place = int | str
