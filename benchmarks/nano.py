@@ -47,6 +47,12 @@ class Run:
     tokens: dict[Aspect, int]
 
 
+def picture(number: int) -> Image.Image:
+    """Another one for each number, as what has been seen before is remembered."""
+    image = open_image(PICTURES[number % len(PICTURES)]).resize((512, 512))
+    return image.rotate(10 * (number // len(PICTURES)))
+
+
 def assess(assessor: Assessor, image: Image.Image) -> Run:
     """Our way, as the app does it."""
     started = time.perf_counter()
@@ -145,14 +151,14 @@ def main() -> None:
     started = time.perf_counter()
     assessor = Assessor.from_pretrained(args.model)
     loading = time.perf_counter() - started
-    images = [open_image(path).resize((512, 512)) for path in PICTURES]
-    runs = [assess(assessor, images[run % len(images)]) for run in range(args.runs + 1)][1:]
+    images = [picture(number) for number in range(args.runs + 1)]
+    _, *runs = [assess(assessor, image) for image in images]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    again = assess(assessor, images[args.runs % len(images)])
+    again = assess(assessor, images[-1])
     speed = bandwidth()
     published = Published(assessor)
-    bar = tqdm(enumerate(runs), total=len(runs), desc="published recipe", leave=False)
-    theirs = [published.assess(images[(run + 1) % len(images)], ours.tokens) for run, ours in bar]
+    bar = tqdm(zip(images[1:], runs, strict=True), total=len(runs), desc="published recipe", leave=False)
+    theirs = [published.assess(image, ours.tokens) for image, ours in bar]
 
     def median(values: list[float]) -> float:
         return statistics.median(values)
@@ -170,9 +176,7 @@ def main() -> None:
     print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
     print(f"speaking             {spoken:6.0f} tokens/s, {1000 * step:.1f} ms for one token of each aspect")
     print(f"memory bandwidth     {speed / 1e9:6.1f} GB/s copied")
-    print(
-        f"reading the weights  {1000 * limit:6.1f} ms at that rate: {100 * limit / step:.0f} % of a token's time"
-    )
+    print(f"reading the weights  {1000 * limit:6.1f} ms at that rate, {100 * limit / step:.0f} % of a token")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
 
@@ -119,12 +119,16 @@ class Assessor:
         organisation/name, or one from a folder.
 
         `quantize` and `device` as in Placement. `revision` is a branch, tag or commit of what comes from the
-        Hub, or one for each repository that is named. Raises InputError for an unknown name or revision,
-        WeightsError for missing or changed files, or too little memory.
+        Hub, or one for each repository that is named, as in {"organisation/name": "commit"}. Raises
+        InputError for an unknown name or revision, WeightsError for missing or changed files, or too little
+        memory.
         """
-        folder = checkpoint_named(name_or_path, progress, revision)
+        placement = Placement(device, quantize)
+        folder = checkpoint_named(name_or_path, progress, revision, placement)
         card = read_card(folder)
-        backbone = load_backbone(card.backbone, folder, progress, Placement(device, quantize))
+        if quantize:  # other states and so other scores
+            card = replace(card, version=f"{card.version} in {quantize}")
+        backbone = load_backbone(card.backbone, folder, progress, placement)
         predictors = {
             aspect: load_predictor(folder, aspect, config) for aspect, config in card.predictors.items()
         }
@@ -183,14 +187,17 @@ class Assessor:
                 requests[index] = self._request(image, prompt)
             except M3AgiqaError as error:
                 judged[index] = error
+        failed = None
         try:
             judged |= self._judge(subjects, requests, started)
         except M3AgiqaError as error:  # of one of them
-            if len(requests) == 1:
-                judged[next(iter(requests))] = error
-            else:
-                for index in requests:
-                    (judged[index],) = self.assess_all([subjects[index]])
+            # Without the traceback, which holds what was computed: where that was too much, memory is needed.
+            failed = type(error)(str(error))
+        if failed and len(requests) == 1:
+            judged[next(iter(requests))] = failed
+        elif failed:
+            for index in requests:
+                (judged[index],) = self.assess_all([subjects[index]])
         return [judged[index] for index in range(len(subjects))]
 
     def _judge(

@@ -248,11 +248,16 @@ def _score(args: argparse.Namespace) -> None:
     output = ScoreFile(args.out)
     rows = read_rows(args.source, args.image_root)
     todo = output.remaining(rows)
-    assessor = _load(args)
-    output.start(assessor.card.title)
     if len(todo) < len(rows):
         _note(f"{len(rows) - len(todo)} of {len(rows)} rows are in {args.out} already.")
-    bar = tqdm(score(todo, output, assessor), total=len(todo), unit="image", file=sys.stderr)
+    if not todo:  # nothing to load a model for
+        _print("scored 0, failed 0")
+        return
+    assessor = _load(args)
+    output.start(assessor.card.title)
+    # Several images are done at once; all but the first would be shown with the next ones otherwise.
+    at_once = {"mininterval": 0, "miniters": 1, "smoothing": 0}
+    bar = tqdm(score(todo, output, assessor), total=len(todo), unit="image", file=sys.stderr, **at_once)
     failed = sum(bool(error) for error in bar)
     _print(f"scored {len(todo) - failed}, failed {failed}" + (" (see the error column)" if failed else ""))
 

@@ -64,14 +64,13 @@ def snapshot(
     folder = stand_in(repository)
     if folder is not None:
         return folder
-    shown = {"tqdm_class": _reporting_to(progress, f"Downloading {repository}")} if progress else {}
     with _in_words(repository, revision):
         folder = snapshot_download(
             repository,
             revision=revision,
             allow_patterns=list(files),
             local_files_only=not fetch,
-            **shown,
+            tqdm_class=_reporting_to(progress, f"Downloading {repository}"),
         )
         return Path(folder)
 
@@ -183,8 +182,8 @@ def _full(at: str) -> WeightsError:
     )
 
 
-def _reporting_to(progress: Progress, message: str) -> type[tqdm]:
-    """A bar class that tells `progress` the share of bytes that is there, and prints nothing."""
+def _reporting_to(progress: Progress | None, message: str) -> type[tqdm]:
+    """A bar class that tells `progress`, if any, the share of bytes that is there, and prints nothing."""
 
     class Reporting(tqdm):
         most = 0  # bytes; of what is received and what is written, two bars tell
@@ -195,7 +194,7 @@ def _reporting_to(progress: Progress, message: str) -> type[tqdm]:
 
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
-            if self.unit == "B" and self.total:
+            if progress and self.unit == "B" and self.total:
                 Reporting.most = max(Reporting.most, self.n)
                 done, total = min(Reporting.most, self.total), self.total
                 progress(f"{message} ({done / 1e9:.1f} of {total / 1e9:.1f} GB)", done / total)

@@ -7,27 +7,33 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint import CARD_FILE, local_checkpoint, shipped
 from m3agiqa.errors import InputError
 from m3agiqa.hub import NotOnHub, commit, snapshot, version_of
 from m3agiqa.published import PUBLISHED, assembled
-from m3agiqa.revisions import Revision, check_revision, revision_of
+from m3agiqa.revisions import Revision, check_revision, parse_revision, revision_of
 from m3agiqa.weights import Progress
 
 FILES = ("*.json", "*.safetensors")  # no weights that need unpickling, no code
 
 
 def checkpoint_named(
-    name_or_path: str | Path, progress: Progress | None = None, revision: Revision | None = None
+    name_or_path: str | Path,
+    progress: Progress | None = None,
+    revision: Revision | None = None,
+    placement: Placement = AS_PUBLISHED,
 ) -> Path:
     """The folder of a checkpoint: shipped, published, on the Hub ("organisation/name"), or at a path.
 
     `revision` is for those of the Hub. Raises InputError for a name that stands for nothing, or that has no
-    revisions, and WeightsError for what cannot be downloaded.
+    revisions, and WeightsError for what cannot be downloaded, or would not fit into the memory of a placement
+    if it were.
     """
-    name, revision = str(name_or_path), revision or None
+    name = str(name_or_path)
+    revision = parse_revision(revision) if isinstance(revision, str) else revision or None
     if name in PUBLISHED:
-        return assembled(PUBLISHED[name], progress, revision)
+        return assembled(PUBLISHED[name], progress, revision, placement)
     folder = local_checkpoint(name_or_path)
     if folder is not None:
         if revision is not None:

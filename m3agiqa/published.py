@@ -17,14 +17,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.authors_predictor import CONTEXT_LENGTH, read_predictor
 from m3agiqa.backbones.minicpm.base_folder import BASE, base_folder, base_version
 from m3agiqa.backbones.minicpm.head import head_blocks
-from m3agiqa.backbones.minicpm.loading import check_transformers
+from m3agiqa.backbones.minicpm.loading import check_room, check_transformers
 from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
+from m3agiqa.backbones.minicpm.memory import Work
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint import Card, save_predictor, write_card
 from m3agiqa.errors import WeightsError, reason
 from m3agiqa.hub import commit, snapshot, version_of
-from m3agiqa.lightning import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor import Predictor
 from m3agiqa.revisions import Revision, check_revision, revision_of
 from m3agiqa.weights import Progress, home, is_intact, sealed_folder
@@ -121,11 +123,15 @@ PUBLISHED = {
 
 
 def assembled(
-    model: PublishedModel, progress: Progress | None = None, revision: Revision | None = None
+    model: PublishedModel,
+    progress: Progress | None = None,
+    revision: Revision | None = None,
+    placement: Placement = AS_PUBLISHED,
 ) -> Path:
     """The folder of a published model as a checkpoint; what is not here yet is downloaded.
 
-    Raises WeightsError for what is missing or does not fit, InputError for a revision that is not for it.
+    Raises WeightsError for what is missing or does not fit, also into the memory of a placement, and
+    InputError for a revision that is not for it.
     """
     check_transformers()
     check_revision(revision, model.name, model.repositories)
@@ -135,6 +141,7 @@ def assembled(
     target = home() / "published" / f"{model.name}-{key}"
     if is_intact(target):
         return target
+    check_room(commit(versions[BASE]), placement, Work(adapters=len(model.aspects)))
     predictors = dict(_predictors(model, versions, progress or (lambda message, done: None)))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +177,11 @@ def _predictors(
     for aspect, each in model.aspects.items():
         file = published / each.predictor
         if not file.is_file():
-            raise WeightsError(f"{model.predictors} has no file {each.predictor} in this revision.")
+            raise WeightsError(
+                f"{model.predictors} has no file {each.predictor} in this revision, or it was not downloaded "
+                "wholly. Connect to the network and start again without HF_HUB_OFFLINE, or choose another "
+                "revision."
+            )
         predictor = read_predictor(file, each.context_length)
         head = _told(head_blocks(base), f"Fusing the predictor of {aspect}", progress)
         try:

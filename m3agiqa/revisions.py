@@ -27,7 +27,9 @@ def parse_revision(text: str | None) -> Revision | None:
     for part in named:
         repository, _, revision = (piece.strip() for piece in part.partition("="))
         if not repository or not revision or revisions.get(repository, revision) != revision:
-            raise InputError(f"{text!r} does not give one revision for each repository: see {part!r}.")
+            raise InputError(
+                f"{part!r} in {text!r} does not give a repository one revision. Write REPOSITORY=REVISION."
+            )
         revisions[repository] = revision
     return revisions or None
 

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.authors_predictor import CONTEXT_LENGTH
 from m3agiqa.checkpoint import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
-from m3agiqa.lightning import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
 from training.ablate import ablate
 from training.comparison import as_text

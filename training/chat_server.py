@@ -33,9 +33,11 @@ class ChatServer:
     """A server and its models."""
 
     def __init__(self, url: str, timeout: float = 120) -> None:
-        """`timeout` is in seconds, for one answer. Raises InputError if the URL is none."""
+        """`timeout` is in seconds, for one answer. Raises InputError for what is no URL, or no key."""
         self.url = base_url(url)
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):  # errors of the client would quote it
+            raise InputError(f"{KEY_VARIABLE} holds characters that no key has. Set it anew.")
         self._client = httpx.Client(
             base_url=self.url,
             timeout=timeout,
@@ -63,7 +65,7 @@ class ChatServer:
     def _send(self, method: str, path: str, body: dict | None = None) -> Any:
         try:
             response = self._client.request(method, path, json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             late = isinstance(error, httpx.TimeoutException)
             raise Busy("it took too long" if late else str(error) or type(error).__name__) from None
         status = response.status_code

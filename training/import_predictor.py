@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect
+from m3agiqa.authors_predictor import CONTEXT_LENGTH, read_predictor
 from m3agiqa.checkpoint import save_predictor
 from m3agiqa.errors import InputError
-from m3agiqa.lightning import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor import Predictor
 from m3agiqa.weights import sha256
 

@@ -142,7 +142,7 @@ class ModelLoader:
                 log.warning("The model %s cannot be loaded: %s", name, error)
                 state = LoadState(error=error, notice=notice)
                 notice = f"{Path(name).name} was promoted, but cannot be served. {error}"
-        self._set(state, name)
+        self._set(state, name if state.assessor else None)
 
     def _set(self, state: LoadState, name: str | None = None) -> None:
         with self._lock:

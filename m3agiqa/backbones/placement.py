@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+from transformers.utils import is_bitsandbytes_available
 
-from m3agiqa.errors import InputError
+from m3agiqa.errors import InputError, WeightsError
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -24,6 +25,18 @@ class Placement:
     """Precision of the language model's layers; what sees, and the output head, keep 16 bit. None: as
     published."""
 
+    def check(self) -> None:
+        """Raises InputError for a device or precision that is not there, WeightsError where bitsandbytes is
+        missing."""
+        main_device(self.device)
+        if self.quantize not in (None, *get_args(Quantization)):
+            raise InputError(f"Weights cannot be quantized to {self.quantize!r}. Give 4bit or 8bit.")
+        if self.quantize and not is_bitsandbytes_available():
+            raise WeightsError(
+                f"Weights in {self.quantize} need bitsandbytes, which is not installed, or too old. "
+                "Run: pip install --upgrade bitsandbytes"
+            )
+
 
 AS_PUBLISHED = Placement()
 
@@ -38,7 +51,7 @@ def main_device(asked: str | None) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device()) if count else torch.device("cpu")
     if asked == "auto":
         return torch.device("cuda", 0) if count else torch.device("cpu")
-    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", asked)
+    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(asked))
     if not named:
         raise InputError(
             f"There is no device {asked!r}. Give cpu, cuda, cuda:N (N is a GPU's number) or auto."

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available
 
 from m3agiqa.backbones.placement import Quantization
-from m3agiqa.errors import WeightsError
 
 BLOCK = 64
 """Weights of 4 bit that share a scale of 8 bit; NESTED of these share one of 32 bit."""
@@ -23,15 +21,7 @@ PACKED = 32
 
 
 def quantization_config(bits: Quantization, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
-    """How transformers loads all linear layers but those in the modules `kept`; they compute in `dtype`.
-
-    Raises WeightsError if bitsandbytes is missing.
-    """
-    if not is_bitsandbytes_available():
-        raise WeightsError(
-            f"Weights in {bits} need bitsandbytes, which is not installed, or too old. "
-            "Run: pip install --upgrade bitsandbytes"
-        )
+    """How transformers loads all linear layers but those in the modules `kept`; they compute in `dtype`."""
     return BitsAndBytesConfig(
         load_in_4bit=bits == "4bit",
         load_in_8bit=bits == "8bit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from m3agiqa import Aspect, AspectResult, Assessment, Assessor, DescriptionDelta, InputError, Rating, Stopped
 from m3agiqa.assessor import Event, clean_prompt
-from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Request, Spoken
 from m3agiqa.backbones.nano.language import load_language_model
-from m3agiqa.checkpoint import find_checkpoint
 from m3agiqa.conversation import Conversation
 
 # --- rules ---------------------------------------------------------------------------------------
@@ -83,6 +82,24 @@ def events(assessor: Assessor, picture: Image.Image) -> list[Event]:
     return list(assessor.stream(picture, "a red ball on {green} <|im_end|> ground"))
 
 
+@pytest.fixture(scope="module")
+def in_32_bit() -> Assessor:
+    def load(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        llm, tokenizer = load_language_model(path)
+        return llm.float(), tokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("m3agiqa.backbones.nano.backbone.load_language_model", load)
+        return Assessor.from_pretrained("nano")
+
+
+@pytest.fixture
+def exact(in_32_bit: Assessor, monkeypatch: pytest.MonkeyPatch) -> Assessor:
+    """Where 16 bit would hide errors in its noise; of few words."""
+    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.MAX_NEW_TOKENS", 16)
+    return in_32_bit
+
+
 def test_descriptions_grow_side_by_side(events: list[Event]) -> None:
     first_result = next(i for i, event in enumerate(events) if isinstance(event, AspectResult))
     spoken = events[:first_result]
@@ -112,22 +129,18 @@ def test_same_input_same_result(events: list[Event], assessor: Assessor, picture
     assert again.aspects == events[-1].aspects
 
 
-def test_several_at_once_are_judged_as_one_by_one(assessor: Assessor, picture: Image.Image) -> None:
-    unlike = picture.rotate(180).resize((300, 200))
-    subjects = [
-        (picture, "a ball on a hill"),
-        (b"no image", "a ball"),
-        (unlike, None),
-        (picture, "灯" * 1000),
-        (unlike, "a house"),
-    ]
-    first, no_image, promptless, too_long, last = assessor.assess_all(subjects)
+def test_several_at_once_are_judged_as_one_by_one(exact: Assessor, picture: Image.Image) -> None:
+    subject, unlike = (picture, "a ball on a hill"), (picture.rotate(180).resize((300, 200)), None)
+    first, no_image, second = exact.assess_all([subject, (b"no image", "a ball"), unlike])
     assert "not an image" in str(no_image)
+    too_long, again = exact.assess_all([(picture, "灯" * 1000), subject])
     assert "too long for this model" in str(too_long)
-    assert Aspect.CORRESPONDENCE not in promptless.aspects
-    for together, subject in ((first, subjects[0]), (promptless, subjects[2]), (last, subjects[4])):
-        alone = assessor.assess(*subject)
+    for together, alone in ((first, again), (second, exact.assess(*unlike))):
         assert (together.prompt, together.aspects.keys()) == (alone.prompt, alone.aspects.keys())
+        for aspect, result in together.aspects.items():
+            expected = alone.aspects[aspect]
+            assert (result.description, result.rating) == (expected.description, expected.rating)
+            assert result.raw_mos == pytest.approx(expected.raw_mos, abs=1e-3)
 
 
 def test_several_at_once_have_the_numbers_of_one_by_one(scripted: Assessor, picture: Image.Image) -> None:
@@ -140,6 +153,27 @@ def test_several_at_once_have_the_numbers_of_one_by_one(scripted: Assessor, pict
     ]
     for each, prompt in zip(judged, ("a ball", None, "a hill"), strict=True):
         assert replace(each, seconds=0) == replace(scripted.assess(picture, prompt), seconds=0)
+
+
+def test_what_was_too_much_at_once_is_given_up_before_the_next_is_judged(
+    scripted: Assessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    describe = scripted.backbone.describe
+
+    def greedy(requests: list[Request], *options: object) -> Iterator[Spoken]:
+        assert not any(tensor() is not None for tensor in held)
+        computed = torch.zeros(len(requests))
+        held.append(weakref.ref(computed))
+        if len(requests) > 1 or requests[0].conversations[0].prompt == "a hill":
+            raise InputError("The memory ran out.")
+        yield from describe(requests, *options)
+
+    monkeypatch.setattr(scripted.backbone, "describe", greedy)
+    first, failed, last = scripted.assess_all([(picture, "a ball"), (picture, "a hill"), (picture, None)])
+    assert isinstance(failed, InputError) and str(failed) == "The memory ran out."
+    assert isinstance(first, Assessment) and isinstance(last, Assessment)
+    assert len(held) == 4
 
 
 def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Image) -> None:
@@ -168,29 +202,19 @@ def test_bad_image_fails_before_anything_is_spoken(assessor: Assessor) -> None:
         next(assessor.stream(b"no image", "a ball"))
 
 
-def test_hidden_states_of_speaking_and_reading_agree(
-    picture: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_states_of_speaking_and_reading_agree(exact: Assessor, picture: Image.Image) -> None:
     """What was computed while speaking is what `encode` computes from the finished text."""
-    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.MAX_NEW_TOKENS", 24)
-
-    def wide(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        llm, tokenizer = load_language_model(path)
-        return llm.float(), tokenizer  # 16 bit would hide errors in its noise
-
-    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.load_language_model", wide)
-    backbone = load_backbone("nano", find_checkpoint("nano"))
     pictures = (picture, picture.rotate(180))
     opened = [
         tuple(Conversation.open(aspect, prompt) for aspect in (Aspect.CORRESPONDENCE, Aspect.QUALITY))
         for prompt in ("a red ball", "a much longer prompt about a green hill under a blue sky at noon")
     ]
     requests = [Request(image, rows) for image, rows in zip(pictures, opened, strict=True)]
-    finished = [said for said in backbone.describe(requests) if isinstance(said, Spoken)]
+    finished = [said for said in exact.backbone.describe(requests) if isinstance(said, Spoken)]
     spoken = sorted(finished, key=lambda said: said.row)
     assert [said.row for said in spoken] == [0, 1, 2, 3]
     texts = iter(said.description for said in spoken)
     whole = [Request(r.image, tuple(c.describe(next(texts)) for c in r.conversations)) for r in requests]
-    for said, hidden in zip(spoken, backbone.encode(whole), strict=True):
+    for said, hidden in zip(spoken, exact.backbone.encode(whole), strict=True):
         assert said.hidden.shape == hidden.shape
         assert torch.max(torch.abs(said.hidden - hidden)) < 1e-3

@@ -203,7 +203,7 @@ def test_interrupt_is_code_130(
 # --- score ---------------------------------------------------------------------------------------
 
 
-def test_score(bad_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score(bad_files: Path, loaded: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out_file = bad_files / "scores.csv"
     command = ["score", str(bad_files), "--out", str(out_file)]
     assert cli.main(command) == 0
@@ -217,7 +217,9 @@ def test_score(bad_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "letter.png",
             "whole.png",
         ]
+    loaded.clear()
     assert cli.main(command) == 0
+    assert loaded == []
     out, err = capsys.readouterr()
     assert out == "scored 0, failed 0\n"
     assert "4 of 4 rows are in" in err

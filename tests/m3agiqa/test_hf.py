@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -387,6 +388,20 @@ def test_images_that_only_torchvision_can_prepare(folder: Path, tmp_path: Path) 
     (broken / "preprocessor_config.json").write_text('{"image_processor_type": "Lfm2VlImageProcessor"}')
     with pytest.raises(WeightsError, match="pip install torchvision"):
         load_backbone(f"hf:{broken}", NOWHERE)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"])
+def test_code_that_comes_with_a_model_is_not_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # to whether it shall be, if anyone asks
+    copied = shutil.copytree(folder, tmp_path / "model")
+    named = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Own"}}
+    (copied / "preprocessor_config.json").write_text(json.dumps(named))
+    (copied / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\nclass Own: pass\n")
+    with pytest.raises(WeightsError, match="code that comes with a model is not run"):
+        load_backbone(f"hf:{copied}", NOWHERE)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_of_another_kind(tmp_path: Path) -> None:

@@ -11,18 +11,20 @@ from held_bytes import held_bytes
 from hf_models import TEXT, tiny_folder
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from m3agiqa import Aspect
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Request, Spoken
-from m3agiqa.backbones.fitting import layers_of, outside, spread
+from m3agiqa.backbones.device_map import layers_of, outside, spread
 from m3agiqa.backbones.hf import HfBackbone
 from m3agiqa.backbones.hf.backbone import ADAPTER_FOLDER
 from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.backbones.quantization import tensor_bytes
 from m3agiqa.conversation import Conversation
+from m3agiqa.errors import WeightsError
 
 ASPECTS = (Aspect.QUALITY, Aspect.AUTHENTICITY)
 NOWHERE = Path("there-is-no-checkpoint")
@@ -132,6 +134,17 @@ def test_adapters_go_onto_quantized_layers(
     assert likeness(loaded(folder, bits).encode(same), expected) < 0.99
     first, second = (each.anatomy.language["model"].layers[1] for each in both.backbones.values())
     assert first.mlp.up_proj.base_layer.weight.data_ptr() == second.mlp.up_proj.base_layer.weight.data_ptr()
+
+
+@pytest.mark.parametrize("family", ["smolvlm"])
+def test_an_adapter_of_a_deeper_model_is_told(folder: Path, tmp_path: Path) -> None:
+    language_adapter(folder, tmp_path / ADAPTER_FOLDER)
+    file = tmp_path / ADAPTER_FOLDER / "adapter_model.safetensors"
+    weights = load_file(file)
+    deeper = {name.replace("layers.0.", "layers.7."): value.clone() for name, value in weights.items()}
+    save_file(weights | deeper, file)
+    with pytest.raises(WeightsError, match=r"is for another model: .*layers\.7\..* has no counterpart"):
+        loaded(folder, checkpoint=tmp_path)
 
 
 def language_adapter(folder: Path, out: Path) -> None:

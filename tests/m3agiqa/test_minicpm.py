@@ -109,7 +109,10 @@ def test_a_batch_is_the_same_as_one_by_one(
     ]
     monkeypatch.setattr(backbone_module, "SPOKEN_AT_ONCE", 3)
     in_groups = spoken(minicpm, *requests)
-    for others in (apart, in_groups):
+    monkeypatch.setattr(backbone_module, "SPOKEN_AT_ONCE", 24)
+    monkeypatch.setattr(backbone_module, "room", lambda device: 0)
+    in_little_memory = spoken(minicpm, *requests)
+    for others in (apart, in_groups, in_little_memory):
         facts = [(each.description, each.rating) for each in others]
         assert facts == [(each.description, each.rating) for each in together]
         assert close([each.hidden for each in others], [each.hidden for each in together])

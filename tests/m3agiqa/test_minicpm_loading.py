@@ -155,7 +155,7 @@ def test_too_little_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("m3agiqa.backbones.minicpm.loading.MiniCPMV.from_pretrained", fail)
-    with pytest.raises(WeightsError, match="memory ran out while MiniCPM-Llama3-V 2.5 was loaded"):
+    with pytest.raises(WeightsError, match=r"memory ran out while MiniCPM-Llama3-V 2\.5 was loaded"):
         load_model(folder, device="cpu")
 
 

@@ -140,6 +140,20 @@ def test_the_full_size_model() -> None:
     assert whole.weights > fewer[0] > fewer[1] > whole.weights / 3
 
 
+def test_as_many_images_at_once_as_there_is_memory_for() -> None:
+    model, slicing = without_weights(read_config(PUBLISHED)), memory.AS_PUBLISHED
+
+    def at_once(free: int) -> int:
+        return memory.images_at_once(model.config, torch.bfloat16, free, slicing)
+
+    for images in (1, 2, 5):
+        needed = memory_needed(model, torch.bfloat16, work=Work(images=images))
+        at_work = needed.cache + needed.activations
+        assert at_once(at_work) >= images - 1
+        assert at_once(at_work * 3 // 4) <= images
+    assert at_once(0) == 1
+
+
 def test_the_documented_table_is_the_printed_one(capsys: pytest.CaptureFixture) -> None:
     assert main(["memory"]) == 0
     title, table, free = capsys.readouterr().out.split("\n\n")
@@ -152,7 +166,7 @@ def test_the_documented_table_is_the_printed_one(capsys: pytest.CaptureFixture) 
 
 def test_too_little_memory_is_said_with_what_would_fit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = (needed(base).total + needed(base, "8bit").total) // 2
-    monkeypatch.setattr("m3agiqa.backbones.fitting.room", lambda device: free)
+    monkeypatch.setattr("m3agiqa.backbones.device_map.room", lambda device: free)
     with pytest.raises(
         TooLittleMemory, match=r"needs 0\.\d GB .* With --quantize 8bit .* with 4bit 0\.\d GB"
     ):

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.minicpm.chat import BEGIN, Chat
+from m3agiqa.backbones.minicpm.loading import PUBLISHED as SETTINGS
 from m3agiqa.backbones.minicpm.loading import load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.model import MiniCPMV, row_positions
 from m3agiqa.backbones.minicpm.resampler import Resampler, positions
@@ -47,7 +48,7 @@ def chat() -> Chat:
 
 def test_the_full_size_model_has_the_tensors_of_the_published_index() -> None:
     with torch.device("meta"):
-        model = MiniCPMV(read_config(HERE))
+        model = MiniCPMV(read_config(SETTINGS))
     found = {name: value.shape for name, value in model.state_dict().items()}
     expected = {
         pattern.format(layer) for pattern, layers in PUBLISHED["tensors"].items() for layer in range(layers)

@@ -24,6 +24,7 @@ from m3agiqa.backbones.minicpm.base_folder import BASE, FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.made_of import MadeOf
 from m3agiqa.checkpoint import CARD_FILE, read_card
 from m3agiqa.conversation import Conversation
+from m3agiqa.errors import TooLittleMemory
 from m3agiqa.hub import FOLDER_VARIABLE as HUB_FOLDER_VARIABLE
 from m3agiqa.naming import checkpoint_named
 from m3agiqa.published import M3_AGIQA, SOURCES_FILE, assembled
@@ -173,7 +174,7 @@ def test_later_starts_need_no_network(parts: Parts, monkeypatch: pytest.MonkeyPa
     assert found["aspects"] == known["aspects"]
 
 
-def test_one_aspect_alone(afresh: Parts) -> None:
+def test_one_aspect_alone(afresh: Parts, capsys: pytest.CaptureFixture[str]) -> None:
     assessor = Assessor.from_pretrained("m3-agiqa-authenticity")
     assert list(assessor.predictors) == [Aspect.AUTHENTICITY]
     (found,) = assessor.assess(afresh.image).aspects.values()
@@ -182,6 +183,7 @@ def test_one_aspect_alone(afresh: Parts) -> None:
     others = {name for aspect, name in ADAPTERS.items() if aspect is not Aspect.AUTHENTICITY}
     assert not any(name in path for path in afresh.hub.asked for name in others)
     assert sum(path.endswith(".ckpt") for path in set(afresh.hub.asked)) == 1
+    assert capsys.readouterr() == ("", ""), "nothing of what the libraries tell"
 
 
 @pytest.mark.parametrize("of_the_base", [HUB_FOLDER_VARIABLE, FOLDER_VARIABLE])
@@ -305,6 +307,18 @@ def test_an_old_library_is_named_before_anything_is_downloaded(
     with pytest.raises(WeightsError, match="MiniCPM needs transformers 99 or newer"):
         Assessor.from_pretrained("m3-agiqa")
     assert not afresh.hub.asked
+
+
+def test_too_little_memory_is_said_before_weights_are_downloaded(
+    afresh: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m3agiqa.backbones.device_map.room", lambda device: 1000)
+    with pytest.raises(TooLittleMemory, match=r"needs 0\.0 GB of memory, and 0\.0 GB are free"):
+        Assessor.from_pretrained("m3-agiqa")
+    with pytest.raises(InputError, match="There is no device 'tpu'"):
+        Assessor.from_pretrained("m3-agiqa", device="tpu")
+    kinds = {path.suffix for path in (tmp_path / "cache").rglob("snapshots/*/*")}
+    assert kinds <= {".json"}
 
 
 def test_a_home_that_cannot_be_written_is_named(

@@ -293,28 +293,30 @@ def test_a_wrong_key_ends_the_run_and_keeps_what_was_answered(stand: Stand, samp
     assert stand.asked.total() < 10
 
 
-def test_killed_at_any_point_nothing_is_paid_for_twice(stand: Stand, sample, tmp_path: Path) -> None:
+def test_killed_at_work_nothing_is_paid_for_twice(
+    stand: Stand, sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     samples = [sample(f"fine {i}") for i in range(30)]
     write_samples(samples, tmp_path / "samples.jsonl")
-    command = [sys.executable, "-m", "training", "distill", str(tmp_path / "samples.jsonl")]
-    command += ["--out", str(tmp_path / "out"), "--teacher", "openai:gpt-test", "--per-minute", "600"]
-    command += ["--concurrency", "1"]
-    environment = {**os.environ, "OPENAI_BASE_URL": stand.url}
+    monkeypatch.setenv("OPENAI_BASE_URL", stand.url)
+    command = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
+    command += ["--teacher", "openai:gpt-test", "--per-minute", "600", "--concurrency", "1"]
     journal = tmp_path / "out" / "replies.jsonl"
-    for lines in (4, 9):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    process = subprocess.Popen([sys.executable, "-m", "training", *command], stderr=subprocess.DEVNULL)
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 9:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert stand.asked.total() < 30
     with journal.open("a") as file:
         file.write('{"id": "half a li')
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "30 samples described" in done.stdout
-    assert KEY not in done.stdout + done.stderr
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "30 samples described" in told.out
+    assert KEY not in told.out + told.err
     # What was on its way when the process died may have been asked once more, nothing else.
-    assert stand.asked.total() <= 30 + 2
+    assert stand.asked.total() <= 30 + 1
     assert all(len(s.descriptions) == 3 for s in read_samples(tmp_path / "out" / "samples.jsonl"))
 
 

@@ -28,6 +28,7 @@ from m3agiqa.errors import InputError, M3AgiqaError
 from training.__main__ import main
 from training.asking import ServerError
 from training.cases import Case, all_cases, own_cases
+from training.chat_server import ChatServer
 from training.cross import cross
 from training.run import Run
 from training.served import IN_A_ROW, Served, ServerConfig, rating_in, whole_sentences
@@ -289,6 +290,14 @@ def test_a_server_that_will_never_answer_is_asked_once(
         assert len(stand.asked) <= 2
         assert {each.authorization for each in stand.asked} == {f"Bearer {KEY}"}
     assert not any(KEY in path.read_text() for path in (tmp_path / "served").iterdir())
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "sk-secret\nsk-other"], ids=["letters", "lines"])
+def test_what_is_no_key_is_told_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY holds characters that no key has") as caught:
+        ChatServer("http://gpu/v1")
+    assert key.split()[0] not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,16 @@ from peft import PeftConfig, load_peft_weights
 from torch import nn
 
 from m3agiqa.backbones.lora import attach
+from m3agiqa.errors import WeightsError
 
 
 def adapted(module: nn.Module, folder: Path) -> None:
-    """Give the module the adapter of a folder, if there is one."""
+    """Give the module the adapter of a folder, if there is one. Raises WeightsError for another model's."""
     if not folder.is_dir():
         return
     # Layers run in the precision of the module, if that has 16 bit as their file has.
     wide = next(module.parameters()).dtype == torch.float32
-    attach(module, PeftConfig.from_pretrained(str(folder)), load_peft_weights(str(folder), "cpu"), wide)
+    weights = load_peft_weights(str(folder), "cpu")
+    strange = attach(module, PeftConfig.from_pretrained(str(folder)), weights, wide)
+    if strange:
+        raise WeightsError(f"The adapter {folder} is for another model: {strange[0]} has no counterpart.")

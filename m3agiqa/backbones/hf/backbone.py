@@ -27,7 +27,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
-from m3agiqa.backbones.fitting import fitting
+from m3agiqa.backbones.device_map import fitting
+from m3agiqa.backbones.free_memory import enough_for_work, enough_to_load
 from m3agiqa.backbones.hf.adapters import adapted
 from m3agiqa.backbones.hf.chat import Chat, Tokens
 from m3agiqa.backbones.hf.parts import dissect, linear_layers
@@ -36,8 +37,8 @@ from m3agiqa.backbones.hf.stills import load_processor
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quantization import settle
+from m3agiqa.backbones.quiet import quietly
 from m3agiqa.backbones.reading import Reading, padded
-from m3agiqa.backbones.room import enough_for_work, enough_to_load
 from m3agiqa.backbones.speech import Speech, speak
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.hub import version
@@ -88,6 +89,7 @@ class HfBackbone:
         cls, source: Source, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
     ) -> Self:
         """The model as it was published. Raises WeightsError."""
+        placement.check()
         folder = source.files(progress)
         if progress:
             progress(f"Loading {source.title}", 0.0)
@@ -358,7 +360,7 @@ def _load_model(folder: Path, source: Source, placement: Placement) -> PreTraine
     dtype = getattr(torch, source.dtype) if source.dtype else config.get_text_config().dtype or torch.float32
     work = int(WORK_SHARE * empty.num_parameters() * dtype.itemsize)
     placed = fitting(source.title, empty, dissect(empty).language["model"], dtype, placement, work)
-    with enough_to_load(source.title):
+    with enough_to_load(source.title), quietly():
         model, found = AutoModelForImageTextToText.from_pretrained(
             folder,
             config=config,

@@ -61,7 +61,7 @@ class Source:
         return Path(self.model).name if Path(self.model).expanduser().is_dir() else self.model
 
     def files(self, progress: Progress | None = None, fetch: bool = True) -> Path:
-        """The folder of its files, downloaded if they are not here and `fetch` is set. Raises WeightsError."""
+        """The folder of its files, downloaded if they are not here and `fetch` is set; WeightsError."""
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             return folder

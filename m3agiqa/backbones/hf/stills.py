@@ -45,7 +45,7 @@ def load_processor(folder: Path, config: PretrainedConfig) -> ProcessorMixin:
     """The processor of a model's folder. Images are prepared by PIL wherever transformers can do so, that is
     the same with torchvision and without.
 
-    Raises WeightsError where there is none, or where it needs torchvision.
+    Raises WeightsError where there is none, or where it needs torchvision or code of the folder's own.
     """
     kind = _processor_class(folder, config)
     try:
@@ -59,6 +59,10 @@ def load_processor(folder: Path, config: PretrainedConfig) -> ProcessorMixin:
             raise WeightsError(
                 f"Models of the type {config.model_type} need torchvision to prepare images. Install it: "
                 "pip install torchvision"
+            ) from error
+        if "trust_remote_code" in str(error):
+            raise WeightsError(
+                f"{folder} has a processor that is code of its own; code that comes with a model is not run."
             ) from error
         raise WeightsError(f"{folder} has no usable processor for images and text: {error}") from error
     if processor.tokenizer.pad_token is None:
@@ -83,13 +87,14 @@ def _processor_class(folder: Path, config: PretrainedConfig) -> type[ProcessorMi
 
 
 def _part(name: str, folder: Path) -> object:
+    no_code = {"trust_remote_code": False}  # else the library would ask on the terminal whether to run it
     if "tokenizer" in name:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **no_code)
     if name == "image_processor":
-        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **no_code)
     if name == "video_processor":
         return NoVideo()
-    return AutoFeatureExtractor.from_pretrained(folder)
+    return AutoFeatureExtractor.from_pretrained(folder, **no_code)
 
 
 def _do_without_counting_frames(kind: type[ProcessorMixin]) -> None:

@@ -16,24 +16,24 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.free_memory import enough_for_work, room
 from m3agiqa.backbones.minicpm.adapters import adapted
 from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES, base_folder
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION, Chat, Tokens, load_tokenizer
-from m3agiqa.backbones.minicpm.loading import load_model, read_config, read_slicing
+from m3agiqa.backbones.minicpm.loading import check_room, load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
-from m3agiqa.backbones.minicpm.memory import Work
+from m3agiqa.backbones.minicpm.memory import Work, images_at_once
 from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.reading import Reading
-from m3agiqa.backbones.room import enough_for_work
 from m3agiqa.backbones.speech import Speech, speak
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.hub import version
 from m3agiqa.weights import Progress
 
-SPOKEN_AT_ONCE = 24  # rows; each takes about 0.13 GB for a large image
+SPOKEN_AT_ONCE = 24  # rows, where there is memory for them
 READ_AT_ONCE = 8
 VISION_LORA = r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
 LANGUAGE_LORA = r"model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
@@ -94,20 +94,17 @@ class MiniCPMBackbone:
         only, all aspects are spoken in one batch. Published adapters of aspects may stay where they are.
         """
         made_of = MadeOf.read(folder)
-        published = {aspect: adapter.folder(progress) for aspect, adapter in made_of.adapters.items()}
         own = [aspect for aspect in Aspect if _has(folder / aspect, LEARNED)]
         places = [folder, *(folder / aspect for aspect in own)]
-        adapters = len(published) + sum(_has(place, [PUBLISHED_ADAPTER_FOLDER]) for place in places)
-        base = cls.from_base(
-            progress,
-            made_of.commit,
-            device=placement.device,
-            quantize=placement.quantize,
-            work=Work(adapters=adapters),
-        )
+        copied = sum(_has(place, [PUBLISHED_ADAPTER_FOLDER]) for place in places)
+        work = Work(adapters=len(made_of.adapters) + copied)
+        check_room(made_of.commit, placement, work)
+        published = {aspect: adapter.folder(progress) for aspect, adapter in made_of.adapters.items()}
+        device, quantize = placement.device, placement.quantize
+        base = cls.from_base(progress, made_of.commit, device=device, quantize=quantize, work=work)
         if published:
-            named = made_of.adapters
-            return PerAspect({a: base.published(named[a], folder) for a, folder in published.items()})
+            adapters = made_of.adapters
+            return PerAspect({a: base.published(adapters[a], folder) for a, folder in published.items()})
         if not own:
             return base.sibling(folder)
         if any(_has(folder / aspect, SPEAKING) for aspect in own):
@@ -209,10 +206,16 @@ class MiniCPMBackbone:
     ) -> Iterator[Delta | Spoken]:
         self._check_questions(requests)
         first = 0
-        for group in _groups(requests, SPOKEN_AT_ONCE):
+        for group in _groups(requests, self._rows_at_once()):
             with enough_for_work():
                 yield from speak(self._speech(group, first), stop)
             first += sum(len(request.conversations) for request in group)
+
+    def _rows_at_once(self) -> int:
+        """As many conversations as there is memory for now."""
+        free = room(self.model.get_input_embeddings().weight.device)
+        images = images_at_once(self.model.config, self.model.dtype, free, self.slicing)
+        return min(SPOKEN_AT_ONCE, len(Aspect) * images)
 
     def _speech(self, requests: Sequence[Request], first: int) -> Speech:
         conversations = [c for request in requests for c in request.conversations]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from m3agiqa.errors import WeightsError
@@ -14,13 +15,18 @@ BASE_FILES = ("*.json", "*.safetensors")
 FOLDER_VARIABLE = "M3AGIQA_MINICPM"
 
 
-def base_folder(progress: Progress | None = None, revision: str | None = None, fetch: bool = True) -> Path:
+def base_folder(
+    progress: Progress | None = None,
+    revision: str | None = None,
+    fetch: bool = True,
+    files: Sequence[str] = BASE_FILES,
+) -> Path:
     """The folder with MiniCPM-Llama3-V 2.5: that of the environment variable M3AGIQA_MINICPM, or the Hub's.
 
     `revision` is of the Hub's. Raises WeightsError where it is not there and cannot be downloaded, or must
     not be (without `fetch`).
     """
-    return _own_folder() or snapshot(BASE, BASE_FILES, progress, revision, fetch)
+    return _own_folder() or snapshot(BASE, files, progress, revision, fetch)
 
 
 def base_version(revision: str | None = None) -> str:

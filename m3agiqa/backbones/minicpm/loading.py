@@ -12,13 +12,15 @@ from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 
-from m3agiqa.backbones.fitting import fitting
+from m3agiqa.backbones.device_map import fitting
+from m3agiqa.backbones.free_memory import enough_to_load
+from m3agiqa.backbones.minicpm.base_folder import base_folder
 from m3agiqa.backbones.minicpm.memory import USUAL_WORK, Work, memory_needed
 from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import settle
-from m3agiqa.backbones.room import enough_to_load
+from m3agiqa.backbones.quiet import quietly
 from m3agiqa.errors import WeightsError
 
 TITLE = "MiniCPM-Llama3-V 2.5"
@@ -52,14 +54,26 @@ def load_model(
     config = read_config(folder)
     empty = without_weights(config)
     check_tensors(empty, folder)
-    dtype = dtype or usual_dtype(config, main_device(device))
-    needed = memory_needed(empty, dtype, quantize, work, read_slicing(folder))
-    placement = Placement(device, quantize)
-    placed = fitting(TITLE, empty, empty.llm.model, dtype, placement, needed.beside)
-    with enough_to_load(TITLE):
+    placed = fitted(empty, folder, Placement(device, quantize), work, dtype)
+    with enough_to_load(TITLE), quietly():
         model = MiniCPMV.from_pretrained(folder, config=config, **{**placed, **options})
         settle(model)
     return model.eval().requires_grad_(False)
+
+
+def check_room(revision: str | None, placement: Placement, work: Work) -> None:
+    """Raises what `load_model` would if there were too little memory, before the weights are downloaded."""
+    folder = base_folder(revision=revision, files=(CONFIG_FILE, SLICING_FILE))
+    fitted(without_weights(read_config(folder)), folder, placement, work)
+
+
+def fitted(
+    model: MiniCPMV, folder: Path, placement: Placement, work: Work, dtype: torch.dtype | None = None
+) -> dict[str, object]:
+    """As `fitting` has it, for a model on the meta device whose settings are in a folder."""
+    dtype = dtype or usual_dtype(model.config, main_device(placement.device))
+    needed = memory_needed(model, dtype, placement.quantize, work, read_slicing(folder))
+    return fitting(TITLE, model, model.llm.model, dtype, placement, needed.beside)
 
 
 def check_transformers(installed: str = transformers.__version__) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from m3agiqa.backbones.fitting import outside
+from m3agiqa.backbones.device_map import outside
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
@@ -15,7 +15,7 @@ from m3agiqa.backbones.placement import Quantization
 from m3agiqa.backbones.quantization import tensor_bytes
 
 AS_PUBLISHED = Slicing()
-LORA_RANK = 64  # what OpenBMB's fine-tuning script has, with which the published adapters were made
+LORA_RANK = 64  # of OpenBMB's fine-tuning script
 PIXEL_WIDTH = 4  # bytes
 LORA_WIDTH = 4  # bytes; PEFT computes in 32 bit
 BEGIN, QUESTION, CLOSING = 8, 128, 64
@@ -75,11 +75,32 @@ def memory_needed(
     slicing: Slicing = AS_PUBLISHED,
 ) -> Memory:
     """What a model, given on the meta device, takes up at work, with all that is not quantized in `dtype`."""
-    config = model.config
+    cache, activations = _at_work(model.config, dtype.itemsize, bits, work, slicing)
+    copies = copied_bytes(model, dtype)
+    return Memory(
+        weights=sum(tensor_bytes(model, dtype, bits, outside(model, {model.llm.model})).values()),
+        adapters=work.adapters * (copies + lora_bytes(model)),
+        replaced=copies if work.adapters else 0,
+        cache=cache,
+        activations=activations,
+    )
+
+
+def images_at_once(config: MiniCPMVConfig, dtype: torch.dtype, free: int, slicing: Slicing) -> int:
+    """Images that can be spoken about together in so many free bytes beside a loaded model; at least one."""
+    one, two = (
+        sum(_at_work(config, dtype.itemsize, None, Work(images=images), slicing)) for images in (1, 2)
+    )
+    return max(1, 1 + (free - one) // (two - one))
+
+
+def _at_work(
+    config: MiniCPMVConfig, width: int, bits: Quantization | None, work: Work, slicing: Slicing
+) -> tuple[int, int]:
+    """Bytes of cache and activations."""
     slices = sliced(Image.new("RGB", work.size), slicing)
     begun = beginning_length(config, slices)
     columns = begun + QUESTION + MAX_NEW_TOKENS + CLOSING
-    width = dtype.itemsize
     cache = cache_bytes(config, work.rows, columns, width)
     peaks = (
         vision_peak(config, slices, width),
@@ -88,14 +109,7 @@ def memory_needed(
         cache * (work.rows - 1) // work.rows,  # of rows that ended, parted from the others to be rated
     )
     states = 2 * work.rows * columns * config.hidden_size * width  # as they were read, and put together
-    copies = copied_bytes(model, dtype)
-    return Memory(
-        weights=sum(tensor_bytes(model, dtype, bits, outside(model, {model.llm.model})).values()),
-        adapters=work.adapters * (copies + lora_bytes(model)),
-        replaced=copies if work.adapters else 0,
-        cache=cache,
-        activations=states + max(peaks),
-    )
+    return cache, states + max(peaks)
 
 
 def beginning_length(config: MiniCPMVConfig, slices: Slices) -> int:
@@ -152,7 +166,5 @@ def reading_peak(
     if bits == "8bit":
         gated = max(gated, count * inner * (2 * width + 4))  # products are of 32 bit at first
     if bits == "4bit":
-        gated = max(
-            gated, (2 * count + hidden) * inner * width
-        )  # one layer's weights in the model's precision
+        gated = max(gated, (2 * count + hidden) * inner * width)  # with one layer's weights in full
     return held + max(attention, gated)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from m3agiqa.backbones.fitting import PRECISIONS
+from m3agiqa.backbones.device_map import PRECISIONS
+from m3agiqa.backbones.free_memory import gigabytes, room, size_sold
 from m3agiqa.backbones.minicpm.loading import PUBLISHED, read_config, without_weights
 from m3agiqa.backbones.minicpm.memory import Work, memory_needed
-from m3agiqa.backbones.room import gigabytes, room, size_sold
 
 HEAD = ("Language model", "Aspects", "Image", "Weights", "Adapters", "Cache", "Activations", "Total", "GPU")
 WORDS = 3  # the first columns; the others are numbers

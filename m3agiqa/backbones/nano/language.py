@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import eager_mask
-from transformers.utils import logging as transformers_logging
 
+from m3agiqa.backbones.quiet import quietly
 from m3agiqa.conversation import Conversation
 from m3agiqa.weights import is_intact, sealed_folder
 
@@ -122,7 +120,7 @@ def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     Unpacking GGUF takes far longer than reading safetensors, so the result is kept beside it.
     """
     unpacked = gguf.with_suffix("")
-    with _quiet():
+    with quietly():
         if not is_intact(unpacked):
             source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
             tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -137,19 +135,6 @@ def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
             unpacked, dtype=torch.bfloat16, attn_implementation="m3agiqa_grouped"
         )
     return model.eval().requires_grad_(False), tokenizer
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading without the library's own progress bars and warnings; ours are shown instead."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,22 @@ def test_if_none_can_be_loaded_both_reasons_are_told():
     assert loader.state.notice == "promoted was promoted, but cannot be served. promoted is missing."
 
 
+def test_a_promoted_model_is_tried_again_first(assessor):
+    network: list[str] = []
+
+    def load(name, progress):
+        if not network:
+            raise WeightsError(f"{name} is missing.")
+        return assessor
+
+    loader = ModelLoader("promoted", load, instead="nano")
+    with pytest.raises(WeightsError):
+        loader.wait(never, lambda state: None)
+    network.append("is back")
+    assert loader.wait(never, lambda state: None) is assessor
+    assert (loader.name, loader.state.notice) == ("promoted", "")
+
+
 def loading(monkeypatch, error, **settings) -> str:
     """What a server says of a model that cannot be loaded."""
 

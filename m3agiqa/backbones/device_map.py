@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import nn
 
+from m3agiqa.backbones.free_memory import room, too_little
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import quantization_config, tensor_bytes
-from m3agiqa.backbones.room import room, too_little
 
 PRECISIONS: tuple[Quantization | None, ...] = (None, "8bit", "4bit")
 Place = int | str
@@ -22,8 +22,9 @@ def fitting(
     """Options of transformers' `from_pretrained` for a model, given as it is on the meta device.
 
     `decoder` is the part of it that Placement.quantize is about, `work` the bytes that are needed beside its
-    weights. Raises TooLittleMemory, and InputError for a device that is not there.
+    weights. Raises TooLittleMemory, and what Placement.check does.
     """
+    placement.check()
     device, bits = main_device(placement.device), placement.quantize
     kept = outside(model, {decoder})
     sizes = {each: tensor_bytes(model, dtype, each, kept) for each in PRECISIONS}
@@ -50,8 +51,8 @@ def _spread(
     free: dict[Place, int] = {number: room(f"cuda:{number}") for number in gpus}
     if not bits:  # layers of bitsandbytes cannot wait in the CPU's memory
         free["cpu"] = room("cpu")
-    rooms = {place: room - work if place != "cpu" else room for place, room in free.items()}
-    named = {f"cuda:{place}" if place != "cpu" else "cpu": room for place, room in free.items()}
+    rooms = {place: count if place == "cpu" else count - work for place, count in free.items()}
+    named = {"cpu" if place == "cpu" else f"cuda:{place}": count for place, count in free.items()}
     return spread(model, layers_of(decoder), sizes, rooms), named
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from m3agiqa import InputError
-from m3agiqa.backbones import fitting as fitting_module
-from m3agiqa.backbones.fitting import fitting, layers_of, outside, spread
+from m3agiqa.backbones import device_map as device_map_module
+from m3agiqa.backbones.device_map import fitting, layers_of, outside, spread
+from m3agiqa.backbones.free_memory import enough_for_work, enough_to_load, group_rooms, room, too_little
 from m3agiqa.backbones.per_aspect import sharing_copy
 from m3agiqa.backbones.placement import Placement, main_device
-from m3agiqa.backbones.room import enough_for_work, enough_to_load, group_rooms, room, too_little
 from m3agiqa.errors import TooLittleMemory
 
 GB = 10**9
@@ -81,6 +81,11 @@ def test_unknown_devices_are_said(asked: str) -> None:
         main_device(asked)
 
 
+def test_unknown_precisions_are_said() -> None:
+    with pytest.raises(InputError, match="cannot be quantized to '3bit'"):
+        Placement("cpu", "3bit").check()
+
+
 # --- spreading --------------------------------------------------------------------------------
 
 
@@ -134,7 +139,7 @@ def fit(placement: Placement, work: int = 0) -> dict[str, object]:
 
 def has(monkeypatch: pytest.MonkeyPatch, **rooms: int) -> None:
     free = {name.replace("_", ":"): count for name, count in rooms.items()}
-    monkeypatch.setattr(fitting_module, "room", lambda device: free[str(device)])
+    monkeypatch.setattr(device_map_module, "room", lambda device: free[str(device)])
 
 
 @pytest.mark.usefixtures("gpus")

@@ -41,9 +41,8 @@ def group_rooms(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> list[i
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        group = root / path.strip(
-            "/"
-        )  # in a container, this may be the host's path, and only the root be there
+        group = root / path.strip("/")
+        # In a container the path may be its host's, so that nothing but the root is there.
         for folder in (group, *group.parents):
             rooms += _group_room(folder, *files)
             if folder == root:
