@@ -86,7 +86,7 @@ class OnDemand(Assessor):
             except M3AgiqaError as error:  # raised, no more than its class's name would come back
                 yield error
 
-        self._judge = spaces.GPU(duration=DURATION)(judge)
+        self._on_gpu = spaces.GPU(duration=DURATION)(judge)
 
     def stream(
         self,
@@ -101,7 +101,7 @@ class OnDemand(Assessor):
 
         def call() -> None:
             try:
-                with closing(self._judge(image, prompt, aspects)) as said:
+                with closing(self._on_gpu(image, prompt, aspects)) as said:
                     for event in said:
                         if left.is_set():
                             return  # being closed, it ends the work in the other process
