@@ -29,6 +29,7 @@ from m3agiqa.predictor import Predictor
 from training.fit import predict
 from training.responses import classification
 from training.targets import Target
+from training.wording import wording
 
 COLUMNS = (
     "sample",
@@ -124,6 +125,7 @@ def summary(table: pd.DataFrame, scale: MosScale) -> dict[str, dict[str, object]
     and `f1_…`, macro and weighted, over the five words of the predicted MOS, and their `confusion` (5 rows
     of true words). `spoken_…` is the same for the spoken words where there are any, with `spoken_srcc`,
     `spoken_plcc` (of the words as ranks) and how often they are the words of the predicted MOS.
+    `described_…` is what training.wording says of the descriptions.
     """
     return {str(aspect): _aspect_summary(part, scale) for aspect, part in _by_aspect(table)}
 
@@ -153,7 +155,8 @@ def _aspect_summary(part: pd.DataFrame, scale: MosScale) -> dict[str, object]:
         found |= {f"spoken_{name}": value for name, value in classification(words, meant).items()}
         found["spoken_confusion"] = confusion(words, meant).tolist()
         found["spoken_plcc"] = plcc(*_ranks(words, true))
-    return found | _spoken(words, predicted, true, scale)
+    about = {f"described_{name}": value for name, value in wording(part).items()}
+    return found | _spoken(words, predicted, true, scale) | about
 
 
 def _spoken(

@@ -83,7 +83,9 @@ def test_statistics_are_of_each_channel_of_the_first_stages() -> None:
 
 def seen_of(count: int) -> Seen:
     places = torch.rand(count, PLACE_TOKENS, sum(GROUPS))
-    return Seen(places, torch.randn(count, STATISTICS), torch.randn(count, APPEARANCE), torch.zeros(count, 11))
+    return Seen(
+        places, torch.randn(count, STATISTICS), torch.randn(count, APPEARANCE), torch.zeros(count, 11)
+    )
 
 
 def opinionated(hidden_size: int) -> Connector:
