@@ -25,12 +25,15 @@ from training.datasets.conversations import export_conversations
 from training.distill import DistillConfig, Replies, distill, plan
 from training.import_predictor import import_predictor
 from training.plan import plan as steps
+from training.proxies import as_markdown, proxies
 from training.responses import evaluate_responses
 from training.run import Run
 from training.sanity import sanity
 from training.settings import build, merged, read_yaml
 from training.shares import Share, follow_starter
 from training.teachers import teacher
+
+NANO = Path(__file__).with_name("configs") / "nano.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--aspect", type=Aspect, choices=list(Aspect), action="append")
     checking = stage("sanity", _sanity, "damaged images and wrong prompts must score lower")
     checking.add_argument("--model", default="nano", help="shipped name or checkpoint folder")
+
+    stage("proxies", _proxies, "agreement of nano's readers on new sources, generators and prompts")
+    again = add("reproduce-nano", _reproduce, "make the shipped model again, from base weights")
+    again.add_argument(
+        "data", type=Path, help="folder of agi-teacher, agi-unlabelled, captions and m3-agiqa-conversations"
+    )
+    again.add_argument("--run", type=Path, help="folder of the run (default: runs/nano)")
+    again.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    again.add_argument("--until", choices=Run.STAGES, metavar="STAGE", help="the last stage to be run")
 
     crossing = add("cross", _cross, "one run's model on another run's data (the paper's Table VI)")
     crossing.add_argument(
@@ -279,6 +291,20 @@ def _transfer(args: argparse.Namespace) -> None:
 def _sanity(args: argparse.Namespace) -> None:
     run = _opened(args)
     _show(sanity(run.samples, find_checkpoint(args.model), run.cache, run.config.seed))
+
+
+def _proxies(args: argparse.Namespace) -> None:
+    run = _opened(args)
+    found = proxies(run.samples, run.config.extras, run.scale, run.folder / "proxies", run.config.seed)
+    found.to_csv(run.folder / "proxies.csv", index=False)
+    sys.stdout.write(as_markdown(found))
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    data = json.dumps(str(args.data))  # which is YAML too
+    args.config, args.set = NANO, [f"data.path={data}", f"extras={data}"]
+    args.add_annotations = args.register = None
+    _run(args)
 
 
 def _ship(args: argparse.Namespace) -> None:

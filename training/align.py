@@ -16,11 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,20 +27,15 @@ from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
 from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.matching import verdict
 from m3agiqa.backbones.nano.opinions import JUDGED, Opinions
-from m3agiqa.backbones.nano.vision import views
-from m3agiqa.images import open_image
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.augment import DAMAGES, damage, depicts_prompt, jitter
-from training.curriculum import CAPTION_FROM
-from training.datasets import load_captions, load_unlabelled
+from training.augment import DAMAGES
+from training.looks import View, extra_views, look_at, picked, view_of
 from training.match import LeftOut, learn_to_match
-from training.opinions import Examples, agreement, fit_opinions, left_out
+from training.opinions import Examples, agreement, examples_of, fit_opinions, left_out
 from training.progress import bar, latest_folder, replace_folder
 
 DONE_FILE = "align.json"
-SHARD = 512  # views whose features are kept in one file; as many are lost at most when interrupted
-LOOK = 16  # views in one forward pass of the vision encoder
 
 
 @dataclass(frozen=True)
@@ -58,26 +51,6 @@ class AlignConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class View:
-    """An image as it is shown, and what was said about it."""
-
-    image: Path
-    texts: tuple[str, ...] = ()
-    seed: str = ""
-    """Of its random changes; empty: shown unchanged."""
-    damage: str | None = None
-
-    def open(self) -> Image.Image:
-        image = open_image(self.image)
-        if self.seed:
-            rng = Random(self.seed)
-            image = jitter(image, rng)
-            if self.damage:
-                image = damage(image, self.damage, rng, strength=rng.uniform(0.5, 1.5))
-        return image
-
-
 def align(
     samples: list[Sample], extras: Path | None, scale: MosScale, out: Path, config: AlignConfig
 ) -> None:
@@ -91,16 +64,16 @@ def align(
     train = _train_views(samples, extras, scale, config)
     judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED)]
     worse = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
-    originals = [_view(sample, scale) for sample in judged]
+    originals = [view_of(sample, scale) for sample in judged]
     copies = [View(s.image, (), s.id, DAMAGES[i % len(DAMAGES)]) for i, s in enumerate(worse)]
     shown = list(dict.fromkeys([*train, *originals, *copies]))
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / "features"
-    seen = _look_at(backbone, shown, kept)
-    every = _examples(judged, scale, _picked(seen, [rows[view] for view in originals]))
+    seen = look_at(backbone, shown, kept)
+    every = examples_of(judged, scale, picked(seen, [rows[view] for view in originals]))
     apart = left_out(every, config.seed)
     told = _judge(backbone.connector.opinions, judged, every, apart, config.seed)
-    damaged = _picked(seen, [rows[view] for view in copies])
+    damaged = picked(seen, [rows[view] for view in copies])
     told["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
     files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
     backbone.matchers, match = learn_to_match(backbone, samples, extras, scale, seen, files)
@@ -122,34 +95,14 @@ def align(
     shutil.rmtree(kept)
 
 
-def _view(sample: Sample, scale: MosScale, seed: str = "") -> View:
-    prompts = [sample.prompt] if depicts_prompt(sample, scale, CAPTION_FROM) else []
-    return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
-
-
 def _train_views(
     samples: list[Sample], extras: Path | None, scale: MosScale, config: AlignConfig
 ) -> list[View]:
     shown = []
     for sample in (sample for sample in samples if sample.split == "train"):
         seeds = ("", *(f"{sample.id} {i}" for i in range(config.variants)))
-        shown += [_view(sample, scale, seed) for seed in seeds]
-    if extras is None:
-        return shown
-    unlabelled = [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
-    shown += [View(sample.image, (sample.prompt,), sample.id) for sample in unlabelled]
-    return shown + [View(image, tuple(texts), image.name) for image, texts in load_captions(extras)]
-
-
-def _picked(seen: Seen, rows: list[int]) -> Seen:
-    return Seen(*(field[rows] for field in seen))
-
-
-def _examples(judged: Sequence[Sample], scale: MosScale, seen: Seen) -> Examples:
-    unknown = math.nan
-    scores = [[scale.to_unit(s.mos[a]) if a in s.mos else unknown for a in JUDGED] for s in judged]
-    known = torch.tensor(scores).reshape(-1, len(JUDGED))
-    return Examples(seen.statistics, seen.appearance, known, [sample.source for sample in judged])
+        shown += [view_of(sample, scale, seed) for seed in seeds]
+    return shown + extra_views(extras)
 
 
 def _judge(
@@ -207,38 +160,6 @@ def _damaged_below(
     for i, (sample, opinion) in enumerate(zip(worse, after, strict=True)):
         found.setdefault(DAMAGES[i % len(DAMAGES)], []).append(opinion < original[sample.id])
     return {kind: sum(below) / len(below) for kind, below in found.items()}
-
-
-def _look_at(backbone: NanoBackbone, shown: list[View], folder: Path) -> Seen:
-    """What is seen of the views, computed once and kept in `folder`; places in 16 bit."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    with bar(None, "look", total=len(shown)) as progress:
-        for start in range(0, len(shown), SHARD):
-            shard = shown[start : start + SHARD]
-            path = folder / f"{start:06}.safetensors"
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                save_file(_look(backbone, shard)._asdict(), partial)
-                partial.replace(path)
-            parts.append(Seen(**load_file(path)))
-            progress.update(len(shard))
-    return _joined(parts)
-
-
-@torch.inference_mode()
-def _look(backbone: NanoBackbone, shown: list[View]) -> Seen:
-    found = []
-    for start in range(0, len(shown), LOOK):
-        images = [view.open() for view in shown[start : start + LOOK]]
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = backbone.see(views(images))
-        found.append(seen._replace(places=seen.places.bfloat16()))
-    return _joined(found)
-
-
-def _joined(parts: list[Seen]) -> Seen:
-    return Seen(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class _Aligner(nn.Module):

@@ -38,6 +38,7 @@ from m3agiqa.backbones.nano.words import content_words, raw_words
 from m3agiqa.samples import Sample
 from training.changed import changes
 from training.datasets import load_captions, load_unlabelled
+from training.looks import picked
 from training.opinions import in_sources
 
 CLASSES = Path(__file__).with_name("imagenet_classes.tsv")
@@ -70,7 +71,6 @@ class Told:
     row: int
     texts: tuple[tuple[float, str], ...]
     weight: float
-    source: str | None = None
     prompt: str | None = None
     """That the image was generated for."""
     judged: bool = False
@@ -87,13 +87,12 @@ class Material:
     """[1000, C], how the vision encoder tells ImageNet's classes apart."""
     meanings: Meanings
 
-    def without(self, source: str | None, prompts: set[str]) -> Material:
-        """Nothing about images of a source, and nothing that says one of these prompts of whatever image."""
+    def without(self, rows: set[int], prompts: set[str]) -> Material:
+        """Nothing about images in these rows, and nothing that says one of these prompts of any image."""
         left = [
             told
             for told in self.told
-            if (source is None or told.source != source)
-            and not any(text.strip() in prompts for _, text in told.texts)
+            if told.row not in rows and not any(text.strip() in prompts for _, text in told.texts)
         ]
         return replace(self, told=left)
 
@@ -117,19 +116,27 @@ def learn_to_match(
     a prompt of another split is not learned from.
     """
     asked = [sample for sample in samples if sample.prompt and sample.image in rows]
-    told = [told_of_sample(sample, rows[sample.image], scale) for sample in asked]
-    every = Material(
-        seen,
-        [*told, *_told_of_extras(extras, rows)],
-        backbone.vision._fc.weight.detach().float(),
-        backbone.meanings,
-    )
+    every = material_of(backbone, asked, extras, scale, seen, rows)
     found = left_out(every, asked, [rows[sample.image] for sample in asked])
     held = {sample.prompt.strip() for sample in samples if sample.prompt and sample.split != "train"}
-    matchers = fit_matchers(every.without(None, held))
+    matchers = fit_matchers(every.without(set(), held))
     for matcher in matchers.each:
         matcher.usual = found.usual.clone()
     return matchers, found
+
+
+def material_of(
+    backbone: NanoBackbone,
+    asked: Sequence[Sample],
+    extras: Path | None,
+    scale: MosScale,
+    seen: Seen,
+    rows: Mapping[Path, int],
+) -> Material:
+    """Of samples with prompts, and of unlabelled and captioned images."""
+    told = [told_of_sample(sample, rows[sample.image], scale) for sample in asked]
+    classes = backbone.vision._fc.weight.detach().float()
+    return Material(seen, [*told, *_told_of_extras(extras, rows)], classes, backbone.meanings)
 
 
 def _told_of_extras(extras: Path | None, rows: Mapping[Path, int]) -> list[Told]:
@@ -146,9 +153,9 @@ def told_of_sample(sample: Sample, row: int, scale: MosScale) -> Told:
     weight = UNSCORED_WEIGHT if mos is None else max(LEAST_WEIGHT, scale.to_unit(mos))
     description = sample.descriptions.get(Aspect.CORRESPONDENCE)
     if description is None:
-        return Told(row, ((1.0, sample.prompt),), weight, sample.source, sample.prompt)
+        return Told(row, ((1.0, sample.prompt),), weight, sample.prompt)
     texts = ((PROMPT_SHARE, sample.prompt), (1 - PROMPT_SHARE, description))
-    return Told(row, texts, weight, sample.source, sample.prompt, judged=True)
+    return Told(row, texts, weight, sample.prompt, judged=True)
 
 
 def told_of_captions(captions: Sequence[str], row: int) -> Told:
@@ -201,7 +208,7 @@ def fit_matcher(material: Material) -> Matcher:
         "usual_colours": torch.stack([colours.mean(0), colours.std(0) + 1e-3]),
     }
     some = _spaced(rows, REFERENCES)
-    state["references"] = Matcher(state).sight(_picked(material.seen, some)).places
+    state["references"] = Matcher(state).sight(picked(material.seen, some)).places
     state["usual_parts"] = _usual_parts(Matcher(state), material, told)
     kept = {name: value.half() if name in LARGE else value for name, value in state.items()}
     return Matcher({name: value.contiguous() for name, value in kept.items()})
@@ -215,7 +222,7 @@ def _pooled(places: Tensor) -> Tensor:
 
 def _usual_parts(matcher: Matcher, material: Material, told: Sequence[Told]) -> Tensor:
     """[3, 2]: mean and spread over pairs of images with others' texts."""
-    sight = matcher.sight(_picked(material.seen, _spaced([said.row for said in told], PAIRED)))
+    sight = matcher.sight(picked(material.seen, _spaced([said.row for said in told], PAIRED)))
     prompts = _spaced(list(dict.fromkeys(said.texts[0][1] for said in told)), PAIRED // 2)
     parts = torch.stack([matcher.parts(sight, prompt, material.meanings) for prompt in prompts])
     usual = []
@@ -227,10 +234,6 @@ def _usual_parts(matcher: Matcher, material: Material, told: Sequence[Told]) -> 
 
 def _spaced(items: list, count: int) -> list:
     return items[:: max(1, len(items) // count)][:count]
-
-
-def _picked(seen: Seen, rows: list[int]) -> Seen:
-    return Seen(*(field[rows] for field in seen))
 
 
 def _typical(images: Tensor, pooled: Tensor, classes: Tensor) -> Tensor:
@@ -368,18 +371,29 @@ class LeftOut:
         return {"all": in_sources(frame.dropna()), "clean": in_sources(frame[clean].dropna())}
 
 
-def left_out(material: Material, samples: Sequence[Sample], rows: Sequence[int]) -> LeftOut:
-    """Of samples with their rows in what is seen. All prompts of a source are forgotten with it."""
+def left_out(
+    material: Material,
+    samples: Sequence[Sample],
+    rows: Sequence[int],
+    groups: Sequence[str | None] | None = None,
+    prompts_too: bool = True,
+) -> LeftOut:
+    """Of samples with their rows in what is seen.
+
+    `groups` says which group each is of, and without it these are the sources. All prompts of a group are
+    forgotten with it, unless not `prompts_too`.
+    """
+    groups = [sample.source for sample in samples] if groups is None else groups
     sums = torch.full((len(samples),), math.nan)
     unrelated: list[float] = []
     changed: dict[str, list[bool]] = {}
-    for source in dict.fromkeys(sample.source for sample in samples):
-        inside = [i for i, sample in enumerate(samples) if sample.source == source and sample.prompt]
-        prompts = {samples[i].prompt.strip() for i in inside}
+    for group in dict.fromkeys(groups):
+        inside = [i for i, sample in enumerate(samples) if groups[i] == group and sample.prompt]
         if not inside:
             continue
-        matchers = fit_matchers(material.without(source, prompts))
-        sights = matchers.sights(_picked(material.seen, [rows[i] for i in inside]))
+        prompts = {samples[i].prompt.strip() for i in inside} if prompts_too else set()
+        matchers = fit_matchers(material.without({rows[i] for i in inside}, prompts))
+        sights = matchers.sights(picked(material.seen, [rows[i] for i in inside]))
 
         def matches(prompt: str, sights: list = sights, matchers: Matchers = matchers) -> Tensor:
             number = length_class(prompt, MATCHERS)

@@ -7,6 +7,7 @@ goes with each other counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones.nano.appearance import BRISQUE
+from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.opinions import JUDGED, LANDMARKS, Opinions, Scaling, kernel
 from m3agiqa.samples import Sample
 from training.transfer import within_source
@@ -44,6 +46,13 @@ class Examples:
         some = list(rows)
         sources = [self.sources[row] for row in some]
         return Examples(self.statistics[some], self.appearance[some], self.scores[some], sources)
+
+
+def examples_of(samples: Sequence[Sample], scale: MosScale, seen: Seen) -> Examples:
+    """Of samples and what is seen of them, row by row."""
+    scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED] for s in samples]
+    known = torch.tensor(scores).reshape(-1, len(JUDGED))
+    return Examples(seen.statistics, seen.appearance, known, [sample.source for sample in samples])
 
 
 def fit_opinions(opinions: Opinions, examples: Examples, seed: int = 0) -> None:
@@ -87,20 +96,23 @@ def _weights(
     target = target / (inside.spreads(target) + NARROW)
     near, stage, brisque = (each[known] for each in seen)
     found = (
-        (near, _ridge(inside.differences(near), target, LOOK_PENALTY), 1.0),
-        (stage, _ridge(inside.differences(stage), target, STAGE_PENALTY), 1.0),
+        (near, ridge(inside.differences(near), target, LOOK_PENALTY), 1.0),
+        (stage, ridge(inside.differences(stage), target, STAGE_PENALTY), 1.0),
         (brisque, torch.ones(1, 1, dtype=brisque.dtype), brisque_share),
     )
     return [share * weight / inside.spread(x @ weight).clamp_min(1e-9) for x, weight, share in found]
 
 
-def left_out(examples: Examples, seed: int = 0) -> Tensor:
-    """Opinions [N, JUDGED] on each source's images by readers that were fitted without that source."""
+def left_out(examples: Examples, seed: int = 0, groups: Sequence[str | None] | None = None) -> Tensor:
+    """Opinions [N, JUDGED] on each group's images by readers that were fitted without that group.
+
+    `groups` says which group each image is of; without it these are the sources.
+    """
     found = torch.full_like(examples.scores, torch.nan)
-    every = range(len(examples.sources))
-    for source in dict.fromkeys(examples.sources):
-        outside = [row for row in every if examples.sources[row] != source]
-        inside = [row for row in every if examples.sources[row] == source]
+    groups = examples.sources if groups is None else groups
+    for group in dict.fromkeys(groups):
+        outside = [row for row, other in enumerate(groups) if other != group]
+        inside = [row for row, other in enumerate(groups) if other == group]
         if outside:
             opinions = Opinions()
             fit_opinions(opinions, examples.part(outside), seed)
@@ -184,7 +196,7 @@ def _standardize(opinions: Opinions, read: Tensor, groups: _Groups) -> None:
         weight /= spread
 
 
-def _ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     """Weights [C, 1] of rows [N, C] for [N, 1]."""
     inner = x.T @ x
     inner.diagonal().add_(penalty * inner.diagonal().sum() / len(x) + 1e-9)

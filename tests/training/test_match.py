@@ -112,14 +112,10 @@ def test_nothing_is_learned_from_what_says_a_prompt_that_is_held_out(encoder: En
     samples, seen = drawn(60)
     every = material(samples, seen, encoder)
     caption = Told(3, ((0.5, "something else"), (0.5, " a dog at the beach today")), 1.0)
-    left = replace(every, told=[*every.told, caption]).without(None, {"a dog at the beach today"})
+    left = replace(every, told=[*every.told, caption]).without(set(), {"a dog at the beach today"})
     assert left.told and caption not in left.told
     assert not any("a dog at the beach today" in text for said in left.told for _, text in said.texts)
-    assert {said.source for said in every.without("source 1", set()).told} == {
-        "source 0",
-        "source 2",
-        "source 3",
-    }
+    assert {said.row for said in every.without({0, 7}, set()).told} == set(range(60)) - {0, 7}
 
 
 def test_each_matcher_knows_no_prompt_as_long_as_those_it_judges(encoder: Encoder) -> None:

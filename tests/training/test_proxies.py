@@ -1,0 +1,91 @@
+"""Proxies for images that nobody trained on: what is measured has not been learned from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import COLOURS, SHAPES, draw
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.samples import Sample
+from training.__main__ import main
+from training.proxies import COLUMNS, PROMPT_FOLDS, READERS, RIDGE, as_markdown, fold, proxies
+
+SCALE = MosScale(1.0, 5.0)
+
+
+def noisy(folder: Path, count: int = 51) -> list[Sample]:
+    """Drawings of three sources; the noisier, the worse."""
+    rng, grain = Random(0), np.random.default_rng(0)
+    samples = []
+    for i in range(count):
+        shape, colour, noise = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.random()
+        pixels = np.asarray(draw(shape, colour, 96, i).convert("RGB"), dtype=float)
+        pixels = np.clip(pixels + 90 * noise * grain.standard_normal(pixels.shape), 0, 255)
+        path = folder / f"{i}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        mos = dict.fromkeys(Aspect, round(5 - 4 * noise, 2))
+        prompt = f"a {colour} {shape}" if i % 10 else None
+        if prompt is None:
+            del mos[Aspect.CORRESPONDENCE]
+        samples.append(
+            Sample(str(i), path, prompt, mos, {}, "train", ("pen", "ink")[i % 2], f"source {i % 3}")
+        )
+    return samples
+
+
+def test_readers_agree_on_sources_that_they_were_fitted_without(tmp_path: Path) -> None:
+    samples = noisy(tmp_path)
+    found = proxies(samples, None, SCALE, tmp_path / "kept")
+    assert tuple(found.columns) == COLUMNS
+    assert set(found["left_out"]) == {"source", "generator", "prompt"}
+    assert set(found["reads"]) == {READERS, RIDGE}
+    looks = found[(found["reads"] == READERS) & (found["aspect"] == "quality")]
+    assert (looks["srcc"] > 0.8).all() and looks["n"].eq(len(samples)).all()
+    assert dict(zip(looks["left_out"], looks["groups"], strict=True)) == {
+        "source": 3,
+        "generator": 2,
+        "prompt": 1,
+    }
+    known = found.dropna()
+    assert ((known["low"] <= known["srcc"]) & (known["srcc"] <= known["high"])).all()
+    assert not (tmp_path / "kept").exists()
+    lines = as_markdown(found).splitlines()
+    assert len(lines) == 2 + len(found) / 2 and "| source | quality | 51 |" in lines[2]
+
+
+def test_images_of_one_prompt_are_left_out_together() -> None:
+    sample = Sample("1", Path("1.png"), prompt="A red  house ")
+    assert fold(sample) == fold(replace(sample, id="2", prompt="a red house"))
+    folds = {fold(replace(sample, prompt=f"{i} houses")) for i in range(60)}
+    assert len(folds) == PROMPT_FOLDS
+    alone = {fold(replace(sample, id=str(i), prompt=None)) for i in range(60)}
+    assert len(alone) == PROMPT_FOLDS
+
+
+def test_the_command_writes_a_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["training/configs/nano.yaml", "--run", str(tmp_path / "run")]
+    told += ["--set", f"data.path={data}", "--set", f"extras={data}"]
+    assert main(["datasets", *told]) == 0
+    assert main(["proxies", *told]) == 0
+    assert "| prompt | quality | 16 |" in capsys.readouterr().out
+    assert tuple(pd.read_csv(tmp_path / "run" / "proxies.csv").columns) == COLUMNS
+
+
+def test_nano_is_reproduced_by_its_settings(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["reproduce-nano", str(data), "--run", str(run), "--plan"]) == 0
+    assert "checkpoint nano 0.3.0" in capsys.readouterr().out
+    assert not run.exists(), "a plan does nothing"
+    assert main(["reproduce-nano", str(data), "--run", str(run), "--until", "datasets"]) == 0
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 16
+    assert main(["reproduce-nano", str(tmp_path / "nowhere"), "--run", str(run)]) == 2
+    assert "There is no data set" in capsys.readouterr().err
