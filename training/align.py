@@ -30,12 +30,13 @@ from m3agiqa.backbones.nano.opinions import JUDGED, Opinions
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training.augment import DAMAGES
-from training.looks import View, extra_views, look_at, picked, view_of
+from training.looks import View, captioned_views, look_at, picked, prompted_views, view_of
 from training.match import LeftOut, learn_to_match
 from training.opinions import Examples, agreement, examples_of, fit_opinions, left_out
 from training.progress import bar, latest_folder, replace_folder
 
 DONE_FILE = "align.json"
+FEATURES = "state-features"  # by this name it is no part of what was made
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def align(
     copies = [View(s.image, (), s.id, DAMAGES[i % len(DAMAGES)]) for i, s in enumerate(worse)]
     shown = list(dict.fromkeys([*train, *originals, *copies]))
     rows = {view: row for row, view in enumerate(shown)}
-    kept = out / "features"
+    kept = out / FEATURES
     seen = look_at(backbone, shown, kept)
     every = examples_of(judged, scale, picked(seen, [rows[view] for view in originals]))
     apart = left_out(every, config.seed)
@@ -102,7 +103,7 @@ def _train_views(
     for sample in (sample for sample in samples if sample.split == "train"):
         seeds = ("", *(f"{sample.id} {i}" for i in range(config.variants)))
         shown += [view_of(sample, scale, seed) for seed in seeds]
-    return shown + extra_views(extras)
+    return shown + prompted_views(extras) + captioned_views(extras)
 
 
 def _judge(

@@ -63,6 +63,17 @@ ALIKE = (
     {"campus", "park"},
 )
 """An image of the one may well show the other."""
+IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "knife": "knives",
+    "wolf": "wolves",
+    "sheep": "sheep",
+    "fish": "fish",
+}
+"""Plurals."""
 
 CHANGED_WORDS: dict[Attribute, tuple[str, ...]] = {
     "colour": (
@@ -152,7 +163,7 @@ def _others(word: str, prompt: str) -> list[tuple[Attribute, frozenset[str]]]:
     if word in PLACES:
         return [("place", PLACES)]
     for kind in OBJECTS:
-        for others in (kind, frozenset(_plural(each) for each in kind)):
+        for others in (kind, frozenset(map(_plural, kind))):
             if word in others:
                 return [("object", others)]
     return []
@@ -160,23 +171,16 @@ def _others(word: str, prompt: str) -> list[tuple[Attribute, frozenset[str]]]:
 
 def _overlap(other: str, word: str, words: list[str]) -> bool:
     """Whether the new word stands in the prompt already, or an image of the old one may show it."""
-    pair = {other.removesuffix("s"), word.removesuffix("s")}
+    pair = {SINGULARS.get(other, other), SINGULARS.get(word, word)}
     return other in words or len(pair) == 1 or pair in ALIKE
 
 
 def _plural(word: str) -> str:
-    irregular = {
-        "man": "men",
-        "woman": "women",
-        "child": "children",
-        "mouse": "mice",
-        "knife": "knives",
-        "wolf": "wolves",
-    }
-    if word in irregular:
-        return irregular[word]
+    if word in IRREGULAR:
+        return IRREGULAR[word]
     if word.endswith("y") and word[-2] not in "aeiou":
         return word[:-1] + "ies"
-    if word.endswith(("s", "x", "ch", "sh")):
-        return word + "es"
-    return word if word in {"sheep", "fish"} else word + "s"
+    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+SINGULARS = {_plural(word): word for kind in OBJECTS for word in kind}

@@ -18,9 +18,10 @@ from m3agiqa.backbones.nano.vision import views
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.augment import damage, depicts_prompt, jitter
+from training.cases import image_hash
 from training.curriculum import CAPTION_FROM
 from training.datasets import load_captions, load_unlabelled
-from training.progress import bar
+from training.progress import bar, claim_anew
 
 SHARD = 512  # views whose features are kept in one file; as many are lost at most when interrupted
 LOOK = 16  # views in one forward pass of the vision encoder
@@ -51,18 +52,27 @@ def view_of(sample: Sample, scale: MosScale, seed: str = "") -> View:
     return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
 
 
-def extra_views(extras: Path | None) -> list[View]:
-    """Of unlabelled images and captioned photographs."""
-    if extras is None:
-        return []
-    unlabelled = [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
-    shown = [View(sample.image, (sample.prompt,), sample.id) for sample in unlabelled]
-    return shown + [View(image, tuple(texts), image.name) for image, texts in load_captions(extras)]
+def prompted(extras: Path | None) -> list[Sample]:
+    """Images with prompts and without scores that may be learned from."""
+    return [] if extras is None else [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
+
+
+def prompted_views(extras: Path | None) -> list[View]:
+    return [View(sample.image, (sample.prompt,), sample.id) for sample in prompted(extras)]
+
+
+def captioned_views(extras: Path | None) -> list[View]:
+    captioned = [] if extras is None else load_captions(extras)
+    return [View(image, tuple(texts), image.name) for image, texts in captioned]
 
 
 def look_at(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:
-    """What is seen of the views, computed once and kept in `folder`; places in 16 bit."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """What is seen of the views, computed once and kept in `folder`; places in 16 bit.
+
+    What was kept there of other views, or by another version of nano, is thrown away.
+    """
+    files = [image_hash(view.image) for view in shown]
+    claim_anew(folder, list(zip(shown, files, strict=True)), backbone.revision)
     parts = []
     with bar(None, "look", total=len(shown)) as progress:
         for start in range(0, len(shown), SHARD):

@@ -25,8 +25,8 @@ from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.matching import (
     HEAD,
+    LEAST,
     LIMIT,
-    WEIGHTS,
     WHOLE,
     Matcher,
     Matchers,
@@ -37,9 +37,10 @@ from m3agiqa.backbones.nano.meanings import Meanings
 from m3agiqa.backbones.nano.words import content_words, raw_words
 from m3agiqa.samples import Sample
 from training.changed import changes
-from training.datasets import load_captions, load_unlabelled
-from training.looks import picked
-from training.opinions import in_sources
+from training.datasets import load_captions
+from training.looks import picked, prompted
+from training.opinions import in_sources, is_clean
+from training.splits import folded
 
 CLASSES = Path(__file__).with_name("imagenet_classes.tsv")
 DEFINITION_SHARE = 0.5  # of a class's definition beside its name
@@ -132,19 +133,18 @@ def material_of(
     scale: MosScale,
     seen: Seen,
     rows: Mapping[Path, int],
+    prompted_too: bool = True,
 ) -> Material:
-    """Of samples with prompts, and of unlabelled and captioned images."""
+    """Of samples with prompts, of captioned photographs, and of images with prompts and without scores."""
     told = [told_of_sample(sample, rows[sample.image], scale) for sample in asked]
-    classes = backbone.vision._fc.weight.detach().float()
-    return Material(seen, [*told, *_told_of_extras(extras, rows)], classes, backbone.meanings)
-
-
-def _told_of_extras(extras: Path | None, rows: Mapping[Path, int]) -> list[Told]:
-    if extras is None:
-        return []
-    unlabelled = [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
-    told = [Told(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in unlabelled]
-    return told + [told_of_captions(captions, rows[image]) for image, captions in load_captions(extras)]
+    if prompted_too:
+        others = prompted(extras)
+        told += [Told(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others]
+    said = {folded(sample.prompt) for sample in asked}
+    for image, captions in load_captions(extras) if extras else ():
+        if said.isdisjoint(map(folded, captions)):  # else it is the same photograph
+            told.append(told_of_captions(captions, rows[image]))
+    return Material(seen, told, backbone.vision._fc.weight.detach().float(), backbone.meanings)
 
 
 def told_of_sample(sample: Sample, row: int, scale: MosScale) -> Told:
@@ -171,7 +171,7 @@ def fit_matcher(material: Material) -> Matcher:
     words = _Dictionary.of(material.told)
     vectors = _Vectors(words, material.meanings)
     told = [said for said in material.told if any(words.of_text(text) for _, text in said.texts)]
-    if not told or len(words.rarities) <= FEWEST:
+    if not told:
         return Matcher(unfitted(vectors.width))
     texts = torch.stack([vectors.of_told(said) for said in told])
     weights = torch.tensor([said.weight for said in told])
@@ -228,7 +228,7 @@ def _usual_parts(matcher: Matcher, material: Material, told: Sequence[Told]) -> 
     usual = []
     for part in parts.unbind(1):
         known = part[part != 0]
-        usual.append([known.mean().item(), known.std().item()] if len(known) > 1 else [0.0, 1.0])
+        usual.append([known.mean().item(), known.std().item() + LEAST] if len(known) > 1 else [0.0, 1.0])
     return torch.tensor(usual)
 
 
@@ -367,7 +367,7 @@ class LeftOut:
                 "predicted": predicted.numpy(),
             }
         )
-        clean = [not sample.distorted and sample.generator != "camera" for sample in self.samples]
+        clean = [is_clean(sample) for sample in self.samples]
         return {"all": in_sources(frame.dropna()), "clean": in_sources(frame[clean].dropna())}
 
 
@@ -397,8 +397,7 @@ def left_out(
 
         def matches(prompt: str, sights: list = sights, matchers: Matchers = matchers) -> Tensor:
             number = length_class(prompt, MATCHERS)
-            parts = matchers.each[number].parts(sights[number], prompt, material.meanings)
-            return torch.tensor(WEIGHTS) @ parts
+            return matchers.each[number].total(sights[number], prompt, material.meanings)
 
         asked = [samples[i].prompt for i in inside]
         table = {prompt: matches(prompt) for prompt in dict.fromkeys(asked)}

@@ -125,7 +125,7 @@ def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> di
 
     `mean` weighs sources by their images, `plain` does not. Sources of few images are left out.
     """
-    clean = [not sample.distorted and sample.generator != "camera" for sample in samples]
+    clean = [is_clean(sample) for sample in samples]
     told: dict[str, dict] = {}
     for column, aspect in enumerate(JUDGED):
         frame = pd.DataFrame(
@@ -140,6 +140,11 @@ def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> di
             "clean": in_sources(frame[clean].dropna()),
         }
     return told
+
+
+def is_clean(sample: Sample) -> bool:
+    """Whether it is as its generator left it: no damaged copy, and no photograph."""
+    return not sample.distorted and sample.generator != "camera"
 
 
 def in_sources(frame: pd.DataFrame) -> dict[str, float]:

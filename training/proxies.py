@@ -2,8 +2,9 @@
 
 These stand in for images that nobody trained on. Everything that learns from scores or from what was said is
 fitted anew without the group that it is then measured on: the readers of looks, the matcher, and beside them
-a plain ridge on what the vision encoder makes of the whole image. The language model is not asked, as it
-would have to be trained again for each group.
+a plain ridge on what the vision encoder makes of the whole image. Images without scores, some of which come
+from the same generators, are left out altogether; captioned photographs stay. The language model is not
+asked, as it would have to be trained again for each group.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from m3agiqa.backbones.nano.opinions import JUDGED
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training import match, opinions
-from training.looks import extra_views, look_at, picked, view_of
-from training.opinions import FEWEST
+from training.looks import captioned_views, look_at, picked, view_of
+from training.opinions import FEWEST, is_clean
 from training.progress import bar
+from training.splits import folded
 
 PROMPT_FOLDS = 5
 RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
@@ -52,7 +54,7 @@ class Grouping:
 
 def fold(sample: Sample) -> str:
     """Images of one prompt are in one fold; those without prompts are each by themselves."""
-    text = " ".join((sample.prompt or sample.id).split()).casefold()
+    text = folded(sample.prompt) or sample.id
     return str(zlib.crc32(text.encode()) % PROMPT_FOLDS)
 
 
@@ -74,7 +76,7 @@ def proxies(
     """
     backbone = NanoBackbone.from_base()
     originals = [view_of(sample, scale) for sample in samples]
-    shown = list(dict.fromkeys([*originals, *extra_views(extras)]))
+    shown = list(dict.fromkeys([*originals, *captioned_views(extras)]))
     rows = {view: row for row, view in enumerate(shown)}
     seen = look_at(backbone, shown, folder)
     own = picked(seen, [rows[view] for view in originals])
@@ -82,7 +84,7 @@ def proxies(
     pooled = own.places[:, :WHOLE, :HEAD].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}
     asked = [sample for sample in samples if sample.prompt]
-    material = match.material_of(backbone, asked, extras, scale, seen, files)
+    material = match.material_of(backbone, asked, extras, scale, seen, files, prompted_too=False)
     places = [files[sample.image] for sample in asked]
     with torch.inference_mode(), bar(None, "proxies", total=len(GROUPINGS)) as progress:
         found = []
@@ -129,7 +131,7 @@ def _rows(
                 "group": groups if grouping.inside else "all",
                 "mos": [sample.mos.get(aspect, math.nan) for sample in samples],
                 "predicted": predicted[aspect].numpy(),
-                "clean": [not sample.distorted and sample.generator != "camera" for sample in samples],
+                "clean": [is_clean(sample) for sample in samples],
             }
         )
         frame = frame[frame["clean"]].dropna()

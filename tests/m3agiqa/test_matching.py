@@ -21,8 +21,9 @@ from m3agiqa.backbones.nano.colours import COLOURS, colours, colours_named
 from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS
 from m3agiqa.backbones.nano.matching import HEAD, LIMIT, Matcher, Matchers, turned, unfitted, verdict
 from m3agiqa.backbones.nano.vision import views
-from m3agiqa.backbones.nano.words import content_words
+from m3agiqa.backbones.nano.words import content_words, foreign_words
 from m3agiqa.conversation import Conversation
+from m3agiqa.errors import WeightsError
 
 WORDS = {"dog": 2.0, "ball": 1.0, "red": 1.5, "ride": 3.0, "city": 2.5, "glass": 2.5}
 
@@ -113,7 +114,10 @@ def test_prompts_match_differently_and_each_image_for_itself(
     assert torch.equal(match(nano, "the red balls", picture), match(nano, "a red ball", picture))
 
 
-@pytest.mark.parametrize("prompt", ["", "!?", "the and", "红色的狗", "ein großer Hund mit rotem ball"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "!?", "the and", "红色的狗", "ein großer Hund mit rotem ball", "一只红色的狗在城市里 red dog"],
+)
 def test_what_is_not_understood_matches_as_is_usual(
     nano: NanoBackbone, picture: Image.Image, prompt: str
 ) -> None:
@@ -130,6 +134,28 @@ def test_any_text_can_be_matched(text: str) -> None:
 ALWAYS = with_matchers(0, 1)
 with torch.inference_mode():
     SIGHTS = ALWAYS.look(views([Image.new("RGB", (64, 64), "teal")])).sights
+
+
+def test_a_word_that_stands_in_every_text_tells_nothing(picture: Image.Image) -> None:
+    nano = tiny_nano()
+    weights = made_up(nano.hidden_size)
+    weights["rarity"][0] = 0.0
+    nano.matchers = Matchers([Matcher(weights)])
+    assert match(nano, "a dog", picture).isfinite().all()
+
+
+def test_a_word_means_the_same_whatever_is_read_with_it(nano: NanoBackbone) -> None:
+    alone = nano.meanings.states(["ball"])[0]
+    among = tiny_nano().meanings.states(["dog", "ball", "a much longer one"])[1]
+    assert torch.allclose(alone, among, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("two dogs", 0), ("ein großer Hund", 1), ("собака и кот", 3), ("红色的狗", 2), ("猫", 1)],
+)
+def test_words_in_other_letters_are_counted(text: str, count: int) -> None:
+    assert foreign_words(text) == count
 
 
 def test_a_verdict_leans_on_looks_and_turns_a_token_from_worst_to_best() -> None:
@@ -185,3 +211,11 @@ def test_a_folder_keeps_the_matcher(
     assert expected != 0 and match(without, "a red ball", picture) == 0
     for again in (loaded, begun):
         assert torch.allclose(match(again, "a red ball", picture), expected, atol=1e-4)
+
+
+def test_a_folder_of_another_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
+    save_file({"up.weight": torch.zeros(3, 3)}, tmp_path / CONNECTOR_FILE)
+    for use in (NanoBackbone.load, NanoBackbone.for_training):
+        with pytest.raises(WeightsError, match=r"another version of this project.*Train the model again"):
+            use(tmp_path)

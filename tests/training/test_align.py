@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
-from training.align import DONE_FILE, AlignConfig, align
+from training.align import DONE_FILE, FEATURES, AlignConfig, align
 from training.augment import DAMAGES
 from training.datasets import TEACHER_SCALE, load_teacher
 from training.looks import View
@@ -40,7 +40,7 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     assert all(value.isfinite().all() for value in matchers.values())
     assert set(told["damaged_below"]) == set(DAMAGES)
     assert weights["opinions.look_weight"].any() and weights["opinions.stage_weight"].any()
-    assert not (tmp_path / "features").exists(), "a gigabyte that is no longer needed"
+    assert not (tmp_path / FEATURES).exists(), "a gigabyte that is no longer needed"
 
 
 def test_without_quality_and_validation_there_is_less_to_show_and_to_report(

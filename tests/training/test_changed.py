@@ -46,6 +46,15 @@ def test_only_whole_words_with_one_meaning_are_changed(prompt: str, words: set[s
     assert found == words
 
 
+@pytest.mark.parametrize(
+    ("prompt", "unlike"),
+    [("two men", {"boys", "knights"}), ("a child", {"babies", "boy", "girl"}), ("some sheep", {"sheeps"})],
+)
+def test_what_may_show_the_old_word_as_well_is_not_chosen(prompt: str, unlike: set[str]) -> None:
+    found = {change.new for seed in range(80) for change in changes(prompt, Random(seed))}
+    assert found and found.isdisjoint(unlike | {"fishes"})
+
+
 def test_articles_fit_the_new_word() -> None:
     seen = {change.prompt for seed in range(60) for change in changes("An owl", Random(seed))}
     assert "A dog" in seen and "An elephant" in seen

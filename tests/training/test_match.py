@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from m3agiqa.backbones.nano.connector import PLACE_TOKENS, Seen
 from m3agiqa.backbones.nano.matching import HEAD, Matchers
 from m3agiqa.backbones.nano.vision import STATISTICS
 from m3agiqa.samples import Sample
-from training.match import Material, Told, fit_matchers, learn_to_match, told_of_sample
+from training.match import Material, Told, fit_matchers, learn_to_match, material_of, told_of_sample
 
 SCALE = MosScale(1.0, 5.0)
 THINGS = ("dog", "house", "boat", "guitar", "zebra", "castle", "pizza", "train")
@@ -135,3 +137,19 @@ def test_without_anything_said_all_match_alike(encoder: Encoder) -> None:
     matchers, found = learn_to_match(encoder, silent, None, SCALE, seen, rows)
     assert not matchers.match(matchers.sights(seen), "a dog at the beach", encoder.meanings).any()
     assert found.facts == {"changed_below": {}}
+
+
+def test_a_captioned_photograph_is_not_learned_from_where_it_is_a_sample(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    samples, seen = drawn(20)
+    (tmp_path / "captions").mkdir()
+    said = [("photo.png", samples[3].prompt.upper()), ("other.png", "a quiet street")]
+    lines = [json.dumps({"image": name, "captions": [caption]}) for name, caption in said]
+    (tmp_path / "captions" / "captions.jsonl").write_text("\n".join(lines))
+    for name, _ in said:
+        Image.new("RGB", (8, 8)).save(tmp_path / "captions" / name)
+    rows = {sample.image: row for row, sample in enumerate(samples)}
+    rows |= {tmp_path / "captions" / "photo.png": 3, tmp_path / "captions" / "other.png": 4}
+    found = material_of(encoder, samples, tmp_path, SCALE, seen, rows, prompted_too=False)
+    assert [told.texts for told in found.told if told.prompt is None] == [((1.0, "a quiet street"),)]

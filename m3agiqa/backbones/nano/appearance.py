@@ -51,7 +51,7 @@ def canonical(image: Image.Image) -> Image.Image:
         image = image.copy()
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=COMPRESSION)
+    image.save(file, "JPEG", quality=COMPRESSION, comment=b"")  # not what came with the image
     image = Image.open(file).convert("RGB")
     scale = SIDE / np.sqrt(image.width * image.height)
     width, height = (max(32, round(side * scale)) for side in image.size)

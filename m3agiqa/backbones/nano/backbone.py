@@ -43,7 +43,7 @@ from m3agiqa.backbones.nano.vision import POINTWISE, EfficientNetLite0, Views, s
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
-from m3agiqa.errors import InputError, Stopped
+from m3agiqa.errors import InputError, Stopped, WeightsError
 from m3agiqa.weights import EFFICIENTNET_LITE0, SMOLLM2, Progress, weight_path
 
 MAX_QUESTION = 700  # tokens; what the question leaves of the predictor's context must hold the answer
@@ -112,8 +112,7 @@ class NanoBackbone:
         found = [aspect for aspect in Aspect if (folder / aspect / CONNECTOR_FILE).exists()]
         if found:
             return PerAspect({aspect: base.sibling(folder / aspect) for aspect in found})
-        base.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
-        base.connector.float().eval().requires_grad_(False)
+        base.connector = base._connector_of(folder).float().eval().requires_grad_(False)
         base.matchers = base._matchers_of(folder)
         base.vision = _adapted(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
         base.llm = _adapted(base.llm, folder / ADAPTER_FOLDER, merge=True)
@@ -123,13 +122,23 @@ class NanoBackbone:
     def sibling(self, folder: Path) -> NanoBackbone:
         """Another backbone, trained as a folder says, that shares the base weights of this one."""
         other = copy.copy(self)
-        other.connector = Connector(self.hidden_size)
-        other.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
-        other.connector.float().eval().requires_grad_(False)
+        other.connector = self._connector_of(folder).float().eval().requires_grad_(False)
         other.matchers = other._matchers_of(folder)
         other.vision = _adapted(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
         other.llm = _adapted(sharing_copy(self.llm), folder / ADAPTER_FOLDER)
         return other
+
+    def _connector_of(self, folder: Path) -> Connector:
+        """The connector that a folder holds. Raises WeightsError for one of another version of nano."""
+        connector, path = Connector(self.hidden_size), folder / CONNECTOR_FILE
+        try:
+            connector.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise WeightsError(
+                f"{path} was made by another version of this project, whose nano looks at images in another "
+                "way. Train the model again with this version, or use it with the version that made it."
+            ) from error
+        return connector
 
     def _matchers_of(self, folder: Path) -> Matchers:
         """The matchers that a folder holds; without them every prompt matches as is usual."""
@@ -149,7 +158,7 @@ class NanoBackbone:
         """Base weights with the connector and the adapters that a folder holds; without one it is random."""
         backbone = cls.from_base()
         if begun:
-            backbone.connector.load_state_dict(load_file(begun / CONNECTOR_FILE))
+            backbone.connector = backbone._connector_of(begun)
             backbone.matchers = backbone._matchers_of(begun)
         backbone._begun_in = begun
         return backbone
@@ -188,11 +197,11 @@ class NanoBackbone:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def read(self, requests: Sequence[Request]) -> tuple[_Prefix, Tensor, list[Tokens]]:
+    def read(self, requests: Sequence[Request]) -> tuple[list[Tensor], Tensor, list[Tokens]]:
         """Forward whole conversations; differentiable.
 
-        Returns the prefix, row states [rows, L, d] (right-padded) and the rows' tokens. The prefix is
-        computed once per request and shared by its conversations.
+        Returns what each begins with [P, d], row states [rows, L, d] (right-padded) and the rows' tokens. The
+        prefix is computed once per request and shared by its conversations.
         """
         prefix = self._prefix([request.image for request in requests])
         owners, rows = self._rows(requests)
@@ -200,9 +209,10 @@ class NanoBackbone:
         ids, mask = self._padded(rows)
         start = prefix.length
         positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
-        embedded = self._embed_rows(ids, [0] * len(rows), self._matches(prefix.looked, requests))
+        matches = self._matches(prefix.looked, requests)
+        embedded = self._embed_rows(ids, [0] * len(rows), matches)
         hidden = self._run(embedded, cache, _after_prefix(start, mask), positions)
-        return prefix, hidden, rows
+        return self._beginnings(prefix, owners, matches), hidden, rows
 
     def _read_without_cache(self, requests: Sequence[Request]) -> tuple[Tensor, list[Tokens]]:
         """Row states and tokens as `read` returns them, with each row's prefix computed for itself.
@@ -223,8 +233,7 @@ class NanoBackbone:
 
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
-        prefix, hidden, rows = self.read(requests)
-        begun = self._beginnings(prefix, requests)
+        begun, hidden, rows = self.read(requests)
         return [
             torch.cat([beginning, states[: len(row.ids)]])
             for beginning, states, row in zip(begun, hidden, rows, strict=True)
@@ -277,7 +286,9 @@ class NanoBackbone:
         hidden = self._run(embedded, cache, mask, mask.cumsum(1) - 1)
         return _Prefix(cache, hidden[:, : len(self.chat.before_image)], looked)
 
-    def _beginnings(self, prefix: _Prefix, requests: Sequence[Request]) -> list[Tensor]:
+    def _beginnings(
+        self, prefix: _Prefix, owners: Sequence[int], matches: Sequence[Tensor | None]
+    ) -> list[Tensor]:
         """States [P, d] of header and image as the predictor reads them, for each conversation.
 
         At image positions these are the summary tokens in turn, normalized as the output head would see
@@ -285,12 +296,11 @@ class NanoBackbone:
         in the predictor's mean the places would outweigh their summary. Where the prompt is judged, it is the
         match that stands at all of them.
         """
-        owners = [owner for owner, request in enumerate(requests) for _ in request.conversations]
         if prefix.looked is None:
             return [prefix.header[owner] for owner in owners]
         turn = torch.arange(VISUAL_TOKENS) % SUMMARY_TOKENS
         begun = []
-        for owner, match in zip(owners, self._matches(prefix.looked, requests), strict=True):
+        for owner, match in zip(owners, matches, strict=True):
             if match is None:
                 said = prefix.looked.tokens[owner, -SUMMARY_TOKENS:][turn]
             else:
@@ -441,7 +451,8 @@ class _Speech:
             )
         prefix = backbone._prefix([request.image for request in requests])
         self.cache = picked(prefix.cache, torch.tensor(owners))
-        self.begun = backbone._beginnings(prefix, requests)
+        matches = backbone._matches(prefix.looked, requests)
+        self.begun = backbone._beginnings(prefix, owners, matches)
         self.rows = list(range(len(questions)))
         ids = torch.full((len(questions), longest), backbone.chat.end)
         shown = torch.zeros(len(questions), longest, dtype=torch.long)
@@ -452,7 +463,7 @@ class _Speech:
         self.mask = _after_prefix(start, shown)
         positions = (start + shown.cumsum(1) - 1).clamp_min(0)
         starts = [longest - len(question.ids) for question in questions]
-        embedded = backbone._embed_rows(ids, starts, backbone._matches(prefix.looked, requests))
+        embedded = backbone._embed_rows(ids, starts, matches)
         hidden = backbone._run(embedded, self.cache, self.mask, positions)
         self.states = [[h[s.bool()]] for h, s in zip(hidden, shown, strict=True)]
         self.last = hidden[:, -1]

@@ -21,13 +21,14 @@ from m3agiqa.backbones.nano.connector import WHOLE_SIDE, Seen
 from m3agiqa.backbones.nano.meanings import Meanings
 from m3agiqa.backbones.nano.opinions import JUDGED
 from m3agiqa.backbones.nano.vision import GROUPS
-from m3agiqa.backbones.nano.words import content_words
+from m3agiqa.backbones.nano.words import content_words, foreign_words
 
 HEAD = GROUPS[0]  # channels that tell what is there
 WHOLE = WHOLE_SIDE**2  # places of the whole image, before those of the finer look
 SHARPNESS = 15.0  # how much the nearest place counts before the others
 WEIGHTS = (1.0, 0.5, 0.5)  # of the image as a whole, of its places, and of its colours
 LIMIT = 2.5  # spreads of usual pairs
+LEAST = 1e-6  # that is divided by; a word that stands in every text is not rare at all
 KNOWN_SHARE = 0.5  # of a prompt's words; with fewer it is in another language
 
 SHARES = {Aspect.QUALITY: 0.7, Aspect.AUTHENTICITY: 0.3}  # of the opinions beside the match
@@ -98,11 +99,14 @@ class Matcher(nn.Module):
 
     def match(self, sight: Sight, prompt: str, meanings: Meanings) -> Tensor:
         """[N], within LIMIT of 0."""
-        weighted = torch.tensor(WEIGHTS, device=sight.images.device) @ self.parts(sight, prompt, meanings)
         if not self.known_words(prompt, meanings):
-            return torch.zeros_like(weighted)
+            return sight.images.new_zeros(len(sight.images))
         mean, spread = self.usual.float()
-        return ((weighted - mean) / spread).clamp(-LIMIT, LIMIT)
+        return ((self.total(sight, prompt, meanings) - mean) / spread).clamp(-LIMIT, LIMIT)
+
+    def total(self, sight: Sight, prompt: str, meanings: Meanings) -> Tensor:
+        """[N], the weighted sum of the parts."""
+        return torch.tensor(WEIGHTS, device=sight.images.device) @ self.parts(sight, prompt, meanings)
 
     def parts(self, sight: Sight, prompt: str, meanings: Meanings) -> Tensor:
         """[3, N]: the image as a whole, its places and its colours; 0 where a prompt says nothing of them."""
@@ -114,8 +118,8 @@ class Matcher(nn.Module):
         rarity, vectors = self._rarity(words), self._vectors(words, meanings)
         found[0] = sight.images @ F.normalize(self._text(rarity, vectors), dim=0)
         usual = _nearness(self.references.float(), vectors)
-        near = (_nearness(sight.places, vectors) - usual.mean(0)) / (usual.std(0) + 1e-6)
-        found[1] = near @ rarity / rarity.sum()
+        near = (_nearness(sight.places, vectors) - usual.mean(0)) / (usual.std(0) + LEAST)
+        found[1] = near @ rarity / rarity.sum().clamp_min(LEAST)
         found = (found - mean[:, None]) / spread[:, None]
         named = colours_named(prompt)
         found[2] = sight.colours[:, named].mean(1) / spread[2] if named else 0.0
@@ -125,7 +129,7 @@ class Matcher(nn.Module):
         """None where most words are unknown."""
         words = content_words(prompt, self.common)
         known = [word for word in words if word in self.rarities or meanings.is_one_token(word)]
-        enough = self.rarities and len(known) >= KNOWN_SHARE * len(words)
+        enough = self.rarities and len(known) >= KNOWN_SHARE * (len(words) + foreign_words(prompt))
         return known if enough else []
 
     def _rarity(self, words: list[str]) -> Tensor:
@@ -141,7 +145,7 @@ class Matcher(nn.Module):
 
     def _text(self, rarity: Tensor, vectors: Tensor) -> Tensor:
         """[K]: the words' sum, in which rare ones count more."""
-        return rarity @ vectors / rarity.norm() - self.text_centre.float()
+        return rarity @ vectors / rarity.norm().clamp_min(LEAST) - self.text_centre.float()
 
 
 class Matchers(nn.Module):

@@ -21,7 +21,8 @@ class Meanings:
         self.tokenizer = tokenizer
         self.embed = llm.get_input_embeddings()
         self.rotary = llm.model.rotary_emb
-        self.layers = copy.deepcopy(llm.model.layers[:LAYERS]).eval().requires_grad_(False)
+        # In 32 bit, as in 16 bit the states of a word depend on how many others are read with it.
+        self.layers = copy.deepcopy(llm.model.layers[:LAYERS]).float().eval().requires_grad_(False)
         self._known: dict[str, Tensor] = {}
 
     def is_one_token(self, word: str) -> bool:
@@ -29,14 +30,15 @@ class Meanings:
 
     def states(self, words: Sequence[str]) -> Tensor:
         """[W, d] in 32 bit: the mean over the tokens of each word."""
-        new = [word for word in dict.fromkeys(words) if word not in self._known]
-        if len(self._known) + len(new) > REMEMBERED:
-            self._known.clear()
+        known = self._known  # the same one until the end, whatever another thread does
+        new = [word for word in dict.fromkeys(words) if word not in known]
+        if len(known) + len(new) > REMEMBERED:
+            known = self._known = {}
             new = list(dict.fromkeys(words))
         for start in range(0, len(new), BATCH):
             some = new[start : start + BATCH]
-            self._known.update(zip(some, self._read(some), strict=True))
-        return torch.stack([self._known[word] for word in words])
+            known.update(zip(some, self._read(some), strict=True))
+        return torch.stack([known[word] for word in words])
 
     @torch.no_grad()
     def _read(self, words: list[str]) -> Tensor:
@@ -45,12 +47,13 @@ class Meanings:
         device = self.embed.weight.device
         filled = torch.tensor([row + row[:1] * (length - len(row)) for row in ids], device=device)
         own = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in ids], device=device)
-        x = self.embed(filled)
-        self.layers.to(x)
+        x = self.embed(filled).float()
+        self.layers.to(device)
         turns = self.rotary(x, torch.arange(length, device=device)[None])
         later = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype, device=device).triu(1)
-        for layer in self.layers:
-            x = layer(x, attention_mask=later[None, None], position_embeddings=turns)
+        with torch.autocast(device.type, enabled=False):
+            for layer in self.layers:
+                x = layer(x, attention_mask=later[None, None], position_embeddings=turns)
         own = own[:, 1:, None]
         return (x[:, 1:].float() * own).sum(1) / own.sum(1)
 

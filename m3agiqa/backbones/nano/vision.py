@@ -32,6 +32,7 @@ POINTWISE = r"_blocks\.\d+\._(expand|project)_conv|_conv_head"  # the 1 x 1 conv
 TEXTURES = (1, 2, 4)  # stages beside the head that tell of a place how sharp it is; at strides 4, 8 and 16
 GROUPS = (1280, *(STAGES[i][-1] for i in reversed(TEXTURES) for _ in range(2)))
 """Channels of a place: head, then mean and spread of three stages."""
+LARGEST = 1024  # pixels a side; more are given up first
 LOOKS = 6  # stages whose statistics tell how the image looks; the last one and the head know too much of what
 STATISTICS = 2 * sum(channels for *_, channels in STAGES[:LOOKS])
 
@@ -143,11 +144,20 @@ class Views(NamedTuple):
 
 def views(images: Sequence[Image.Image]) -> Views:
     """RGB images of any size, squashed into squares."""
+    images = [_reduced(image) for image in images]
     return Views(
         torch.stack([_pixels(image, WHOLE) for image in images]),
         torch.stack([_pixels(image, FINE) for image in images]),
         torch.stack([torch.from_numpy(appearance(image)) for image in images]),
     )
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """At most LARGEST a side, so that a huge image is resampled once only."""
+    if max(image.size) > LARGEST:
+        image = image.copy()
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
+    return image
 
 
 def _pixels(image: Image.Image, side: int) -> Tensor:

@@ -14,6 +14,7 @@ STOP = frozenset(
     why will with would you your
     """.split()  # noqa: SIM905 - as a text it can be read
 )
+UNSPACED = "\u2e80"  # from here on there are scripts without spaces, of about two letters a word
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 IRREGULAR = {
     "men": "man",
@@ -44,7 +45,13 @@ def raw_words(text: str) -> list[str]:
     return re.findall(r"(?<![^\W\d_])[a-z]{3,}(?![^\W\d_])", text.lower())
 
 
-def content_words(text: str, common: Mapping[str, int]) -> list[str]:
+def foreign_words(text: str) -> int:
+    """About how many words there are in other letters than those without accents."""
+    runs = [run for run in re.findall(r"[^\W\d_]+", text) if not run.isascii()]
+    return sum(max(1, len(run) // 2) if run[0] >= UNSPACED else 1 for run in runs)
+
+
+def content_words(text: str, common: Mapping[str, float]) -> list[str]:
     """What a text speaks of, each word once and in its base form.
 
     `common` says how often words are said; a base form must be one of them.
@@ -53,7 +60,7 @@ def content_words(text: str, common: Mapping[str, int]) -> list[str]:
     return list(dict.fromkeys(word for word in found if word not in STOP))
 
 
-def base_form(word: str, common: Mapping[str, int]) -> str:
+def base_form(word: str, common: Mapping[str, float]) -> str:
     """Singular of a noun, infinitive of a verb: of the forms that the ending allows, the commonest."""
     if word in IRREGULAR:
         return IRREGULAR[word]
