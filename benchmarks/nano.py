@@ -179,8 +179,12 @@ def main() -> None:
     print(f"peak memory          {peak:6.0f} MB")
     print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
     print(f"speaking             {spoken:6.0f} tokens/s, {1000 * step:.1f} ms for one token of each aspect")
-    print(f"memory bandwidth     {speed / 1e9:6.1f} GB/s copied")
-    print(f"reading the weights  {1000 * limit:6.1f} ms at that rate, {100 * limit / step:.0f} % of a token")
+    print(f"memory bandwidth     {speed / 1e9:6.1f} GB/s read and written by copying")
+    share = 100 * limit / step
+    print(f"reading the weights  {1000 * limit:6.1f} ms at that rate, {share:.0f} % of a token's time")
+    print(
+        f"                     ({2 * share:.0f} % where a byte that is copied counts once, not as read and written)"
+    )
 
 
 if __name__ == "__main__":
