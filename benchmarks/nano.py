@@ -183,7 +183,7 @@ def main() -> None:
     share = 100 * limit / step
     print(f"reading the weights  {1000 * limit:6.1f} ms at that rate, {share:.0f} % of a token's time")
     print(
-        f"                     ({2 * share:.0f} % where a byte that is copied counts once, not as read and written)"
+        f"                     ({2 * share:.0f} % where a copied byte counts once, not as read and written)"
     )
 
 

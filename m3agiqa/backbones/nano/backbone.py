@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -331,9 +331,18 @@ class NanoBackbone:
 
     def look(self, shown: Views) -> _Looked:
         """N images as visual tokens, and as what prompts are compared with."""
-        seen = self.see(shown)
+        with self._looking():
+            seen = self.see(shown)
+        seen = seen._replace(places=seen.places.to(self.connector.place.dtype))
         opinions = self.connector.opinions(seen.statistics, seen.appearance)
         return _Looked(self.connector(seen), self.matchers.sights(seen), opinions)
+
+    def _looking(self) -> AbstractContextManager:
+        """16 bit for the vision encoder where that is quick, as in training.looks for the readers."""
+        quick = self.decoder is not None and self.llm.dtype == torch.bfloat16
+        if quick and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return torch.autocast("cpu", torch.bfloat16)
+        return nullcontext()
 
     def see(self, shown: Views) -> Seen:
         """What the connector is told of N images."""
