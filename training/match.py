@@ -171,7 +171,7 @@ def fit_matcher(material: Material) -> Matcher:
     words = _Dictionary.of(material.told)
     vectors = _Vectors(words, material.meanings)
     told = [said for said in material.told if any(words.of_text(text) for _, text in said.texts)]
-    if not told:
+    if len(told) < 2:  # of one alone nothing is known to be usual
         return Matcher(unfitted(vectors.width))
     texts = torch.stack([vectors.of_told(said) for said in told])
     weights = torch.tensor([said.weight for said in told])

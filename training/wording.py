@@ -5,6 +5,7 @@ Counted without any model, so that the numbers mean the same for every backbone 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ ENDS = re.compile(r"[.!?][\"'”’)\]]*\s*$")
 def wording(part: pd.DataFrame) -> dict[str, float]:
     """Measures of the column `description` of one aspect's table of predictions; nothing if it is empty.
 
-    tone_srcc           SRCC of their tone with the MOS
+    tone_srcc           SRCC of their tone with the MOS, unless all have the same
     made_up             share of descriptions with a content word neither in the prompt nor in the teacher's,
                         that does not just speak of judging
     made_up_words       share of all content words that are such
@@ -83,8 +84,9 @@ def _given(table: pd.DataFrame) -> list[str | None]:
 def _texts(texts: Sequence[str], mos: np.ndarray) -> dict[str, float]:
     words = [re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", text.lower()) for text in texts]
     pairs = [pair for each in words for pair in pairwise(each)]
+    agreement = srcc([tone(text) for text in texts], mos)
     return {
-        "tone_srcc": srcc([tone(text) for text in texts], mos),
+        **({} if math.isnan(agreement) else {"tone_srcc": agreement}),
         "distinct_2": len(set(pairs)) / max(1, len(pairs)),
         "loops": float(np.mean([_loops(each) for each in words])),
         "cut_off": float(np.mean([not ENDS.search(text) for text in texts])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -227,12 +228,20 @@ def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(
     page = new_page(url=guarded_server.url, login=("vera", password("vera")))
     expect(page.locator("#who")).to_contain_text("Signed in as vera (viewer)")
     joined: list[Request] = []
+    streams: list[Request] = []
     page.on("request", lambda request: joined.append(request) if "/queue/join" in request.url else None)
+    page.on("request", lambda request: streams.append(request) if "/queue/data" in request.url else None)
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda request: streams.remove(request) if request in streams else None)
     card = assess(page, image)
     expect(card.locator(".hint")).to_have_text("Sign in as an annotator to correct this.")
     assert page.locator("[data-do]").count() == 0
 
-    # In the page's own session, where the assessment is at hand.
+    # In the page's own session, where the assessment is at hand; else the page might take the answers.
+    end_of_patience = time.monotonic() + 30
+    while streams and time.monotonic() < end_of_patience:
+        page.wait_for_timeout(100)
+    assert not streams
     session = joined[-1].post_data_json["session_hash"]
     said = {"aspect": "quality", "description": "Forged.", "score": 1, "token": "forged", "seconds": 1}
     answers = _call_all(page, guarded_server, session, said)
