@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -25,17 +24,16 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.nano.matching import HEAD, WHOLE, verdict
 from m3agiqa.backbones.nano.opinions import JUDGED
-from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training import match, opinions
 from training.looks import captioned_views, look_at, picked, view_of
 from training.opinions import FEWEST, is_clean
 from training.progress import bar
 from training.splits import folded
+from training.transfer import mean_inside
 
 PROMPT_FOLDS = 5
 RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
-DRAWS = 500  # resamples of an interval
 COLUMNS = ("left_out", "aspect", "n", "groups", "reads", "srcc", "low", "high")
 RIDGE, READERS = "plain ridge", "readers"
 
@@ -142,25 +140,7 @@ def _rows(
         ]
         if parts:
             n = sum(len(mos) for _, mos in parts)
-            yield grouping.name, str(aspect), n, len(parts), reads, *_agreement(parts)
-
-
-def _agreement(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
-    """Mean SRCC inside parts (predicted, true), weighted by their images, and its 95 % interval."""
-    weights = [len(true) for _, true in parts]
-
-    def mean(each: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-        values = np.array([srcc(predicted, true) for predicted, true in each])
-        known = ~np.isnan(values)
-        return float(np.average(values[known], weights=np.array(weights)[known])) if known.any() else math.nan
-
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(DRAWS):
-        picks = [rng.integers(0, size, size) for size in weights]
-        draws.append(mean([(p[pick], t[pick]) for (p, t), pick in zip(parts, picks, strict=True)]))
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return mean(parts), float(low), float(high)
+            yield grouping.name, str(aspect), n, len(parts), reads, *mean_inside(parts)
 
 
 def _ridges(pooled: Tensor, samples: Sequence[Sample], groups: Sequence[str]) -> dict[Aspect, Tensor]:

@@ -50,7 +50,7 @@ from training.ship import ship
 from training.splits import write_split
 from training.targets import Target, targets
 from training.teachers import teacher
-from training.transfer import leave_source_out, source_groups, within_source
+from training.transfer import leave_source_out, source_groups, with_interval
 
 CONFIG_FILE = "config.yaml"
 FACTS_FILE = "dataset.json"
@@ -392,7 +392,7 @@ class Run:
     def transferred(self) -> dict[str, dict[str, float]]:
         """Agreement inside the left-out sources, for the aspects that `transfer` has done."""
         done = {a: self._transfer(a) for a in self.aspects if self._transfer(a).exists()}
-        return {str(aspect): within_source(pd.read_csv(path)) for aspect, path in done.items()}
+        return {str(aspect): with_interval(pd.read_csv(path)) for aspect, path in done.items()}
 
     # --- parts -------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from m3agiqa.samples import Sample
 from training.fit import FitConfig, fit, predict
 from training.targets import Target
 
+DRAWS = 500  # resamples of an interval
 COLUMNS = ("sample", "source", "mos", "predicted")
 
 
@@ -78,3 +79,34 @@ def within_source(frame: pd.DataFrame) -> dict[str, float]:
         return {}
     weights = [len(parts[source]) for source in found]
     return {**found, "mean": float(np.average(list(found.values()), weights=weights))}
+
+
+def with_interval(frame: pd.DataFrame) -> dict[str, float]:
+    """What `within_source` says, and the 95 % interval of the mean, `mean_low` to `mean_high`."""
+    found = within_source(frame)
+    if not found:
+        return {}
+    parts = [part for source, part in frame.groupby("source") if str(source) in found]
+    _, low, high = mean_inside([(part["predicted"].to_numpy(), part["mos"].to_numpy()) for part in parts])
+    return {**found, "mean_low": low, "mean_high": high}
+
+
+def mean_inside(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
+    """Mean SRCC inside parts (predicted, true), weighted by their images, and its 95 % interval.
+
+    Images are resampled inside the parts; parts without SRCC do not count.
+    """
+    weights = [len(true) for _, true in parts]
+
+    def mean(each: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+        values = np.array([srcc(predicted, true) for predicted, true in each])
+        known = ~np.isnan(values)
+        return float(np.average(values[known], weights=np.array(weights)[known])) if known.any() else math.nan
+
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(DRAWS):
+        picks = [rng.integers(0, size, size) for size in weights]
+        draws.append(mean([(p[pick], t[pick]) for (p, t), pick in zip(parts, picks, strict=True)]))
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return mean(parts), float(low), float(high)

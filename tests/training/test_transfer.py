@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +13,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.samples import Sample
 from training.fit import FitConfig
 from training.targets import Target
-from training.transfer import COLUMNS, leave_source_out, within_source
+from training.transfer import COLUMNS, leave_source_out, with_interval, within_source
 
 SCALE = MosScale(1.0, 5.0)
 CONFIG = FitConfig(extractor="none", dim=8, dropout=0.0, input_dropout=0.0, epochs=8, batch=8, lr=2e-2)
@@ -74,3 +75,15 @@ def test_sources_of_too_few_images_have_no_agreement_and_no_mean() -> None:
 def test_sources_may_be_called_by_numbers() -> None:
     frame = pd.DataFrame({"source": [1, 1, 2, 2], "mos": [1.0, 2.0, 3.0, 4.0], "predicted": [1, 2, 4, 3]})
     assert within_source(frame) == pytest.approx({"1": 1.0, "2": -1.0, "mean": 0.0})
+
+
+def test_the_mean_has_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    mos = rng.uniform(1, 5, 80)
+    frame = pd.DataFrame({"source": ["a"] * 60 + ["b"] * 20, "mos": mos})
+    frame["predicted"] = frame["mos"] + rng.normal(0, 1, 80) + 9 * (frame["source"] == "a")
+    found = with_interval(frame)
+    assert {**within_source(frame), "mean_low": found["mean_low"], "mean_high": found["mean_high"]} == found
+    assert 0.4 < found["mean_low"] < found["mean"] < found["mean_high"] < 0.95
+    assert found["mean_high"] - found["mean_low"] < 0.4
+    assert with_interval(frame[:1]) == {}
