@@ -398,9 +398,6 @@ class NanoBackbone:
         head = self.decoder.head if self.decoder else self.llm.get_output_embeddings()
         return head(states).float()
 
-    def _forward(self, ids: Tensor, cache: Cache, mask: Tensor, positions: Tensor) -> Tensor:
-        return self._run(self._embed(ids), cache, mask, positions)
-
     def _run(self, embedded: Tensor, cache: Cache, mask: Tensor, positions: Tensor) -> Tensor:
         """Append [rows, L, d] to what is cached; their states [rows, L, d]."""
         if self.decoder:
@@ -541,7 +538,7 @@ class _Speech:
         seen = self.mask.sum(1, keepdim=True)
         self.mask = torch.cat([self.mask, shown], dim=1)
         positions = (seen + shown.cumsum(1) - 1).clamp_min(0)
-        hidden = self.backbone._forward(ids, self.cache, self.mask, positions)
+        hidden = self.backbone._run(self.backbone._embed(ids), self.cache, self.mask, positions)
         for states, h, s in zip(self.states, hidden, shown, strict=True):
             states.append(h[s.bool()])
         self.last = hidden[:, -1]
