@@ -103,7 +103,7 @@ def _train_views(
     for sample in (sample for sample in samples if sample.split == "train"):
         seeds = ("", *(f"{sample.id} {i}" for i in range(config.variants)))
         shown += [view_of(sample, scale, seed) for seed in seeds]
-    return shown + prompted_views(extras) + captioned_views(extras)
+    return shown + prompted_views(extras) + captioned_views(extras, samples)
 
 
 def _judge(

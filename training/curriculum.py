@@ -27,11 +27,8 @@ from training.augment import (
     unrelated_prompt,
 )
 from training.changed import changed, changed_description, changed_mos
-from training.datasets import (
-    load_captions,
-    load_published_conversations,
-    load_unlabelled,
-)
+from training.datasets import load_published_conversations
+from training.extras import captioned, prompted
 
 T = TypeVar("T")
 
@@ -102,7 +99,7 @@ def curriculum(
     train = [sample for sample in samples if sample.split == "train"]
     batches: list[list[Lesson]] = []
     for lessons in (
-        _captions(train, extras, scale, config, rng),
+        _captions(samples, extras, scale, config, rng),
         _one_round(train, scale, config, rng),
         _texts(extras, config, rng),
     ):
@@ -133,15 +130,13 @@ def _caption(image: Path, caption: str) -> Lesson:
 
 
 def _captions(
-    train: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, rng: Random
+    samples: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, rng: Random
 ) -> list[Lesson]:
-    captioned = load_captions(extras) if extras else []
-    lessons = [_caption(image, rng.choice(captions)) for image, captions in captioned]
-    for sample in load_unlabelled(extras) if extras else []:
-        if sample.split == "train" and sample.prompt:
-            lessons.append(_caption(sample.image, sample.prompt))
-    for sample in train:
-        if depicts_prompt(sample, scale, CAPTION_FROM) and not sample.distorted:
+    lessons = [_caption(image, rng.choice(captions)) for image, captions in captioned(extras, samples)]
+    lessons += [_caption(sample.image, sample.prompt) for sample in prompted(extras)]
+    for sample in samples:
+        clean = sample.split == "train" and not sample.distorted
+        if clean and depicts_prompt(sample, scale, CAPTION_FROM):
             lessons.append(_caption(sample.image, sample.prompt))
     return _some(lessons, config.warmup_captions, rng)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,7 +20,7 @@ from m3agiqa.samples import Sample
 from training.augment import damage, depicts_prompt, jitter
 from training.cases import image_hash
 from training.curriculum import CAPTION_FROM
-from training.datasets import load_captions, load_unlabelled
+from training.extras import captioned, prompted
 from training.progress import bar, claim_anew
 
 SHARD = 512  # views whose features are kept in one file; as many are lost at most when interrupted
@@ -52,18 +52,12 @@ def view_of(sample: Sample, scale: MosScale, seed: str = "") -> View:
     return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
 
 
-def prompted(extras: Path | None) -> list[Sample]:
-    """Images with prompts and without scores that may be learned from."""
-    return [] if extras is None else [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
-
-
 def prompted_views(extras: Path | None) -> list[View]:
     return [View(sample.image, (sample.prompt,), sample.id) for sample in prompted(extras)]
 
 
-def captioned_views(extras: Path | None) -> list[View]:
-    captioned = [] if extras is None else load_captions(extras)
-    return [View(image, tuple(texts), image.name) for image, texts in captioned]
+def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View]:
+    return [View(image, tuple(texts), image.name) for image, texts in captioned(extras, samples)]
 
 
 def look_at(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:

@@ -37,10 +37,9 @@ from m3agiqa.backbones.nano.meanings import Meanings
 from m3agiqa.backbones.nano.words import content_words, raw_words
 from m3agiqa.samples import Sample
 from training.changed import changes
-from training.datasets import load_captions
-from training.looks import picked, prompted
+from training.extras import captioned, prompted
+from training.looks import picked
 from training.opinions import in_sources, is_clean
-from training.splits import folded
 
 CLASSES = Path(__file__).with_name("imagenet_classes.tsv")
 DEFINITION_SHARE = 0.5  # of a class's definition beside its name
@@ -140,10 +139,8 @@ def material_of(
     if prompted_too:
         others = prompted(extras)
         told += [Told(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others]
-    said = {folded(sample.prompt) for sample in asked}
-    for image, captions in load_captions(extras) if extras else ():
-        if said.isdisjoint(map(folded, captions)):  # else it is the same photograph
-            told.append(told_of_captions(captions, rows[image]))
+    photographs = captioned(extras, asked)
+    told += [told_of_captions(captions, rows[image]) for image, captions in photographs if image in rows]
     return Material(seen, told, backbone.vision._fc.weight.detach().float(), backbone.meanings)
 
 
@@ -344,7 +341,7 @@ class LeftOut:
     own: Tensor
     """[N], as Matcher.match tells it."""
     usual: Tensor
-    """[2], mean and spread of the sums that these were."""
+    """[2], mean and spread of the sums that these were in the training split."""
     unrelated: list[float]
     """Share of the other prompts of its source that match worse, for each sample that has some."""
     changed: dict[str, list[bool]]
@@ -413,7 +410,8 @@ def left_out(
                 worse = matches(change.prompt)
                 changed.setdefault(change.attribute, []).extend(bool(worse[p] < mine[p]) for p in places)
     usual = torch.tensor([0.0, 1.0])
-    if len(sums) > 1 and sums.std() > 0:
-        usual = torch.stack([sums.mean(), sums.std()])
+    learned = sums[[sample.split == "train" for sample in samples]]
+    if len(learned) > 1 and learned.std() > 0:
+        usual = torch.stack([learned.mean(), learned.std()])
     own = ((sums - usual[0]) / usual[1]).clamp(-LIMIT, LIMIT)
     return LeftOut(samples, own, usual, unrelated, changed)

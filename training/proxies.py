@@ -74,7 +74,7 @@ def proxies(
     """
     backbone = NanoBackbone.from_base()
     originals = [view_of(sample, scale) for sample in samples]
-    shown = list(dict.fromkeys([*originals, *captioned_views(extras)]))
+    shown = list(dict.fromkeys([*originals, *captioned_views(extras, samples)]))
     rows = {view: row for row, view in enumerate(shown)}
     seen = look_at(backbone, shown, folder)
     own = picked(seen, [rows[view] for view in originals])
