@@ -177,7 +177,7 @@ def _tellings(run: Run, aspect: Aspect, variant: Variant) -> list[Telling]:
 
 def _targets(run: Run, aspect: Aspect, variant: Variant) -> list[Target]:
     if variant.reading.as_spoken:
-        return targets(run.cases, run.cache, _speaker(run, variant), aspect)
+        return targets(run.cases, run.cache, _speaker(run, variant), aspect, run.scale)
     return told_targets(_tellings(run, aspect, variant), run.cache, _reader(run, variant))
 
 

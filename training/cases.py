@@ -12,14 +12,21 @@ from typing import Literal
 
 from PIL import Image
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from m3agiqa.weights import sha256
-from training.augment import DAMAGE_REVISION, DAMAGES, damage, unrelated_prompt
-from training.changed import changed
+from training.augment import (
+    DAMAGE_REVISION,
+    DAMAGES,
+    damage,
+    damaged_mos,
+    unrelated_mos,
+    unrelated_prompt,
+)
+from training.changed import changed, changed_mos
 
 Kind = Literal["own", "unrelated", "changed", "damaged"]
 SANITY_DAMAGES = ("blur", "noise")
@@ -62,6 +69,15 @@ class Case:
     def conversations(self) -> tuple[Conversation, ...]:
         """To be spoken: opened with round 1."""
         return tuple(Conversation.open(aspect, self.prompt) for aspect in self.aspects)
+
+    def mos(self, aspect: Aspect, scale: MosScale) -> float | None:
+        """The sample's, or what is made up for a damaged image or a wrong prompt; None where not known."""
+        own = self.sample.mos.get(aspect)
+        if own is None or self.kind == "own":
+            return own
+        if self.kind == "unrelated":
+            return unrelated_mos(scale)
+        return (damaged_mos if self.kind == "damaged" else changed_mos)(own, scale)
 
     def key(self, aspect: Aspect, identity: str) -> str:
         """Hash of all that a conversation which the backbone speaks depends on, and its hidden states.

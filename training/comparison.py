@@ -87,7 +87,7 @@ def _predicted_before(run: Run, card: Card, aspect: Aspect) -> dict[str, float] 
     scored = [sample for sample in run.samples if sample.split == "test" and aspect in sample.mos]
     cases = own_cases(scored, [aspect])
     describe(cases, card.backbone, run.before, run.cache)
-    found = targets(cases, run.cache, backbone_id(card.backbone, run.before), aspect)
+    found = targets(cases, run.cache, backbone_id(card.backbone, run.before), aspect, run.scale)
     predictor = load_predictor(run.before, aspect, card.predictors[aspect])
     raw, scale = predict(predictor, [target.states for target in found]), card.scales[aspect]
     moved = [run.scale.from_unit(scale.to_unit(value)) for value in raw]

@@ -31,7 +31,7 @@ def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[st
     trained.speak(cases, tested.cache)
     found = {}
     for aspect in aspects:
-        every = targets(cases, tested.cache, trained.identity, aspect)
+        every = targets(cases, tested.cache, trained.identity, aspect, tested.scale)
         part = parts(every, wanted, tested.folder)
         if retrain:
             predictor = _retrained(trained, tested, aspect, part["train"], part[trained.config.select_on])

@@ -109,7 +109,7 @@ def fit(
     head = head.float() if config.projection == "vocab" else None
     scaler = Standardizer.of(train, head, config.standardize)
     scaled = None if scaler.head is None else scaler.head.to(device)
-    train = [replace(target, mos=target.mos / unit) for target in scaler.apply(train)]
+    train = [_in_units(target, unit) for target in scaler.apply(train)]
     validation = scaler.apply(validation)
     predictor = Predictor(shape).to(device)
     mean = sum(target.mos for target in train) / len(train)
@@ -153,6 +153,10 @@ def fit(
     return predictor, best.srcc
 
 
+def _in_units(target: Target, unit: float) -> Target:
+    return replace(target, mos=target.mos / unit, worse=target.worse and _in_units(target.worse, unit))
+
+
 @dataclass(frozen=True)
 class Standardizer:
     """Zero mean and unit variance for what W_proj reads: some hidden dimensions are a hundred times others.
@@ -189,13 +193,12 @@ class Standardizer:
         return None if self.raw_head is None else self.raw_head / self.std[:, None]
 
     def apply(self, targets: list[Target]) -> list[Target]:
-        def scaled(states: Tensor | None) -> Tensor | None:
-            if states is None:
-                return None
-            centred = states.float() - self.mean
-            return (centred if self.raw_head is not None else centred / self.std).half()
+        def scaled(target: Target) -> Target:
+            centred = target.states.float() - self.mean
+            states = (centred if self.raw_head is not None else centred / self.std).half()
+            return replace(target, states=states, worse=target.worse and scaled(target.worse))
 
-        return [replace(t, states=scaled(t.states), worse=scaled(t.worse)) for t in targets]
+        return [scaled(target) for target in targets]
 
     def fold_into(self, predictor: Predictor) -> None:
         """From a predictor of standardized inputs to the same one of raw inputs."""
@@ -229,12 +232,16 @@ def _schedule(
 
 def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Tensor | None) -> Tensor:
     """The losses over a batch, and the order between each image and its worse case."""
-    paired = [i for i, target in enumerate(batch) if target.worse is not None and config.losses.worse]
-    states, lengths = _pad([target.states for target in batch] + [batch[i].worse for i in paired], predictor)
+    wanted = config.losses.worse or config.losses.made_up
+    paired = [i for i, target in enumerate(batch) if target.worse and wanted]
+    both = batch + [batch[i].worse for i in paired]
+    states, lengths = _pad([target.states for target in both], predictor)
     shown = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout).to(states.device)
     scores = predictor(states * shown, lengths, head)
     own, worse = scores[: len(batch)], scores[len(batch) :]
-    mos = torch.tensor([target.mos for target in batch], device=own.device)
+    mos, made_up = torch.tensor([target.mos for target in both], device=own.device).split(
+        [len(batch), len(paired)]
+    )
     aspects = torch.tensor([ASPECTS.index(target.aspect) for target in batch], device=own.device)
     weights = torch.tensor([float(target.weight) for target in batch], device=own.device)
     numbers = {source: i for i, source in enumerate(dict.fromkeys(t.sample.source for t in batch))}
@@ -242,6 +249,8 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
     loss = agreement_loss(own, mos, aspects, config.losses, weights, sources)
     if paired:
         loss = loss + config.losses.worse * hinge(own[paired], worse, config.losses.margin)
+        # A share of the batch, as not all images have such a case.
+        loss = loss + config.losses.made_up * ((worse - made_up) ** 2).sum() / len(batch)
     return loss
 
 

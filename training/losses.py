@@ -30,9 +30,11 @@ class LossConfig:
     within: float = 0.0
     """Squared error of differences inside a source, so that knowing the source is worth nothing."""
     worse: float = 0.05
-    """Hinge that puts an image above its damaged copy, and its prompt above an unrelated one."""
+    """Hinge that puts an image above its damaged copy, and its prompt above a wrong one."""
     margin: float = 0.5
     """How far above, in quarters of the MOS scale."""
+    made_up: float = 0.0
+    """Squared error of damaged copies and wrong prompts with the scores that are made up for them."""
 
 
 def agreement_loss(

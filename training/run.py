@@ -202,7 +202,7 @@ class Run:
         if not any(aspect in case.sample.mos for case in chosen):
             raise InputError(f"No sample of the {split} split has a MOS for {aspect}.")
         self._check_described(chosen, aspect)
-        return targets(chosen, self.cache, self.identity, aspect)
+        return targets(chosen, self.cache, self.identity, aspect, self.scale)
 
     # --- stages ------------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Run:
             claim_anew(path.parent, self.identity, self._aligned_from, self.config.transfer)
             if not path.exists():
                 self._check_described(self.cases, aspect)
-                every = targets(self.cases, self.cache, self.identity, aspect)
+                every = targets(self.cases, self.cache, self.identity, aspect, self.scale)
                 states = path.parent / "states"
                 config = self.config.transfer
                 frame = leave_source_out(every, groups, config, self.scale, states, aspect, self.head)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from m3agiqa.aspects import Aspect, Rating
+from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.cases import Case
@@ -18,13 +18,14 @@ from training.reading import Reading
 
 @dataclass(frozen=True)
 class Target:
-    """One image of one aspect: its states [L, d] and MOS, and those of a case that must score lower."""
+    """One image of one aspect: its states [L, d] and MOS."""
 
     sample: Sample
     aspect: Aspect
     states: Tensor
     mos: float
-    worse: Tensor | None = None
+    worse: Target | None = None
+    """The image damaged, or with a wrong prompt; its MOS is made up."""
     rating: Rating | None = None
     """The word that the backbone has spoken."""
     description: str | None = None
@@ -36,23 +37,31 @@ class Target:
         return self.sample.raters.get(self.aspect, 1)
 
 
-def targets(cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect) -> list[Target]:
+def targets(
+    cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect, scale: MosScale
+) -> list[Target]:
     """All cached own cases that have a MOS for the aspect; `identity` is the backbone's in their keys."""
-    about = [case for case in cases if aspect in case.aspects]
+    about = [case for case in cases if aspect in case.aspects and aspect in case.sample.mos]
     keys = {id(case): case.key(aspect, identity) for case in about}
     states = cache.states(key for key in keys.values() if key in cache)
-    worse = {
-        case.sample.id: states[keys[id(case)]]
-        for case in about
-        if case.kind != "own" and keys[id(case)] in states
-    }
-    found = []
-    for case in about:
-        mos, own = case.sample.mos.get(aspect), states.get(keys[id(case)])
-        if case.kind == "own" and mos is not None and own is not None:
-            said = cache.entries[keys[id(case)]]
-            other = worse.get(case.sample.id)
-            found.append(Target(case.sample, aspect, own, mos, other, said.rating, said.description))
+    worse, found = {}, []
+    # The own cases last, as each takes its worse one along.
+    for case in sorted(about, key=lambda case: case.kind == "own"):
+        key = keys[id(case)]
+        if key in states:
+            said = cache.entries[key]
+            target = Target(
+                case.sample,
+                aspect,
+                states[key],
+                case.mos(aspect, scale),
+                rating=said.rating,
+                description=said.description,
+            )
+            if case.kind == "own":
+                found.append(replace(target, worse=worse.get(case.sample.id)))
+            else:
+                worse[case.sample.id] = target
     return found
 
 

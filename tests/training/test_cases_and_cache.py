@@ -160,7 +160,7 @@ def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -
             key = case.key(aspect, "nano")
             states[key] = torch.full((2, 4), float(number))
             cache.add([(replace(entry(key), aspect=aspect), states[key])])
-    found = targets(cases, cache, "nano", Aspect.CORRESPONDENCE)
+    found = targets(cases, cache, "nano", Aspect.CORRESPONDENCE, SCALE)
     assert len(found) == sum(Aspect.CORRESPONDENCE in sample.mos for sample in samples)
     for target in found:
         wrong = [c for c in cases if c.kind in ("unrelated", "changed") and c.sample == target.sample]
@@ -168,8 +168,23 @@ def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -
             assert target.worse is None
             continue
         worse = [states[case.key(Aspect.CORRESPONDENCE, "nano")] for case in wrong]
-        assert any(torch.equal(target.worse, each) for each in worse)
+        assert any(torch.equal(target.worse.states, each) for each in worse)
     assert any(target.worse is not None for target in found)
+
+
+def test_worse_cases_have_made_up_scores(data: Path) -> None:
+    samples = [replace(sample, mos=dict.fromkeys(Aspect, 4.0)) for sample in load_teacher(data)]
+    scores = {
+        (case.kind, aspect): case.mos(aspect, SCALE)
+        for case in all_cases(samples, tuple(Aspect), seed=0)
+        for aspect in case.aspects
+    }
+    assert scores.pop(("unrelated", Aspect.CORRESPONDENCE)) == pytest.approx(1.1)
+    assert scores.pop(("changed", Aspect.CORRESPONDENCE)) == pytest.approx(2.5)
+    assert scores.pop(("damaged", Aspect.QUALITY)) == pytest.approx(1.6)
+    assert set(scores.values()) == {4.0} and len(scores) == len(Aspect)
+    unscored = own_cases([replace(samples[0], mos={})], [Aspect.QUALITY])
+    assert unscored[0].mos(Aspect.QUALITY, SCALE) is None
 
 
 def test_samples_survive_a_round_trip(data: Path, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def planted(count: int, seed: int) -> list[Target]:
 
         split = "test" if number % 4 > 1 else "train"
         sample = Sample(f"{seed}-{number}", Path("x"), source="ab"[number % 2], split=split)
-        found.append(Target(sample, Aspect.QUALITY, states(mos), mos, states(1.0)))
+        worse = Target(sample, Aspect.QUALITY, states(1.0), mos=1.0)
+        found.append(Target(sample, Aspect.QUALITY, states(mos), mos, worse))
     return found
 
 
@@ -50,9 +51,27 @@ def test_fit_finds_a_planted_signal_and_the_order(tmp_path: Path) -> None:
     predicted = predict(predictor, [target.states for target in validation])
     assert reached == pytest.approx(srcc(predicted, [target.mos for target in validation]), abs=0.01)
     assert reached > 0.9
-    worse = predict(predictor, [target.worse for target in validation])
+    worse = predict(predictor, [target.worse.states for target in validation])
     high = [(p, w) for p, w, t in zip(predicted, worse, validation, strict=True) if t.mos > 2]
     assert share_lower(high) > 0.9
+
+
+@pytest.mark.parametrize("unit", [1.0, 25.0])
+def test_made_up_scores_are_learned_too(tmp_path: Path, unit: float) -> None:
+    """A prompt that has nothing to do with the image gets a low score, and not just a lower one."""
+
+    def far_off(target: Target) -> Target:
+        """Its worse case looks like an image of MOS 1 but has its score far below."""
+        return replace(target, mos=unit * target.mos, worse=replace(target.worse, mos=-3.0 * unit))
+
+    train, validation = ([far_off(t) for t in planted(*each)] for each in ((64, 0), (32, 1)))
+    means = {}
+    for made_up in (0.0, 1.0):
+        config = replace(QUICK, losses=LossConfig(within=1.0, worse=0.0, made_up=made_up))
+        predictor, _ = fit(train, validation, config, tmp_path / str(made_up), "test", unit=unit)
+        worse = predict(predictor, [target.worse.states for target in validation])
+        means[made_up] = sum(worse) / len(worse) / unit
+    assert means[1.0] < means[0.0] - 0.5
 
 
 QUICK = replace(CONFIG, extractor="none", input_dropout=0.1, epochs=8, lr=2e-2)
@@ -108,7 +127,7 @@ def test_fit_over_the_vocabulary_is_fused_without_a_change(
 
 def _plain(target: Target) -> Target:
     ruler = torch.tensor([1.0, 100.0, 1.0, 0.01, 1.0, 1.0])
-    return replace(target, states=(target.states - 5) / ruler, worse=(target.worse - 5) / ruler)
+    return replace(target, states=(target.states - 5) / ruler, worse=target.worse and _plain(target.worse))
 
 
 def test_standardization_is_folded_in_exactly(head: torch.Tensor) -> None:

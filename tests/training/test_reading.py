@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from m3agiqa.aspects import Aspect, Rating
+from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample
 from training.cases import Case
@@ -18,6 +18,7 @@ from training.reading import Reading
 from training.targets import targets, tellings, told_targets
 
 Q, C, A = Aspect
+SCALE = MosScale(1.0, 5.0)
 SPOKEN = {
     aspect: Entry("", "s", aspect, "own", None, "a boat", f"About {aspect}.", Rating.GOOD)
     for aspect in Aspect
@@ -167,11 +168,11 @@ def test_states_of_an_image_that_has_changed_are_not_used(case: Case, tmp_path: 
     cache.add([(replace(SPOKEN[Q], key=key, kind="told", rating=None), torch.ones(5, 4))])
     (target,) = told_targets(told, cache, "nano 1")
     assert (target.mos, target.aspect, target.states.shape) == (3.0, Q, (5, 4))
-    assert [each.mos for each in targets([case], cache, "nano 1", Q)] == [3.0]
+    assert [each.mos for each in targets([case], cache, "nano 1", Q, SCALE)] == [3.0]
 
     Image.new("RGB", (64, 64), "black").save(case.sample.image)
     changed = replace(case)  # a run that is opened anew
-    assert targets([changed], cache, "nano 1", Q) == []
+    assert targets([changed], cache, "nano 1", Q, SCALE) == []
     assert tellings([changed], cache, "nano 1", Q, READINGS["full"]) == []
     assert told_targets([replace(told[0], case=changed)], cache, "nano 1") == []
 
