@@ -185,13 +185,15 @@ def _mean_correlation(values: list[float], items: int, raters: int) -> Coefficie
 def _icc_interval(
     single: float, between_items: float, between_raters: float, error: float, items: int, raters: int
 ) -> tuple[float, float]:
-    """95 % interval of ICC(2,1) from the mean squares of the analysis of variance."""
+    """95 % interval of ICC(2,1) from the mean squares of the analysis of variance; NaN: none."""
     if error < 1e-12:
         return (math.nan, math.nan) if between_raters > 1e-12 else (1.0, 1.0)
     ratio = raters * single * between_raters / error
     rest = items * (1 + (raters - 1) * single) - raters * single
     freedom = (raters - 1) * (items - 1) * (ratio + rest) ** 2 / ((items - 1) * ratio**2 + rest**2)
     lower, upper = stats.f.ppf(0.975, items - 1, freedom), stats.f.ppf(0.975, freedom, items - 1)
+    if not (math.isfinite(lower) and math.isfinite(upper)):
+        return math.nan, math.nan
     others = raters * between_raters + (raters * items - raters - items) * error
     return (
         _bounded(items * (between_items - lower * error), lower * others + items * between_items),
@@ -201,6 +203,8 @@ def _icc_interval(
 
 def _bounded(numerator: float, denominator: float) -> float:
     """Their quotient, at least -1: of people who contradict each other an ICC may be anything below 0."""
+    if math.isnan(numerator):
+        return math.nan
     return max(-1.0, float(numerator / denominator)) if denominator > 0 else -1.0
 
 

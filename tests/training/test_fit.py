@@ -40,8 +40,8 @@ def planted(count: int, seed: int) -> list[Target]:
 
         split = "test" if number % 4 > 1 else "train"
         sample = Sample(f"{seed}-{number}", Path("x"), source="ab"[number % 2], split=split)
-        worse = Target(sample, Aspect.QUALITY, states(1.0), mos=1.0)
-        found.append(Target(sample, Aspect.QUALITY, states(mos), mos, worse))
+        own = Target(sample, Aspect.QUALITY, states(mos), mos)
+        found.append(replace(own, worse=replace(own, states=states(1.0), mos=1.0)))
     return found
 
 

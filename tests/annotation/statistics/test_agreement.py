@@ -6,7 +6,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annotation.statistics.agreement import (
@@ -121,6 +121,7 @@ class TestIntraclassCorrelation:
             )
         )
     )
+    @example(rows=[[None, 4, None, None, 2]] * 3 + [[None, 5, None, None, 1]] * 2)
     def test_whatever_is_scored_there_is_a_coefficient_or_a_reason(
         self, rows: list[list[float | None]]
     ) -> None:
