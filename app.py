@@ -12,22 +12,22 @@ from contextlib import suppress
 
 import gradio as gr
 
-from annotation import zero_gpu
-from annotation.access import Access
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.ui import look
+from annotation.ui import theme as look
+from annotation.ui import zero_gpu
+from annotation.ui.access import Access
 from annotation.ui.annotate.tab import annotate_tab
 from annotation.ui.assess.examples import FOLDER as EXAMPLES
 from annotation.ui.assess.tab import assess_tab
+from annotation.ui.context import Studio
 from annotation.ui.data.tab import data_tab
 from annotation.ui.failures.tab import failures_tab
+from annotation.ui.header import page_head
 from annotation.ui.model_banner import follow_model, model_banner
 from annotation.ui.model_loader import ModelLoader, from_registry
 from annotation.ui.models.serving import model_to_serve
 from annotation.ui.models.tab import models_tab
-from annotation.ui.page_head import page_head
-from annotation.ui.studio import Studio
 from m3agiqa.errors import M3AgiqaError
 
 log = logging.getLogger(__name__)

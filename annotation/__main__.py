@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from annotation.exchange.dataset import METHODS
 from annotation.exchange.exporting import export
-from annotation.exchange.human_samples import METHODS
 from annotation.exchange.importing import import_into
 from annotation.settings import Settings
 from annotation.store import Store

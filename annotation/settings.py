@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from m3agiqa.backbones.placement import Quantization
+from m3agiqa.checkpoint.revisions import Revision, parse_revision
 from m3agiqa.errors import InputError
-from m3agiqa.revisions import Revision, parse_revision
 
 MOST_ANNOTATORS = 100  # of an image: more are a slip of the finger
 QUANTIZATIONS = get_args(Quantization)
@@ -63,7 +63,7 @@ class Settings:
 
     @property
     def models(self) -> Path:
-        """Folder of registered checkpoints (m3agiqa.registry)."""
+        """Folder of registered checkpoints (m3agiqa.checkpoint.registry)."""
         return self.data / "models"
 
     @classmethod

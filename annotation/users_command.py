@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from annotation.users_file import Role, User, put_user, read_users, remove_user
+from annotation.users import Role, User, put_user, read_users, remove_user
 from m3agiqa.errors import InputError
 
 

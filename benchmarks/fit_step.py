@@ -25,10 +25,10 @@ sys.path.insert(0, str(ROOT))
 from m3agiqa import Aspect, Rating  # noqa: E402
 from m3agiqa.backbones import load_backbone  # noqa: E402
 from m3agiqa.backbones.base import Request  # noqa: E402
-from m3agiqa.checkpoint import find_checkpoint  # noqa: E402
+from m3agiqa.checkpoint.card import find_checkpoint  # noqa: E402
 from m3agiqa.conversation import Conversation  # noqa: E402
-from m3agiqa.predictor import Predictor, PredictorConfig  # noqa: E402
-from training.hidden_cache import Entry, HiddenCache  # noqa: E402
+from m3agiqa.predictor.model import Predictor, PredictorConfig  # noqa: E402
+from training.stages.hidden_cache import Entry, HiddenCache  # noqa: E402
 
 PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))
 PROMPT = "a lighthouse on a cliff at dusk, calm sea, oil painting"

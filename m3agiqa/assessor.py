@@ -12,14 +12,14 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
 from m3agiqa.backbones.placement import Placement, Quantization
-from m3agiqa.checkpoint import Card, load_predictor, read_card
+from m3agiqa.checkpoint.card import Card, load_predictor, read_card
+from m3agiqa.checkpoint.resolve import checkpoint_named
+from m3agiqa.checkpoint.revisions import Revision
 from m3agiqa.conversation import Conversation
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.images import ImageSource, open_image
-from m3agiqa.naming import checkpoint_named
-from m3agiqa.predictor import Predictor
-from m3agiqa.revisions import Revision
-from m3agiqa.weights import Progress
+from m3agiqa.predictor.model import Predictor
 
 MAX_PROMPT = 2000  # characters
 VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta, clean_prompt
 from m3agiqa.backbones.placement import Quantization
+from m3agiqa.batch_scoring import ScoreFile, read_rows, score
+from m3agiqa.checkpoint.revisions import parse_revision
 from m3agiqa.conversation import Conversation
-from m3agiqa.embedded_prompt import find_prompt
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import M3AgiqaError
+from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import open_image
-from m3agiqa.revisions import parse_revision
-from m3agiqa.scoring import ScoreFile, read_rows, score
-from m3agiqa.weights import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:

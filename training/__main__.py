@@ -13,25 +13,25 @@ from typing import Any
 import yaml
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.authors_predictor import CONTEXT_LENGTH
-from m3agiqa.checkpoint import find_checkpoint
+from m3agiqa.checkpoint.card import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
-from training.ablate import ablate
-from training.comparison import as_text
 from training.config import RunConfig
-from training.cross import cross
-from training.datasets.conversations import export_conversations
-from training.distill import DistillConfig, Replies, distill, plan
-from training.import_predictor import import_predictor
+from training.convert import import_predictor
+from training.data.conversations import export_conversations
+from training.evaluation.ablations import ablate
+from training.evaluation.cross_dataset import cross
+from training.evaluation.rating_words import evaluate_responses
+from training.evaluation.report.before_after import as_text
+from training.evaluation.sanity import sanity
+from training.nano.held_out_groups import as_markdown, proxies
+from training.parallel import Share, follow_starter
 from training.plan import plan as steps
-from training.proxies import as_markdown, proxies
-from training.responses import evaluate_responses
+from training.remote.teachers import teacher
 from training.run import Run
-from training.sanity import sanity
 from training.settings import build, merged, read_yaml
-from training.shares import Share, follow_starter
-from training.teachers import teacher
+from training.stages.distill import DistillConfig, Replies, distill, plan
 
 NANO = Path(__file__).with_name("configs") / "nano.yaml"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from m3agiqa.errors import InputError
-from training.align import AlignConfig
-from training.curriculum import CurriculumConfig
-from training.datasets import DataConfig
-from training.distill import DistillConfig
-from training.finetune import FinetuneConfig
-from training.fit import FitConfig
-from training.served import ServerConfig
+from training.data import DataConfig
+from training.nano.align import AlignConfig
+from training.stages.curriculum import CurriculumConfig
+from training.stages.describe_remote import ServerConfig
+from training.stages.distill import DistillConfig
+from training.stages.finetune import FinetuneConfig
+from training.stages.fit import FitConfig
 
 SHIPPED = "shipped"
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 from m3agiqa.errors import InputError
 from m3agiqa.samples import read_samples
-from training.align import DONE_FILE as ALIGNED_FILE
 from training.config import RunConfig
-from training.distill import Replies
-from training.distill import plan as questions
-from training.finetune import DONE_FILE as FINETUNED_FILE
+from training.nano.align import DONE_FILE as ALIGNED_FILE
 from training.run import FACTS_FILE, Run
+from training.stages.distill import Replies
+from training.stages.distill import plan as questions
+from training.stages.finetune import DONE_FILE as FINETUNED_FILE
 
 
 @dataclass(frozen=True)

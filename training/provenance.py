@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.datasets import fingerprint
+from training.data import fingerprint
 from training.settings import plain
 
 if TYPE_CHECKING:

@@ -20,37 +20,37 @@ from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.checkpoint import Card, find_checkpoint, load_predictor, read_card, save_predictor
+from m3agiqa.checkpoint.card import Card, find_checkpoint, load_predictor, read_card, save_predictor
+from m3agiqa.checkpoint.registry import Candidate, Comparison, register
 from m3agiqa.errors import InputError
-from m3agiqa.predictor import Predictor, PredictorConfig
-from m3agiqa.registry import Candidate, Comparison, register
+from m3agiqa.predictor.model import Predictor, PredictorConfig
 from m3agiqa.samples import Sample, read_samples, write_samples
-from training.align import DONE_FILE as ALIGNED_FILE
-from training.align import align
-from training.annotations import Annotated, merge, read_annotations
-from training.cases import Case, all_cases, image_hash, own_cases
 from training.config import RunConfig
-from training.curriculum import curriculum
-from training.datasets import fingerprint, load
-from training.describe import describe
-from training.distill import Replies, distill, plan
-from training.encode import Telling, encode, given
-from training.finetune import DONE_FILE as FINETUNED_FILE
-from training.finetune import finetune
-from training.fit import fit
-from training.hidden_cache import HiddenCache
-from training.identity import backbone_id
-from training.outcome import is_written, write_outcome
+from training.data import fingerprint, load
+from training.data.human_feedback import Annotated, merge, read_annotations
+from training.data.splits import write_split
+from training.data.variants import Case, all_cases, image_hash, own_cases
+from training.evaluation.leave_source_out import leave_source_out, source_groups, with_interval
+from training.evaluation.report import COMPARISON_FILE
+from training.evaluation.report.write import is_written, write_outcome
+from training.nano.align import DONE_FILE as ALIGNED_FILE
+from training.nano.align import align
+from training.parallel import Share, in_processes
 from training.progress import claim, claim_anew, is_claimed, replace_folder
-from training.report import COMPARISON_FILE
-from training.served import Served, heard_by
+from training.remote.teachers import teacher
 from training.settings import build, plain, read_yaml
-from training.shares import Share, in_processes
 from training.ship import ship
-from training.splits import write_split
-from training.targets import Target, targets
-from training.teachers import teacher
-from training.transfer import leave_source_out, source_groups, with_interval
+from training.stages.curriculum import curriculum
+from training.stages.describe import describe
+from training.stages.describe_remote import Served, heard_by
+from training.stages.distill import Replies, distill, plan
+from training.stages.encode import Telling, encode, given
+from training.stages.finetune import DONE_FILE as FINETUNED_FILE
+from training.stages.finetune import finetune
+from training.stages.fit import fit
+from training.stages.fit_data import Target, targets
+from training.stages.hidden_cache import HiddenCache
+from training.stages.identity import backbone_id
 
 CONFIG_FILE = "config.yaml"
 FACTS_FILE = "dataset.json"

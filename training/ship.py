@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3agiqa.backbones.base import BASE_FILE
-from m3agiqa.checkpoint import CARD_FILE, Card, predictor_file, read_card, write_card
+from m3agiqa.checkpoint.card import CARD_FILE, Card, predictor_file, read_card, write_card
 from m3agiqa.errors import InputError
-from m3agiqa.predictor import PredictorConfig
-from training.datasets import fingerprint
-from training.evaluate import evaluate
-from training.finetune import STATE
+from m3agiqa.predictor.model import PredictorConfig
+from training.data import fingerprint
+from training.evaluation.evaluate import evaluate
+from training.evaluation.sanity import sanity
 from training.progress import replace_folder
-from training.sanity import sanity
+from training.stages.finetune import STATE
 
 if TYPE_CHECKING:
     from training.run import Run

@@ -18,11 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from annotation.exchange.human_samples import METHODS, Filters, HumanSamples, Method, human_samples
-from annotation.spreadsheets import harmless
+from annotation.exchange.dataset import METHODS, Filters, HumanSamples, Method, human_samples
+from annotation.exchange.spreadsheet_safety import harmless
 from annotation.store import Store
 from m3agiqa.aspects import COMMON_SCALE, Aspect
-from m3agiqa.conversation_files import write_conversations
+from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, write_samples
 

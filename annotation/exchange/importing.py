@@ -14,18 +14,19 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotation.exchange.offers import Offer, offers
-from annotation.exchange.table import Row
+from annotation.exchange.import_csv import Row
+from annotation.exchange.import_sources import Offer, offers
 from annotation.settings import MOST_ANNOTATORS
-from annotation.store import Store, audit, items, queue
+from annotation.store import Store, items, queue
+from annotation.store import log as audit
 from annotation.store.corrections import Draft, Said, TakenBackError, save
 from annotation.store.image_files import StoredImage
 from annotation.store.models import Annotator, Correction, GoldAnswer, Image
 from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.assessor import clean_prompt
-from m3agiqa.embedded_prompt import find_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.image_metadata import find_prompt
 
 BATCH = 50  # images a transaction; other writers wait no longer than for these
 READERS = min(4, os.cpu_count() or 1)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from annotation.failures.annotated import Annotations
-from annotation.failures.cases import beside
-from annotation.failures.run_reports import RunReports
+from annotation.failures.error_table import beside
+from annotation.failures.filters import Nearer, Order, View, generators, tags
+from annotation.failures.from_annotations import Annotations
+from annotation.failures.from_training_runs import RunReports
 from annotation.failures.sources import DataSet, Judged, Source, Version
-from annotation.failures.view import Nearer, Order, View, generators, tags
 from annotation.store import Store
 from m3agiqa.errors import InputError
 

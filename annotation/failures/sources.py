@@ -39,7 +39,7 @@ class Judged:
     """What a model has judged: each an aspect of an image."""
 
     cases: pd.DataFrame
-    """Those with a score of people, in the form of annotation.failures.cases."""
+    """Those with a score of people, in the form of annotation.failures.error_table."""
     waiting: int
     """How many have none yet."""
 

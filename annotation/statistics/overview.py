@@ -10,10 +10,10 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotation.statistics.agreement import Agreement, agreement
+from annotation.statistics.inter_rater import Agreement, agreement
 from annotation.statistics.mos import Scaling, Subject, on_one_scale, scale_opinions
+from annotation.store.current_responses import opinions
 from annotation.store.models import Assessment, Correction, GoldAnswer, Image, Item, Withdrawal
-from annotation.store.opinions import opinions
 from m3agiqa.aspects import Aspect
 
 BREAK = pd.Timedelta(minutes=10)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
-from annotation.store.annotators import annotator as annotator_named
 from annotation.store.items import require_item
 from annotation.store.models import (
     Annotator,
@@ -19,6 +18,7 @@ from annotation.store.models import (
     Submission,
     Withdrawal,
 )
+from annotation.store.people import annotator as annotator_named
 from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError

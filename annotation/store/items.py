@@ -7,7 +7,6 @@ import hashlib
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from annotation.store.annotators import annotator as annotator_named
 from annotation.store.image_files import StoredImage
 from annotation.store.models import (
     AspectAssessment,
@@ -19,9 +18,10 @@ from annotation.store.models import (
     Prompt,
     QueueEntry,
 )
+from annotation.store.people import annotator as annotator_named
 from annotation.store.texts import storable, storable_within
 from m3agiqa import assessor
-from m3agiqa.checkpoint import Card
+from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import InputError
 
 DEMO = "demo"

@@ -154,7 +154,7 @@ class ModelVersion(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(200))
     digest: Mapped[str] = mapped_column(String(64))
-    """Hash of the checkpoint (m3agiqa.checkpoint.Card.digest)."""
+    """Hash of the checkpoint (m3agiqa.checkpoint.card.Card.digest)."""
     learned_from: Mapped[str] = mapped_column(Text)
     added_at: Mapped[datetime] = mapped_column(default=now)
 

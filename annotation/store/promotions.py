@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotation.store import audit
-from annotation.store.annotators import annotator as annotator_named
+from annotation.store import log as audit
 from annotation.store.models import Promotion
+from annotation.store.people import annotator as annotator_named
 
 
 def promote(session: Session, model: str, annotator: str) -> None:

@@ -21,7 +21,8 @@ from sqlalchemy import ColumnElement, Select, exists, func, insert, select, upda
 from sqlalchemy.orm import Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
-from annotation.store import annotators, items
+from annotation.store import items
+from annotation.store import people as annotators
 from annotation.store.models import (
     Annotator,
     Assessment,

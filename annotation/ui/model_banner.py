@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import gradio as gr
 
-from annotation.ui import notices
+from annotation.ui import html as notices
 from annotation.ui.model_loader import ModelLoader
 
 INTERVAL = 0.2  # seconds between two looks

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from annotation import zero_gpu
 from annotation.settings import Settings, as_variables
+from annotation.ui import zero_gpu
 from m3agiqa.assessor import Assessor
+from m3agiqa.checkpoint.registry import registered
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import M3AgiqaError, Stopped, TooLittleMemory, WeightsError
-from m3agiqa.registry import registered
-from m3agiqa.weights import Progress
 
 log = logging.getLogger(__name__)
 

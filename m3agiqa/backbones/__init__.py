@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from m3agiqa.backbones.base import Backbone
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
-from m3agiqa.weights import Progress
 
 BACKBONES = {"nano": NanoBackbone}
 

@@ -104,7 +104,7 @@ class Answers(NamedTuple):
 
 
 class TrainableBackbone(Backbone, Protocol):
-    """A backbone that can be fine-tuned (training.finetune), on any device and sharded over many."""
+    """A backbone that can be fine-tuned (training.stages.finetune), on any device and sharded over many."""
 
     @classmethod
     def for_training(cls, begun: Path | None) -> Self:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import nn
 
-from m3agiqa.backbones.free_memory import room, too_little
+from m3agiqa.backbones.memory import room, too_little
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import quantization_config, tensor_bytes
 

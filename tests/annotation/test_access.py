@@ -9,10 +9,10 @@ import argon2
 import gradio as gr
 import pytest
 
-from annotation.access import Access, Forbidden, Person, Role, SpaceAccess
 from annotation.settings import Settings
-from annotation.ui.page_head import signed_in
-from annotation.users_file import User, put_user, remove_user
+from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
+from annotation.ui.header import signed_in
+from annotation.users import User, put_user, remove_user
 from m3agiqa.errors import InputError
 
 QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

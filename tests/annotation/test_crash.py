@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session, selectinload
 from annotation.store import Store, queue
 from annotation.store.items import add_item
 from annotation.store.models import Submission
-from annotation.users_file import Role, User, put_user
+from annotation.users import Role, User, put_user
 from m3agiqa.aspects import Aspect
 
 ROOT = Path(__file__).parents[2]

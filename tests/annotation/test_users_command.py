@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from annotation.__main__ import main
-from annotation.users_file import Role, read_users
+from annotation.users import Role, read_users
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.users_file import Role, User, UsersFile, parse_users, put_user, read_users, remove_user
+from annotation.users import Role, User, UsersFile, parse_users, put_user, read_users, remove_user
 from m3agiqa.errors import InputError
 
 QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

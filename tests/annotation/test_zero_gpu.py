@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from annotation import zero_gpu
+from annotation.ui import zero_gpu
 
 SCRIPT = Path(__file__).with_name("zero_gpu_space.py")
 STOPPED = ["Stopped", "Stopped on request."]

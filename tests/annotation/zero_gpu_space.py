@@ -80,8 +80,6 @@ if torch.version.cuda is None:  # what `spaces` looks up in torch, and a build f
     torch._C._cuda_getCurrentRawStream = lambda device: 0
     torch.cuda._is_in_bad_fork = torch.cuda.is_initialized
 
-from annotation import zero_gpu  # noqa: I001, E402  (first of all, as in app.py)
-
 import gradio as gr  # noqa: E402
 import spaces  # noqa: E402
 from gradio.context import LocalContext  # noqa: E402
@@ -91,17 +89,18 @@ from starlette.datastructures import Headers  # noqa: E402
 from tiny_minicpm import write_base  # noqa: E402
 
 from annotation.settings import Settings  # noqa: E402
+from annotation.ui import zero_gpu  # noqa: E402
 from annotation.ui.assess.runs import Runs  # noqa: E402
 from annotation.ui.model_loader import ModelLoader, from_registry  # noqa: E402
-from annotation.ui.turns import WaitingLine  # noqa: E402
 from annotation.ui.uploads import Upload  # noqa: E402
+from annotation.ui.waiting_line import WaitingLine  # noqa: E402
 from m3agiqa import Aspect, Assessor, DescriptionDelta, M3AgiqaError, MosScale, Rating  # noqa: E402
 from m3agiqa.assessor import Event  # noqa: E402
 from m3agiqa.backbones.base import Delta, Request, Spoken  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as minicpm  # noqa: E402
-from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE  # noqa: E402
-from m3agiqa.checkpoint import Card, save_predictor, write_card  # noqa: E402
-from m3agiqa.predictor import Predictor, PredictorConfig  # noqa: E402
+from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE  # noqa: E402
+from m3agiqa.checkpoint.card import Card, save_predictor, write_card  # noqa: E402
+from m3agiqa.predictor.model import Predictor, PredictorConfig  # noqa: E402
 
 
 def move_to_gpu(callback: object = None) -> None:

@@ -20,14 +20,14 @@ from PIL import ImageStat
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import app
-from annotation.access import Access
 from annotation.settings import Settings
 from annotation.store import Store
+from annotation.ui.access import Access
+from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event, clean_prompt
-from m3agiqa.checkpoint import Card
+from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import Stopped
 from m3agiqa.images import open_image
 

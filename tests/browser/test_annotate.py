@@ -19,10 +19,10 @@ from playwright.sync_api import Browser, Page, Response, expect
 from sqlalchemy import delete
 
 from annotation.store import Store, queue
+from annotation.store.current_responses import opinions
 from annotation.store.items import add_item
 from annotation.store.models import Assignment, QueueEntry
-from annotation.store.opinions import opinions
-from annotation.users_file import Role, User, put_user
+from annotation.users import Role, User, put_user
 
 PASSWORD = "a long password"
 MODEL_SAYS = "What a script says of the quality of this image."

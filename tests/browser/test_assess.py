@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
-from m3agiqa.checkpoint import CARD_FILE, find_checkpoint, read_card
+from m3agiqa.checkpoint.card import CARD_FILE, find_checkpoint, read_card
 
 NewPage = Callable[..., Page]
 

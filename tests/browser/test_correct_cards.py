@@ -14,10 +14,10 @@ from app_server import SCRIPTED, Server, serve
 from PIL import Image
 from playwright.sync_api import Locator, Page, Request, expect
 
-from annotation.access import Role
 from annotation.store import Database
-from annotation.store.opinions import opinions
-from annotation.users_file import User, put_user
+from annotation.store.current_responses import opinions
+from annotation.ui.access import Role
+from annotation.users import User, put_user
 
 NewPage = Callable[..., Page]
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from annotation.store import Store
 from annotation.store.corrections import Draft, Said, save
 from annotation.store.items import add_item
-from annotation.users_file import Role, User, put_user
+from annotation.users import Role, User, put_user
 from m3agiqa.aspects import Aspect, MosScale
 
 PASSWORD = "a long password"

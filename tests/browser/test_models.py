@@ -12,8 +12,8 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.promotions import promoted
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint import Card, write_card
-from m3agiqa.registry import Agreement, Compared, Comparison, register
+from m3agiqa.checkpoint.card import Card, write_card
+from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, register
 
 LEARNED = "1,400 images; 160 of them were scored anew by people"
 

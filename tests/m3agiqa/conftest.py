@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m3agiqa import Aspect, Assessor, MosScale, Rating
 from m3agiqa.backbones.base import Delta, Request, Spoken
-from m3agiqa.checkpoint import Card
+from m3agiqa.checkpoint.card import Card
 
 WORDS = "It has a calm, even light, and the ball is round."
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from m3agiqa.backbones.nano.appearance import APPEARANCE, BRISQUE, SIDE, appearance, canonical
-from m3agiqa.backbones.nano.opinions import Brisque
+from m3agiqa.backbones.nano.nss_features import APPEARANCE, BRISQUE, SIDE, appearance, canonical
+from m3agiqa.backbones.nano.quality_regressor import Brisque
 
 
 def scene(seed: int = 0, side: int = 512) -> Image.Image:

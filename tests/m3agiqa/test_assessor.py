@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from m3agiqa import Aspect, AspectResult, Assessment, Assessor, DescriptionDelta, InputError, Rating, Stopped
 from m3agiqa.assessor import Event, clean_prompt
 from m3agiqa.backbones.base import Request, Spoken
-from m3agiqa.backbones.nano.language import load_language_model
+from m3agiqa.backbones.nano.language_model import load_language_model
 from m3agiqa.conversation import Conversation
 
 # --- rules ---------------------------------------------------------------------------------------
@@ -89,14 +89,14 @@ def in_32_bit() -> Assessor:
         return llm.float(), tokenizer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m3agiqa.backbones.nano.backbone.load_language_model", load)
+        patch.setattr("m3agiqa.backbones.nano.model.load_language_model", load)
         return Assessor.from_pretrained("nano")
 
 
 @pytest.fixture
 def exact(in_32_bit: Assessor, monkeypatch: pytest.MonkeyPatch) -> Assessor:
     """Where 16 bit would hide errors in its noise; of few words."""
-    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.MAX_NEW_TOKENS", 16)
+    monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 16)
     return in_32_bit
 
 

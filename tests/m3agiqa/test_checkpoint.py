@@ -9,7 +9,7 @@ import torch
 
 from m3agiqa import Aspect, Assessor, InputError, MosScale, WeightsError, backbones
 from m3agiqa.backbones import load_backbone
-from m3agiqa.checkpoint import (
+from m3agiqa.checkpoint.card import (
     CARD_FILE,
     Card,
     find_checkpoint,
@@ -19,7 +19,7 @@ from m3agiqa.checkpoint import (
     save_predictor,
     write_card,
 )
-from m3agiqa.predictor import Predictor, PredictorConfig
+from m3agiqa.predictor.model import Predictor, PredictorConfig
 
 CONFIG = PredictorConfig(input_size=8, dim=16, blocks=2, heads=2, context_length=16)
 CARD = Card(

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from m3agiqa import Aspect, Assessor, DescriptionDelta, cli
-from m3agiqa.checkpoint import SHIPPED
+from m3agiqa.checkpoint.card import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from torch import nn
 from m3agiqa import InputError
 from m3agiqa.backbones import device_map as device_map_module
 from m3agiqa.backbones.device_map import fitting, layers_of, outside, spread
-from m3agiqa.backbones.free_memory import enough_for_work, enough_to_load, group_rooms, room, too_little
+from m3agiqa.backbones.memory import enough_for_work, enough_to_load, group_rooms, room, too_little
 from m3agiqa.backbones.per_aspect import sharing_copy
 from m3agiqa.backbones.placement import Placement, main_device
 from m3agiqa.errors import TooLittleMemory

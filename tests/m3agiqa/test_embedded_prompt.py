@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, PngImagePlugin
 
-from m3agiqa.embedded_prompt import find_prompt
+from m3agiqa.image_metadata import find_prompt
 
 SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 512x512"
 A1111 = f"a lighthouse, (dusk:1.2)\nNegative prompt: blurry, low quality\n{SETTINGS}"

@@ -23,12 +23,12 @@ from transformers.utils import is_torchvision_available
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones import backbone_class, load_backbone
 from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.backbones.base_model import Source
 from m3agiqa.backbones.hf import HfBackbone
-from m3agiqa.backbones.hf.source import Source
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped, WeightsError
-from training.curriculum import Lesson
-from training.finetune import FinetuneConfig, finetune
+from training.stages.curriculum import Lesson
+from training.stages.finetune import FinetuneConfig, finetune
 
 NOWHERE = Path("there-is-no-checkpoint")
 ISSUE = ("smolvlm", "qwen2_5_vl", "llava_onevision")
@@ -179,7 +179,7 @@ def test_a_long_description_ends_with_a_sentence(
 ) -> None:
     asked = apart(requests(picture))[:1]
     [long] = spoken(backbone, asked)
-    monkeypatch.setattr("m3agiqa.backbones.speech.SENTENCE_ENDS", (long.description[3],))
+    monkeypatch.setattr("m3agiqa.backbones.generation.SENTENCE_ENDS", (long.description[3],))
     [cut] = spoken(backbone, asked)
     assert cut.description == long.description[: long.description.rindex(long.description[3]) + 1]
     assert close([cut.hidden], backbone.encode(told(asked, [cut])))

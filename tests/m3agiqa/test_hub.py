@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hub_server import NOBODY, Hub, reached, serving
 
-from m3agiqa import InputError, WeightsError, hub
+from m3agiqa import InputError, WeightsError
 from m3agiqa.backbones import load_backbone
-from m3agiqa.hub import FOLDER_VARIABLE, PIECE, PIECES, commit, snapshot, version, version_of
+from m3agiqa.download import hub
+from m3agiqa.download.hub import FOLDER_VARIABLE, PIECE, PIECES, commit, snapshot, version, version_of
 
 NAME = "someone/something"
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from m3agiqa import Aspect
 from m3agiqa.backbones.base import Request, Spoken
 from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
-from m3agiqa.backbones.nano.colours import COLOURS, colours, colours_named
+from m3agiqa.backbones.nano.colors import COLOURS, colours, colours_named
 from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS
-from m3agiqa.backbones.nano.matching import HEAD, LIMIT, Matcher, Matchers, turned, unfitted, verdict
-from m3agiqa.backbones.nano.vision import views
-from m3agiqa.backbones.nano.words import content_words, foreign_words
+from m3agiqa.backbones.nano.efficientnet_lite import views
+from m3agiqa.backbones.nano.prompt_alignment import HEAD, LIMIT, Matcher, Matchers, turned, unfitted, verdict
+from m3agiqa.backbones.nano.text import content_words, foreign_words
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
 
@@ -189,7 +189,7 @@ def test_only_conversations_about_the_prompt_hear_of_the_match(
 def test_what_is_spoken_and_what_is_read_are_the_same(
     nano: NanoBackbone, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.MAX_NEW_TOKENS", 6)
+    monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 6)
     asked = (*opened(Aspect.QUALITY, Aspect.CORRESPONDENCE), Conversation.open(Aspect.CORRESPONDENCE, "dogs"))
     spoken = [said for said in nano.describe([Request(picture, asked)]) if isinstance(said, Spoken)]
     assert len(spoken) == 3

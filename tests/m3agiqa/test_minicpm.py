@@ -25,7 +25,7 @@ from m3agiqa.backbones.minicpm.backbone import (
     VISION_ADAPTER_FOLDER,
     MiniCPMBackbone,
 )
-from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.conversation import Conversation

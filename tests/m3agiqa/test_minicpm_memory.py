@@ -19,7 +19,7 @@ from m3agiqa.backbones.base import Request
 from m3agiqa.backbones.minicpm import MiniCPMBackbone, memory
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import PUBLISHED_ADAPTER_FOLDER
-from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.loading import PUBLISHED, load_model, read_config, without_weights
 from m3agiqa.backbones.minicpm.memory import Memory, Work, memory_needed
 from m3agiqa.backbones.minicpm.resampler import Resampler

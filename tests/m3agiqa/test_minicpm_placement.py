@@ -22,7 +22,7 @@ from m3agiqa.backbones.minicpm.backbone import (
     VISION_ADAPTER_FOLDER,
     VISION_LORA,
 )
-from m3agiqa.backbones.minicpm.base_folder import FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.loading import load_model
 from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.backbones.placement import Placement, Quantization

@@ -17,11 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
-from m3agiqa.backbones.nano.appearance import APPEARANCE
 from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS, Connector, Seen, gather
-from m3agiqa.backbones.nano.decoder import Decoder
-from m3agiqa.backbones.nano.language import END, new_cache
-from m3agiqa.backbones.nano.vision import (
+from m3agiqa.backbones.nano.efficientnet_lite import (
     FINE,
     GROUPS,
     POINTWISE,
@@ -32,6 +29,9 @@ from m3agiqa.backbones.nano.vision import (
     statistics,
     views,
 )
+from m3agiqa.backbones.nano.language_model import END, new_cache
+from m3agiqa.backbones.nano.nss_features import APPEARANCE
+from m3agiqa.backbones.nano.packed_decoder import Decoder
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 
@@ -180,7 +180,7 @@ def base(monkeypatch: pytest.MonkeyPatch) -> NanoBackbone:
     monkeypatch.setattr(
         NanoBackbone, "from_base", classmethod(lambda cls, progress=None: copy.deepcopy(nano))
     )
-    monkeypatch.setattr("m3agiqa.backbones.nano.backbone.MAX_NEW_TOKENS", 6)
+    monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 6)
     return nano
 
 

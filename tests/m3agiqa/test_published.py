@@ -20,14 +20,14 @@ from m3agiqa.backbones.base import BASE_FILE, Request
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm import loading
 from m3agiqa.backbones.minicpm.backbone import MiniCPMBackbone
-from m3agiqa.backbones.minicpm.base_folder import BASE, FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.base_weights import BASE, FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.made_of import MadeOf
-from m3agiqa.checkpoint import CARD_FILE, read_card
+from m3agiqa.checkpoint.card import CARD_FILE, read_card
+from m3agiqa.checkpoint.published import M3_AGIQA, SOURCES_FILE, assembled
+from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.conversation import Conversation
+from m3agiqa.download.hub import FOLDER_VARIABLE as HUB_FOLDER_VARIABLE
 from m3agiqa.errors import TooLittleMemory
-from m3agiqa.hub import FOLDER_VARIABLE as HUB_FOLDER_VARIABLE
-from m3agiqa.naming import checkpoint_named
-from m3agiqa.published import M3_AGIQA, SOURCES_FILE, assembled
 
 PROMPT = "a wide cat"
 TOKENS = 14

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from m3agiqa import Aspect, InputError, MosScale, WeightsError
-from m3agiqa.checkpoint import Card, predictor_file, save_predictor, write_card
-from m3agiqa.predictor import Predictor, PredictorConfig
-from m3agiqa.registry import (
+from m3agiqa.checkpoint.card import Card, predictor_file, save_predictor, write_card
+from m3agiqa.checkpoint.registry import (
     REGISTRATION_FILE,
     Agreement,
     Compared,
@@ -23,6 +22,7 @@ from m3agiqa.registry import (
     find,
     register,
 )
+from m3agiqa.predictor.model import Predictor, PredictorConfig
 
 CONFIG = PredictorConfig(input_size=4, dim=8, blocks=1, heads=2, context_length=8, extractor="none")
 CARD = Card(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3agiqa import InputError
-from m3agiqa.revisions import check_revision, parse_revision, revision_of
+from m3agiqa.checkpoint.revisions import check_revision, parse_revision, revision_of
 
 NAMES = st.text("abcdef-._/", min_size=1, max_size=12)
 

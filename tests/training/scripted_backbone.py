@@ -22,10 +22,10 @@ from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample, write_samples
 from training.config import RunConfig
-from training.datasets import DataConfig
-from training.fit import FitConfig
+from training.data import DataConfig
+from training.data.splits import SplitConfig
 from training.run import Run
-from training.splits import SplitConfig
+from training.stages.fit import FitConfig
 
 WIDTH = 6
 WORDS = 30

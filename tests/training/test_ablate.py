@@ -15,10 +15,10 @@ from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
-from training import ablate as ablate_module
-from training.ablate import RESULTS, ablate
+from training.evaluation import ablations as ablate_module
+from training.evaluation.ablations import RESULTS, ablate
 from training.run import Run
-from training.served import ServerConfig
+from training.stages.describe_remote import ServerConfig
 
 pytestmark = pytest.mark.usefixtures("scripted")
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
-from training.align import DONE_FILE, FEATURES, AlignConfig, align
-from training.augment import DAMAGES
-from training.datasets import TEACHER_SCALE, load_teacher
-from training.looks import View
+from training.data import TEACHER_SCALE, load_teacher
+from training.data.distortions import DAMAGES
+from training.nano.align import DONE_FILE, FEATURES, AlignConfig, align
+from training.nano.feature_cache import View
 
 
 def test_an_image_is_changed_at_random_but_repeatably(data: Path) -> None:

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from scripted_backbone import QUICK, ScriptedBackbone, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.checkpoint import predictor_file, read_card
+from m3agiqa.checkpoint.card import predictor_file, read_card
+from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, candidates
 from m3agiqa.errors import InputError
-from m3agiqa.registry import Agreement, Compared, Comparison, candidates
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
-from training.annotations import merge, read_annotations
-from training.cases import image_hash
-from training.comparison import as_text
+from training.data.human_feedback import merge, read_annotations
+from training.data.variants import image_hash
+from training.evaluation.report.before_after import as_text
 from training.run import Run
 from training.settings import plain
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.augment import (
+from training.data.distortions import (
     DAMAGES,
     damage,
     damaged_mos,

@@ -13,10 +13,10 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples, write_samples
-from training.cases import Case, all_cases, own_cases
-from training.datasets import fingerprint, load_teacher
-from training.hidden_cache import Entry, HiddenCache
-from training.targets import targets
+from training.data import fingerprint, load_teacher
+from training.data.variants import Case, all_cases, own_cases
+from training.stages.fit_data import targets
+from training.stages.hidden_cache import Entry, HiddenCache
 
 SCALE = MosScale(1.0, 5.0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.samples import Sample
-from training.changed import ATTRIBUTES, changed, changed_description, changed_mos, changes
+from training.data.prompt_edits import ATTRIBUTES, changed, changed_description, changed_mos, changes
 
 PROMPT = "An owl and two red cars in the forest, near a tower"
 

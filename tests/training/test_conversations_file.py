@@ -15,9 +15,9 @@ from m3agiqa.aspects import RATINGS, Aspect, MosScale
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.datasets import DataConfig, load, load_published_conversations
-from training.datasets.conversations import cited_prompt, export_conversations, import_conversations
-from training.splits import SplitConfig
+from training.data import DataConfig, load, load_published_conversations
+from training.data.conversations import cited_prompt, export_conversations, import_conversations
+from training.data.splits import SplitConfig
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
 SCALE = MosScale(0.0, 5.0)

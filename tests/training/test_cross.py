@@ -11,7 +11,7 @@ from scripted_backbone import QUICK, ScriptedBackbone, begun_run
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
-from training.cross import cross
+from training.evaluation.cross_dataset import cross
 from training.run import Run
 
 pytestmark = pytest.mark.usefixtures("scripted")

@@ -10,9 +10,9 @@ import pytest
 
 from m3agiqa.aspects import RATINGS, Aspect
 from m3agiqa.samples import Sample
-from training.augment import DAMAGE_WORDS
-from training.curriculum import CurriculumConfig, Lesson, curriculum
-from training.datasets import TEACHER_SCALE, load_teacher
+from training.data import TEACHER_SCALE, load_teacher
+from training.data.distortions import DAMAGE_WORDS
+from training.stages.curriculum import CurriculumConfig, Lesson, curriculum
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from scipy.io import savemat
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, write_samples
-from training.datasets import FORMATS, DataConfig, Dataset, load
-from training.splits import SplitConfig, write_split
+from training.data import FORMATS, DataConfig, Dataset, load
+from training.data.splits import SplitConfig, write_split
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
 UNSPLIT = SplitConfig(ratios=(1, 0, 0), holdout=0)

@@ -17,13 +17,13 @@ from m3agiqa.backbones.base import Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
 from m3agiqa.samples import Sample
-from training import describe as describe_module
-from training import encode as encode_module
-from training.cases import Case, all_cases, own_cases
-from training.describe import backbone_id, describe
-from training.encode import encode, given
-from training.hidden_cache import HiddenCache
-from training.shares import Share
+from training.data.variants import Case, all_cases, own_cases
+from training.parallel import Share
+from training.stages import describe as describe_module
+from training.stages import encode as encode_module
+from training.stages.describe import backbone_id, describe
+from training.stages.encode import encode, given
+from training.stages.hidden_cache import HiddenCache
 
 pytestmark = pytest.mark.usefixtures("scripted")
 

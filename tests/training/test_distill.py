@@ -25,15 +25,15 @@ from m3agiqa.errors import InputError
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
-from training.asking import Busy, Refused, ServerError
-from training.distill import DistillConfig, Replies, distill, plan
-from training.teachers import (
+from training.remote.asking import Busy, Refused, ServerError
+from training.remote.teachers import (
     GeminiTeacher,
     OpenAITeacher,
     RecordedTeacher,
     descriptions,
     question,
 )
+from training.stages.distill import DistillConfig, Replies, distill, plan
 
 SCALE = MosScale(1, 5)
 KEY = "sk-very-secret-key"

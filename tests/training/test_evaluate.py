@@ -13,9 +13,9 @@ import torch
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.metrics import plcc_logistic, rmse, srcc
-from m3agiqa.predictor import Predictor, PredictorConfig
+from m3agiqa.predictor.model import Predictor, PredictorConfig
 from m3agiqa.samples import Sample
-from training.evaluate import (
+from training.evaluation.evaluate import (
     COLUMNS,
     NO_PROMPT,
     NOT_GIVEN,
@@ -26,7 +26,7 @@ from training.evaluate import (
     summary,
     within_prompts,
 )
-from training.targets import Target
+from training.stages.fit_data import Target
 
 SCALE = MosScale(1.0, 5.0)
 CARD = {"n", "srcc", "srcc_low", "srcc_high", "plcc", "krcc", "rmse", "accuracy", "rough_accuracy"}

@@ -26,8 +26,8 @@ from torch import Tensor
 from m3agiqa import Aspect
 from m3agiqa.conversation import Conversation, Turn
 from m3agiqa.errors import InputError
-from training.curriculum import Lesson
-from training.finetune import FinetuneConfig, about, finetune, rate, teach
+from training.stages.curriculum import Lesson
+from training.stages.finetune import FinetuneConfig, about, finetune, rate, teach
 
 ROOT = Path(__file__).parents[2]
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"

@@ -13,12 +13,12 @@ from scripted_backbone import ScriptedBackbone, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import BACKBONES
-from m3agiqa.backbones.hf.source import Source
+from m3agiqa.backbones.base_model import Source
 from m3agiqa.errors import WeightsError
-from training.cases import own_cases
-from training.describe import describe
-from training.hidden_cache import HiddenCache
-from training.identity import backbone_id
+from training.data.variants import own_cases
+from training.stages.describe import describe
+from training.stages.hidden_cache import HiddenCache
+from training.stages.identity import backbone_id
 
 NOTHING = Path("nothing was trained")
 COMMITS = ("a" * 40, "b" * 40)

@@ -11,10 +11,10 @@ from lightning_checkpoint import Theirs, lightning_file
 from safetensors.torch import save_file
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint import load_predictor
-from m3agiqa.predictor import Predictor, PredictorConfig
+from m3agiqa.checkpoint.card import load_predictor
+from m3agiqa.predictor.model import Predictor, PredictorConfig
 from training.__main__ import main
-from training.import_predictor import PREDICTOR_FILE
+from training.convert import PREDICTOR_FILE
 
 VOCABULARY, LENGTH = 97, 24
 

@@ -27,8 +27,8 @@ from annotation.ui.models.serving import model_to_serve
 from m3agiqa import Assessor
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import BACKBONES
+from m3agiqa.checkpoint.registry import Candidate, candidates, find
 from m3agiqa.metrics import rmse, srcc
-from m3agiqa.registry import Candidate, candidates, find
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from m3agiqa.metrics import plcc
-from training.losses import (
+from training.stages.losses import (
     LossConfig,
     agreement_loss,
     fidelity_loss,

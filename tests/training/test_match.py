@@ -13,13 +13,20 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano.appearance import APPEARANCE
-from m3agiqa.backbones.nano.colours import COLOURS
+from m3agiqa.backbones.nano.colors import COLOURS
 from m3agiqa.backbones.nano.connector import PLACE_TOKENS, Seen
-from m3agiqa.backbones.nano.matching import HEAD, Matchers
-from m3agiqa.backbones.nano.vision import STATISTICS
+from m3agiqa.backbones.nano.efficientnet_lite import STATISTICS
+from m3agiqa.backbones.nano.nss_features import APPEARANCE
+from m3agiqa.backbones.nano.prompt_alignment import HEAD, Matchers
 from m3agiqa.samples import Sample
-from training.match import Material, Told, fit_matchers, learn_to_match, material_of, told_of_sample
+from training.nano.fit_prompt_alignment import (
+    Material,
+    Told,
+    fit_matchers,
+    learn_to_match,
+    material_of,
+    told_of_sample,
+)
 
 SCALE = MosScale(1.0, 5.0)
 THINGS = ("dog", "house", "boat", "guitar", "zebra", "castle", "pizza", "train")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.nano.appearance import APPEARANCE
-from m3agiqa.backbones.nano.opinions import JUDGED, Opinions
-from m3agiqa.backbones.nano.vision import STATISTICS
+from m3agiqa.backbones.nano.efficientnet_lite import STATISTICS
+from m3agiqa.backbones.nano.nss_features import APPEARANCE
+from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.opinions import Examples, agreement, fit_opinions, left_out
+from training.nano.fit_quality_regressor import Examples, agreement, fit_opinions, left_out
 
 SOURCES = ("a", "b", "c")
 TRUE, MARK = 0, 1  # statistics: one that goes with the scores everywhere, and one that marks the source

@@ -18,7 +18,7 @@ from drawings import COLOURS, SHAPES, draw
 from PIL import Image
 
 from m3agiqa import Aspect, Assessor
-from m3agiqa.checkpoint import CARD_FILE, read_card
+from m3agiqa.checkpoint.card import CARD_FILE, read_card
 
 COUNT = 60
 SETTINGS = {

@@ -15,7 +15,7 @@ from PIL import Image
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.samples import Sample
 from training.__main__ import main
-from training.proxies import COLUMNS, PROMPT_FOLDS, READERS, RIDGE, as_markdown, fold, proxies
+from training.nano.held_out_groups import COLUMNS, PROMPT_FOLDS, READERS, RIDGE, as_markdown, fold, proxies
 
 SCALE = MosScale(1.0, 5.0)
 

@@ -12,10 +12,10 @@ from PIL import Image
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample
-from training.cases import Case
-from training.hidden_cache import Entry, HiddenCache
-from training.reading import Reading
-from training.targets import targets, tellings, told_targets
+from training.data.variants import Case
+from training.stages.fit_data import targets, tellings, told_targets
+from training.stages.hidden_cache import Entry, HiddenCache
+from training.stages.predictor_input import Reading
 
 Q, C, A = Aspect
 SCALE = MosScale(1.0, 5.0)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
-from training.evaluate import COLUMNS, summary
-from training.report import write_report
+from training.evaluation.evaluate import COLUMNS, summary
+from training.evaluation.report import write_report
 
 SCALE = MosScale(0.0, 5.0)
 SCALES = dict.fromkeys(Aspect, SCALE)
@@ -247,10 +247,12 @@ def test_what_is_missing_is_named(
         write_report(tmp_path, "x", table.head(0), {}, SCALES, {})
     with pytest.raises(InputError, match="lacks the columns mos, raw"):
         write_report(tmp_path, "x", table.drop(columns=["mos", "raw"]), {}, SCALES, {})
-    for name in [name for name in sys.modules if name.startswith(("matplotlib", "training.report."))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("matplotlib", "training.evaluation.report."))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("page", "plots"):
-        monkeypatch.delattr(f"training.report.{name}", raising=False)
+        monkeypatch.delattr(f"training.evaluation.report.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="pip install matplotlib"):
         write_report(tmp_path / "none", "x", table, {}, SCALES, {})

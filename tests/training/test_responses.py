@@ -9,7 +9,7 @@ import pytest
 
 from m3agiqa.aspects import Rating
 from training.__main__ import main
-from training.responses import classification, rating_word
+from training.evaluation.rating_words import classification, rating_word
 
 MOS = {"a.png": 4.6, "b.png": 3.2, "c.png": 3.9, "d.png": 0.4}
 ANSWERS = {"a.png": "excellent", "b.png": "Good.", "c.png": "fair", "d.png": "It would be bad"}

@@ -9,8 +9,8 @@ import pytest
 from scripted_backbone import ScriptedBackbone, begun_run
 
 from m3agiqa.aspects import Aspect
+from training.evaluation.sanity import sanity
 from training.run import Run
-from training.sanity import sanity
 
 
 @pytest.fixture

@@ -26,13 +26,13 @@ from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, M3AgiqaError
 from training.__main__ import main
-from training.asking import ServerError
-from training.cases import Case, all_cases, own_cases
-from training.chat_server import ChatServer
-from training.cross import cross
+from training.data.variants import Case, all_cases, own_cases
+from training.evaluation.cross_dataset import cross
+from training.parallel import Share
+from training.remote.asking import ServerError
+from training.remote.client import ChatServer
 from training.run import Run
-from training.served import IN_A_ROW, Served, ServerConfig, rating_in, whole_sentences
-from training.shares import Share
+from training.stages.describe_remote import IN_A_ROW, Served, ServerConfig, rating_in, whole_sentences
 
 KEY = "sk-very-secret-key"
 LIGHT = (Aspect.QUALITY, Aspect.AUTHENTICITY)

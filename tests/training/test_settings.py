@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
 from training.__main__ import _changed
-from training.ablate import AblationConfig, Variant
 from training.config import RunConfig
-from training.distill import DistillConfig
-from training.finetune import FinetuneConfig
+from training.evaluation.ablations import AblationConfig, Variant
 from training.settings import build, merged, plain, read_yaml
+from training.stages.distill import DistillConfig
+from training.stages.finetune import FinetuneConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 RUNS = [path for path in CONFIGS if not path.name.startswith("ablate-")]

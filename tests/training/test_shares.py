@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
-from training.shares import Share, in_processes
+from training.parallel import Share, in_processes
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))

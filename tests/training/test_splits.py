@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.splits import PARTS, SplitConfig, apportion, assign, write_split
+from training.data.splits import PARTS, SplitConfig, apportion, assign, write_split
 
 DRAWN = ("image", "prompt", "generator")
 

@@ -11,9 +11,9 @@ import torch
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.samples import Sample
-from training.fit import FitConfig
-from training.targets import Target
-from training.transfer import COLUMNS, leave_source_out, with_interval, within_source
+from training.evaluation.leave_source_out import COLUMNS, leave_source_out, with_interval, within_source
+from training.stages.fit import FitConfig
+from training.stages.fit_data import Target
 
 SCALE = MosScale(1.0, 5.0)
 CONFIG = FitConfig(extractor="none", dim=8, dropout=0.0, input_dropout=0.0, epochs=8, batch=8, lr=2e-2)

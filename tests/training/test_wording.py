@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.wording import tone, wording
+from training.evaluation.description_metrics import tone, wording
 
 
 def table(*rows: tuple[str | None, str | None, str | None, float]) -> pd.DataFrame:

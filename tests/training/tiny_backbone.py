@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Answers, Delta, Part, Request, Spoken
 from m3agiqa.conversation import Conversation
-from training.curriculum import Lesson
-from training.finetune import FinetuneConfig, teach
+from training.stages.curriculum import Lesson
+from training.stages.finetune import FinetuneConfig, teach
 
 WIDTH = 16
 VOCAB = 128  # letters of ASCII are the tokens

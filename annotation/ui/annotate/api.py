@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.access import Person, Role
+from annotation.ui.access import Person, Role
 from annotation.ui.annotate.work import Annotating
 from m3agiqa.errors import M3AgiqaError
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from annotation.access import Person, Role
 from annotation.exchange.importing import ImportReport, import_into
-from annotation.ui.studio import Studio
+from annotation.ui.access import Person, Role
+from annotation.ui.context import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name

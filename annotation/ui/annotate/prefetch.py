@@ -13,8 +13,8 @@ from sqlalchemy import Select, exists, select
 
 from annotation.store.items import record_assessment, require_item
 from annotation.store.models import Assessment, Assignment, ModelVersion, QueueEntry
-from annotation.ui.studio import Studio
-from m3agiqa.checkpoint import Card
+from annotation.ui.context import Studio
+from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.access import Role
 from annotation.store.queue import Order, Pool
-from annotation.ui import look, notices, sent
+from annotation.ui import html as notices
+from annotation.ui import payloads as sent
+from annotation.ui import theme as look
+from annotation.ui.access import Role
 from annotation.ui.annotate.api import AnnotationApi
 from annotation.ui.annotate.imports import import_uploads, uploads
 from annotation.ui.annotate.work import Annotating
-from annotation.ui.studio import Studio
+from annotation.ui.context import Studio
 from m3agiqa.errors import M3AgiqaError
 
 ORDERS = {Order.RANDOM: "Random", Order.UNCERTAIN: "Uncertain first", Order.LEAST: "Least annotated first"}

@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotation.access import Person
 from annotation.store import corrections, queue
 from annotation.store.corrections import Draft, Said
 from annotation.store.items import latest_assessment, require_item
 from annotation.store.models import Annotator, AspectAssessment, Assessment, Correction, Submission
-from annotation.ui import sent
+from annotation.ui import payloads as sent
+from annotation.ui.access import Person
 from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.annotate.seen import Seen
 from annotation.ui.assess.cards import QUESTIONS
+from annotation.ui.context import Studio
 from annotation.ui.pictures import address
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
 

@@ -10,9 +10,10 @@ from uuid import uuid4
 
 import gradio as gr
 
-from annotation.access import Access, Person, Role
 from annotation.store.corrections import MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG, TAGS
-from annotation.ui import look, sent
+from annotation.ui import payloads as sent
+from annotation.ui import theme as look
+from annotation.ui.access import Access, Person, Role
 from annotation.ui.assess import cards
 from annotation.ui.assess.subject import Subject, Verdict
 from m3agiqa.aspects import Aspect

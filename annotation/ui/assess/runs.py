@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from annotation.ui.model_loader import LoadState, ModelLoader
-from annotation.ui.turns import WaitingLine
 from annotation.ui.uploads import Upload
+from annotation.ui.waiting_line import WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, clean_prompt
-from m3agiqa.checkpoint import Card
+from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)

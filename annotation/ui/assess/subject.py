@@ -9,8 +9,6 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from annotation.access import Person
-from annotation.store.annotators import annotator
 from annotation.store.corrections import (
     Draft,
     Said,
@@ -23,9 +21,11 @@ from annotation.store.corrections import (
 from annotation.store.image_files import StoredImage
 from annotation.store.items import DEMO, add_item, record_assessment
 from annotation.store.models import Correction
+from annotation.store.people import annotator
 from annotation.store.queue import enqueue, finish, reopen
+from annotation.ui.access import Person
 from annotation.ui.assess.runs import RunState
-from annotation.ui.studio import Studio
+from annotation.ui.context import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult

@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator
 import anyio
 import gradio as gr
 
-from annotation.access import Person
-from annotation.ui import notices
+from annotation.ui import html as notices
+from annotation.ui.access import Person
 from annotation.ui.assess import correct
 from annotation.ui.assess.cards import card, provenance
 from annotation.ui.assess.examples import EXAMPLES, gallery
 from annotation.ui.assess.runs import Run, Runs, RunState
 from annotation.ui.assess.subject import Subject
-from annotation.ui.studio import Studio
+from annotation.ui.context import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
-from m3agiqa.embedded_prompt import EmbeddedPrompt, find_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
 
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 

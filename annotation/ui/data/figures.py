@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from annotation.statistics.agreement import Coefficient
+from annotation.statistics.inter_rater import Coefficient
 from annotation.statistics.mos import MeanOpinion, Subject
 from annotation.statistics.overview import AnnotatorSummary, Overview
 from m3agiqa.aspects import COMMON_SCALE, Aspect

@@ -14,14 +14,16 @@ from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from sqlalchemy import select
 
-from annotation.access import Person, Role
 from annotation.statistics.overview import Overview, overview, version
-from annotation.store import audit
+from annotation.store import log as audit
 from annotation.store.models import Generator, Item
-from annotation.ui import look, notices, sent
+from annotation.ui import html as notices
+from annotation.ui import payloads as sent
+from annotation.ui import theme as look
+from annotation.ui.access import Person, Role
+from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import ExportVersions
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from annotation.access import Person, Role
-from annotation.failures.cases import Agreement, Key, agreements
+from annotation.failures.error_table import Agreement, Key, agreements
+from annotation.failures.filters import Place
 from annotation.failures.sources import Opinion
-from annotation.failures.view import Place
+from annotation.ui.access import Person, Role
 from annotation.ui.previews import preview
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError

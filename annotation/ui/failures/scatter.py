@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from annotation.failures.cases import Key
+from annotation.failures.error_table import Key
 
 DRAWN = 5000
 """Points at most; of more cases those with the largest errors are drawn."""

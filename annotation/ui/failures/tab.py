@@ -11,13 +11,10 @@ from typing import Any, TypeVar
 import gradio as gr
 import pandas as pd
 
-from annotation.access import Forbidden, Person, Role
-from annotation.failures.annotated import Annotations
-from annotation.failures.cases import Key
 from annotation.failures.catalogue import Catalogue, Choices
-from annotation.failures.sources import DataSet, Version
-from annotation.failures.taking_out import Queued, queue_items, queue_samples, to_csv
-from annotation.failures.view import (
+from annotation.failures.error_table import Key
+from annotation.failures.export_and_queue import Queued, queue_items, queue_samples, to_csv
+from annotation.failures.filters import (
     Nearer,
     Order,
     Side,
@@ -27,11 +24,16 @@ from annotation.failures.view import (
     place,
     select,
 )
+from annotation.failures.from_annotations import Annotations
+from annotation.failures.sources import DataSet, Version
 from annotation.store.items import MAX_SOURCE
-from annotation.ui import look, notices, sent
+from annotation.ui import html as notices
+from annotation.ui import payloads as sent
+from annotation.ui import theme as look
+from annotation.ui.access import Forbidden, Person, Role
+from annotation.ui.context import Studio
 from annotation.ui.failures.cards import Names, agreement_table, case_detail, case_list
 from annotation.ui.failures.scatter import scatter
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 

@@ -10,9 +10,9 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.promotions import promote, promoted
 from annotation.ui.model_loader import ModelLoader
-from m3agiqa.checkpoint import Card, local_checkpoint, read_card, shipped
+from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
+from m3agiqa.checkpoint.registry import Comparison, candidates
 from m3agiqa.errors import InputError, WeightsError
-from m3agiqa.registry import Comparison, candidates
 
 
 @dataclass(frozen=True)

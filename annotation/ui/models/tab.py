@@ -7,14 +7,15 @@ from html import escape
 
 import gradio as gr
 
-from annotation.access import Role
 from annotation.store.promotions import promoted
-from annotation.ui import look, notices
+from annotation.ui import html as notices
+from annotation.ui import theme as look
+from annotation.ui.access import Role
+from annotation.ui.context import Studio
 from annotation.ui.models.serving import Offer, offers, serve_instead, shown_name
-from annotation.ui.studio import Studio
-from m3agiqa.checkpoint import shipped
+from m3agiqa.checkpoint.card import shipped
+from m3agiqa.checkpoint.registry import METRICS, Agreement, Compared, Comparison
 from m3agiqa.errors import M3AgiqaError
-from m3agiqa.registry import METRICS, Agreement, Compared, Comparison
 
 NO_CANDIDATE = (
     "No model has been trained from corrections yet: export the annotations, then run "

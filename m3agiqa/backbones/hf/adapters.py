@@ -8,7 +8,7 @@ import torch
 from peft import PeftConfig, load_peft_weights
 from torch import nn
 
-from m3agiqa.backbones.lora import attach
+from m3agiqa.backbones.adapters import attach
 from m3agiqa.errors import WeightsError
 
 

@@ -27,22 +27,22 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
+from m3agiqa.backbones.base_model import FILES, Source
 from m3agiqa.backbones.device_map import fitting
-from m3agiqa.backbones.free_memory import enough_for_work, enough_to_load
+from m3agiqa.backbones.generation import Speech, speak
 from m3agiqa.backbones.hf.adapters import adapted
 from m3agiqa.backbones.hf.chat import Chat, Tokens
-from m3agiqa.backbones.hf.parts import dissect, linear_layers
-from m3agiqa.backbones.hf.source import FILES, Source
-from m3agiqa.backbones.hf.stills import load_processor
+from m3agiqa.backbones.hf.modules import dissect, linear_layers
+from m3agiqa.backbones.hf.processor import load_processor
+from m3agiqa.backbones.kv_cache import Reading, padded
+from m3agiqa.backbones.memory import enough_for_work, enough_to_load
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quantization import settle
 from m3agiqa.backbones.quiet import quietly
-from m3agiqa.backbones.reading import Reading, padded
-from m3agiqa.backbones.speech import Speech, speak
+from m3agiqa.download.hub import version
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError
-from m3agiqa.hub import version
-from m3agiqa.weights import Progress
 
 SPOKEN_AT_ONCE = 24  # conversations; the memory that they take grows with their number
 READ_AT_ONCE = 8

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from m3agiqa.backbones.lora import attach
+from m3agiqa.backbones.adapters import attach
 from m3agiqa.backbones.per_aspect import sharing_copy
 from m3agiqa.errors import WeightsError, reason
 

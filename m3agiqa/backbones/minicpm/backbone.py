@@ -16,9 +16,11 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
-from m3agiqa.backbones.free_memory import enough_for_work, room
+from m3agiqa.backbones.generation import Speech, speak
+from m3agiqa.backbones.kv_cache import Reading
+from m3agiqa.backbones.memory import enough_for_work, room
 from m3agiqa.backbones.minicpm.adapters import adapted
-from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES, base_folder
+from m3agiqa.backbones.minicpm.base_weights import BASE, BASE_FILES, base_folder
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION, Chat, Tokens, load_tokenizer
 from m3agiqa.backbones.minicpm.loading import check_room, load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
@@ -27,11 +29,9 @@ from m3agiqa.backbones.minicpm.model import MiniCPMV, Sight
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
-from m3agiqa.backbones.reading import Reading
-from m3agiqa.backbones.speech import Speech, speak
+from m3agiqa.download.hub import version
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError, reason
-from m3agiqa.hub import version
-from m3agiqa.weights import Progress
 
 SPOKEN_AT_ONCE = 24  # rows, where there is memory for them
 READ_AT_ONCE = 8

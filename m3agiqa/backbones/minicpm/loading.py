@@ -13,8 +13,8 @@ from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 
 from m3agiqa.backbones.device_map import fitting
-from m3agiqa.backbones.free_memory import enough_to_load
-from m3agiqa.backbones.minicpm.base_folder import base_folder
+from m3agiqa.backbones.memory import enough_to_load
+from m3agiqa.backbones.minicpm.base_weights import base_folder
 from m3agiqa.backbones.minicpm.memory import USUAL_WORK, Work, memory_needed
 from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing

@@ -10,10 +10,10 @@ from typing import Self
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import BASE_FILE
-from m3agiqa.backbones.minicpm.base_folder import BASE, BASE_FILES
+from m3agiqa.backbones.minicpm.base_weights import BASE, BASE_FILES
+from m3agiqa.download.hub import commit, snapshot, version
+from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
-from m3agiqa.hub import commit, snapshot, version
-from m3agiqa.weights import Progress
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
 

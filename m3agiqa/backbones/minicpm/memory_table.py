@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from m3agiqa.backbones.device_map import PRECISIONS
-from m3agiqa.backbones.free_memory import gigabytes, room, size_sold
+from m3agiqa.backbones.memory import gigabytes, room, size_sold
 from m3agiqa.backbones.minicpm.loading import PUBLISHED, read_config, without_weights
 from m3agiqa.backbones.minicpm.memory import Work, memory_needed
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m3agiqa.backbones.nano.opinions import JUDGED, Opinions
-from m3agiqa.backbones.nano.vision import GROUPS, places
+from m3agiqa.backbones.nano.efficientnet_lite import GROUPS, places
+from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
 
 WHOLE_SIDE, FINE_SIDE = 7, 4  # places a side
 PLACE_TOKENS = WHOLE_SIDE**2 + FINE_SIDE**2

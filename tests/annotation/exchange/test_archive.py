@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation.exchange import archive
-from annotation.exchange.archive import Archive
+from annotation.exchange import import_zip as archive
+from annotation.exchange.import_zip import Archive
 from m3agiqa.errors import InputError
 
 Zip = Callable[..., Path]

@@ -22,8 +22,8 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples
-from training import datasets
-from training.datasets.conversations import import_conversations
+from training import data as datasets
+from training.data.conversations import import_conversations
 
 SCALE = MosScale(1, 5)
 Q, C, A = Aspect

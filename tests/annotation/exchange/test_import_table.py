@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.exchange.table import Gold, read_table
+from annotation.exchange.import_csv import Gold, read_table
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 

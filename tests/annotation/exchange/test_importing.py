@@ -11,9 +11,9 @@ from sqlalchemy import event, func, select
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import Draft, Said, save, withdraw_submission
+from annotation.store.current_responses import opinions
 from annotation.store.database import StoreError
 from annotation.store.models import AuditEntry, GoldAnswer, Item, QueueEntry
-from annotation.store.opinions import opinions
 from annotation.store.queue import take
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError

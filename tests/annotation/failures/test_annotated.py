@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from seeded_cases import add, judge, say
 
-from annotation.failures.annotated import Annotations
 from annotation.failures.catalogue import Catalogue
+from annotation.failures.from_annotations import Annotations
 from annotation.statistics.overview import overview
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import Draft, Said, save, withdraw_submission

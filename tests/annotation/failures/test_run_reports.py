@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from seeded_cases import write_run
 
 from annotation.failures.catalogue import Catalogue
-from annotation.failures.run_reports import RunReports
-from annotation.failures.view import View
+from annotation.failures.filters import View
+from annotation.failures.from_training_runs import RunReports
 from annotation.store import Store
 from m3agiqa.errors import InputError
-from training.evaluate import COLUMNS
+from training.evaluation.evaluate import COLUMNS
 
 ROW = dict.fromkeys(COLUMNS) | {
     "sample": "0007",

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from seeded_cases import add, judge, picture, say
 from sqlalchemy import select
 
-from annotation.failures.annotated import Annotations
-from annotation.failures.cases import cases
-from annotation.failures.taking_out import queue_items, queue_samples, to_csv
-from annotation.spreadsheets import FORMULA_STARTS
+from annotation.exchange.spreadsheet_safety import FORMULA_STARTS
+from annotation.failures.error_table import cases
+from annotation.failures.export_and_queue import queue_items, queue_samples, to_csv
+from annotation.failures.from_annotations import Annotations
 from annotation.store import Store
 from annotation.store.models import AuditEntry, Item, QueueEntry
 from m3agiqa.aspects import Aspect

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.failures.cases import Key, agreements, beside, cases
-from annotation.failures.view import (
+from annotation.failures.error_table import Key, agreements, beside, cases
+from annotation.failures.filters import (
     NOT_GIVEN,
     Nearer,
     Order,

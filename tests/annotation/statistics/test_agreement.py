@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotation.statistics.agreement import (
+from annotation.statistics.inter_rater import (
     agreement,
     intraclass_correlation,
     krippendorff_alpha,

@@ -25,8 +25,8 @@ from annotation.store.corrections import (
     withdraw,
     withdraw_submission,
 )
+from annotation.store.current_responses import opinions
 from annotation.store.models import Correction, CorrectionTag, Submission, Withdrawal
-from annotation.store.opinions import opinions
 from m3agiqa import Aspect, MosScale
 from m3agiqa.errors import InputError
 

@@ -21,9 +21,9 @@ from sqlalchemy.orm import Session
 
 from annotation.store import Database
 from annotation.store import database as database_module
-from annotation.store.annotators import annotator
 from annotation.store.database import StoreError
 from annotation.store.models import Annotator, AuditEntry, Base
+from annotation.store.people import annotator
 
 FORK = multiprocessing.get_context("fork")  # torch takes seconds to import anew
 

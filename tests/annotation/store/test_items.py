@@ -8,10 +8,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from annotation.store import Database, Store
-from annotation.store.annotators import annotator
-from annotation.store.audit import record
 from annotation.store.items import add_item, latest_assessment, model_version, record_assessment
+from annotation.store.log import record
 from annotation.store.models import Assessment, AuditEntry, Image, Item, Prompt
+from annotation.store.people import annotator
 from m3agiqa import Aspect, AspectResult, MosScale, Rating
 from m3agiqa import Assessment as Assessed
 from m3agiqa.errors import InputError

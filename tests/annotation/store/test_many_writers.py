@@ -18,8 +18,8 @@ from sqlalchemy import func, select
 
 from annotation.store import Database
 from annotation.store.corrections import Draft, Said, Saved, StaleError, save
+from annotation.store.current_responses import opinions
 from annotation.store.models import Correction, Submission
-from annotation.store.opinions import opinions
 from m3agiqa import Aspect, MosScale
 
 ANNOTATORS = 20

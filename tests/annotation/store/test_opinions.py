@@ -7,8 +7,8 @@ import pandas as pd
 
 from annotation.store import Database
 from annotation.store.corrections import Draft, Said, save
+from annotation.store.current_responses import opinions
 from annotation.store.models import GoldAnswer
-from annotation.store.opinions import opinions
 from m3agiqa import Aspect, MosScale
 
 

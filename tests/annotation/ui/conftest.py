@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from annotation.access import Access
 from annotation.settings import Settings
 from annotation.store import Store
+from annotation.ui.access import Access
+from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event
-from m3agiqa.checkpoint import Card
+from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import Stopped
 
 SCALE = MosScale(1.0, 5.0)

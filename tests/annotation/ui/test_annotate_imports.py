@@ -10,13 +10,13 @@ import gradio as gr
 import pytest
 from sqlalchemy import select
 
-from annotation.access import Access, Forbidden, Person, Role
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import Item, QueueEntry
+from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.annotate.tab import ImportHandlers
+from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 
 REQUEST = SimpleNamespace(username=None)
 NO_NUMBERS = (0, None, 1.5, "many", "2", [3], {}, float("nan"), 10**9)

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import app
-from annotation.access import Access, Forbidden, Person, Role
 from annotation.settings import Settings
 from annotation.store import Store, queue
 from annotation.store.corrections import StaleError, TakenBackError
+from annotation.store.current_responses import opinions
 from annotation.store.items import add_item, latest_assessment, record_assessment
-from annotation.store.opinions import opinions
+from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.annotate.api import AnnotationApi
 from annotation.ui.annotate.work import Annotating
+from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError, WeightsError
 

@@ -17,7 +17,7 @@ from annotation.ui.assess.subject import Subject
 from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
-from m3agiqa.embedded_prompt import EmbeddedPrompt
+from m3agiqa.image_metadata import EmbeddedPrompt
 
 
 @dataclass

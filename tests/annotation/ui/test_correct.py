@@ -11,11 +11,11 @@ import gradio as gr
 import pytest
 from sqlalchemy import func, select
 
-from annotation.access import Access, Forbidden, Person, Role
 from annotation.store.corrections import in_force
 from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
 from annotation.store.queue import take
+from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.assess.correct import SIGN_IN, CorrectHandlers
 from annotation.ui.assess.subject import Subject
 from annotation.ui.assess.tab import AssessHandlers

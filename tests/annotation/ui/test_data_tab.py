@@ -14,17 +14,17 @@ import pytest
 from opinions_given import crowd, picture, say
 from sqlalchemy import select
 
-from annotation.access import Access, Forbidden, Person, Role
 from annotation.settings import Settings
 from annotation.statistics.overview import overview
 from annotation.store import Store
 from annotation.store.models import AuditEntry
-from annotation.ui import notices
+from annotation.ui import html as notices
+from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import KEPT, ExportVersions
 from annotation.ui.data.tab import DataHandlers, means_csv
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 

@@ -17,14 +17,14 @@ from PIL import Image
 from seeded_cases import add, judge, picture, say, write_run
 from sqlalchemy import func, select
 
-from annotation.access import Access, Forbidden, Person, Role, SpaceAccess
-from annotation.failures.view import Order, View
+from annotation.failures.filters import Order, View
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import QueueEntry
+from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
+from annotation.ui.context import Studio
 from annotation.ui.failures.tab import NO_SCORES, NOTHING, FailuresHandlers, failures_tab
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
 
 OF_RUN = {"data": "run:ffffffffffff", "model": "run:one/report/predictions.csv"}

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import gradio as gr
 
 import app
+from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.studio import Studio
 
 
 def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio) -> None:

@@ -151,7 +151,7 @@ def test_a_model_is_placed_as_the_settings_say(monkeypatch, assessor):
         return name, told
 
     monkeypatch.setattr(Assessor, "from_pretrained", from_pretrained)
-    monkeypatch.setattr("annotation.zero_gpu.on_demand", lambda loaded, device: loaded)
+    monkeypatch.setattr("annotation.ui.zero_gpu.on_demand", lambda loaded, device: loaded)
     load = from_registry(Settings(model="a/b", quantize="4bit", device="cuda:1", revision="v1"))
     placed = {"quantize": "4bit", "device": "cuda:1"}
     assert load("a/b", None) == ("a/b", {**placed, "revision": "v1"})

@@ -12,19 +12,19 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import select
 
-from annotation.access import Access, Forbidden, Person, Role
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import AuditEntry
 from annotation.store.promotions import promote, promoted
+from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
 from annotation.ui.models.serving import Offer, model_to_serve, offers
 from annotation.ui.models.tab import ModelsHandlers, models_list
-from annotation.ui.studio import Studio
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint import CARD_FILE, Card, read_card, write_card
+from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card, write_card
+from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, find, register
 from m3agiqa.errors import WeightsError
-from m3agiqa.registry import Agreement, Compared, Comparison, find, register
 
 REQUEST = None  # no handler here looks at the request itself
 COMPARISON = Comparison(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from annotation.ui import notices
+from annotation.ui import html as notices
 from annotation.ui.assess.runs import RunState, Stage
 from annotation.ui.model_loader import LoadState
 from m3agiqa.errors import WeightsError

@@ -10,8 +10,8 @@ from PIL import Image
 
 from annotation.ui.assess.runs import Run, Runs, Stage
 from annotation.ui.model_loader import ModelLoader
-from annotation.ui.turns import WaitingLine
 from annotation.ui.uploads import Upload
+from annotation.ui.waiting_line import WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import WeightsError
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from annotation.ui.turns import WaitingLine
+from annotation.ui.waiting_line import WaitingLine
 from m3agiqa.errors import Stopped
 
 

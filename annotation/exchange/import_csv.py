@@ -1,0 +1,184 @@
+"""CSV files of images to import: each row stands alone, so that a bad one spoils no other."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from annotation.store.items import MAX_GENERATOR
+from annotation.store.people import MAX_NAME
+from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
+from m3agiqa.errors import InputError
+
+DEFAULT_TOLERANCE = 1.0
+TOLERANCES = MosScale(0.0, COMMON_SCALE.high - COMMON_SCALE.low)
+MAX_LINES = 300_000  # all of them are held in memory
+LONGEST_ROW = 200  # lines; a quotation mark that is never closed must not swallow the rest of the file
+LONGEST_HEADER = 10_000  # characters
+DELIMITERS = ",;\t"  # spreadsheets write the second in half of Europe, the third as "Unicode text"
+COLUMNS = frozenset(
+    ["image", "prompt", "generator", "annotator", "gold_tolerance", *Aspect, *(f"gold_{a}" for a in Aspect)]
+)
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The known answer about an aspect, on COMMON_SCALE: scores within `tolerance` of `score` are right."""
+
+    aspect: Aspect
+    score: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image as a CSV tells of it; `place` is its line. Scores are on COMMON_SCALE."""
+
+    place: str
+    image: str
+    prompt: str = ""
+    generator: str | None = None
+    gold: tuple[Gold, ...] = ()
+    scores: dict[Aspect, float] = field(default_factory=dict)
+    annotator: str | None = None
+
+
+def read_table(content: bytes, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The good rows, and places and reasons of the bad ones.
+
+    Raises InputError where the table as a whole makes no sense.
+    """
+    count = max(content.count(b"\n"), content.count(b"\r"))
+    if count > MAX_LINES:
+        raise InputError(f"{name} has {count:,} lines; at most {MAX_LINES:,} are read. Divide it.")
+    lines = _lines(content)
+    delimiter, columns = _header(lines, name)
+    rows: list[Row] = []
+    errors: list[tuple[str, str]] = []
+    for number, cells in _records(lines, delimiter, len(columns)):
+        place = f"line {number}"
+        try:
+            if isinstance(cells, str):
+                raise InputError(cells)
+            rows.append(_row(place, dict(zip(columns, cells, strict=True))))
+        except InputError as error:
+            errors.append((place, str(error)))
+    if not rows and not errors:
+        raise InputError(f"{name} has no rows below its header.")
+    return rows, errors
+
+
+def _lines(content: bytes) -> list[str | None]:
+    """Lines with their ends; None for one that is no text in UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", errors="replace").replace("\0", "")
+        return list(io.StringIO(text, newline=""))  # str.splitlines would split at more than ends of lines
+    lines: list[str | None] = []
+    for line in content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True):
+        try:
+            lines.append(line.decode("utf-8").replace("\0", ""))
+        except UnicodeDecodeError:
+            lines.append(None)
+    return lines
+
+
+def _header(lines: Sequence[str | None], name: str) -> tuple[str, list[str]]:
+    first = (lines[0] if lines else None) or ""
+    for delimiter in DELIMITERS:
+        header = next(csv.reader([first[:LONGEST_HEADER]], delimiter=delimiter), [])
+        columns = [cell.strip().lower() for cell in header]
+        if "image" in columns:
+            break
+    else:
+        raise InputError(
+            f"{name} needs a column image, and has {first.strip()[:80]!r} as its first line. "
+            "Save it as “CSV UTF-8” with the names of the columns on top."
+        )
+    twice = {column for column in columns if column in COLUMNS and columns.count(column) > 1}
+    if twice:
+        raise InputError(f"{name} has the column {min(twice)} twice; keep one.")
+    scored = [str(aspect) for aspect in Aspect if aspect in columns]
+    if scored and "annotator" not in columns:
+        raise InputError(
+            f"{name} has scores ({', '.join(scored)}) but no column annotator, which says who gave them. "
+            "Add it, or take the columns of scores out."
+        )
+    return delimiter, columns
+
+
+def _records(
+    lines: Sequence[str | None], delimiter: str, width: int
+) -> Iterator[tuple[int, list[str] | str]]:
+    """Line number (from 1) and cells of each row below the header, or why it cannot be read.
+
+    After a row that cannot be read, reading goes on in the line after its first.
+    """
+    at = 1
+    while at < len(lines):
+        number, line = at + 1, lines[at]
+        if line is None:
+            yield number, "The row is not UTF-8; save the table as “CSV UTF-8”."
+            at += 1
+            continue
+        if not line.strip(f"{delimiter} \r\n"):
+            at += 1
+            continue
+        near = takewhile(lambda each: each is not None, lines[at : at + LONGEST_ROW])
+        reader = csv.reader(near, delimiter=delimiter, strict=True)
+        try:
+            cells = next(reader)
+        except csv.Error:
+            yield number, "A quotation mark is out of place; put each text that holds one into double quotes."
+            at += 1
+            continue
+        if len(cells) == width:
+            yield number, cells
+            at += reader.line_num
+        else:
+            count = f"The row has {len(cells)} cells and the header {width}"
+            yield number, f"{count}; put texts that hold {_spoken(delimiter)} into double quotes."
+            at += 1
+
+
+def _spoken(delimiter: str) -> str:
+    return {",": "commas", ";": "semicolons", "\t": "tabs"}[delimiter]
+
+
+def _row(place: str, cells: dict[str, str]) -> Row:
+    texts = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+    image = texts.get("image")
+    if image is None:
+        raise InputError("The row names no image.")
+    scores = _scores(texts, "")
+    annotator, generator = texts.get("annotator"), texts.get("generator")
+    if scores and annotator is None:
+        raise InputError("The row has scores but names no annotator.")
+    for what, text, longest in (("annotator", annotator, MAX_NAME), ("generator", generator, MAX_GENERATOR)):
+        if text is not None and len(text) > longest:
+            raise InputError(f"The name of the {what} is longer than {longest} characters; shorten it.")
+    tolerance = DEFAULT_TOLERANCE
+    if "gold_tolerance" in texts:
+        tolerance = _number(texts["gold_tolerance"], "gold_tolerance", TOLERANCES)
+    gold = tuple(Gold(aspect, score, tolerance) for aspect, score in _scores(texts, "gold_").items())
+    return Row(place, image, texts.get("prompt", ""), generator, gold, scores, annotator)
+
+
+def _scores(texts: dict[str, str], prefix: str) -> dict[Aspect, float]:
+    names = {aspect: f"{prefix}{aspect}" for aspect in Aspect}
+    return {
+        aspect: _number(texts[name], name, COMMON_SCALE) for aspect, name in names.items() if name in texts
+    }
+
+
+def _number(text: str, column: str, scale: MosScale) -> float:
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        raise InputError(f"{column} is {text[:40]!r}; give a number.") from None
+    if not scale.low <= value <= scale.high:
+        raise InputError(f"{column} is {text[:40]}; give a number from {scale.low:g} to {scale.high:g}.")
+    return value

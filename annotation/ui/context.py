@@ -1,0 +1,23 @@
+"""What all tabs share: settings, store, model and who may do what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.ui.access import Access
+from annotation.ui.model_loader import ModelLoader
+from annotation.ui.waiting_line import WaitingLine
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Made once per server, and given to every tab."""
+
+    settings: Settings
+    store: Store
+    access: Access
+    loader: ModelLoader
+    line: WaitingLine = field(default_factory=WaitingLine)
+    """One line for the one model: visitors and the queue's own assessments."""

@@ -1,0 +1,49 @@
+"""The head of the page: what this is, and who is signed in."""
+
+from __future__ import annotations
+
+from html import escape
+
+import gradio as gr
+
+from annotation.ui.access import Access, SpaceAccess, UsersAccess
+from m3agiqa.errors import M3AgiqaError
+
+TITLE = """
+<header class="studio">
+  <h1>M3-AGIQA <span>Studio</span></h1>
+  <p>Judges an AI-generated image the way people would: quality, correspondence with its prompt, and
+  authenticity, each with a description, a rating and a mean opinion score. Whose scores the model learned
+  from is said below.</p>
+</header>
+"""
+SIGN_OUT = '<a href="logout">Sign out</a>'
+
+
+def page_head(access: Access, demo: gr.Blocks) -> None:
+    """Build it; who makes the request is asked whenever a page is opened."""
+
+    def who(request: gr.Request) -> str:
+        return signed_in(access, request)
+
+    with gr.Row(elem_id="head"):
+        gr.HTML(TITLE)
+        if not access.has_login:
+            return
+        with gr.Column(elem_id="login", scale=0, min_width=280):
+            shown = gr.HTML("", elem_id="who")
+            if isinstance(access, SpaceAccess):
+                gr.LoginButton(size="sm", elem_id="sign-in")
+    demo.load(who, outputs=shown, show_progress="hidden", queue=False, api_visibility="private")
+
+
+def signed_in(access: Access, request: gr.Request) -> str:
+    """Name and role, and the way out where Hugging Face's own button is not that."""
+    way_out = SIGN_OUT if isinstance(access, UsersAccess) else ""
+    try:
+        person = access.person(request)
+    except M3AgiqaError as error:
+        return f"<p>{escape(str(error))} {way_out}</p>"
+    if not person.name:
+        return "<p>Visitors may look and assess; who signs in may annotate, too.</p>"
+    return f"<p>Signed in as <b>{escape(person.name)}</b> ({person.role}) {way_out}</p>"

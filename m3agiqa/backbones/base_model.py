@@ -1,0 +1,79 @@
+"""Which model a backbone is made of, and where its files are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from m3agiqa.backbones.base import BASE_FILE
+from m3agiqa.download.hub import commit, snapshot, version
+from m3agiqa.download.pypi import Progress
+from m3agiqa.errors import WeightsError
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no weights that need unpickling, no code
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on the Hugging Face Hub, or in a folder."""
+
+    model: str
+    """Organisation/name, or the path of a folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; None: its main branch."""
+    dtype: str | None = None
+    """Precision of the weights, such as "bfloat16"; None: that of the files."""
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """ "organisation/name", "organisation/name@revision" or a folder. Raises WeightsError."""
+        model, _, revision = (text, "", "") if Path(text).expanduser().is_dir() else text.partition("@")
+        if not model:
+            raise WeightsError(
+                'Name the model behind "hf:", as in hf:HuggingFaceTB/SmolVLM2-500M-Video-Instruct, or give '
+                "its folder."
+            )
+        return cls(model, revision or None)
+
+    @classmethod
+    def read(cls, folder: Path) -> Source | None:
+        """What a checkpoint was made of, if it says so. Raises WeightsError for a damaged file."""
+        path = folder / BASE_FILE
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise WeightsError(f"{path} does not name a model and its revision: {error}.") from error
+
+    def write(self, folder: Path) -> None:
+        """Let a checkpoint say what it is made of."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.revision}" if self.revision else self.model
+
+    @property
+    def title(self) -> str:
+        """Its name without a path of this machine."""
+        return Path(self.model).name if Path(self.model).expanduser().is_dir() else self.model
+
+    def files(self, progress: Progress | None = None, fetch: bool = True) -> Path:
+        """The folder of its files, downloaded if they are not here and `fetch` is set; WeightsError."""
+        folder = Path(self.model).expanduser()
+        if folder.is_dir():
+            return folder
+        if folder.is_absolute() or len(folder.parts) != 2:
+            raise WeightsError(
+                f"There is no folder {self.model}, and a model on the Hugging Face Hub is called "
+                "organisation/name."
+            )
+        return snapshot(self.model, FILES, progress, self.revision, fetch=fetch)
+
+    def pinned(self, folder: Path) -> Source:
+        """With the commit that its files in a folder are of, so that it stays what it is."""
+        if Path(self.model).expanduser().is_dir():
+            return self
+        return replace(self, revision=commit(version(folder)) or self.revision)

@@ -1,0 +1,190 @@
+"""SmolLM2-135M-Instruct: loading, chat markup, and attention that suits few cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import eager_mask
+
+from m3agiqa.backbones.quiet import quietly
+from m3agiqa.conversation import Conversation
+from m3agiqa.download.pypi import is_intact, sealed_folder
+
+ASSISTANT = "<|im_start|>assistant\n"
+END = "<|im_end|>"
+WORD_START = "Ġ"  # how the tokenizer writes the space before a word
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **unused: object,
+) -> tuple[Tensor, None]:
+    """Grouped-query attention without copying each key for every query head that shares it.
+
+    query [B, H, L, D], key and value [B, G, S, D] -> [B, L, H, D]. Decoding 48 rows is 1.5 times as
+    fast on 2 cores as with the library's eager attention, which repeats keys and values.
+    """
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    folded = (query * scaling).reshape(batch, groups, heads // groups * length, width)
+    scores = torch.matmul(folded, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores.view(batch, groups, heads // groups, length, -1) + attention_mask[:, :, None]
+        scores = scores.view(batch, groups, heads // groups * length, -1)
+    mixed = torch.matmul(scores.softmax(-1), value)
+    return mixed.view(batch, heads, length, width).transpose(1, 2), None
+
+
+AttentionInterface.register("m3agiqa_grouped", grouped_attention)
+AttentionMaskInterface.register("m3agiqa_grouped", eager_mask)
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values in buffers with room ahead.
+
+    The library's layer copies all that is cached for every new token, which takes as long as the
+    model itself in a batch of 48. Only for inference: with gradients the buffers would be overwritten.
+    """
+
+    ROOM = 64  # tokens
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return super().update(key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers: list[Tensor] = []
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not self._fits(end):
+            self._buffers = [
+                self._with_room(self.keys, key_states),
+                self._with_room(self.values, value_states),
+            ]
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def _fits(self, end: int) -> bool:
+        """Whether the buffers are long enough, and `keys` still a view of them: rows may have been picked."""
+        if not self._buffers or self._buffers[0].shape[-2] < end:
+            return False
+        return self.keys.data_ptr() == self._buffers[0].data_ptr()
+
+    def _with_room(self, cached: Tensor, new: Tensor) -> Tensor:
+        batch, groups, length, width = new.shape
+        start = self.get_seq_length()
+        buffer = new.new_empty(batch, groups, start + length + self.ROOM, width)
+        if start:
+            buffer[:, :, :start] = cached
+        return buffer
+
+
+def new_cache() -> Cache:
+    """An empty cache for a run of the language model."""
+    return Cache(layer_class_to_replicate=RoomyLayer)
+
+
+def picked(cache: Cache, rows: Tensor) -> Cache:
+    """Another cache with some rows of this one, which stays as it is."""
+    other = new_cache()
+    for index, layer in enumerate(cache.layers):
+        other.update(layer.keys[rows], layer.values[rows], index)
+    return other
+
+
+def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The language model in bfloat16 and its tokenizer, both from one GGUF file.
+
+    Unpacking GGUF takes far longer than reading safetensors, so the result is kept beside it.
+    """
+    unpacked = gguf.with_suffix("")
+    with quietly():
+        if not is_intact(unpacked):
+            source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            )
+            with sealed_folder(unpacked) as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(unpacked)
+        model = AutoModelForCausalLM.from_pretrained(
+            unpacked, dtype=torch.bfloat16, attn_implementation="m3agiqa_grouped"
+        )
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of a conversation after the image; `answer` numbers the assistant's turns, 0 elsewhere."""
+
+    ids: list[int]
+    answer: list[int]
+
+
+class Chat:
+    """SmolLM2's chat markup. The image comes first, so that conversations about it share a prefix:
+
+    <|im_start|>user\\n [visual tokens] \\n question <|im_end|>\\n <|im_start|>assistant\\n answer …
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.before_image = self._encode("<|im_start|>user\n")
+        self.end = tokenizer.convert_tokens_to_ids(END)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _say(self, text: str) -> list[int]:
+        # What users and models wrote must not become chat markup.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def words(self, text: str) -> list[int]:
+        """Ids that stand for a text's longer words: the first token of each, in order of id."""
+        found = {
+            token
+            for token in self.tokenizer.tokenize(" " + text.lower(), split_special_tokens=True)
+            if token[0] == WORD_START and len(token) > 3 and token[1:].isalpha()
+        }
+        return sorted(self.tokenizer.convert_tokens_to_ids(list(found)))
+
+    def tokens(self, conversation: Conversation) -> Tokens:
+        """All turns; after a user turn the assistant's header follows, ready to answer."""
+        ids: list[int] = []
+        answer: list[int] = []
+        answers = 0
+        for i, turn in enumerate(conversation.turns):
+            if turn.role == "user":
+                piece = self._encode("\n" if i == 0 else "\n<|im_start|>user\n")
+                piece += [*self._say(turn.content), self.end, *self._encode("\n" + ASSISTANT)]
+                answer += [0] * len(piece)
+            else:
+                piece = [*self._say(turn.content), self.end]
+                answers += 1
+                answer += [answers] * len(piece)
+            ids += piece
+        return Tokens(ids, answer)

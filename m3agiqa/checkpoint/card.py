@@ -1,0 +1,137 @@
+"""Checkpoints: a folder of safetensors files and one small JSON that says what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.download.pypi import sha256
+from m3agiqa.errors import InputError, WeightsError, reason
+from m3agiqa.predictor.model import Predictor, PredictorConfig
+
+CARD_FILE = "checkpoint.json"
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is and what it learned from; travels with every result."""
+
+    name: str
+    version: str
+    backbone: str
+    learned_from: str
+    """For people, as it stands after "Learned from": which data, and whose scores these are."""
+    fingerprint: str
+    """SHA-256 of the training data (training.data.fingerprint)."""
+    scales: dict[Aspect, MosScale]
+    predictors: dict[Aspect, PredictorConfig]
+    metrics: dict[str, object] = field(default_factory=dict)
+    seeds: int = 1
+    """Predictors of each aspect, trained with as many seeds. The first one's MOS counts; how far all of them
+    spread says how sure it is."""
+    digest: str = field(default="", compare=False)
+    """SHA-256 of the card's file, and so of all the files that it names; "" for one that is in no folder."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def predictor_file(aspect: Aspect, number: int = 0) -> str:
+    """Name of an aspect's predictor within a checkpoint folder; from 1 on, those of other seeds."""
+    return f"predictor-{aspect}-{number}.safetensors" if number else f"predictor-{aspect}.safetensors"
+
+
+def save_predictor(
+    predictor: Predictor, folder: Path, aspect: Aspect, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write an aspect's predictor."""
+    weights = {name: value.to(dtype).contiguous() for name, value in predictor.state_dict().items()}
+    save_file(weights, folder / predictor_file(aspect))
+
+
+def load_predictor(folder: Path, aspect: Aspect, config: PredictorConfig, number: int = 0) -> Predictor:
+    """Read an aspect's predictor, in 32 bit and ready for inference; `number` as in predictor_file."""
+    predictor = Predictor(config)
+    path = folder / predictor_file(aspect, number)
+    try:
+        weights = {name: value.to(torch.float32) for name, value in load_file(path).items()}
+        predictor.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(f"{path} does not hold this predictor's weights: {reason(error)}.") from error
+    return predictor.eval().requires_grad_(False)
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write the card with the SHA-256 of every other file in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    facts = {**asdict(card), "files": hashes}
+    del facts["digest"]
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that come with this package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
+
+
+def local_checkpoint(name_or_path: str | Path) -> Path | None:
+    """The folder of a shipped checkpoint's name, or of a local path; None if there is no checkpoint."""
+    folders = (SHIPPED / str(name_or_path), Path(name_or_path))
+    return next((folder for folder in folders if (folder / CARD_FILE).is_file()), None)
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """As local_checkpoint, but raises InputError if there is none."""
+    folder = local_checkpoint(name_or_path)
+    if folder is None:
+        known = ", ".join(shipped()) or "(none is shipped)"
+        raise InputError(
+            f"There is no model {str(name_or_path)!r}. Give one of {known}, or a folder with a {CARD_FILE}."
+        )
+    return folder
+
+
+def read_card(folder: Path, *, verify: bool = True) -> Card:
+    """Read a card and verify every file it names. Raises WeightsError naming the file that is wrong.
+
+    Without `verify` the card alone is read, which is enough to list a checkpoint.
+    """
+    path = folder / CARD_FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        files = facts.pop("files")
+        seeds = range(facts.get("seeds", 1))
+        named = {predictor_file(Aspect(aspect), n) for aspect in facts["predictors"] for n in seeds}
+        for name in sorted(named - files.keys()):
+            raise ValueError(f"it does not list {name}")
+        for name, expected in files.items() if verify else ():
+            _verify(folder / name, expected)
+        facts["scales"] = {Aspect(k): MosScale(**v) for k, v in facts["scales"].items()}
+        facts["predictors"] = {Aspect(k): PredictorConfig(**v) for k, v in facts["predictors"].items()}
+        if facts["scales"].keys() != facts["predictors"].keys():
+            raise ValueError("each predictor needs its scale")
+        return Card(**facts, digest=sha256(path))
+    except OSError as error:
+        raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} is damaged or of another version: {error}. Install it anew.") from error
+
+
+def _verify(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise WeightsError(f"The weight file {path} is missing. Install the model anew.")
+    if sha256(path) != expected:
+        raise WeightsError(
+            f"The weight file {path} is damaged or has been changed (its SHA-256 is not the one in "
+            f"{CARD_FILE}). Install the model anew."
+        )

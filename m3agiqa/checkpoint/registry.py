@@ -1,0 +1,192 @@
+"""Registered checkpoints: a folder where newly trained models wait to be put into service."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, read_card
+from m3agiqa.errors import InputError, WeightsError
+
+REGISTRATION_FILE = "registration.json"
+METRICS = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
+"""What people call the fields of Agreement."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far predictions agree with what people say; a correlation that says nothing is NaN."""
+
+    srcc: float
+    plcc: float
+    rmse: float
+    bias: float
+    """Mean of predicted minus true MOS."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models on the same held-out images of one aspect."""
+
+    part: str
+    """Which images: "people" has those that annotators scored, "data" the data set's own test part."""
+    aspect: Aspect
+    n: int
+    before: Agreement | None
+    """None where the model before does not judge this aspect."""
+    after: Agreement
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside the one that it is to replace."""
+
+    before: str
+    """Title of the model."""
+    after: str
+    rows: tuple[Compared, ...]
+
+    def to_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, facts: dict) -> Comparison:
+        """Raises ValueError, TypeError or KeyError for what `to_dict` has not made."""
+        rows = [
+            Compared(
+                **{
+                    **row,
+                    "aspect": Aspect(row["aspect"]),
+                    "before": _agreement(row["before"]),
+                    "after": _agreement(row["after"]),
+                }
+            )
+            for row in facts["rows"]
+        ]
+        return cls(**{**facts, "rows": tuple(rows)})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A registered checkpoint."""
+
+    folder: Path
+    card: Card
+    registered_at: datetime
+    comparison: Comparison | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in its registry."""
+        return self.folder.name
+
+
+def register(checkpoint: Path, folder: Path, comparison: Comparison | None = None) -> Candidate:
+    """Copy a checkpoint into the registry at `folder`; the same one twice is the same candidate.
+
+    It is there whole or not at all. Raises WeightsError for a damaged checkpoint, InputError where the
+    folder cannot be written.
+    """
+    card = read_card(checkpoint)
+    name = f"{_as_name(card.title)}-{card.digest[:8]}"
+    target, partial = folder / name, folder / f".{name}.{uuid4().hex[:8]}"
+    facts = {
+        "registered_at": datetime.now(UTC).isoformat(),
+        "comparison": comparison and comparison.to_dict(),
+    }
+    try:
+        if not target.exists():
+            shutil.copytree(checkpoint, partial)
+            _write(partial / REGISTRATION_FILE, facts)
+            _move(partial, target)
+        elif comparison is not None:  # measured anew: it is still known since when it was first registered
+            facts["registered_at"] = _read(target).registered_at.isoformat()
+            _write(target / REGISTRATION_FILE, facts)
+    except OSError as error:
+        raise InputError(f"The model cannot be registered in {folder}: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _read(target)
+
+
+def candidates(folder: Path) -> list[Candidate]:
+    """All registered checkpoints, the newest first; folders that are none of them are passed over."""
+    found: list[Candidate] = []
+    for card in folder.glob(f"[!.]*/{CARD_FILE}"):
+        try:
+            found.append(_read(card.parent))
+        except WeightsError:
+            continue  # perhaps of another version
+    return sorted(found, key=lambda each: (each.registered_at, each.name), reverse=True)
+
+
+def registered(name: str, folder: Path) -> Path | None:
+    """A candidate's folder by its name in the registry; None if it is not registered there."""
+    return folder / name if (folder / name / CARD_FILE).is_file() else None
+
+
+def find(name: str, folder: Path) -> Path:
+    """A candidate's folder by its name in the registry, or any other checkpoint by name or path.
+
+    Raises InputError if there is none on this machine. What is in it is looked at by
+    m3agiqa.checkpoint.card.read_card.
+    """
+    return registered(name, folder) or find_checkpoint(name)
+
+
+def _read(folder: Path) -> Candidate:
+    card, path = read_card(folder, verify=False), folder / REGISTRATION_FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        known = facts["comparison"]
+        comparison = None if known is None else Comparison.from_dict(known)
+        return Candidate(folder, card, datetime.fromisoformat(facts["registered_at"]), comparison)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path} is missing or damaged: {error}. Register the model anew.") from error
+
+
+def _write(path: Path, facts: dict) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _move(partial: Path, target: Path) -> None:
+    try:
+        partial.rename(target)
+    except OSError:
+        if not (target / CARD_FILE).exists():  # else another process has registered the same one meanwhile
+            raise
+
+
+def _as_name(title: str) -> str:
+    """A title as the name of a folder."""
+    return re.sub(r"[^\w.+]+", "-", title).strip(".-") or "model"
+
+
+def _agreement(facts: dict | None) -> Agreement | None:
+    if facts is None:
+        return None
+    return Agreement(**{name: math.nan if value is None else float(value) for name, value in facts.items()})
+
+
+def _plain(value: object) -> object:
+    """As JSON can hold it: NaN becomes null."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

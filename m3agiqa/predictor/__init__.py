@@ -1,0 +1,5 @@
+"""The predictor: from the MLLM's hidden states to a mean opinion score (paper, Eq. 6-9)."""
+
+from m3agiqa.predictor.model import Predictor, PredictorConfig
+
+__all__ = ["Predictor", "PredictorConfig"]

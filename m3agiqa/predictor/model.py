@@ -1,0 +1,141 @@
+"""The predictor: from what the MLLM held in mind to a mean opinion score (paper, Eq. 6-9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from m3agiqa.predictor.extractors import Extractor, build_extractor
+
+Projection = Literal["hidden", "vocab", "none"]
+Pooling = Literal["mean", "max", "last", "first+last"]
+ROWS = 4096
+"""So many rows of an output head are brought to 32 bit at a time."""
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Shape of a predictor; the defaults are the paper's, except the input size."""
+
+    input_size: int
+    """Width of the input: the backbone's hidden size, or its vocabulary for projection="vocab"."""
+    projection: Projection = "hidden"
+    """What W_proj reads. "vocab": logits, as in the paper. "hidden": hidden states (paper, "w/o lm_head");
+    for a frozen head both are the same function class, and `Predictor.fuse` turns a vocab predictor into a
+    hidden one exactly. "none": the extractor is as wide as the hidden states, which are only scaled."""
+    extractor: Extractor = "xlstm"
+    """What reads the sequence; "none" pools the projected states as they are."""
+    pooling: Pooling = "mean"
+    """How the sequence becomes one vector; "first+last" is the mean of these two positions."""
+    dim: int = 512
+    """Width of W_proj's output and of the extractor."""
+    blocks: int = 4
+    """Layers of the extractor."""
+    slstm_at: tuple[int, ...] = (1,)
+    """Blocks of the xLSTM that are sLSTM; the others are mLSTM."""
+    heads: int = 4
+    conv_kernel: int = 4
+    qkv_block: int = 4
+    feedforward_factor: float = 1.3
+    regression_dim: int = 128
+    """Width between the two layers of the regression head."""
+    dropout: float = 0.0
+    context_length: int = 1024
+    """Longest sequence that is read; of a longer one only the beginning is."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slstm_at", tuple(self.slstm_at))  # JSON has lists only
+
+
+class Predictor(nn.Module):
+    """W_proj -> extractor (xLSTM) -> pooling over the sequence -> Linear, ReLU, Linear -> MOS."""
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.projection == "none":
+            width = config.input_size
+            self.projection: nn.Module = Scale(width)
+        else:
+            width = config.dim
+            self.projection = nn.Linear(config.input_size, width)
+        self.extractor = build_extractor(config, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.regression = nn.Sequential(
+            nn.Linear(width, config.regression_dim), nn.ReLU(), nn.Linear(config.regression_dim, 1)
+        )
+
+    def forward(self, states: Tensor, lengths: Tensor, head: Tensor | None = None) -> Tensor:
+        """states [B, L, input_size], right-padded; lengths [B] -> raw MOS [B], not clamped to a scale.
+
+        With the frozen head [vocab, d] a predictor over the vocabulary takes hidden states [B, L, d]:
+        W_proj (W_head h) = (W_proj W_head) h, so that no logit is ever made, and W_proj's gradient is
+        the one that logits would give it.
+        """
+        states = states[:, : self.config.context_length].to(self.projection.weight.dtype)
+        lengths = lengths.clamp_max(self.config.context_length)
+        if head is None:
+            projected = self.projection(states)
+        else:
+            projected = F.linear(states, self.projection.weight @ head, self.projection.bias)
+        pooled = pool(self.extractor(projected, lengths), lengths, self.config.pooling)
+        return self.regression(self.dropout(pooled)).squeeze(-1)
+
+    @torch.inference_mode()
+    def predict(self, states: Tensor) -> float:
+        """Raw MOS of one conversation's states [L, input_size]."""
+        return self(states[None], torch.tensor([len(states)])).item()
+
+    def fuse(self, head: Tensor | Iterable[Tensor]) -> Predictor:
+        """The same function on hidden states: W_proj (W_head h) = (W_proj W_head) h.
+
+        head [vocab, d] is the frozen output matrix that this predictor's logits came from, or blocks of its
+        rows in order: a block at a time is brought to 32 bit.
+        """
+        if self.config.projection != "vocab":
+            raise ValueError("only a predictor over the vocabulary can be fused with an output head")
+        weights = self.state_dict()
+        over_vocabulary, size = weights["projection.weight"], self.config.input_size
+        rows, product = 0, None
+        for block in head.split(ROWS) if isinstance(head, Tensor) else head:
+            rows += len(block)
+            if rows > size:
+                break
+            part = over_vocabulary[:, rows - len(block) : rows] @ block.to(over_vocabulary.dtype)
+            product = part if product is None else product.add_(part)
+        if rows != size or product is None:
+            raise ValueError(f"the head does not have the {size:,} rows whose logits are read")
+        fused = Predictor(replace(self.config, projection="hidden", input_size=product.shape[1]))
+        fused.load_state_dict(weights | {"projection.weight": product})
+        return fused.train(self.training)
+
+
+class Scale(nn.Module):
+    """Each dimension by itself: weight * x + bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+def pool(outputs: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """[B, L, D] and lengths [B] -> [B, D], of the positions within the lengths (paper, Eq. 8, Table IV)."""
+    last = outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
+    if pooling == "last":
+        return last
+    if pooling == "first+last":
+        return (outputs[:, 0] + last) / 2
+    inside = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None])[..., None]
+    if pooling == "max":
+        return outputs.masked_fill(~inside, -torch.inf).amax(1)
+    # Not a product with the mask, as what stands in the padding may be infinite or NaN.
+    return outputs.masked_fill(~inside, 0.0).sum(1) / lengths[:, None]

@@ -1,0 +1,169 @@
+"""People's corrections on top of a data set: an export of annotations, checked and merged without a leak.
+
+What people said of an image with its prompt goes before what the data says of the same two, and images that
+the data does not have are added. Images are known by the content of their files. An image stands in one part
+of the split, whichever of the two it came from: in the test part if either holds it out for testing. So does
+a prompt, or a generator, wherever the data's own split keeps it in one part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.download.pypi import sha256
+from m3agiqa.errors import InputError
+from m3agiqa.samples import Sample
+from training.data.checks import ImageFinder, checked
+from training.data.sample_file import sample_entries
+from training.data.splits import HELD_OUT, folded, keep_together
+from training.data.variants import image_hash
+
+MANIFEST_FILE = "manifest.json"
+SAMPLES_FILE = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """An export: samples with the MOS and descriptions of people."""
+
+    name: str
+    version: str
+    scale: MosScale
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What people said of a run's samples."""
+
+    name: str
+    version: str
+    """Of the export."""
+    scored: dict[str, list[Aspect]]
+    """Which aspects have the MOS of people, by the samples' ids."""
+
+
+def read_annotations(folder: Path) -> Annotations:
+    """An export of `python -m annotation export`.
+
+    Raises InputError where there is none, or it is not as it was written.
+    """
+    path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise InputError(f"There is no export of annotations in {folder}: no such folder.")
+    if not path.is_file() or not (folder / SAMPLES_FILE).is_file():
+        raise InputError(
+            f"{folder} is no export of annotations: it needs {MANIFEST_FILE} and {SAMPLES_FILE}. "
+            "Write one with `python -m annotation export --out DIR`."
+        )
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        name, version, digest = str(facts["name"]), str(facts["version"]), facts["samples_sha256"]
+        low, high = facts["scale"]
+        scale = MosScale(float(low), float(high))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged or of another version: {error!r}. Export again.") from error
+    if sha256(folder / SAMPLES_FILE) != digest:
+        raise InputError(
+            f"{folder / SAMPLES_FILE} is damaged or has been changed: its SHA-256 is not the one in "
+            f"{MANIFEST_FILE}. Export again."
+        )
+    samples = checked(sample_entries(folder), ImageFinder(folder), scale, folder)
+    for sample in samples:
+        if any(not isinstance(count, int) or count < 1 for count in sample.raters.values()):
+            raise InputError(
+                f"{folder}: sample {sample.id} has a MOS of {sample.raters} people. Export again."
+            )
+    return Annotations(name, version, scale, samples)
+
+
+def merge(samples: Sequence[Sample], scale: MosScale, told: Annotations) -> tuple[list[Sample], Annotated]:
+    """A data set's samples, on its scale, with what people said of the aspects that it has scores of.
+
+    A sample that is not in the data gets an id of its own. Raises InputError where there is no such aspect,
+    or the export has an image with the same prompt twice.
+    """
+    aspects = {aspect for sample in samples for aspect in sample.mos}
+    theirs: dict[tuple, Sample] = {}
+    for sample in told.samples:
+        said = _about(sample, aspects, told.scale, scale)
+        if not said.mos and not said.descriptions:
+            continue
+        if theirs.setdefault(_key(said), said) is not said:
+            raise InputError(f"The annotations {told.name} have {sample.image} with the same prompt twice.")
+    if not theirs:
+        found = sorted({str(aspect) for sample in told.samples for aspect in sample.mos})
+        raise InputError(
+            f"The annotations {told.name} are about {', '.join(found) or 'nothing'}, and the data about "
+            f"{', '.join(sorted(aspects))}: they have no aspect in common."
+        )
+    corrected = [_corrected(sample, theirs.get(_key(sample))) for sample in samples]
+    known = {_key(sample) for sample in samples}
+    added = [replace(said, id=f"annotations/{said.id}") for key, said in theirs.items() if key not in known]
+    parted = _without_leak(samples, corrected, added)
+    scored = {sample.id: list(theirs[key].mos) for sample in parted if (key := _key(sample)) in theirs}
+    return parted, Annotated(
+        told.name, told.version, {each: about for each, about in scored.items() if about}
+    )
+
+
+def _key(sample: Sample) -> tuple[str, str]:
+    """Content of the image, and the prompt without differences in white space."""
+    return image_hash(sample.image), " ".join((sample.prompt or "").split())
+
+
+def _about(sample: Sample, aspects: set[Aspect], own: MosScale, wanted: MosScale) -> Sample:
+    """What is said of some aspects, on another scale; whoever scored, somebody did."""
+    aspects = {aspect for aspect in aspects if sample.prompt or not aspect.needs_prompt}
+    mos = {
+        aspect: wanted.from_unit(own.to_unit(value))
+        for aspect, value in sample.mos.items()
+        if aspect in aspects
+    }
+    told = {aspect: text for aspect, text in sample.descriptions.items() if aspect in aspects}
+    raters = {aspect: sample.raters.get(aspect, 1) for aspect in mos}
+    return replace(sample, mos=mos, descriptions=told, raters=raters)
+
+
+def _corrected(sample: Sample, said: Sample | None) -> Sample:
+    if said is None:
+        return sample
+    return replace(
+        sample,
+        mos={**sample.mos, **said.mos},
+        raters={**sample.raters, **said.raters},
+        descriptions={**sample.descriptions, **said.descriptions},
+        split=max(sample.split, said.split, key=HELD_OUT.index),
+    )
+
+
+def _without_leak(data: Sequence[Sample], corrected: list[Sample], added: list[Sample]) -> list[Sample]:
+    """Corrected and added samples with an image in one part, and a prompt where the data has each in one."""
+    by_prompt = all(len(parts) == 1 for parts in _parts(data, lambda each: folded(each.prompt)).values())
+    generators = _parts(data, lambda sample: sample.generator)
+    if all(len(parts) == 1 for parts in generators.values()):
+        # Never the other way round: one annotated image would take all of its generator's out of training.
+        added = [
+            replace(each, split=max([each.split, *generators.get(each.generator, ())], key=HELD_OUT.index))
+            for each in added
+        ]
+
+    def marks(sample: Sample) -> Iterator[Hashable]:
+        yield "image", image_hash(sample.image)
+        if by_prompt and sample.prompt:
+            yield "prompt", folded(sample.prompt)
+
+    return keep_together([*corrected, *added], marks)
+
+
+def _parts(samples: Sequence[Sample], key: Callable[[Sample], str | None]) -> dict[str, set[str]]:
+    """In which parts the samples of a prompt or generator are."""
+    found: dict[str, set[str]] = {}
+    for sample in samples:
+        if name := key(sample):
+            found.setdefault(name, set()).add(sample.split)
+    return found

@@ -1,0 +1,79 @@
+"""The data folder that nano learns from: teacher scores, unlabelled images, captions, published texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+from m3agiqa.json_lines import read_json_lines
+from m3agiqa.samples import Sample
+from training.data.checks import Entry
+
+TEACHER_SCALE = MosScale(1.0, 5.0)
+
+
+def teacher_entries(data: Path) -> Iterator[Entry]:
+    """`agi-teacher` below `data`: pictures with scores (1-5) and descriptions by a multimodal LLM.
+
+    Raises InputError naming file and line.
+    """
+    folder = data / "agi-teacher"
+    path = folder / "samples.jsonl"
+    for number, row in read_json_lines(path):
+        place = f"{path}, line {number}"
+        try:
+            judged = {aspect: row[aspect] for aspect in Aspect if row.get(aspect)}
+            sample = Sample(
+                id=row["id"],
+                image=folder / row["image"],
+                prompt=row["prompt"],
+                mos={aspect: value["score"] for aspect, value in judged.items()},
+                descriptions={aspect: value["description"] for aspect, value in judged.items()},
+                split=row["split"],
+                generator=row["generator"],
+                source=row["source"],
+                distorted=bool(row.get("distortion")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{place} is not a row of agi-teacher: {error!r}") from error
+        yield Entry(place, sample)
+
+
+def load_teacher(data: Path) -> list[Sample]:
+    """The samples of `agi-teacher`; whether their images exist is not checked."""
+    return [entry.sample for entry in teacher_entries(data)]
+
+
+def load_unlabelled(data: Path) -> list[Sample]:
+    """`agi-unlabelled`: generated pictures with prompts and no scores."""
+    folder = data / "agi-unlabelled"
+    return [
+        Sample(
+            row["id"], folder / row["image"], row["prompt"], split=row["split"], generator=row["generator"]
+        )
+        for _, row in read_json_lines(folder / "samples.jsonl")
+    ]
+
+
+def load_captions(data: Path) -> list[tuple[Path, list[str]]]:
+    """`captions`: photographs with five human captions each."""
+    folder = data / "captions"
+    return [(folder / row["image"], row["captions"]) for _, row in read_json_lines(folder / "captions.jsonl")]
+
+
+def load_published_conversations(data: Path) -> list[tuple[Aspect, list[dict[str, str]]]]:
+    """The turns ({role, content}) of the authors' training conversations, without images."""
+    folder = data / "m3-agiqa-conversations"
+    names = {"alignment": Aspect.CORRESPONDENCE, **{str(aspect): aspect for aspect in Aspect}}
+    conversations = []
+    for path in sorted(folder.glob("*train*")):
+        aspect = next((aspect for name, aspect in names.items() if name in path.name), None)
+        if aspect is not None:
+            items = json.loads(path.read_text(encoding="utf-8"))
+            conversations += [(aspect, item["conversations"]) for item in items]
+    if not conversations:
+        raise InputError(f"{folder} holds no training conversations (*train*quality* and the like).")
+    return conversations

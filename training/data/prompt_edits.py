@@ -1,0 +1,186 @@
+"""Prompts with one attribute changed: hard to tell from the image's own, and wrong all the same."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from m3agiqa.aspects import MosScale
+from m3agiqa.backbones.nano.text import NUMBERS
+from m3agiqa.samples import Sample
+
+Attribute = Literal["colour", "number", "object", "place"]
+ATTRIBUTES: tuple[Attribute, ...] = ("colour", "number", "object", "place")
+
+COLOURS = frozenset({"red", "blue", "green", "yellow", "purple", "orange", "pink", "brown", "black", "white"})
+"""What a colour is changed into."""
+OTHER_COLOURS = frozenset({"gold", "silver", "grey", "gray"})
+COUNTS = frozenset(NUMBERS[1:8])
+OBJECTS = tuple(
+    frozenset(words.split())
+    for words in (
+        "dog cat bird horse elephant bear lion tiger zebra giraffe rabbit sheep cow panda octopus owl fish "
+        "monkey mouse wolf penguin kitten duck raccoon butterfly snake frog",
+        "car bus train boat bicycle motorcycle airplane truck ship surfboard skateboard rocket submarine",
+        "pizza sandwich banana apple hamburger cake bread orange coffee donut egg carrot broccoli",
+        "chair couch bench table bed refrigerator microwave oven toilet desk lamp",
+        "umbrella clock vase book laptop suitcase backpack bottle cup knife hat guitar piano keyboard sign "
+        "mirror toothbrush",
+        "man woman girl boy baby robot ogre knight astronaut athlete physician student child",
+        "church castle house skyscraper tower temple bridge storefront barn",
+    )
+)
+"""Things of one kind, which may stand for each other in a sentence."""
+PLACES = frozenset(
+    {"forest", "beach", "city", "street", "mountain", "desert", "ocean", "lake", "river", "field", "garden"}
+    | {"library", "classroom", "laboratory", "kitchen", "office", "nightclub", "jungle", "park", "campus"}
+    | {"station"}
+)
+ALIKE = (
+    {"man", "knight"},
+    {"man", "astronaut"},
+    {"man", "athlete"},
+    {"man", "physician"},
+    {"woman", "athlete"},
+    {"woman", "physician"},
+    {"woman", "girl"},
+    {"man", "boy"},
+    {"boy", "child"},
+    {"girl", "child"},
+    {"baby", "child"},
+    {"student", "child"},
+    {"cat", "kitten"},
+    {"boat", "ship"},
+    {"castle", "tower"},
+    {"skyscraper", "tower"},
+    {"church", "tower"},
+    {"park", "garden"},
+    {"field", "garden"},
+    {"forest", "jungle"},
+    {"city", "street"},
+    {"campus", "park"},
+)
+"""An image of the one may well show the other."""
+IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "knife": "knives",
+    "wolf": "wolves",
+    "sheep": "sheep",
+    "fish": "fish",
+}
+"""Plurals."""
+
+CHANGED_WORDS: dict[Attribute, tuple[str, ...]] = {
+    "colour": (
+        "The scene is close to the request, but one colour is wrong: {new} was asked for, {old} is shown.",
+        "Most of it fits. What should be {new} is {old} here, so the prompt is met only in part.",
+    ),
+    "number": (
+        "The right kind of thing is there, but the count is off: the prompt says {new}, there are {old}.",
+        "Subject and setting fit, yet {old} can be seen where {new} were asked for.",
+    ),
+    "object": (
+        "There is no {new} anywhere; in its place the picture shows {old}. The rest follows the prompt.",
+        "The setting fits, but a main thing does not: {new} was asked for, and {old} is what appears.",
+    ),
+    "place": (
+        "The subject fits, but the setting does not: it is {old} rather than {new}.",
+        "What was asked for is there, only not in the {new}; the surroundings are {old} instead.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One word put in place of another."""
+
+    attribute: Attribute
+    prompt: str
+    """With the new word."""
+    old: str
+    new: str
+
+
+def changes(prompt: str, rng: Random) -> list[Change]:
+    """All that can be changed about a prompt, each into one thing drawn at random."""
+    words = list(dict.fromkeys(re.findall(r"[a-z]+", prompt.lower())))
+    found = []
+    for word in words:
+        for attribute, others in _others(word, prompt.lower()):
+            allowed = sorted(other for other in others if not _overlap(other, word, words))
+            if not allowed:
+                continue
+            new = rng.choice(allowed)
+            found.append(Change(attribute, _replaced(prompt, word, new), word, new))
+    return found
+
+
+def changed(sample: Sample, rng: Random) -> Change | None:
+    """One change of the sample's prompt; attributes that can be changed have equal chances."""
+    found = changes(sample.prompt or "", rng)
+    if not found:
+        return None
+    attribute = rng.choice(sorted({change.attribute for change in found}))
+    return rng.choice([change for change in found if change.attribute == attribute])
+
+
+def changed_description(change: Change, rng: Random) -> str:
+    """What can be said of an image of the old prompt."""
+    return rng.choice(CHANGED_WORDS[change.attribute]).format(old=change.old, new=change.new)
+
+
+def changed_mos(mos: float, scale: MosScale) -> float:
+    """Correspondence that a changed prompt is taught with, for an image with this one for its own prompt."""
+    return scale.low + 0.5 * (mos - scale.low)
+
+
+def _replaced(prompt: str, old: str, new: str) -> str:
+    """With the article that the new word needs, which would give it away otherwise."""
+    pattern = re.compile(rf"\b(?:(an?)(\s+))?{old}\b", re.IGNORECASE)
+
+    def put(found: re.Match[str]) -> str:
+        article, gap = found.groups()
+        if not article:
+            return new
+        return article[0] + ("n" if new[0] in "aeiou" else "") + gap + new
+
+    return pattern.sub(put, prompt, count=1)
+
+
+def _others(word: str, prompt: str) -> list[tuple[Attribute, frozenset[str]]]:
+    """Attributes that a word may tell, with the words to choose from."""
+    if word == "orange":  # a colour and a fruit
+        return [("colour", COLOURS)] if re.search(r"\borange [a-z]", prompt) else []
+    if word in COLOURS | OTHER_COLOURS:
+        return [("colour", COLOURS)]
+    if word in COUNTS:
+        return [("number", COUNTS)]
+    if word in PLACES:
+        return [("place", PLACES)]
+    for kind in OBJECTS:
+        for others in (kind, frozenset(map(_plural, kind))):
+            if word in others:
+                return [("object", others)]
+    return []
+
+
+def _overlap(other: str, word: str, words: list[str]) -> bool:
+    """Whether the new word stands in the prompt already, or an image of the old one may show it."""
+    pair = {SINGULARS.get(other, other), SINGULARS.get(word, word)}
+    return other in words or len(pair) == 1 or pair in ALIKE
+
+
+def _plural(word: str) -> str:
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+SINGULARS = {_plural(word): word for kind in OBJECTS for word in kind}

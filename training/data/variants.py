@@ -1,0 +1,142 @@
+"""Which conversations are spoken and encoded: the images themselves, and copies with known effect."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.conversation import Conversation
+from m3agiqa.download.pypi import sha256
+from m3agiqa.errors import InputError
+from m3agiqa.images import open_image
+from m3agiqa.samples import Sample
+from training.data.distortions import (
+    DAMAGE_REVISION,
+    DAMAGES,
+    damage,
+    damaged_mos,
+    unrelated_mos,
+    unrelated_prompt,
+)
+from training.data.prompt_edits import changed, changed_mos
+
+Kind = Literal["own", "unrelated", "changed", "damaged"]
+SANITY_DAMAGES = ("blur", "noise")
+WRONG_SHARE = 0.35  # of the training images, with a wrong prompt; each costs one more conversation
+CHANGED_SHARE = 0.5  # of those, with one attribute of their prompt changed where there is one
+DAMAGED_SHARE = 0.25  # likewise, and one more image
+
+
+def image_hash(path: Path) -> str:
+    """SHA-256 of an image file, which is read again only once it has changed."""
+    seen = path.stat()
+    return _hash(path, seen.st_mtime_ns, seen.st_size)
+
+
+@cache
+def _hash(path: Path, changed: int, size: int) -> str:
+    return sha256(path)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample's image (perhaps damaged) with a prompt (perhaps a wrong one), for some aspects."""
+
+    sample: Sample
+    kind: Kind
+    aspects: tuple[Aspect, ...]
+    prompt: str | None
+    damage: str | None = None
+
+    def image(self) -> Image.Image:
+        """As it is shown. Raises InputError naming sample and file."""
+        try:
+            image = open_image(self.sample.image)
+        except InputError as error:
+            raise InputError(f"Sample {self.sample.id}, {self.sample.image}: {error}") from error
+        if self.damage:
+            image = damage(image, self.damage, Random(self.sample.id))
+        return image
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        """To be spoken: opened with round 1."""
+        return tuple(Conversation.open(aspect, self.prompt) for aspect in self.aspects)
+
+    def mos(self, aspect: Aspect, scale: MosScale) -> float | None:
+        """The sample's, or what is made up for a damaged image or a wrong prompt; None where not known."""
+        own = self.sample.mos.get(aspect)
+        if own is None or self.kind == "own":
+            return own
+        if self.kind == "unrelated":
+            return unrelated_mos(scale)
+        return (damaged_mos if self.kind == "damaged" else changed_mos)(own, scale)
+
+    def key(self, aspect: Aspect, identity: str) -> str:
+        """Hash of all that a conversation which the backbone speaks depends on, and its hidden states.
+
+        `identity` is the backbone's (training.stages.identity.backbone_id).
+        """
+        question = Conversation.open(aspect, self.prompt).turns[0].content
+        return self._hash(identity, question, None)
+
+    def told_key(self, told: Conversation, identity: str) -> str:
+        """The same for a conversation whose turns are given."""
+        turns = tuple((turn.role, turn.content) for turn in told.turns)
+        return self._hash(identity, str(told.aspect), turns)
+
+    def _hash(self, identity: str, *said: object) -> str:
+        damaged = (self.damage, DAMAGE_REVISION, self.sample.id) if self.damage else None
+        return hashlib.sha256(
+            repr((identity, image_hash(self.sample.image), damaged, *said)).encode()
+        ).hexdigest()
+
+
+def own_cases(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Case]:
+    """The samples' own images and prompts, for those of the aspects that can be asked about."""
+    asked = [(sample, tuple(a for a in aspects if sample.prompt or not a.needs_prompt)) for sample in samples]
+    return [Case(sample, "own", about, sample.prompt) for sample, about in asked if about]
+
+
+def all_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
+    """Own cases of all samples; wrong prompts and damaged copies of undistorted ones.
+
+    Test images get every sanity case. A share of the training images gets the like to be fitted with,
+    with any damage; validation images need none.
+    """
+    pools: dict[str, list[Sample]] = {}
+    for sample in samples:
+        pools.setdefault(sample.split, []).append(sample)
+    worse = (case for sample in samples for case in _worse(sample, pools[sample.split], seed))
+    return own_cases(samples, aspects) + [case for case in worse if set(case.aspects) <= set(aspects)]
+
+
+def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Case]:
+    rng = Random(f"{seed} {sample.id}")
+    train = sample.split == "train"
+    if sample.distorted or sample.split == "validation":
+        return []
+    cases = []
+    if sample.prompt and (not train or rng.random() < WRONG_SHARE):
+        change = changed(sample, rng) if not train or rng.random() < CHANGED_SHARE else None
+        if change:
+            cases.append(Case(sample, "changed", (Aspect.CORRESPONDENCE,), change.prompt))
+        if not train or not change:
+            other = unrelated_prompt(sample, pool, rng)
+            cases.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
+    if not train or rng.random() < DAMAGED_SHARE:
+        kinds = (rng.choice(DAMAGES),) if train else SANITY_DAMAGES
+        cases += [Case(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
+    return cases
+
+
+def sanity_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
+    """The part of `all_cases` that the sanity check needs."""
+    return [case for case in all_cases(samples, aspects, seed) if case.sample.split == "test"]

@@ -1,0 +1,1 @@
+"""How good a run is: agreement on the test split, ablations, transfer, and the report."""

@@ -1,0 +1,278 @@
+"""Stage ablate: a grid of settings, several seeds each, as one table in the shape of Tables III and IV.
+
+What differs is configuration: the predictor and its losses (training.stages.fit), which conversation it reads
+(training.stages.predictor_input) and whether the backbone that speaks and reads it was fine-tuned. All of it reuses the
+cached hidden states of one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.backbones import load_backbone
+from m3agiqa.errors import InputError
+from m3agiqa.json_lines import read_json_lines
+from m3agiqa.metrics import plcc, srcc
+from training.data.variants import own_cases
+from training.progress import bar
+from training.run import Run
+from training.settings import build, merged, plain
+from training.stages.describe import describe
+from training.stages.encode import Telling, encode
+from training.stages.fit import FitConfig, fit, predict
+from training.stages.fit_data import Target, parts, targets, tellings, told_targets
+from training.stages.identity import backbone_id
+from training.stages.predictor_input import Reading
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one table: what each changes, as a mapping with `fit`, `reading` and `finetuned`."""
+
+    title: str
+    rows: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """A grid over one finished run."""
+
+    run: Path
+    """Folder of a run whose stage describe is done."""
+    tables: list[Table]
+    aspect: Aspect = Aspect.QUALITY
+    seeds: tuple[int, ...] = (0, 1, 2)
+    shared: dict[str, Any] = field(default_factory=dict)
+    """Settings of all rows; what neither these nor a row says is the run's own."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise InputError("seeds: give at least one.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """All settings of one row."""
+
+    fit: FitConfig = field(default_factory=FitConfig)
+    reading: Reading = field(default_factory=Reading)
+    finetuned: bool = True
+    """Whether the backbone that speaks and reads was fine-tuned ("w/ ft") or not ("w/o ft")."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One predictor to be trained."""
+
+    run: Path
+    aspect: Aspect
+    variant: Variant
+    seed: int
+    made_from: str
+    """Which data and backbone the states are of."""
+
+    @property
+    def key(self) -> str:
+        """The same for the same settings on the same states, whatever rows they stand in."""
+        facts = json.dumps([self.aspect, plain(self.variant), self.seed, self.made_from], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) -> str:
+    """Run the grid of some settings and return its tables as Markdown, which `out`/ablations.md keeps.
+
+    `path` is where the settings come from, for errors.
+
+    Resumes: predictors in `out`/results.jsonl are not trained again. Raises InputError.
+    """
+    config = build(AblationConfig, settings, path)
+    run = Run.open(config.run)
+    rows = [
+        (t.title, name, _variant(config, run, changes, path))
+        for t in config.tables
+        for name, changes in t.rows.items()
+    ]
+    _prepare(run, config.aspect, [variant for _, _, variant in rows])
+    jobs = {job.key: job for _, _, variant in rows for job in _jobs(config, run, variant)}
+    out.mkdir(parents=True, exist_ok=True)
+    for done in _train(
+        [job for key, job in jobs.items() if key not in _results(out)], out, processes, len(jobs)
+    ):
+        with (out / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done) + "\n")
+    results = _results(out)
+    text = _markdown(config, run, rows, results)
+    (out / "ablations.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _variant(config: AblationConfig, run: Run, changes: dict[str, Any], path: Path) -> Variant:
+    own = {"fit": plain(run.config.fit)}
+    return build(Variant, merged(merged(own, config.shared), changes), path)
+
+
+def _jobs(config: AblationConfig, run: Run, variant: Variant) -> list[Job]:
+    """One for each seed."""
+    made_from = f"{run.content} {_speaker(run, variant)} {run.config.select_on}"
+    return [Job(config.run, config.aspect, variant, seed, made_from) for seed in config.seeds]
+
+
+def _results(out: Path) -> dict[str, dict]:
+    path = out / RESULTS
+    return {row["key"]: row for _, row in read_json_lines(path)} if path.exists() else {}
+
+
+# --- states --------------------------------------------------------------------------------------
+
+
+def _folder(run: Run, variant: Variant) -> Path:
+    return run.speaker if variant.finetuned else run.untuned
+
+
+def _prepare(run: Run, aspect: Aspect, variants: list[Variant]) -> None:
+    """Speak and encode what the rows read and the run's cache does not hold yet."""
+    backbone = run.config.backbone
+    for variant in {(v.reading, v.finetuned): v for v in variants}.values():
+        folder = _folder(run, variant)
+        needed = {*variant.reading.needs(aspect)}
+        samples = [case.sample for case in run.cases if case.kind == "own" and aspect in case.aspects]
+        cases = own_cases(samples, [each for each in Aspect if each in needed])
+        if variant.finetuned:
+            run.speak(cases, run.cache)
+        else:
+            describe(cases, backbone, folder, run.cache)
+        if not variant.reading.as_spoken:
+            encode(_tellings(run, aspect, variant), backbone, folder, run.cache)
+
+
+def _reader(run: Run, variant: Variant) -> str:
+    return backbone_id(run.config.backbone, _folder(run, variant))
+
+
+def _speaker(run: Run, variant: Variant) -> str:
+    """Who spoke in the run, or the backbone without fine-tuning."""
+    return run.identity if variant.finetuned else _reader(run, variant)
+
+
+def _tellings(run: Run, aspect: Aspect, variant: Variant) -> list[Telling]:
+    return tellings(run.cases, run.cache, _speaker(run, variant), aspect, variant.reading)
+
+
+def _targets(run: Run, aspect: Aspect, variant: Variant) -> list[Target]:
+    if variant.reading.as_spoken:
+        return targets(run.cases, run.cache, _speaker(run, variant), aspect, run.scale)
+    return told_targets(_tellings(run, aspect, variant), run.cache, _reader(run, variant))
+
+
+# --- predictors ----------------------------------------------------------------------------------
+
+
+def _train(jobs: list[Job], out: Path, processes: int, total: int) -> Iterator[dict]:
+    """Results as they come; one process trains in this one."""
+    with bar(None, "ablate", total=total, start=total - len(jobs)) as progress:
+        if processes <= 1:
+            for job in jobs:
+                yield _result(job, out)
+                progress.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _begin, (processes,)) as pool:
+            try:
+                for future in as_completed([pool.submit(_result, job, out) for job in jobs]):
+                    yield future.result()
+                    progress.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _begin(processes: int) -> None:
+    """Take a part of the cores, and end with the process that started this one, even if it was killed."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _loaded(run: Path, aspect: Aspect, reading: Reading, finetuned: bool) -> tuple[Run, list[Target]]:
+    opened = Run.open(run)
+    return opened, _targets(opened, aspect, Variant(reading=reading, finetuned=finetuned))
+
+
+@lru_cache(maxsize=1)
+def _head(backbone: str, folder: Path) -> torch.Tensor:
+    return load_backbone(backbone, folder).head.float()
+
+
+def _result(job: Job, out: Path) -> dict:
+    variant = job.variant
+    run, every = _loaded(job.run, job.aspect, variant.reading, variant.finetuned)
+    config = replace(variant.fit, seed=job.seed)
+    vocab = config.projection == "vocab"
+    head = _head(run.config.backbone, _folder(run, variant)) if vocab else None
+    chosen_on = run.config.select_on
+    part = parts(every, ("train", chosen_on, "test"), job.run)
+    state = out / "states" / job.key
+    predictor, reached = fit(part["train"], part[chosen_on], config, state / "state", job.key, head, run.unit)
+    predicted = predict(predictor, [target.states for target in part["test"]], head)
+    true = [target.mos for target in part["test"]]
+    shutil.rmtree(state)  # with its result it is of no more use
+    return {
+        "key": job.key,
+        "seed": job.seed,
+        "variant": plain(variant),
+        "validation_srcc": reached,
+        "srcc": srcc(predicted, true),
+        "plcc": plcc(predicted, true),
+        "n": len(true),
+        "weights": sum(parameter.numel() for parameter in predictor.parameters()),
+    }
+
+
+# --- table ---------------------------------------------------------------------------------------
+
+
+def _markdown(
+    config: AblationConfig, run: Run, rows: list[tuple[str, str, Variant]], results: dict[str, dict]
+) -> str:
+    tables = []
+    for table in config.tables:
+        lines = [
+            f"## {table.title}",
+            "",
+            "| setting | SRCC | PLCC | validation SRCC | weights |",
+            "|---|---|---|---|---|",
+        ]
+        for title, name, variant in rows:
+            if title == table.title:
+                found = [results[job.key] for job in _jobs(config, run, variant)]
+                cells = [_spread(found, column) for column in ("srcc", "plcc", "validation_srcc")]
+                lines.append(f"| {name} | {' | '.join(cells)} | {found[0]['weights']:,} |")
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
+
+
+def _spread(found: list[dict], column: str) -> str:
+    values = [row[column] for row in found]
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"

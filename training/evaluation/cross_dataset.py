@@ -1,0 +1,59 @@
+"""Stage cross: a model trained on one data set, tested on another (paper, Table VI)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import InputError
+from m3agiqa.predictor.model import Predictor
+from training.data.variants import own_cases
+from training.evaluation.evaluate import evaluate
+from training.progress import claim
+from training.run import Run
+from training.stages.fit import fit
+from training.stages.fit_data import Target, parts, targets
+
+
+def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[str, Any]]:
+    """Agreement on the test split of `tested` for each aspect that both have.
+
+    The backbone is always that of `trained`. Its predictors are used as they are, or with `retrain` new
+    ones are trained on the training split of `tested`. Scores are moved from one MOS scale to the other.
+    What is spoken stays in the cache of `tested`. Raises InputError if there is nothing to compare.
+    """
+    aspects = [aspect for aspect in trained.aspects if aspect in tested.aspects]
+    if not aspects:
+        raise InputError(f"{trained.folder} and {tested.folder} have no aspect in common.")
+    wanted = {"train", "test", trained.config.select_on} if retrain else {"test"}
+    cases = own_cases([sample for sample in tested.samples if sample.split in wanted], aspects)
+    trained.speak(cases, tested.cache)
+    found = {}
+    for aspect in aspects:
+        every = targets(cases, tested.cache, trained.identity, aspect, tested.scale)
+        part = parts(every, wanted, tested.folder)
+        if retrain:
+            predictor = _retrained(trained, tested, aspect, part["train"], part[trained.config.select_on])
+            found[str(aspect)] = evaluate(predictor, part["test"], tested.scale)
+        else:
+            moved = [_moved(target, tested, trained) for target in part["test"]]
+            found[str(aspect)] = evaluate(trained.best(aspect), moved, trained.scale)
+        found[str(aspect)] |= {"trained_on": trained.folder.name, "retrained": retrain}
+    return found
+
+
+def _retrained(
+    trained: Run, tested: Run, aspect: Aspect, train: list[Target], validation: list[Target]
+) -> Predictor:
+    """A predictor over hidden states, with the settings of `trained`."""
+    config, head = trained.config.fit, trained.head
+    folder = tested.folder / "cross" / trained.folder.name / aspect
+    claim(folder, trained.identity, tested.content, config, trained.config.select_on)
+    predictor, _ = fit(train, validation, config, folder / "state", f"{aspect} anew", head, tested.unit)
+    return predictor.fuse(head) if predictor.config.projection == "vocab" else predictor
+
+
+def _moved(target: Target, own: Run, other: Run) -> Target:
+    """A target whose MOS is told on another run's scale."""
+    return replace(target, mos=other.scale.from_unit(own.scale.to_unit(target.mos)))

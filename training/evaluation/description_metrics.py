@@ -1,0 +1,130 @@
+"""What the descriptions are worth as texts: their tone beside the score, what they make up, how they vary.
+
+Counted without any model, so that the numbers mean the same for every backbone and every version of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from m3agiqa.backbones.nano.text import base_form, content_words, raw_words
+from m3agiqa.metrics import srcc
+
+PRAISE = frozenset(
+    """
+    accurate appealing attractive balanced beautiful believable clean clear coherent consistent convincing
+    correct correctly crisp detailed excellent exactly faithful faithfully fine fully good great harmonious
+    high impressive lifelike natural naturally pleasant pleasing polished precise professional realistic
+    recognizable rich sharp smooth solid strong stunning successful successfully vibrant vivid well
+    """.split()  # noqa: SIM905 - as a text it can be read
+)
+BLAME = frozenset(
+    """
+    absent artifact artifacts artificial awkward awkwardly bad blotchy blurred blurry broken cartoonish
+    chaotic cluttered confusing crude deformed dirty distorted dull extra fails fake flat fused garbled
+    grainy harsh illegible implausible impossible incoherent inconsistent incorrect indistinct jagged lack
+    lacking lacks low malformed mangled melted messy misshapen missing muddy murky noisy odd oversaturated
+    overly pixelated plastic poor poorly smeared smudged soft strange unclear uncanny unnatural unnaturally
+    unrealistic unrecognizable unrelated vague warped washed weak weird wrong
+    """.split()  # noqa: SIM905
+)
+TURNING = frozenset(
+    {"no", "not", "never", "without", "hardly", "barely", "nor", "neither", "lack", "lacks", "little"}
+)
+TURNED = 3  # words after one of them that it turns into their opposite
+LOOP = 4  # words; so many in a row that come LOOPED times are a loop
+LOOPED = 3
+JUDGING_SHARE, FEW = 0.05, 2
+"""A word in more of the teacher's texts than this share, and in more than FEW, speaks of judging, not of what
+is there: it is not made up."""
+ENDS = re.compile(r"[.!?][\"'”’)\]]*\s*$")
+
+
+def wording(part: pd.DataFrame) -> dict[str, float]:
+    """Measures of the column `description` of one aspect's table of predictions; nothing if it is empty.
+
+    tone_srcc           SRCC of their tone with the MOS, unless all have the same
+    made_up             share of descriptions with a content word neither in the prompt nor in the teacher's,
+                        that does not just speak of judging
+    made_up_words       share of all content words that are such
+    distinct_2          share of pairs of neighbouring words that are different ones (of all descriptions)
+    loops, cut_off      shares that repeat LOOP words LOOPED times, and that end in mid-sentence
+    words               mean length
+
+    Where the teacher has described the same images, also `teacher_…` of these texts, as far as this means
+    something. What is made up can only be told of images that the teacher has described.
+    """
+    said = part[part["description"].notna()]
+    if said.empty:
+        return {}
+    found = _texts(list(said["description"]), said["mos"].to_numpy())
+    told = said[said["reference"].notna()]
+    if told.empty:
+        return found
+    grounds = [f"{prompt or ''} {text}" for prompt, text in zip(_given(told), told["reference"], strict=True)]
+    teacher = _texts(list(told["reference"]), told["mos"].to_numpy())
+    return {
+        **found,
+        **_made_up(list(told["description"]), grounds),
+        **{f"teacher_{name}": value for name, value in teacher.items()},
+    }
+
+
+def _given(table: pd.DataFrame) -> list[str | None]:
+    return [prompt if isinstance(prompt, str) else None for prompt in table["prompt"]]
+
+
+def _texts(texts: Sequence[str], mos: np.ndarray) -> dict[str, float]:
+    words = [re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", text.lower()) for text in texts]
+    pairs = [pair for each in words for pair in pairwise(each)]
+    agreement = srcc([tone(text) for text in texts], mos)
+    return {
+        **({} if math.isnan(agreement) else {"tone_srcc": agreement}),
+        "distinct_2": len(set(pairs)) / max(1, len(pairs)),
+        "loops": float(np.mean([_loops(each) for each in words])),
+        "cut_off": float(np.mean([not ENDS.search(text) for text in texts])),
+        "words": float(np.mean([len(each) for each in words])),
+    }
+
+
+def tone(text: str) -> float:
+    """From -1 (all blame) to 1 (all praise); 0 where there is neither. "Not sharp" is blame."""
+    praise = blame = 0
+    for sentence in re.split(r"[.!?;:,]|\bbut\b|\bhowever\b", text.lower()):
+        words = re.findall(r"[a-z]+", sentence)
+        for place, word in enumerate(words):
+            if word in PRAISE or word in BLAME:
+                turned = any(before in TURNING for before in words[max(0, place - TURNED) : place])
+                if (word in PRAISE) != turned:
+                    praise += 1
+                else:
+                    blame += 1
+    return (praise - blame) / max(1, praise + blame)
+
+
+def _made_up(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
+    common = Counter(word for text in [*texts, *grounds] for word in raw_words(text))
+    used = Counter(word for ground in grounds for word in content_words(ground, common))
+    judging = {word for word, count in used.items() if count > max(FEW, JUDGING_SHARE * len(grounds))}
+    spoken, unfounded = 0, []
+    for text, ground in zip(texts, grounds, strict=True):
+        known = {base_form(word, common) for word in raw_words(ground)}
+        words = content_words(text, common)
+        spoken += len(words)
+        unfounded.append(sum(word not in known and word not in judging for word in words))
+    return {
+        "made_up": float(np.mean([count > 0 for count in unfounded])),
+        "made_up_words": sum(unfounded) / max(1, spoken),
+    }
+
+
+def _loops(words: Sequence[str]) -> bool:
+    runs = Counter(tuple(words[start : start + LOOP]) for start in range(len(words) - LOOP + 1))
+    return max(runs.values(), default=0) >= LOOPED

@@ -1,0 +1,112 @@
+"""Stage transfer: how far a predictor agrees on sources of images that it was fitted without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from m3agiqa.aspects import MosScale
+from m3agiqa.metrics import srcc
+from m3agiqa.samples import Sample
+from training.stages.fit import FitConfig, fit, predict
+from training.stages.fit_data import Target
+
+DRAWS = 500  # resamples of an interval
+COLUMNS = ("sample", "source", "mos", "predicted")
+
+
+def source_groups(samples: Sequence[Sample], large: float = 0.1) -> list[list[str]]:
+    """Sources to leave out together: each with a large share of the images alone, the others at once."""
+    shares = pd.Series([sample.source for sample in samples]).value_counts(normalize=True)
+    alone = [[source] for source, share in shares.items() if share >= large]
+    together = [source for source, share in shares.items() if share < large]
+    return [*alone, together] if together else alone
+
+
+def leave_source_out(
+    targets: Sequence[Target],
+    groups: list[list[str]],
+    config: FitConfig,
+    scale: MosScale,
+    state: Path,
+    label: str,
+    head: Tensor | None = None,
+) -> pd.DataFrame:
+    """Refit the predictor without a group of sources, and predict just those.
+
+    Returns one row an image, with the columns COLUMNS, for images outside the training split only. A group
+    is skipped if it has none of those, or if without it no image is left for training or none for
+    validation. The backbone has seen other images of all sources (nano's readers of looks their scores, too),
+    so this measures how the predictor transfers; training.nano.held_out_groups leaves more out. `head` is the backbone's
+    output matrix [vocab, d], for projection="vocab".
+    """
+    rows = []
+    for group in groups:
+        inside = [target for target in targets if target.sample.source not in group]
+        left_out = [target for target in targets if target.sample.source in group]
+        outside = [target for target in left_out if target.sample.split != "train"]
+        train = [target for target in inside if target.sample.split == "train"]
+        validation = [target for target in inside if target.sample.split != "train"]
+        if not (train and validation and outside):
+            continue
+        name = "+".join(group)
+        unit = (scale.high - scale.low) / 4
+        predictor, _ = fit(train, validation, config, state / name, f"{label} without {name}", head, unit)
+        if config.projection == "vocab":
+            predictor = predictor.fuse(head)
+        predicted = predict(predictor, [target.states for target in outside])
+        rows += [
+            {"sample": t.sample.id, "source": t.sample.source, "mos": t.mos, "predicted": scale.clamp(p)}
+            for t, p in zip(outside, predicted, strict=True)
+        ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def within_source(frame: pd.DataFrame) -> dict[str, float]:
+    """SRCC inside each left-out source, and their mean weighted by images.
+
+    A source of too few images has no SRCC; where none has one, there is no mean either.
+    """
+    parts = {str(source): part for source, part in frame.groupby("source")}
+    found = {source: srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
+    found = {source: value for source, value in found.items() if not math.isnan(value)}
+    if not found:
+        return {}
+    weights = [len(parts[source]) for source in found]
+    return {**found, "mean": float(np.average(list(found.values()), weights=weights))}
+
+
+def with_interval(frame: pd.DataFrame) -> dict[str, float]:
+    """What `within_source` says, and the 95 % interval of the mean, `mean_low` to `mean_high`."""
+    found = within_source(frame)
+    if not found:
+        return {}
+    parts = [part for source, part in frame.groupby("source") if str(source) in found]
+    _, low, high = mean_inside([(part["predicted"].to_numpy(), part["mos"].to_numpy()) for part in parts])
+    return {**found, "mean_low": low, "mean_high": high}
+
+
+def mean_inside(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
+    """Mean SRCC inside parts (predicted, true), weighted by their images, and its 95 % interval.
+
+    Images are resampled inside the parts; parts without SRCC do not count.
+    """
+    weights = [len(true) for _, true in parts]
+
+    def mean(each: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+        values = np.array([srcc(predicted, true) for predicted, true in each])
+        known = ~np.isnan(values)
+        return float(np.average(values[known], weights=np.array(weights)[known])) if known.any() else math.nan
+
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(DRAWS):
+        picks = [rng.integers(0, size, size) for size in weights]
+        draws.append(mean([(p[pick], t[pick]) for (p, t), pick in zip(parts, picks, strict=True)]))
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return mean(parts), float(low), float(high)

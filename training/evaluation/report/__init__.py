@@ -1,0 +1,103 @@
+"""The report of a run: one self-contained HTML page, and its numbers as CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.checkpoint.registry import Comparison
+from m3agiqa.errors import InputError
+from training.evaluation.evaluate import COLUMNS, by_group, by_prompt_length, within_prompts
+from training.evaluation.report.before_after import as_frame
+
+COMPARISON_FILE = "comparison.json"
+GROUPINGS = ("generator", "source", "prompt length", "same prompt")
+
+
+def write_report(
+    out: Path,
+    title: str,
+    table: pd.DataFrame,
+    summary: dict[str, dict],
+    scales: Mapping[Aspect, MosScale],
+    facts: Mapping[str, str],
+    *,
+    compare: Mapping[str, dict[str, dict]] | None = None,
+    comparison: Comparison | None = None,
+) -> Path:
+    """Write report.html, predictions.csv, groups.csv and metrics.json into `out`; return the page's path.
+
+    With a comparison with the model before, also comparison.json and comparison.csv.
+
+    `table` is of training.evaluation.evaluate.prediction_table and `summary` of its `summary`; `facts` tell where the
+    predictions come from (settings, revision, fingerprint of the data). `compare` has other methods to be
+    set beside this run: name -> aspect -> {"srcc": …, "plcc": …}. The same input gives the same bytes.
+    Raises InputError if there is nothing to report or matplotlib is missing.
+    """
+    lacking = [column for column in COLUMNS if column not in table]
+    if lacking:
+        raise InputError(f"The table of predictions lacks the columns {', '.join(lacking)}.")
+    if table.empty:
+        raise InputError("There are no predictions to report: no image of the chosen split has a MOS.")
+    try:
+        from training.evaluation.report.page import render
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise InputError(
+            "The plots of the report need matplotlib. Install it with `pip install matplotlib`."
+        ) from error
+    found = groups(table)
+    page = render(title, table, summary, scales, facts, found, compare or {}, comparison)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "predictions.csv", index=False, lineterminator="\n")
+    found.to_csv(out / "groups.csv", index=False, lineterminator="\n")
+    told = {
+        "title": title,
+        "facts": dict(facts),
+        "scales": {str(aspect): [scale.low, scale.high] for aspect, scale in scales.items()},
+        "summary": summary,
+        "compare": dict(compare or {}),
+    }
+    text = json.dumps(_plain(told), indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    if comparison is not None:
+        as_frame(comparison).to_csv(out / "comparison.csv", index=False, lineterminator="\n")
+        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (out / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
+    path = out / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def groups(table: pd.DataFrame) -> pd.DataFrame:
+    """Agreement inside all groups: those of training.evaluation.evaluate.by_group with a column `grouping` before.
+
+    "same prompt" has one row an aspect, the mean inside prompts, and their number in the column `prompts`.
+    """
+    tables = (
+        by_group(table, "generator"),
+        by_group(table, "source"),
+        by_prompt_length(table),
+        within_prompts(table).assign(group="mean inside prompts"),
+    )
+    named = [found.assign(grouping=name) for name, found in zip(GROUPINGS, tables, strict=True)]
+    joined = pd.concat(named, ignore_index=True)
+    joined["prompts"] = joined["prompts"].astype("Int64")
+    return joined[["grouping", *tables[0].columns, "prompts"]]
+
+
+def _plain(value: object) -> object:
+    """As JSON can hold it: what is no number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,96 @@
+"""What a run came to, measured on its test split and written down as the report."""
+
+from __future__ import annotations
+
+import json
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.card import CARD_FILE
+from m3agiqa.download.pypi import sha256
+from training.evaluation.evaluate import evaluate, prediction_table, summary
+from training.evaluation.report import write_report
+from training.evaluation.report.before_after import compare
+from training.progress import replace_folder
+from training.provenance import provenance
+from training.stages.fit_data import told_targets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from training.run import Run
+
+
+def write_outcome(run: Run) -> dict[str, Any]:
+    """Write report.html, metrics.json and tables into the run's `report`, unless they are of what there is.
+
+    With annotations also the comparison with the model before. Returns the summary by aspect.
+    """
+    out = run.folder / "report"
+    if is_written(run):
+        return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    tables = [
+        prediction_table(run.best(aspect), run.targets(aspect, "test"), run.scale) for aspect in run.aspects
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    found = summary(table, run.scale)
+    for aspect in run.aspects:
+        found[str(aspect)] |= _over_seeds(run, aspect)
+    scales = dict.fromkeys(run.aspects, run.scale)
+    compared = None if run.annotated is None else compare(run)
+
+    def write(folder: Path) -> None:
+        title = f"{run.config.name} {run.version}"
+        facts, methods = provenance(run), _with_given(run)
+        write_report(folder, title, table, found, scales, facts, compare=methods, comparison=compared)
+        (folder / "made_from.txt").write_text(_made_from(run))
+
+    replace_folder(out, write)
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["summary"]
+
+
+def is_written(run: Run) -> bool:
+    """Whether the report is of the predictors that there are now. Raises InputError if one is not fitted."""
+    path = run.folder / "report" / "made_from.txt"
+    return path.exists() and path.read_text() == _made_from(run)
+
+
+def _made_from(run: Run) -> str:
+    shown = run.config.name, run.config.version, run.config.encode
+    made_from = [shown, run.fitted_from, [run.facts(name, seed) for name, seed in run.fits()]]
+    if run.annotated is not None:
+        made_from.append((run.version, sha256(run.before / CARD_FILE)))
+    return repr(made_from)
+
+
+def _over_seeds(run: Run, aspect: Aspect) -> dict[str, Any]:
+    """SRCC and PLCC of every seed's predictor on the test split, their mean and spread."""
+    if len(run.config.seeds) == 1:
+        return {}
+    test = run.targets(aspect, "test")
+    each = [evaluate(run.predictor(aspect, seed), test, run.scale) for seed in run.config.seeds]
+    found: dict[str, Any] = {}
+    for metric in ("srcc", "plcc"):
+        values = [result[metric] for result in each]
+        found |= {
+            f"{metric}_of_seeds": values,
+            f"{metric}_mean": mean(values),
+            f"{metric}_std": stdev(values),
+        }
+    return found
+
+
+def _with_given(run: Run) -> dict[str, dict[str, dict]] | None:
+    """The same predictors on the data's own descriptions, where these were encoded."""
+    if not run.config.encode:
+        return None
+    found = {}
+    for aspect in run.aspects:
+        about = [each for each in run.given if each.conversation.aspect is aspect]
+        told = told_targets([each for each in about if aspect in each.case.sample.mos], run.cache, run.reader)
+        if len(told) > 2:
+            found[str(aspect)] = evaluate(run.best(aspect), told, run.scale)
+    return {"reading the data's own descriptions": found} if found else None

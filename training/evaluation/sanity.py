@@ -1,0 +1,54 @@
+"""Stage sanity: scores must depend on the image (damage lowers quality) and on the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.card import load_predictor, read_card
+from m3agiqa.samples import Sample
+from training.data.variants import SANITY_DAMAGES, Case, sanity_cases
+from training.evaluation.evaluate import share_lower
+from training.stages.describe import describe
+from training.stages.fit import predict
+from training.stages.hidden_cache import HiddenCache
+from training.stages.identity import backbone_id
+
+
+def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:
+    """Share of the undistorted test images whose worse case scores lower, and how many there are.
+
+    Damage is for checkpoints that judge quality; another image's prompt, and the own with one attribute
+    changed, for those that judge correspondence. A comparison for which there is no image is left out.
+    """
+    card = read_card(checkpoint)
+    cases = sanity_cases(list(samples), list(card.predictors), seed)
+    describe(cases, card.backbone, checkpoint, cache)
+    identity = backbone_id(card.backbone, checkpoint)
+
+    def scores(aspect: Aspect, kind: str, damage: str | None) -> dict[str, float]:
+        chosen = [c for c in cases if c.kind == kind and c.damage == damage and aspect in c.aspects]
+        return _scores(chosen, aspect, identity, checkpoint, cache)
+
+    def pairs(aspect: Aspect, kind: str, damage: str | None) -> list[tuple[float, float]]:
+        original, worse = scores(aspect, "own", None), scores(aspect, kind, damage)
+        return [(original[sample], worse[sample]) for sample in worse]
+
+    compared: dict[str, list[tuple[float, float]]] = {}
+    if Aspect.QUALITY in card.predictors:
+        compared |= {damage: pairs(Aspect.QUALITY, "damaged", damage) for damage in SANITY_DAMAGES}
+    if Aspect.CORRESPONDENCE in card.predictors:
+        compared["unrelated_prompt"] = pairs(Aspect.CORRESPONDENCE, "unrelated", None)
+        compared["changed_prompt"] = pairs(Aspect.CORRESPONDENCE, "changed", None)
+    return {name: {"lower": share_lower(each), "n": len(each)} for name, each in compared.items() if each}
+
+
+def _scores(
+    cases: Sequence[Case], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
+) -> dict[str, float]:
+    predictor = load_predictor(checkpoint, aspect, read_card(checkpoint).predictors[aspect])
+    keys = [case.key(aspect, identity) for case in cases]
+    states = cache.states(keys)
+    predicted = predict(predictor, [states[key] for key in keys])
+    return dict(zip((case.sample.id for case in cases), predicted, strict=True))

@@ -1,0 +1,101 @@
+"""What nano sees of images as they are shown to it: computed once, kept in files, and resumed from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from m3agiqa.aspects import MosScale
+from m3agiqa.backbones.nano import NanoBackbone
+from m3agiqa.backbones.nano.connector import Seen
+from m3agiqa.backbones.nano.efficientnet_lite import views
+from m3agiqa.images import open_image
+from m3agiqa.samples import Sample
+from training.data.auxiliary_data import captioned, prompted
+from training.data.distortions import damage, depicts_prompt, jitter
+from training.data.variants import image_hash
+from training.progress import bar, claim_anew
+from training.stages.curriculum import CAPTION_FROM
+
+SHARD = 512  # views whose features are kept in one file; as many are lost at most when interrupted
+LOOK = 16  # views in one forward pass of the vision encoder
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as it is shown, and what was said about it."""
+
+    image: Path
+    texts: tuple[str, ...] = ()
+    seed: str = ""
+    """Of its random changes; empty: shown unchanged."""
+    damage: str | None = None
+
+    def open(self) -> Image.Image:
+        image = open_image(self.image)
+        if self.seed:
+            rng = Random(self.seed)
+            image = jitter(image, rng)
+            if self.damage:
+                image = damage(image, self.damage, rng, strength=rng.uniform(0.5, 1.5))
+        return image
+
+
+def view_of(sample: Sample, scale: MosScale, seed: str = "") -> View:
+    prompts = [sample.prompt] if depicts_prompt(sample, scale, CAPTION_FROM) else []
+    return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
+
+
+def prompted_views(extras: Path | None) -> list[View]:
+    return [View(sample.image, (sample.prompt,), sample.id) for sample in prompted(extras)]
+
+
+def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View]:
+    return [View(image, tuple(texts), image.name) for image, texts in captioned(extras, samples)]
+
+
+def look_at(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:
+    """What is seen of the views, computed once and kept in `folder`; places in 16 bit.
+
+    What was kept there of other views, or by another version of nano, is thrown away.
+    """
+    files = [image_hash(view.image) for view in shown]
+    claim_anew(folder, list(zip(shown, files, strict=True)), backbone.revision)
+    parts = []
+    with bar(None, "look", total=len(shown)) as progress:
+        for start in range(0, len(shown), SHARD):
+            shard = shown[start : start + SHARD]
+            path = folder / f"{start:06}.safetensors"
+            if not path.exists():
+                partial = path.with_suffix(".partial")
+                save_file(_look(backbone, shard)._asdict(), partial)
+                partial.replace(path)
+            parts.append(Seen(**load_file(path)))
+            progress.update(len(shard))
+    return _joined(parts)
+
+
+def picked(seen: Seen, rows: list[int]) -> Seen:
+    """What is seen in some rows."""
+    return Seen(*(field[rows] for field in seen))
+
+
+@torch.inference_mode()
+def _look(backbone: NanoBackbone, shown: Sequence[View]) -> Seen:
+    found = []
+    for start in range(0, len(shown), LOOK):
+        images = [view.open() for view in shown[start : start + LOOK]]
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = backbone.see(views(images))
+        found.append(seen._replace(places=seen.places.bfloat16()))
+    return _joined(found)
+
+
+def _joined(parts: list[Seen]) -> Seen:
+    return Seen(*map(torch.cat, zip(*parts, strict=True)))

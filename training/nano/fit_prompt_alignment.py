@@ -1,0 +1,417 @@
+"""Fits nano's matcher of images and prompts in closed form, and tells how it does on new sources.
+
+What was said about images is all that it learns from: prompts and descriptions of scored images, prompts of
+others, captions of photographs, and the names of the classes that the vision encoder was trained to tell
+apart. No score goes in, but that prompts count more for images which show what they ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones.nano import NanoBackbone
+from m3agiqa.backbones.nano.connector import Seen
+from m3agiqa.backbones.nano.prompt_alignment import (
+    HEAD,
+    LEAST,
+    LIMIT,
+    WHOLE,
+    Matcher,
+    Matchers,
+    length_class,
+    unfitted,
+)
+from m3agiqa.backbones.nano.text import content_words, raw_words
+from m3agiqa.backbones.nano.word_states import Meanings
+from m3agiqa.samples import Sample
+from training.data.auxiliary_data import captioned, prompted
+from training.data.prompt_edits import changes
+from training.nano.feature_cache import picked
+from training.nano.fit_quality_regressor import in_sources, is_clean
+
+CLASSES = Path(__file__).with_name("imagenet_classes.tsv")
+DEFINITION_SHARE = 0.5  # of a class's definition beside its name
+CLASS_LENGTH = 0.7  # of the typical image of a class, in lengths of a usual image
+PROMPT_SHARE = 0.3  # of an image's prompt beside its description
+LEAST_WEIGHT = 0.3  # of an image that does not show what was asked for
+UNSCORED_WEIGHT = 0.5
+FEWEST = 2  # texts that a word of the dictionary stands in
+JUDGING_SHARE = 0.09  # of the descriptions; a word in more of them speaks of judging, not of what is there
+JUDGING = frozenset(
+    {"prompt", "ask", "describe", "description", "match", "clearly", "detail", "plain", "nothing", "however"}
+    | {"although", "generate", "real", "render", "rating", "score", "quality", "texture", "blur", "soft"}
+    | {"sharp", "edge", "smooth", "look"}
+)
+MEANINGS = 200  # dimensions in which words are told apart
+MATCHERS = 3
+SHARED = 128  # dimensions of the common space
+IMAGE_PENALTY, TEXT_PENALTY = 6.0, 0.006  # of the correlations, in units of the images' weight
+SOME = 256  # images taken at once
+REFERENCES = 48  # images that tell how near a word usually is to some place
+LARGE = ("state_map", "text_map", "image_maps", "references")  # of the weights; these are kept in 16 bit
+PAIRED = 300  # images, and half as many prompts, whose pairs tell what is usual
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was said about an image: texts with their shares."""
+
+    row: int
+    texts: tuple[tuple[float, str], ...]
+    weight: float
+    prompt: str | None = None
+    """That the image was generated for."""
+    judged: bool = False
+    """Whether the last text is a description for the sake of judging."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the matcher learns from."""
+
+    seen: Seen
+    told: Sequence[Told]
+    classes: Tensor
+    """[1000, C], how the vision encoder tells ImageNet's classes apart."""
+    meanings: Meanings
+
+    def without(self, rows: set[int], prompts: set[str]) -> Material:
+        """Nothing about images in these rows, and nothing that says one of these prompts of any image."""
+        left = [
+            told
+            for told in self.told
+            if told.row not in rows and not any(text.strip() in prompts for _, text in told.texts)
+        ]
+        return replace(self, told=left)
+
+    def without_length(self, number: int) -> Material:
+        """Nothing about images for whose prompts a matcher of this number is."""
+        left = [s for s in self.told if s.prompt is None or length_class(s.prompt, MATCHERS) != number]
+        return replace(self, told=left)
+
+
+def learn_to_match(
+    backbone: NanoBackbone,
+    samples: Sequence[Sample],
+    extras: Path | None,
+    scale: MosScale,
+    seen: Seen,
+    rows: Mapping[Path, int],
+) -> tuple[Matchers, LeftOut]:
+    """The matchers of the training split, and how samples of all splits match with their source left out.
+
+    `extras` holds captions and unlabelled images, `rows` says where in what is seen which file is. What says
+    a prompt of another split is not learned from.
+    """
+    asked = [sample for sample in samples if sample.prompt and sample.image in rows]
+    every = material_of(backbone, asked, extras, scale, seen, rows)
+    found = left_out(every, asked, [rows[sample.image] for sample in asked])
+    held = {sample.prompt.strip() for sample in samples if sample.prompt and sample.split != "train"}
+    matchers = fit_matchers(every.without(set(), held))
+    for matcher in matchers.each:
+        matcher.usual = found.usual.clone()
+    return matchers, found
+
+
+def material_of(
+    backbone: NanoBackbone,
+    asked: Sequence[Sample],
+    extras: Path | None,
+    scale: MosScale,
+    seen: Seen,
+    rows: Mapping[Path, int],
+    prompted_too: bool = True,
+) -> Material:
+    """Of samples with prompts, of captioned photographs, and of images with prompts and without scores."""
+    told = [told_of_sample(sample, rows[sample.image], scale) for sample in asked]
+    if prompted_too:
+        others = prompted(extras)
+        told += [Told(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others]
+    photographs = captioned(extras, asked)
+    told += [told_of_captions(captions, rows[image]) for image, captions in photographs if image in rows]
+    return Material(seen, told, backbone.vision._fc.weight.detach().float(), backbone.meanings)
+
+
+def told_of_sample(sample: Sample, row: int, scale: MosScale) -> Told:
+    """Of a sample with a prompt."""
+    mos = sample.mos.get(Aspect.CORRESPONDENCE)
+    weight = UNSCORED_WEIGHT if mos is None else max(LEAST_WEIGHT, scale.to_unit(mos))
+    description = sample.descriptions.get(Aspect.CORRESPONDENCE)
+    if description is None:
+        return Told(row, ((1.0, sample.prompt),), weight, sample.prompt)
+    texts = ((PROMPT_SHARE, sample.prompt), (1 - PROMPT_SHARE, description))
+    return Told(row, texts, weight, sample.prompt, judged=True)
+
+
+def told_of_captions(captions: Sequence[str], row: int) -> Told:
+    return Told(row, tuple((1 / len(captions), caption) for caption in captions), 1.0)
+
+
+def fit_matchers(material: Material) -> Matchers:
+    return Matchers([fit_matcher(material.without_length(number)) for number in range(MATCHERS)])
+
+
+def fit_matcher(material: Material) -> Matcher:
+    """A matcher that knows what is usual for parts of a match, but not yet for all of it."""
+    words = _Dictionary.of(material.told)
+    vectors = _Vectors(words, material.meanings)
+    told = [said for said in material.told if any(words.of_text(text) for _, text in said.texts)]
+    if len(told) < 2:  # of one alone nothing is known to be usual
+        return Matcher(unfitted(vectors.width))
+    texts = torch.stack([vectors.of_told(said) for said in told])
+    weights = torch.tensor([said.weight for said in told])
+    rows = [said.row for said in told]
+    pooled = torch.cat(
+        [_pooled(material.seen.places[part]) for part in torch.tensor(rows).split(SOME)], dim=1
+    )
+    looks = pooled.log1p()
+    mean, spread = looks.mean(1, keepdim=True), looks.std(1, keepdim=True) + 1e-3
+    images = ((looks - mean) / spread).mean(0)
+    usual_image = (weights @ images) / weights.sum()
+    usual_text = (weights @ texts) / weights.sum()
+    typical = _typical(images, pooled.mean(0), material.classes)
+    names = vectors.of_classes()
+    root = torch.cat([weights, torch.ones(len(names))]).sqrt()[:, None]
+    image_map, text_map = _correlate(
+        root * torch.cat([images - usual_image, typical]),
+        root * torch.cat([texts - usual_text, names - names.mean(0)]),
+        weights.sum().item(),
+    )
+    maps = image_map / spread.transpose(1, 2) / 2
+    centres = (mean / spread / 2)[:, 0] @ image_map + (usual_image @ image_map) / 2
+    colours = material.seen.colours[rows].float()
+    state = {
+        **unfitted(vectors.width),
+        "letters": torch.tensor(list("\n".join(words.rarities).encode()), dtype=torch.uint8),
+        "rarity": torch.tensor(list(words.rarities.values())),
+        "state_centre": vectors.centre,
+        "state_map": vectors.map,
+        "text_map": text_map,
+        "text_centre": usual_text @ text_map,
+        "image_maps": maps,
+        "image_centres": centres,
+        "usual_colours": torch.stack([colours.mean(0), colours.std(0) + 1e-3]),
+    }
+    some = _spaced(rows, REFERENCES)
+    state["references"] = Matcher(state).sight(picked(material.seen, some)).places
+    state["usual_parts"] = _usual_parts(Matcher(state), material, told)
+    kept = {name: value.half() if name in LARGE else value for name, value in state.items()}
+    return Matcher({name: value.contiguous() for name, value in kept.items()})
+
+
+def _pooled(places: Tensor) -> Tensor:
+    """[N, T, .] -> [2, N, C], the means of the head over the places of both looks."""
+    head = places[..., :HEAD].float()
+    return torch.stack([head[:, :WHOLE].mean(1), head[:, WHOLE:].mean(1)])
+
+
+def _usual_parts(matcher: Matcher, material: Material, told: Sequence[Told]) -> Tensor:
+    """[3, 2]: mean and spread over pairs of images with others' texts."""
+    sight = matcher.sight(picked(material.seen, _spaced([said.row for said in told], PAIRED)))
+    prompts = _spaced(list(dict.fromkeys(said.texts[0][1] for said in told)), PAIRED // 2)
+    parts = torch.stack([matcher.parts(sight, prompt, material.meanings) for prompt in prompts])
+    usual = []
+    for part in parts.unbind(1):
+        known = part[part != 0]
+        usual.append([known.mean().item(), known.std().item() + LEAST] if len(known) > 1 else [0.0, 1.0])
+    return torch.tensor(usual)
+
+
+def _spaced(items: list, count: int) -> list:
+    return items[:: max(1, len(items) // count)][:count]
+
+
+def _typical(images: Tensor, pooled: Tensor, classes: Tensor) -> Tensor:
+    """[1000, C]: how an image of each class differs from the usual one, read off the encoder's classifier."""
+    scores = (pooled - pooled.mean(0)) @ (classes - classes.mean(0)).T
+    scores = scores / (scores.std(0) + 1e-6)
+    typical = (images - images.mean(0)).T @ scores / len(images)
+    return F.normalize(typical.T, dim=1) * CLASS_LENGTH * images.norm(dim=1).median()
+
+
+def _correlate(images: Tensor, texts: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Maps [C, K] and [D, K] into the space of the regularised canonical correlations, scaled by these."""
+    images, texts = images.double(), texts.double()
+    inner = images.T @ images + IMAGE_PENALTY * weight * torch.eye(images.shape[1]).double()
+    outer = texts.T @ texts + TEXT_PENALTY * weight * torch.eye(texts.shape[1]).double()
+    left, right = torch.linalg.cholesky(inner), torch.linalg.cholesky(outer)
+    between = torch.linalg.solve_triangular(left, images.T @ texts, upper=False)
+    between = torch.linalg.solve_triangular(right, between.T, upper=False).T
+    u, s, v = torch.linalg.svd(between, full_matrices=False)
+    u, s, v = u[:, :SHARED], s[:SHARED], v[:SHARED].T
+    image_map = torch.linalg.solve_triangular(left.T, u, upper=True) * s
+    text_map = torch.linalg.solve_triangular(right.T, v, upper=True) * s
+    return image_map.float(), text_map.float()
+
+
+class _Dictionary:
+    """Words that images are spoken of with, and how rare each is: minus the log of its share of texts."""
+
+    def __init__(self, rarities: dict[str, float], judging: set[str]) -> None:
+        self.rarities = rarities
+        self.judging = judging
+        self.common = {word: -rarity for word, rarity in rarities.items()}
+
+    @classmethod
+    def of(cls, told: Sequence[Told]) -> _Dictionary:
+        names = [name for name, _ in _classes()]
+        spoken = [text for said in told for _, text in said.texts]
+        counts = Counter(word for text in [*spoken, *names] for word in raw_words(text))
+        seen: Counter[str] = Counter()
+        judging: Counter[str] = Counter()
+        for said in told:
+            inside = [set(content_words(text, counts)) for _, text in said.texts]
+            seen.update(set().union(*inside))
+            if said.judged:
+                judging.update(inside[-1])
+        described = sum(said.judged for said in told)
+        named = {word for name in names for word in content_words(name, counts)}
+        known = sorted(named | {word for word, count in seen.items() if count >= FEWEST})
+        rarities = {word: math.log((len(told) + 1) / (seen[word] + 1)) for word in known}
+        often = {word for word, count in judging.items() if count > JUDGING_SHARE * described}
+        return cls(rarities, often | JUDGING)
+
+    def of_text(self, text: str) -> list[str]:
+        return [word for word in content_words(text, self.common) if word in self.rarities]
+
+
+class _Vectors:
+    """Texts as vectors [D] of what their words mean."""
+
+    def __init__(self, words: _Dictionary, meanings: Meanings) -> None:
+        self.words = words
+        every = list(words.rarities)
+        states = meanings.states(every)
+        self.width = states.shape[1]
+        self.centre = states.mean(0)
+        _, spreads, axes = torch.linalg.svd(states - self.centre, full_matrices=False)
+        self.map = (axes[:MEANINGS].T * spreads[:MEANINGS].clamp_min(1e-6).rsqrt()).contiguous()
+        self.rows = {word: row for row, word in enumerate(every)}
+        self.vectors = F.normalize((states - self.centre) @ self.map, dim=1)
+        self.rarity = torch.tensor(list(words.rarities.values()))
+
+    def of(self, words: Iterable[str]) -> Tensor:
+        rows = [self.rows[word] for word in words]
+        rarity = self.rarity[rows]
+        return rarity @ self.vectors[rows] / rarity.norm().clamp_min(1e-6)
+
+    def of_told(self, said: Told) -> Tensor:
+        total = torch.zeros(self.vectors.shape[1])
+        for i, (share, text) in enumerate(said.texts):
+            words = self.words.of_text(text)
+            if said.judged and i == len(said.texts) - 1:
+                words = [word for word in words if word not in self.words.judging]
+            total += share * self.of(words)
+        return total
+
+    def of_classes(self) -> Tensor:
+        """[1000, D], of unit length."""
+        named = torch.stack([self.of(self.words.of_text(name)) for name, _ in _classes()])
+        defined = torch.stack([self.of(self.words.of_text(definition)) for _, definition in _classes()])
+        return F.normalize(named + DEFINITION_SHARE * defined, dim=1)
+
+
+@cache
+def _classes() -> list[tuple[str, str]]:
+    """Name and definition of each of ImageNet's classes."""
+    lines = CLASSES.read_text(encoding="utf-8").splitlines()
+    return [tuple(line.split("\t")) for line in lines if not line.startswith("#")]
+
+
+# --- on sources left out ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How samples match their own prompts and wrong ones, by matchers fitted without their source."""
+
+    samples: Sequence[Sample]
+    own: Tensor
+    """[N], as Matcher.match tells it."""
+    usual: Tensor
+    """[2], mean and spread of the sums that these were in the training split."""
+    unrelated: list[float]
+    """Share of the other prompts of its source that match worse, for each sample that has some."""
+    changed: dict[str, list[bool]]
+    """Whether the own prompt matches better than with one attribute changed, by attribute."""
+
+    @property
+    def facts(self) -> dict[str, float | dict[str, float]]:
+        """Share of wrong prompts that match worse: unrelated ones, and by the attribute that was changed."""
+        found = {"changed_below": {name: sum(worse) / len(worse) for name, worse in self.changed.items()}}
+        if self.unrelated:
+            found["unrelated_below"] = sum(self.unrelated) / len(self.unrelated)
+        return found
+
+    def agreement(self, predicted: Tensor) -> dict[str, dict[str, float]]:
+        """SRCC of predictions [N] with correspondence inside sources, as training.nano.fit_quality_regressor tells it."""
+        frame = pd.DataFrame(
+            {
+                "source": [str(sample.source) for sample in self.samples],
+                "mos": [sample.mos.get(Aspect.CORRESPONDENCE, math.nan) for sample in self.samples],
+                "predicted": predicted.numpy(),
+            }
+        )
+        clean = [is_clean(sample) for sample in self.samples]
+        return {"all": in_sources(frame.dropna()), "clean": in_sources(frame[clean].dropna())}
+
+
+def left_out(
+    material: Material,
+    samples: Sequence[Sample],
+    rows: Sequence[int],
+    groups: Sequence[str | None] | None = None,
+    prompts_too: bool = True,
+) -> LeftOut:
+    """Of samples with their rows in what is seen.
+
+    `groups` says which group each is of, and without it these are the sources. All prompts of a group are
+    forgotten with it, unless not `prompts_too`.
+    """
+    groups = [sample.source for sample in samples] if groups is None else groups
+    sums = torch.full((len(samples),), math.nan)
+    unrelated: list[float] = []
+    changed: dict[str, list[bool]] = {}
+    for group in dict.fromkeys(groups):
+        inside = [i for i, sample in enumerate(samples) if groups[i] == group and sample.prompt]
+        if not inside:
+            continue
+        prompts = {samples[i].prompt.strip() for i in inside} if prompts_too else set()
+        matchers = fit_matchers(material.without({rows[i] for i in inside}, prompts))
+        sights = matchers.sights(picked(material.seen, [rows[i] for i in inside]))
+
+        def matches(prompt: str, sights: list = sights, matchers: Matchers = matchers) -> Tensor:
+            number = length_class(prompt, MATCHERS)
+            return matchers.each[number].total(sights[number], prompt, material.meanings)
+
+        asked = [samples[i].prompt for i in inside]
+        table = {prompt: matches(prompt) for prompt in dict.fromkeys(asked)}
+        for place, i in enumerate(inside):
+            mine = table[asked[place]][place]
+            sums[i] = mine
+            others = [found[place] < mine for prompt, found in table.items() if prompt != asked[place]]
+            if others:
+                unrelated.append(sum(map(float, others)) / len(others))
+        for prompt, mine in table.items():
+            places = [place for place, each in enumerate(asked) if each == prompt]
+            for change in changes(prompt, Random(prompt)):
+                worse = matches(change.prompt)
+                changed.setdefault(change.attribute, []).extend(bool(worse[p] < mine[p]) for p in places)
+    usual = torch.tensor([0.0, 1.0])
+    learned = sums[[sample.split == "train" for sample in samples]]
+    if len(learned) > 1 and learned.std() > 0:
+        usual = torch.stack([learned.mean(), learned.std()])
+    own = ((sums - usual[0]) / usual[1]).clamp(-LIMIT, LIMIT)
+    return LeftOut(samples, own, usual, unrelated, changed)

@@ -1,0 +1,214 @@
+"""Fits nano's readers of looks in closed form, and tells how they agree on sources they were fitted without.
+
+Source and generator of an image go with its scores, so whatever may learn to recognise them does, and is
+lost where both are new. Here features and scores are centred inside each source first, and only what then
+goes with each other counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones.nano.connector import Seen
+from m3agiqa.backbones.nano.nss_features import BRISQUE
+from m3agiqa.backbones.nano.quality_regressor import JUDGED, LANDMARKS, Opinions, Scaling, kernel
+from m3agiqa.samples import Sample
+from training.evaluation.leave_source_out import within_source
+
+LOOK_PENALTY, STAGE_PENALTY = 0.3, 0.5  # of ridge and kernel ridge, in mean squared lengths of a row
+BRISQUE_SHARES = {Aspect.QUALITY: 0.25, Aspect.AUTHENTICITY: 0.5}  # beside 1 for each of the other readers
+BORROWED = 0.2  # of the opinion on quality in that on authenticity, of which less can be seen
+NARROW = 0.0375  # of the scale; sources whose scores hardly differ are not blown up beyond this
+FEWEST = 15  # images of a source; the order of fewer is chance
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is seen of N images whose scores are known."""
+
+    statistics: Tensor
+    """[N, STATISTICS]."""
+    appearance: Tensor
+    """[N, APPEARANCE]."""
+    scores: Tensor
+    """[N, JUDGED] in [0, 1], NaN where unknown."""
+    sources: Sequence[str | None]
+
+    def part(self, rows: Sequence[int]) -> Examples:
+        some = list(rows)
+        sources = [self.sources[row] for row in some]
+        return Examples(self.statistics[some], self.appearance[some], self.scores[some], sources)
+
+
+def examples_of(samples: Sequence[Sample], scale: MosScale, seen: Seen) -> Examples:
+    """Of samples and what is seen of them, row by row."""
+    scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED] for s in samples]
+    known = torch.tensor(scores).reshape(-1, len(JUDGED))
+    return Examples(seen.statistics, seen.appearance, known, [sample.source for sample in samples])
+
+
+def fit_opinions(opinions: Opinions, examples: Examples, seed: int = 0) -> None:
+    """Set the readers' weights. An aspect without scores that differ inside a source gets no opinion."""
+    statistics, appearance, groups = examples.statistics, examples.appearance, _Groups(examples.sources)
+    _scale(opinions.look, appearance, groups)
+    _scale(opinions.stage, statistics, groups)
+    chosen = torch.randperm(len(appearance), generator=torch.Generator().manual_seed(seed))[:LANDMARKS]
+    opinions.landmarks.zero_()[: len(chosen)] = opinions.look(appearance[chosen])
+    landmarks = opinions.landmarks[: len(chosen)].double()
+    directions = _whitening(landmarks)
+    seen = (
+        kernel(opinions.look(appearance), landmarks) @ directions,
+        opinions.stage(statistics),
+        opinions.brisque(appearance[:, :BRISQUE]),
+    )
+    each = [
+        _weights(seen, scores, groups, BRISQUE_SHARES[a])
+        for a, scores in zip(JUDGED, examples.scores.T, strict=True)
+    ]
+    look, stage, brisque = (torch.cat(columns, dim=1) for columns in zip(*each, strict=True))
+    mixture = torch.eye(len(JUDGED), dtype=look.dtype)
+    if brisque.all():  # there are opinions on both
+        mixture = torch.tensor([[1.0, BORROWED], [0.0, 1.0 - BORROWED]], dtype=look.dtype)
+    opinions.look_weight.zero_()[: len(chosen)] = directions @ look @ mixture
+    opinions.stage_weight.copy_(stage @ mixture)
+    opinions.brisque_weight.copy_(brisque @ mixture)
+    opinions.bias.zero_()
+    _standardize(opinions, opinions(statistics, appearance), groups)
+
+
+def _weights(
+    seen: tuple[Tensor, Tensor, Tensor], scores: Tensor, groups: _Groups, brisque_share: float
+) -> list[Tensor]:
+    """Weights [C, 1] for what each reader sees [N, C], by which they differ alike inside sources."""
+    known = ~scores.isnan()
+    inside = groups.of(known)
+    target = inside.differences(scores[known, None].double())
+    if not target.any():
+        return [torch.zeros(each.shape[1], 1, dtype=each.dtype) for each in seen]
+    target = target / (inside.spreads(target) + NARROW)
+    near, stage, brisque = (each[known] for each in seen)
+    found = (
+        (near, ridge(inside.differences(near), target, LOOK_PENALTY), 1.0),
+        (stage, ridge(inside.differences(stage), target, STAGE_PENALTY), 1.0),
+        (brisque, torch.ones(1, 1, dtype=brisque.dtype), brisque_share),
+    )
+    return [share * weight / inside.spread(x @ weight).clamp_min(1e-9) for x, weight, share in found]
+
+
+def left_out(examples: Examples, seed: int = 0, groups: Sequence[str | None] | None = None) -> Tensor:
+    """Opinions [N, JUDGED] on each group's images by readers that were fitted without that group.
+
+    `groups` says which group each image is of; without it these are the sources.
+    """
+    found = torch.full_like(examples.scores, torch.nan)
+    groups = examples.sources if groups is None else groups
+    for group in dict.fromkeys(groups):
+        outside = [row for row, other in enumerate(groups) if other != group]
+        inside = [row for row, other in enumerate(groups) if other == group]
+        if outside:
+            opinions = Opinions()
+            fit_opinions(opinions, examples.part(outside), seed)
+            found[inside] = opinions(examples.statistics[inside], examples.appearance[inside])
+    return found
+
+
+def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> dict[str, dict]:
+    """SRCC inside each source, per aspect, for all images and for clean AI-generated ones.
+
+    `mean` weighs sources by their images, `plain` does not. Sources of few images are left out.
+    """
+    clean = [is_clean(sample) for sample in samples]
+    told: dict[str, dict] = {}
+    for column, aspect in enumerate(JUDGED):
+        frame = pd.DataFrame(
+            {
+                "source": [str(sample.source) for sample in samples],
+                "mos": scores[:, column].numpy(),
+                "predicted": opinions[:, column].numpy(),
+            }
+        )
+        told[str(aspect)] = {
+            "all": in_sources(frame.dropna()),
+            "clean": in_sources(frame[clean].dropna()),
+        }
+    return told
+
+
+def is_clean(sample: Sample) -> bool:
+    """Whether it is as its generator left it: no damaged copy, and no photograph."""
+    return not sample.distorted and sample.generator != "camera"
+
+
+def in_sources(frame: pd.DataFrame) -> dict[str, float]:
+    """SRCC of `predicted` with `mos` inside each `source` of enough images, and their means."""
+    enough = frame[frame.groupby("source")["mos"].transform("size") >= FEWEST]
+    found = within_source(enough)
+    each = [value for source, value in found.items() if source != "mean"]
+    return {**found, "plain": float(np.mean(each))} if each else {}
+
+
+class _Groups:
+    """Which rows are of one source."""
+
+    def __init__(self, sources: Sequence[str | None]) -> None:
+        numbers = {source: i for i, source in enumerate(dict.fromkeys(sources))}
+        self.rows = torch.tensor([numbers[source] for source in sources])
+
+    def of(self, chosen: Tensor) -> _Groups:
+        some = _Groups([])
+        some.rows = self.rows[chosen].unique(return_inverse=True)[1]
+        return some
+
+    def means(self, x: Tensor) -> Tensor:
+        """Of its group, for each row of [N, C]."""
+        count = int(self.rows.max()) + 1 if len(self.rows) else 0
+        total = x.new_zeros(count, x.shape[1]).index_add_(0, self.rows, x)
+        return (total / torch.bincount(self.rows, minlength=count)[:, None])[self.rows]
+
+    def differences(self, x: Tensor) -> Tensor:
+        """From the group's mean."""
+        return x - self.means(x)
+
+    def spreads(self, differences: Tensor) -> Tensor:
+        """Standard deviation in its group, for each row."""
+        return self.means(differences**2).sqrt()
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Standard deviation [C] inside the groups."""
+        return self.differences(x).pow(2).mean(0).sqrt()
+
+
+def _scale(scaling: Scaling, x: Tensor, groups: _Groups) -> None:
+    x = x.double()
+    scaling.mean.copy_(x.mean(0))
+    scaling.spread.copy_(groups.spread(x) + 1e-6)
+
+
+def _standardize(opinions: Opinions, read: Tensor, groups: _Groups) -> None:
+    """Make the opinions' mean 0, and their spread inside sources 1."""
+    spread = groups.spread(read)
+    spread = torch.where(spread > 0, spread, 1.0)
+    opinions.bias.copy_(-read.mean(0) / spread)
+    for weight in (opinions.look_weight, opinions.stage_weight, opinions.brisque_weight):
+        weight /= spread
+
+
+def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """Weights [C, 1] of rows [N, C] for [N, 1]."""
+    inner = x.T @ x
+    inner.diagonal().add_(penalty * inner.diagonal().sum() / len(x) + 1e-9)
+    return torch.linalg.solve(inner, x.T @ y)
+
+
+def _whitening(landmarks: Tensor) -> Tensor:
+    """[M, M] that makes of kernels with the landmarks coordinates whose products are kernels (Nyström)."""
+    values, vectors = torch.linalg.eigh(kernel(landmarks, landmarks))
+    return vectors / values.clamp_min(1e-6).sqrt()

@@ -1,0 +1,164 @@
+"""How well nano's readers of images agree with scores where the source, generator or prompt is new to them.
+
+These stand in for images that nobody trained on. Everything that learns from scores or from what was said is
+fitted anew without the group that it is then measured on: the readers of looks, the matcher, and beside them
+a plain ridge on what the vision encoder makes of the whole image. Images without scores, some of which come
+from the same generators, are left out altogether; captioned photographs stay. The language model is not
+asked, as it would have to be trained again for each group.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones.nano import NanoBackbone
+from m3agiqa.backbones.nano.prompt_alignment import HEAD, WHOLE, verdict
+from m3agiqa.backbones.nano.quality_regressor import JUDGED
+from m3agiqa.samples import Sample
+from training.data.splits import folded
+from training.evaluation.leave_source_out import mean_inside
+from training.nano import fit_prompt_alignment as match
+from training.nano import fit_quality_regressor as opinions
+from training.nano.feature_cache import captioned_views, look_at, picked, view_of
+from training.nano.fit_quality_regressor import FEWEST, is_clean
+from training.progress import bar
+
+PROMPT_FOLDS = 5
+RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
+COLUMNS = ("left_out", "aspect", "n", "groups", "reads", "srcc", "low", "high")
+RIDGE, READERS = "plain ridge", "readers"
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What is left out together."""
+
+    name: str
+    of: Callable[[Sample], str]
+    prompts_too: bool
+    """Whether the prompts of what is left out are forgotten too, whatever image they are said of."""
+    inside: bool
+    """Whether agreement is measured inside each group; otherwise over all of them at once."""
+
+
+def fold(sample: Sample) -> str:
+    """Images of one prompt are in one fold; those without prompts are each by themselves."""
+    text = folded(sample.prompt) or sample.id
+    return str(zlib.crc32(text.encode()) % PROMPT_FOLDS)
+
+
+GROUPINGS = (
+    Grouping("source", lambda sample: str(sample.source), prompts_too=True, inside=True),
+    Grouping("generator", lambda sample: str(sample.generator), prompts_too=False, inside=True),
+    Grouping("prompt", fold, prompts_too=True, inside=False),
+)
+
+
+def proxies(
+    samples: Sequence[Sample], extras: Path | None, scale: MosScale, folder: Path, seed: int = 0
+) -> pd.DataFrame:
+    """One row for each grouping, aspect and way of reading, with the columns COLUMNS.
+
+    Readers and matcher learn from all samples outside a group. Agreement is measured on clean AI-generated
+    images alone, with 95 % intervals (500 resamples inside the groups). `folder` keeps what is seen of the
+    images until all is done, so that an interruption costs little.
+    """
+    backbone = NanoBackbone.from_base()
+    originals = [view_of(sample, scale) for sample in samples]
+    shown = list(dict.fromkeys([*originals, *captioned_views(extras, samples)]))
+    rows = {view: row for row, view in enumerate(shown)}
+    seen = look_at(backbone, shown, folder)
+    own = picked(seen, [rows[view] for view in originals])
+    examples = opinions.examples_of(samples, scale, own)
+    pooled = own.places[:, :WHOLE, :HEAD].float().mean(1)
+    files = {view.image: row for view, row in reversed(rows.items())}
+    asked = [sample for sample in samples if sample.prompt]
+    material = match.material_of(backbone, asked, extras, scale, seen, files, prompted_too=False)
+    places = [files[sample.image] for sample in asked]
+    with torch.inference_mode(), bar(None, "proxies", total=len(GROUPINGS)) as progress:
+        found = []
+        for grouping in GROUPINGS:
+            groups = [grouping.of(sample) for sample in samples]
+            theirs = [grouping.of(sample) for sample in asked]
+            looks = opinions.left_out(examples, seed, groups)
+            fits = match.left_out(material, asked, places, theirs, grouping.prompts_too)
+            beside = [row for row, sample in enumerate(samples) if sample.prompt]
+            fit = torch.full((len(samples),), math.nan)
+            fit[beside] = verdict(fits.own, looks[beside].float())
+            read = {aspect: looks[:, column] for column, aspect in enumerate(JUDGED)}
+            read[Aspect.CORRESPONDENCE] = fit
+            found += _rows(grouping, samples, groups, READERS, read)
+            found += _rows(grouping, samples, groups, RIDGE, _ridges(pooled, samples, groups))
+            progress.update()
+    shutil.rmtree(folder)
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def as_markdown(found: pd.DataFrame) -> str:
+    """A table for people: a line for each grouping and aspect."""
+    lines = [
+        "| left out | aspect | images | plain ridge on the head | nano's readers |",
+        "|---|---|---|---|---|",
+    ]
+    for (grouping, aspect), both in found.groupby(["left_out", "aspect"], sort=False):
+        told = {row.reads: f"{row.srcc:.2f} ({row.low:.2f} to {row.high:.2f})" for row in both.itertuples()}
+        count = f"{both['n'].iloc[0]:,}"
+        lines.append(f"| {grouping} | {aspect} | {count} | {told[RIDGE]} | {told[READERS]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(
+    grouping: Grouping,
+    samples: Sequence[Sample],
+    groups: Sequence[str],
+    reads: str,
+    predicted: dict[Aspect, Tensor],
+) -> Iterator[tuple]:
+    for aspect in Aspect:
+        frame = pd.DataFrame(
+            {
+                "group": groups if grouping.inside else "all",
+                "mos": [sample.mos.get(aspect, math.nan) for sample in samples],
+                "predicted": predicted[aspect].numpy(),
+                "clean": [is_clean(sample) for sample in samples],
+            }
+        )
+        frame = frame[frame["clean"]].dropna()
+        parts = [
+            (part["predicted"].to_numpy(), part["mos"].to_numpy())
+            for _, part in frame.groupby("group")
+            if len(part) >= FEWEST
+        ]
+        if parts:
+            n = sum(len(mos) for _, mos in parts)
+            yield grouping.name, str(aspect), n, len(parts), reads, *mean_inside(parts)
+
+
+def _ridges(pooled: Tensor, samples: Sequence[Sample], groups: Sequence[str]) -> dict[Aspect, Tensor]:
+    """Of each aspect, scores [N] by a ridge that was fitted without the image's group."""
+    found = {}
+    for aspect in Aspect:
+        mos = torch.tensor([sample.mos.get(aspect, math.nan) for sample in samples], dtype=torch.double)
+        predicted = torch.full_like(mos, math.nan)
+        for group in dict.fromkeys(groups):
+            inside = torch.tensor([other == group for other in groups])
+            train = ~inside & ~mos.isnan()
+            if not train.any():
+                continue
+            x = pooled.double()
+            mean, spread = x[train].mean(0), x[train].std(0) + 1e-6
+            x = (x - mean) / spread
+            weight = opinions.ridge(x[train], (mos[train] - mos[train].mean())[:, None], RIDGE_PENALTY)
+            predicted[inside] = (x[inside] @ weight)[:, 0]
+        found[aspect] = predicted
+    return found

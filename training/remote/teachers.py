@@ -1,0 +1,189 @@
+"""Teachers: multimodal LLMs that put an image's scores into words (paper, section III-A).
+
+API keys come from the environment alone and stand in no message, log or file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+from PIL import Image
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+from m3agiqa.images import open_image
+from m3agiqa.json_lines import read_json_lines
+from m3agiqa.prompts import TEACHER
+from m3agiqa.samples import Sample
+from training.remote.asking import Busy, Refused, Reply, ServerError
+from training.remote.client import KEY_VARIABLE, ChatServer, data_url, seconds
+
+OPENAI = "https://api.openai.com/v1"
+SCORES_SENTENCE = "The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}."
+LONGEST_SIDE = 1024  # pixels of what is sent; teachers reduce larger images themselves, at our cost
+NAMES = {Aspect.QUALITY: "quality", Aspect.CORRESPONDENCE: "alignment", Aspect.AUTHENTICITY: "authenticity"}
+"""The aspects as the paper's teacher template calls them."""
+
+
+class Teacher(Protocol):
+    """Answers the question about one sample's image; raises ServerError, Refused or Busy."""
+
+    name: str
+
+    def explain(self, sample: Sample, question: str) -> Reply: ...
+
+
+def question(sample: Sample, scale: MosScale) -> str:
+    """The paper's template with a sample's prompt and MOS (paper, VIII-A.1).
+
+    Scores that a data set does not have are left out of the sentence that names them.
+    """
+    told = [f"{NAMES[aspect]} score is {sample.mos[aspect]:g}" for aspect in Aspect if aspect in sample.mos]
+    sentence = f"The {', '.join(told)}." if told else ""
+    text = TEACHER.replace(SCORES_SENTENCE, sentence)
+    return text.format(prompt=sample.prompt or "", min=f"{scale.low:g}", max=f"{scale.high:g}")
+
+
+def descriptions(text: str, wanted: Sequence[Aspect]) -> dict[Aspect, str]:
+    """One description per aspect from a teacher's answer.
+
+    Lenient about what surrounds the JSON object, capital letters, and correspondence by its other name.
+    Raises Busy when an aspect is missing: asked again, teachers usually get it right.
+    """
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        found = json.loads(text[start : end + 1], strict=False)
+    except ValueError as error:
+        raise Busy(f"the answer is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise Busy("the answer is not a JSON object")
+    said = {key.lower().removesuffix("_explanation").strip(): value for key, value in found.items()}
+    result = {}
+    for aspect in wanted:
+        value = said.get(NAMES[aspect], said.get(str(aspect)))
+        if not isinstance(value, str) or not value.strip():
+            raise Busy(f"the answer has no explanation of {aspect}")
+        result[aspect] = " ".join(value.split())
+    return result
+
+
+class GeminiTeacher:
+    """Google's Gemini through google-generativeai; the key is GEMINI_API_KEY or GOOGLE_API_KEY."""
+
+    def __init__(
+        self, model: str = "gemini-1.5-pro", endpoint: str | None = None, timeout: float = 120
+    ) -> None:
+        import google.generativeai as genai  # takes seconds, and only this teacher needs it
+        from google.api_core.client_options import ClientOptions
+
+        key = _key("GEMINI_API_KEY", "GOOGLE_API_KEY")
+        options = ClientOptions(api_endpoint=endpoint) if endpoint else None
+        genai.configure(api_key=key, transport="rest", client_options=options)
+        self.name = model
+        self._model = genai.GenerativeModel(model)
+        self._options = {"timeout": timeout, "retry": None}  # distill asks again, with its own patience
+        self._key = key
+
+    def explain(self, sample: Sample, question: str) -> Reply:
+        from google.api_core import exceptions
+
+        try:
+            response = self._model.generate_content(
+                [question, _small(sample.image)], request_options=self._options
+            )
+        except (exceptions.TooManyRequests, exceptions.ServerError) as error:
+            raise Busy(self._scrub(error.message), _retry_after(error)) from error
+        except exceptions.GoogleAPICallError as error:
+            raise ServerError(f"{self.name} rejects the request: {self._scrub(error.message)}") from None
+        except (exceptions.RetryError, OSError) as error:  # time-outs and broken connections
+            raise Busy(self._scrub(f"no answer: {type(error).__name__}")) from None
+        used = response.usage_metadata
+        if not response.candidates or not response.parts:
+            reason = response.prompt_feedback.block_reason or (
+                response.candidates[0].finish_reason if response.candidates else 0
+            )
+            raise Refused(f"{self.name} refuses this image or prompt ({getattr(reason, 'name', reason)})")
+        return Reply(response.text, used.prompt_token_count, used.candidates_token_count)
+
+    def _scrub(self, text: str) -> str:
+        return text.replace(self._key, "…")
+
+
+class OpenAITeacher:
+    """Any endpoint that speaks OpenAI's chat completions: GPT-4o, or a local server.
+
+    The key is OPENAI_API_KEY (a local server may need none), the address OPENAI_BASE_URL.
+    """
+
+    def __init__(self, model: str = "gpt-4o", endpoint: str | None = None, timeout: float = 120) -> None:
+        self.name = model
+        self._server = ChatServer(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI, timeout)
+        if httpx.URL(self._server.url).host not in ("localhost", "127.0.0.1", "::1"):
+            _key(KEY_VARIABLE)
+
+    def explain(self, sample: Sample, question: str) -> Reply:
+        picture = {"url": data_url(_small(sample.image), "JPEG", quality=95)}
+        content = [{"type": "text", "text": question}, {"type": "image_url", "image_url": picture}]
+        return self._server.answer(self.name, [{"role": "user", "content": content}])
+
+
+class RecordedTeacher:
+    """Answers that were given before: JSON Lines of id and one text per aspect."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._said: dict[str, str] = {}
+        for number, row in read_json_lines(path):
+            try:
+                self._said[str(row["id"])] = json.dumps({k: v for k, v in row.items() if k != "id"})
+            except (TypeError, KeyError, AttributeError) as error:
+                raise InputError(f"{path}, line {number} is no recorded answer: {error}") from error
+
+    def explain(self, sample: Sample, question: str) -> Reply:
+        if sample.id not in self._said:
+            raise Refused(f"{self.name} has no answer for {sample.id}")
+        return Reply(self._said[sample.id])
+
+
+def teacher(name: str) -> Teacher:
+    """`gemini`, `openai` (either with `:MODEL`) or `recorded:FILE`."""
+    kind, _, detail = name.partition(":")
+    if kind == "gemini":
+        return GeminiTeacher(detail) if detail else GeminiTeacher()
+    if kind == "openai":
+        return OpenAITeacher(detail) if detail else OpenAITeacher()
+    if kind == "recorded" and detail:
+        return RecordedTeacher(Path(detail))
+    raise InputError(
+        f"There is no teacher {name!r}. Give gemini, openai (either with :MODEL) or recorded:FILE."
+    )
+
+
+def _key(*names: str) -> str:
+    for name in names:
+        if value := os.environ.get(name):
+            return value
+    raise ServerError(f"This teacher needs an API key in the environment: set {' or '.join(names)}.")
+
+
+def _small(path: Path) -> Image.Image:
+    image = open_image(path)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def _retry_after(error: object) -> float | None:
+    """From the HTTP header, or from the details that Google puts into the body."""
+    response = getattr(error, "response", None)
+    if response is not None and (named := seconds(response.headers.get("retry-after"))) is not None:
+        return named
+    for detail in getattr(error, "details", []) or []:
+        delay = getattr(detail, "retry_delay", None)
+        if delay is not None:
+            return delay.total_seconds() if hasattr(delay, "total_seconds") else float(delay.seconds)
+    return None

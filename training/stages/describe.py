@@ -1,0 +1,106 @@
+"""Stage describe: the fine-tuned backbone speaks about every case, and is read while it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+from typing import TypeVar
+
+from m3agiqa.aspects import Aspect
+from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.errors import InputError
+from training.data.variants import Case
+from training.parallel import Share
+from training.progress import bar
+from training.stages.hidden_cache import Entry, HiddenCache
+from training.stages.identity import backbone_id
+
+T = TypeVar("T")
+
+ROWS = 96
+"""Conversations spoken at once; more are hardly faster on few cores, and need more memory."""
+
+
+def describe(
+    cases: Sequence[Case], backbone: str, folder: Path, cache: HiddenCache, share: Share | None = None
+) -> None:
+    """Speak what the cache does not hold yet, with the backbone fine-tuned in `folder`."""
+    pictures = [list(group) for _, group in groupby(sorted(cases, key=picture), key=picture)]
+    mine = list(chain.from_iterable((share or Share()).of(pictures)))
+
+    def todo(identity: str) -> list[list[Case]]:
+        """Whole batches as they would be without an interruption: rounding depends on what is in a batch."""
+
+        def is_missing(case: Case) -> bool:
+            return any(case.key(aspect, identity) not in cache for aspect in case.aspects)
+
+        return [batch for batch in batches_of(mine, ROWS) if any(map(is_missing, batch))]
+
+    if not todo(backbone_id(backbone, folder)):
+        return
+    identity = backbone_id(backbone, folder, fetch=True)
+    speaker, left = load_backbone(backbone, folder), todo(identity)
+    with bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
+        for batch in left:
+            rows = [(case, aspect) for case in batch for aspect in case.aspects]
+            spoken = []
+            for said in _speak(speaker, batch):
+                if isinstance(said, Spoken):
+                    case, aspect = rows[said.row]
+                    spoken.append((_entry(case, aspect, said, identity), said.hidden))
+            cache.add(spoken)
+            progress.update(len(batch))
+
+
+def _speak(speaker: Backbone, batch: list[Case]) -> Iterator[Delta | Spoken]:
+    """Raises InputError naming the sample that cannot be spoken about."""
+    try:
+        yield from speaker.describe(_requests(batch))
+    except InputError as error:
+        if len(batch) == 1:
+            raise InputError(f"Sample {batch[0].sample.id}: {error}") from error
+        for case in batch:
+            next(_speak(speaker, [case]))
+        raise
+
+
+def _requests(batch: list[Case]) -> list[Request]:
+    """One request an image: cases about the same image share its visual tokens."""
+    requests = []
+    for _, group in groupby(batch, key=picture):
+        cases = list(group)
+        conversations = chain.from_iterable(case.conversations() for case in cases)
+        requests.append(Request(cases[0].image(), tuple(conversations)))
+    return requests
+
+
+def picture(case: Case) -> tuple[str, str]:
+    """The same for cases about the same image."""
+    return case.sample.id, case.damage or ""
+
+
+def batches_of(items: Sequence[T], rows: int) -> Iterator[list[T]]:
+    """Cases or tellings together until they have so many conversations."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if sum(len(each.aspects) for each in batch) >= rows:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _entry(case: Case, aspect: Aspect, said: Spoken, identity: str) -> Entry:
+    return Entry(
+        key=case.key(aspect, identity),
+        sample=case.sample.id,
+        aspect=aspect,
+        kind=case.kind,
+        damage=case.damage,
+        prompt=case.prompt,
+        description=said.description,
+        rating=said.rating,
+    )

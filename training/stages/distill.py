@@ -1,0 +1,214 @@
+"""Stage distill: a teacher puts every sample's scores into words (paper, section III-A).
+
+Answers are appended to a journal as they come, each with its tokens, so that nothing is asked, or paid
+for, twice: an interrupted run continues where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.errors import InputError
+from m3agiqa.samples import Sample
+from training.data.tables import on_scale
+from training.progress import bar
+from training.remote.append_log import Journal
+from training.remote.asking import Busy, Refused, Sleep, at_once, patiently
+from training.remote.teachers import Teacher, descriptions, question
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How hard a teacher may be pressed, and what it costs."""
+
+    concurrency: int = 4
+    """Requests under way at once."""
+    per_minute: float = 60.0
+    """Requests begun in a minute, over all of them."""
+    attempts: int = 5
+    """Requests for one sample and teacher before the sample is given up for this run."""
+    patience: float = 2.0
+    """Seconds before the second attempt; doubled for each further one, up to a minute."""
+    input_price: float = 0.0
+    """US dollars for a million tokens sent."""
+    output_price: float = 0.0
+    """US dollars for a million tokens received."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line of the journal: an answer that was paid for, or a refusal that need not be asked for again."""
+
+    id: str
+    teacher: str
+    text: str | None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    described: int
+    refused: int
+    failed: dict[str, str]
+    """Why, by sample id; the same command tries them again."""
+    input_tokens: int
+    output_tokens: int
+    dollars: float
+
+    def __str__(self) -> str:
+        told = [f"{self.described:,} samples described"]
+        if self.refused:
+            told.append(f"{self.refused:,} refused by every teacher")
+        if self.failed:
+            told.append(f"{len(self.failed):,} failed (run again to retry)")
+        tokens = f"{self.input_tokens:,} tokens sent, {self.output_tokens:,} received"
+        return f"{', '.join(told)}; {tokens}, ${self.dollars:.2f}."
+
+
+class Replies(Journal[Outcome]):
+    """All outcomes of a distillation so far."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, Outcome)
+        self._refusals = {(row.id, row.teacher) for row in self.rows if row.refusal}
+
+    def refused(self, sample: Sample, teacher: Teacher) -> bool:
+        """Whether a teacher had refused a sample before."""
+        return (sample.id, teacher.name) in self._refusals
+
+    def descriptions(self, wanted: dict[str, list[Aspect]]) -> dict[str, dict[Aspect, str]]:
+        """The last sensible answer for each of some samples."""
+        found = {}
+        for outcome in self.rows:
+            if outcome.text is not None and outcome.id in wanted:
+                try:
+                    found[outcome.id] = descriptions(outcome.text, wanted[outcome.id])
+                except Busy:
+                    continue  # paid for, but of no use
+        return found
+
+
+def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
+    """Aspects that have a MOS and no description yet, by sample id; samples that lack none are left out."""
+    lacking = {s.id: [a for a in Aspect if a in s.mos and a not in s.descriptions] for s in samples}
+    return {name: aspects for name, aspects in lacking.items() if aspects}
+
+
+def plan(samples: Sequence[Sample], journal: Replies, scale: MosScale) -> Iterator[tuple[Sample, str]]:
+    """What would be sent (a dry run): samples with the questions about them.
+
+    Raises InputError before the first if a sample's MOS is not on the scale.
+    """
+    for sample in samples:
+        for aspect, mos in sample.mos.items():
+            on_scale(mos, scale, f"Sample {sample.id}: {aspect}")
+    wanted = missing(samples)
+    done = journal.descriptions(wanted)
+    for sample in samples:
+        if sample.id in wanted and sample.id not in done:
+            yield sample, question(sample, scale)
+
+
+def distill(
+    samples: Sequence[Sample],
+    teachers: Sequence[Teacher],
+    journal_file: Path,
+    scale: MosScale,
+    config: DistillConfig,
+    sleep: Sleep | None = None,
+) -> tuple[list[Sample], Summary]:
+    """Ask for all missing descriptions; the next teacher is asked what one before it refuses.
+
+    Returns the samples with what is known now. Raises InputError for ids given twice and a MOS off the
+    scale, before anything is asked; ServerError when a teacher will answer nothing at all (a wrong key,
+    say), after what was under way has been written down. `sleep` waits in place of the clock.
+    """
+    if len({sample.id for sample in samples}) < len(samples):
+        raise InputError("Two samples have the same id; answers could not be told apart.")
+    journal = Replies(journal_file)
+    before = len(journal.rows)
+    todo = list(plan(samples, journal, scale))
+    wanted = missing(samples)
+    failed: dict[str, str] = {}
+    stop = Event()
+    sleep = sleep or stop.wait
+    pace = Pace(config.per_minute, sleep)
+
+    def ask(task: tuple[Sample, str]) -> None:
+        sample, asked = task
+        for teacher in teachers:
+            if journal.refused(sample, teacher):
+                continue
+            try:
+                _answer(teacher, sample, asked, wanted[sample.id], journal, config, pace, sleep)
+                return
+            except Refused as error:
+                journal.add(Outcome(sample.id, teacher.name, None, refusal=str(error)))
+            except Busy as error:
+                failed[sample.id] = f"{teacher.name}: {error}"
+                return
+
+    with journal, bar(None, "distill", total=len(wanted), start=len(wanted) - len(todo)) as progress:
+        at_once(ask, todo, config.concurrency, stop, progress)
+    known = journal.descriptions(wanted)
+    new = journal.rows[before:]
+    sent, received = (sum(getattr(o, name) for o in new) for name in ("input_tokens", "output_tokens"))
+    summary = Summary(
+        described=len(known),
+        refused=len(wanted) - len(known) - len(failed),
+        failed=failed,
+        input_tokens=sent,
+        output_tokens=received,
+        dollars=(sent * config.input_price + received * config.output_price) / 1e6,
+    )
+    filled = [replace(s, descriptions={**s.descriptions, **known.get(s.id, {})}) for s in samples]
+    return filled, summary
+
+
+class Pace:
+    """Lets requests begin no faster than a rate; `wait` raises Busy where it was cut short."""
+
+    def __init__(self, per_minute: float, sleep: Sleep) -> None:
+        self._interval, self._sleep = 60 / per_minute, sleep
+        self._lock = threading.Lock()
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            turn = max(self._next, now)
+            self._next = turn + self._interval
+        if turn > now and self._sleep(turn - now):
+            raise Busy("interrupted")
+
+
+def _answer(
+    teacher: Teacher,
+    sample: Sample,
+    asked: str,
+    wanted: list[Aspect],
+    journal: Replies,
+    config: DistillConfig,
+    pace: Pace,
+    sleep: Sleep,
+) -> None:
+    """One teacher's sensible answer into the journal; raises Refused, or Busy after the last attempt."""
+
+    def ask() -> None:
+        pace.wait()
+        reply = teacher.explain(sample, asked)
+        # First what was paid for, then what is made of it.
+        journal.add(Outcome(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens))
+        descriptions(reply.text, wanted)
+
+    patiently(ask, config.attempts, config.patience, sleep)
