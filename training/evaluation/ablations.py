@@ -1,8 +1,8 @@
 """Stage ablate: a grid of settings, several seeds each, as one table in the shape of Tables III and IV.
 
 What differs is configuration: the predictor and its losses (training.stages.fit), which conversation it reads
-(training.stages.predictor_input) and whether the backbone that speaks and reads it was fine-tuned. All of it reuses the
-cached hidden states of one run.
+(training.stages.predictor_input) and whether the backbone was fine-tuned. All of it reuses the cached
+hidden states of one run.
 """
 
 from __future__ import annotations

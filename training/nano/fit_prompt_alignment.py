@@ -356,7 +356,7 @@ class LeftOut:
         return found
 
     def agreement(self, predicted: Tensor) -> dict[str, dict[str, float]]:
-        """SRCC of predictions [N] with correspondence inside sources, as training.nano.fit_quality_regressor tells it."""
+        """SRCC of predictions [N] with correspondence inside sources."""
         frame = pd.DataFrame(
             {
                 "source": [str(sample.source) for sample in self.samples],

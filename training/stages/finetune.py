@@ -54,7 +54,7 @@ class FinetuneConfig:
     adapter_lr: float = 5e-4
     """Learning rate of LoRA layers (paper: 2e-6)."""
     full_lr: float = 2e-4
-    """Of parts that are trained whole. Lower for nano's connector, which comes aligned (training.nano.align)."""
+    """Of parts that are trained whole. Lower for nano's connector, which comes aligned (nano.align)."""
     weight_decay: float = 0.01
     """Paper: 0.1."""
     beta2: float = 0.95

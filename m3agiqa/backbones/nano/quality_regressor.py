@@ -1,8 +1,9 @@
 """What an image's looks say about its scores: three readers that are fitted in closed form.
 
 They learn from differences between images of the same source only
-(training.nano.fit_quality_regressor), so that knowing the source is worth nothing, and they agree better with people on images of unseen sources than anything that
-learns by gradient from some thousand images. They are kept frozen; how the language model takes their
+(training.nano.fit_quality_regressor), so that knowing the source is worth nothing,
+and they agree better with people on images of unseen sources than anything that learns by gradient from some
+thousand images. They are kept frozen; how the language model takes their
 opinions is learned.
 """
 

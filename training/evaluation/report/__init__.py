@@ -34,7 +34,7 @@ def write_report(
 
     With a comparison with the model before, also comparison.json and comparison.csv.
 
-    `table` is of training.evaluation.evaluate.prediction_table and `summary` of its `summary`; `facts` tell where the
+    `table` is of evaluate.prediction_table and `summary` of evaluate.summary; `facts` tell where the
     predictions come from (settings, revision, fingerprint of the data). `compare` has other methods to be
     set beside this run: name -> aspect -> {"srcc": …, "plcc": …}. The same input gives the same bytes.
     Raises InputError if there is nothing to report or matplotlib is missing.
@@ -76,7 +76,7 @@ def write_report(
 
 
 def groups(table: pd.DataFrame) -> pd.DataFrame:
-    """Agreement inside all groups: those of training.evaluation.evaluate.by_group with a column `grouping` before.
+    """Agreement inside all groups: those of evaluate.by_group with a column `grouping` before.
 
     "same prompt" has one row an aspect, the mean inside prompts, and their number in the column `prompts`.
     """

@@ -77,7 +77,7 @@ def render(
     compare: Mapping[str, dict[str, dict]],
     comparison: Comparison | None = None,
 ) -> str:
-    """The page as HTML; arguments as in training.evaluation.report.write_report, `groups` as in its `groups`."""
+    """The page as HTML; arguments as in report.write_report, `groups` as in its `groups`."""
     aspects = [aspect for aspect in Aspect if str(aspect) in summary]
     methods = dict(_methods(summary, compare))
     parts = [_part(aspect, table, summary[aspect], scales[aspect], groups) for aspect in aspects]

@@ -105,7 +105,7 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Markup:
 
 
 def dots(groups: pd.DataFrame) -> Markup:
-    """SRCC of each group with its 95 % interval; `groups` as training.evaluation.evaluate.by_group has them."""
+    """SRCC of each group with its 95 % interval; `groups` as evaluate.by_group has them."""
     shown = groups[groups["srcc"].notna()].head(MOST_GROUPS).sort_values(["srcc", "group"])
 
     def draw(figure: Figure) -> None:
