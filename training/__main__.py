@@ -17,7 +17,7 @@ from m3agiqa.checkpoint.card import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
-from training.config import RunConfig
+from training.config import RunConfig, build, merged, read_yaml
 from training.convert import import_predictor
 from training.data.conversations import export_conversations
 from training.evaluation.ablations import ablate
@@ -30,7 +30,6 @@ from training.parallel import Share, follow_starter
 from training.plan import plan as steps
 from training.remote.teachers import teacher
 from training.run import Run
-from training.settings import build, merged, read_yaml
 from training.stages.distill import DistillConfig, Replies, distill, plan
 
 NANO = Path(__file__).with_name("configs") / "nano.yaml"

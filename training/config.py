@@ -1,10 +1,18 @@
-"""The settings of a run, all in one place; YAML files of them are in training/configs."""
+"""The settings of a run, all in one place, and YAML files of them, which are in training/configs.
+
+Errors name the file and the setting.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from m3agiqa.errors import InputError
 from training.data import DataConfig
@@ -15,7 +23,9 @@ from training.stages.distill import DistillConfig
 from training.stages.finetune import FinetuneConfig
 from training.stages.fit import FitConfig
 
-SHIPPED = "shipped"
+T = TypeVar("T")
+
+SHIPPED_BACKBONE = "shipped"
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class RunConfig:
     backbone: str = "nano"
     """nano, minicpm, or hf:organisation/name (with @revision or not; or a folder) for a model of the Hugging
     Face Hub that writes text about images."""
-    start: str | None = SHIPPED
+    start: str | None = SHIPPED_BACKBONE
     """Checkpoint (shipped name or folder) whose backbone is used or tuned further; null: base weights;
     "shipped": the shipped one of this backbone, which only nano has, else base weights."""
     teacher: TeacherConfig | None = None
@@ -87,7 +97,7 @@ class RunConfig:
     """Of what is drawn outside of the other seeds' reach: prompts, damages, the order of lessons."""
 
     def __post_init__(self) -> None:
-        if self.start == SHIPPED:
+        if self.start == SHIPPED_BACKBONE:
             object.__setattr__(self, "start", "nano" if self.backbone == "nano" else None)
         if not self.seeds:
             raise InputError("seeds: give at least one.")
@@ -102,3 +112,72 @@ class RunConfig:
                 "learned_from: {count} or {count:,} stands for the number of training images; "
                 "write all other braces twice."
             ) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping; one named as `base` is read first. Raises InputError."""
+    return _read_based(path, ())
+
+
+def _read_based(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """With the files that name this one as their base."""
+    if path.resolve() in above:
+        raise InputError(f"{path} is its own base.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} needs settings like `name: value`, one a line.")
+    if "base" not in settings:
+        return settings
+    base = settings.pop("base")
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base is the name of another settings file (found {base!r}).")
+    return merged(_read_based(path.parent / base, (*above, path.resolve())), settings)
+
+
+def build(kind: type[T], settings: Mapping[str, Any], source: object) -> T:
+    """An instance of a dataclass, nested ones included; what is left out keeps its default.
+
+    `source` (a file, usually) is named in errors. Raises InputError for an unknown name or a wrong value.
+    """
+    try:
+        made = TypeAdapter(kind).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if not str(part).endswith("Config"))
+        if first["type"] == "missing":
+            raise InputError(f"{source}: the setting {where} is missing.") from error
+        raise InputError(f"{source}: {where}: {first['msg']} (found {first['input']!r}).") from error
+    except InputError as error:  # of a dataclass that checks itself
+        raise InputError(f"{source}: {error}") from error
+    _check_names(settings, made, source, "")
+    return made
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with some settings changed; nested mappings are merged likewise."""
+    result = dict(base)
+    for name, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], value) if nested else value
+    return result
+
+
+def plain(settings: Any) -> Any:
+    """A dataclass as what YAML and JSON can hold, to be read back by `build`."""
+    return TypeAdapter(type(settings)).dump_python(settings, mode="json")
+
+
+def _check_names(given: Mapping[str, Any], made: Any, source: object, place: str) -> None:
+    known = asdict(made)
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
+            raise InputError(f"{source}: there is no setting {place}{name}; {hint}")
+        if isinstance(value, Mapping) and is_dataclass(getattr(made, name)):
+            _check_names(value, getattr(made, name), source, f"{place}{name}.")

@@ -25,7 +25,7 @@ from m3agiqa.checkpoint.registry import Candidate, Comparison, register
 from m3agiqa.errors import InputError
 from m3agiqa.predictor.model import Predictor, PredictorConfig
 from m3agiqa.samples import Sample, read_samples, write_samples
-from training.config import RunConfig
+from training.config import RunConfig, build, plain, read_yaml
 from training.data import fingerprint, load
 from training.data.human_feedback import Annotated, merge, read_annotations
 from training.data.splits import write_split
@@ -38,7 +38,6 @@ from training.nano.align import align
 from training.parallel import Share, in_processes
 from training.progress import claim, claim_anew, is_claimed, replace_folder
 from training.remote.teachers import teacher
-from training.settings import build, plain, read_yaml
 from training.ship import ship
 from training.stages.curriculum import curriculum
 from training.stages.describe import describe

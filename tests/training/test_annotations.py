@@ -23,11 +23,11 @@ from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, candida
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
+from training.config import plain
 from training.data.human_feedback import merge, read_annotations
 from training.data.variants import image_hash
 from training.evaluation.report.before_after import as_text
 from training.run import Run
-from training.settings import plain
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
 SCALE = MosScale(1, 5)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
 from training.__main__ import _changed
-from training.config import RunConfig
+from training.config import RunConfig, build, merged, plain, read_yaml
 from training.evaluation.ablations import AblationConfig, Variant
-from training.settings import build, merged, plain, read_yaml
 from training.stages.distill import DistillConfig
 from training.stages.finetune import FinetuneConfig
 

@@ -12,8 +12,8 @@ from scripted_backbone import QUICK, ScriptedBackbone, drawings
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.metrics import srcc
 from training.__main__ import main
+from training.config import plain
 from training.run import Run
-from training.settings import plain
 from training.stages.fit import predict
 
 pytestmark = pytest.mark.usefixtures("scripted")

@@ -28,10 +28,10 @@ from m3agiqa.backbones import load_backbone
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.metrics import plcc, srcc
+from training.config import build, merged, plain
 from training.data.variants import own_cases
 from training.progress import bar
 from training.run import Run
-from training.settings import build, merged, plain
 from training.stages.describe import describe
 from training.stages.encode import Telling, encode
 from training.stages.fit import FitConfig, fit, predict

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +14,15 @@ import pandas as pd
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE
 from m3agiqa.download.pypi import sha256
+from training.config import plain
+from training.data import fingerprint
 from training.evaluation.evaluate import evaluate, prediction_table, summary
 from training.evaluation.report import write_report
 from training.evaluation.report.before_after import compare
 from training.progress import replace_folder
-from training.provenance import provenance
 from training.stages.fit_data import told_targets
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from training.run import Run
 
 
@@ -44,7 +46,7 @@ def write_outcome(run: Run) -> dict[str, Any]:
 
     def write(folder: Path) -> None:
         title = f"{run.config.name} {run.version}"
-        facts, methods = provenance(run), _with_given(run)
+        facts, methods = _provenance(run), _with_given(run)
         write_report(folder, title, table, found, scales, facts, compare=methods, comparison=compared)
         (folder / "made_from.txt").write_text(_made_from(run))
 
@@ -94,3 +96,39 @@ def _with_given(run: Run) -> dict[str, dict[str, dict]] | None:
         if len(told) > 2:
             found[str(aspect)] = evaluate(run.best(aspect), told, run.scale)
     return {"reading the data's own descriptions": found} if found else None
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    """Facts for a report, by name."""
+    config = run.config
+    return {
+        "run": run.folder.name,
+        "backbone": f"{config.backbone}, {'fine-tuned here' if config.finetune else 'as it came'}",
+        **({} if run.served is None else {"descriptions": f"by {run.served.model} on a server"}),
+        "data": f"{config.data.format}, {len(run.samples):,} samples",
+        "data fingerprint": fingerprint(run.samples),
+        **_annotations(run),
+        "split": json.dumps(plain(config.data.split)),
+        "best epoch and seed chosen on": config.select_on,
+        "predictor": json.dumps(plain(config.fit)),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "git revision": _git_revision(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def _annotations(run: Run) -> dict[str, str]:
+    if run.annotated is None:
+        return {}
+    return {"annotations": f"{run.annotated.version}, {len(run.annotated.scored):,} samples scored by people"}
+
+
+def _git_revision() -> str:
+    """Of the code that runs, with "-dirty" where it has uncommitted changes; "unknown" outside a clone."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
