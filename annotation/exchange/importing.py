@@ -18,9 +18,9 @@ from annotation.exchange.import_csv import Row
 from annotation.exchange.import_sources import Offer, offers
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import Store, items, queue
-from annotation.store import log as audit
 from annotation.store.corrections import Draft, Said, TakenBackError, save
 from annotation.store.image_files import StoredImage
+from annotation.store.log import log_action
 from annotation.store.models import Annotator, Correction, GoldAnswer, Image
 from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import COMMON_SCALE, Aspect
@@ -240,7 +240,7 @@ def _latest_revisions(session: Session, item_id: int, annotator: str) -> dict[As
 
 def _record(session: Session, annotator: str | None, name: str, report: ImportReport) -> None:
     counts = {key: value for key, value in vars(report).items() if isinstance(value, int)}
-    audit.record(session, annotator, "import", name=name, **counts, errors=len(report.errors))
+    log_action(session, annotator, "import", name=name, **counts, errors=len(report.errors))
 
 
 def _count_in(report: ImportReport, part: ImportReport, unread: list[tuple[str, str]]) -> None:

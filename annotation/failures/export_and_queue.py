@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from annotation.exchange.spreadsheet_safety import harmless
 from annotation.store import Store
-from annotation.store import log as audit
 from annotation.store.image_files import StoredImage
 from annotation.store.items import add_item
+from annotation.store.log import log_action
 from annotation.store.queue import enqueue
 from m3agiqa.errors import InputError
 
@@ -71,7 +71,7 @@ def queue_items(store: Store, selected: pd.DataFrame, overlap: int, annotator: s
 
     def work(session: Session) -> int:
         new = enqueue(session, ids, overlap)
-        audit.record(session, annotator, "queued failure cases", items=len(ids), new=new, overlap=overlap)
+        log_action(session, annotator, "queued failure cases", items=len(ids), new=new, overlap=overlap)
         return new
 
     return Queued(len(ids), store.database.transact(work), ())
@@ -106,7 +106,7 @@ def queue_samples(
             for image, sample in copied
         }
         new = enqueue(session, sorted(ids), overlap)
-        audit.record(session, annotator, "queued failure cases", items=len(ids), new=new, overlap=overlap)
+        log_action(session, annotator, "queued failure cases", items=len(ids), new=new, overlap=overlap)
         return len(ids), new
 
     return Queued(*store.database.transact(work), tuple(left_out))

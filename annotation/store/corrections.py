@@ -18,7 +18,7 @@ from annotation.store.models import (
     Submission,
     Withdrawal,
 )
-from annotation.store.people import annotator as annotator_named
+from annotation.store.people import annotator_named
 from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError

@@ -18,7 +18,7 @@ from annotation.store.models import (
     Prompt,
     QueueEntry,
 )
-from annotation.store.people import annotator as annotator_named
+from annotation.store.people import annotator_named
 from annotation.store.texts import storable, storable_within
 from m3agiqa import assessor
 from m3agiqa.checkpoint.card import Card

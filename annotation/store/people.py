@@ -12,14 +12,14 @@ from m3agiqa.errors import InputError
 MAX_NAME = 200  # characters
 
 
-def annotator(session: Session, name: str) -> Annotator:
+def annotator_named(session: Session, name: str) -> Annotator:
     """The annotator of a name, added if they are new. Raises InputError for an empty or too long name."""
     name = storable_within(name, MAX_NAME, "annotator's name")
     if not name:
         raise InputError("The annotator has no name; give one.")
-    found = session.scalar(select(Annotator).where(Annotator.name == name))
-    if found is None:
-        found = Annotator(name=name)
-        session.add(found)
+    row = session.scalar(select(Annotator).where(Annotator.name == name))
+    if row is None:
+        row = Annotator(name=name)
+        session.add(row)
         session.flush()
-    return found
+    return row

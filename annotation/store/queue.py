@@ -22,7 +22,6 @@ from sqlalchemy.orm import Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import items
-from annotation.store import people as annotators
 from annotation.store.models import (
     Annotator,
     Assessment,
@@ -33,6 +32,7 @@ from annotation.store.models import (
     WorkState,
     now,
 )
+from annotation.store.people import annotator_named
 from annotation.store.texts import storable
 from m3agiqa.errors import InputError
 
@@ -172,13 +172,13 @@ def take(
 
 def finish(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
     """The person has saved the item, whether or not they held it; part of the transaction that saves."""
-    person = annotators.annotator(session, annotator).id
+    person = annotator_named(session, annotator).id
     _settle(session, item_id, at or now(), person, WorkState.DONE)
 
 
 def skip(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
     """The person does not want the item: somebody else shall have it. What is done stays done."""
-    person = annotators.annotator(session, annotator).id
+    person = annotator_named(session, annotator).id
     _settle(session, item_id, at or now(), person, WorkState.SKIPPED)
 
 
@@ -216,7 +216,7 @@ def is_done(session: Session, item_id: int, annotator: str) -> bool:
 
 def release(session: Session, annotator: str, at: datetime | None = None) -> None:
     """The person gives up what they merely hold."""
-    person = annotators.annotator(session, annotator).id
+    person = annotator_named(session, annotator).id
     for item_id in _held(session, person):
         _settle(session, item_id, at or now(), person, None)
 
@@ -257,7 +257,7 @@ def progress(session: Session, annotator: str) -> Progress:
 
 def _one_tab(session: Session, annotator: str) -> int:
     """The person's id; until the transaction ends, their other tabs wait."""
-    person = annotators.annotator(session, annotator).id
+    person = annotator_named(session, annotator).id
     session.execute(select(Annotator.id).where(Annotator.id == person).with_for_update(key_share=True))
     return person
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.store.promotions import promoted
+from annotation.store.log import promoted
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, write_card
 from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, register

@@ -22,7 +22,7 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.corrections import Draft, Said, save
 from annotation.store.items import add_item
-from annotation.store.promotions import promote
+from annotation.store.log import promote
 from annotation.ui.models.serving import model_to_serve
 from m3agiqa import Assessor
 from m3agiqa.aspects import Aspect, MosScale

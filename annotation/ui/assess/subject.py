@@ -21,7 +21,7 @@ from annotation.store.corrections import (
 from annotation.store.image_files import StoredImage
 from annotation.store.items import DEMO, add_item, record_assessment
 from annotation.store.models import Correction
-from annotation.store.people import annotator
+from annotation.store.people import annotator_named
 from annotation.store.queue import enqueue, finish, reopen
 from annotation.ui.access import Person
 from annotation.ui.assess.runs import RunState
@@ -151,7 +151,7 @@ class Subject:
         """Whether this person has said something of every aspect that was judged."""
         mine = in_force().where(
             Correction.item_id == item_id,
-            Correction.annotator_id == annotator(session, self.person.name).id,
+            Correction.annotator_id == annotator_named(session, self.person.name).id,
         )
         return self.state.results.keys() <= {correction.aspect for correction in session.scalars(mine)}
 

@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from sqlalchemy import select
 
 from annotation.statistics.overview import Overview, overview, version
-from annotation.store import log as audit
+from annotation.store.log import log_action
 from annotation.store.models import Generator, Item
 from annotation.ui import html as notices
 from annotation.ui import payloads as sent
@@ -90,7 +90,7 @@ class DataHandlers:
                 gold=bool(gold),
             )
             self.studio.store.database.transact(
-                lambda session: audit.record(session, person.name, "export", version=report.version)
+                lambda session: log_action(session, person.name, "export", version=report.version)
             )
             listed = [(each.title, each.name) for each in self.versions.all()]
             chosen = gr.update(choices=listed, value=report.version, visible=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.store.promotions import promote, promoted
+from annotation.store.log import promote, promoted
 from annotation.ui.model_loader import ModelLoader
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
 from m3agiqa.checkpoint.registry import Comparison, candidates

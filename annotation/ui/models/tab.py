@@ -7,7 +7,7 @@ from html import escape
 
 import gradio as gr
 
-from annotation.store.promotions import promoted
+from annotation.store.log import promoted
 from annotation.ui import html as notices
 from annotation.ui import theme as look
 from annotation.ui.access import Role

@@ -23,7 +23,7 @@ from annotation.store import Database
 from annotation.store import database as database_module
 from annotation.store.database import StoreError
 from annotation.store.models import Annotator, AuditEntry, Base
-from annotation.store.people import annotator
+from annotation.store.people import annotator_named
 
 FORK = multiprocessing.get_context("fork")  # torch takes seconds to import anew
 
@@ -34,7 +34,7 @@ def names(database: Database) -> list[str]:
 
 
 def add(name: str) -> Callable[[Session], int]:
-    return lambda session: annotator(session, name).id
+    return lambda session: annotator_named(session, name).id
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_what_is_committed_on_sqlite_survives_a_power_cut(sqlite_database: Datab
 
 def test_all_of_a_transaction_or_nothing(database: Database) -> None:
     def fails(session: Session) -> None:
-        annotator(session, "ann")
+        annotator_named(session, "ann")
         raise ValueError("in the middle")
 
     with pytest.raises(ValueError, match="in the middle"):
@@ -218,7 +218,7 @@ def test_writers_who_add_the_same_at_the_same_time_both_succeed(database: Databa
 
 
 def test_objects_stay_readable_after_their_transaction(database: Database) -> None:
-    assert database.transact(lambda session: annotator(session, "ann")).name == "ann"
+    assert database.transact(lambda session: annotator_named(session, "ann")).name == "ann"
 
 
 def test_readers_do_not_wait_for_a_writer_and_keep_their_view(database: Database) -> None:
@@ -270,7 +270,7 @@ def test_a_thread_that_keeps_the_others_waiting(
     begun, end = threading.Event(), threading.Event()
 
     def slow(session: Session) -> None:
-        annotator(session, "slow")
+        annotator_named(session, "slow")
         begun.set()
         end.wait(10)
 
@@ -383,7 +383,7 @@ def test_a_connection_lost_within_a_transaction_is_made_anew(postgres_url: str) 
 
     def work(session: Session) -> None:
         tries.append(session.scalar(select(func.pg_backend_pid())))
-        annotator(session, "ann")
+        annotator_named(session, "ann")
         if len(tries) == 1:
             other.transact(lambda another: another.scalar(select(func.pg_terminate_backend(tries[0]))))
             time.sleep(0.05)

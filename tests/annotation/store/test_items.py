@@ -9,9 +9,9 @@ from sqlalchemy.orm import joinedload
 
 from annotation.store import Database, Store
 from annotation.store.items import add_item, latest_assessment, model_version, record_assessment
-from annotation.store.log import record
+from annotation.store.log import log_action
 from annotation.store.models import Assessment, AuditEntry, Image, Item, Prompt
-from annotation.store.people import annotator
+from annotation.store.people import annotator_named
 from m3agiqa import Aspect, AspectResult, MosScale, Rating
 from m3agiqa import Assessment as Assessed
 from m3agiqa.errors import InputError
@@ -125,12 +125,12 @@ def test_an_assessment_of_no_item_is_refused(database: Database) -> None:
 @pytest.mark.parametrize("name", ["", " \0 ", "x" * 201])
 def test_names_that_no_annotator_has(database: Database, name: str) -> None:
     with pytest.raises(InputError, match="name"):
-        database.transact(lambda session: annotator(session, name))
+        database.transact(lambda session: annotator_named(session, name))
 
 
 def test_the_audit_trail(database: Database) -> None:
-    database.transact(lambda session: record(session, "ann", "export", name="cats", counts={"a": 1}))
-    database.transact(lambda session: record(session, None, "start", text="nul \0"))
+    database.transact(lambda session: log_action(session, "ann", "export", name="cats", counts={"a": 1}))
+    database.transact(lambda session: log_action(session, None, "start", text="nul \0"))
     with database.reading() as session:
         entries = list(session.scalars(select(AuditEntry).order_by(AuditEntry.id)))
     assert [(entry.action, entry.details) for entry in entries] == [

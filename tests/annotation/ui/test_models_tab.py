@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from annotation.settings import Settings
 from annotation.store import Store
+from annotation.store.log import promote, promoted
 from annotation.store.models import AuditEntry
-from annotation.store.promotions import promote, promoted
 from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.model_loader import ModelLoader
