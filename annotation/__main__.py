@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.users_command import add_users_command
+from annotation.users import Role, User, put_user, read_users, remove_user
 from m3agiqa.aspects import Aspect
-from m3agiqa.errors import M3AgiqaError
+from m3agiqa.errors import InputError, M3AgiqaError
 
 
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     exporting.add_argument("--gold", action="store_true", help="calibration images, too")
     exporting.set_defaults(command=_export)
-    add_users_command(commands)
+    _add_users_command(commands)
     return parser
 
 
@@ -174,6 +175,90 @@ def _store(settings: Settings) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+# --- users ---------------------------------------------------------------------------------------
+
+
+def _add_users_command(commands: argparse._SubParsersAction) -> None:
+    users = commands.add_parser(
+        "users",
+        help="who may sign in",
+        description="The file of users that M3AGIQA_AUTH names. A running server takes up its changes "
+        "at once.",
+    )
+    verbs = users.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, run: Callable[[argparse.Namespace, Path], None], text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("--file", type=Path, help="the users file (default: $M3AGIQA_AUTH)")
+        verb.set_defaults(command=_with_users_file(run))
+        return verb
+
+    adding = add("add", _add_user, "add a user; the password is asked for")
+    adding.add_argument("name")
+    adding.add_argument(
+        "--role",
+        choices=[str(role) for role in Role],
+        default=str(Role.ANNOTATOR),
+        help="viewers look and assess, annotators correct, too, admins may do everything "
+        "(default: annotator)",
+    )
+    changing = add("passwd", _change_password, "give a user another password")
+    changing.add_argument("name")
+    for verb in (adding, changing):
+        verb.add_argument(
+            "--password-stdin", action="store_true", help="read it from standard input instead of asking"
+        )
+    add("remove", _remove_user, "remove a user; what they have said stays").add_argument("name")
+    add("list", _list_users, "list names and roles")
+
+
+def _with_users_file(
+    run: Callable[[argparse.Namespace, Path], None],
+) -> Callable[[argparse.Namespace, Mapping[str, str]], int]:
+    def command(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
+        file = args.file or environment.get("M3AGIQA_AUTH")
+        if not file:
+            raise InputError("Name the users file: --file users.txt, or the variable M3AGIQA_AUTH.")
+        run(args, Path(file))
+        return 0
+
+    return command
+
+
+def _add_user(args: argparse.Namespace, file: Path) -> None:
+    if file.exists() and args.name in read_users(file):
+        raise InputError(f"{file} has a user {args.name!r} already; change the password with passwd.")
+    put_user(file, User.new(args.name, Role(args.role), _password(args)))
+    sys.stdout.write(f"{args.name} may sign in as {args.role}; start the server with M3AGIQA_AUTH={file}\n")
+
+
+def _change_password(args: argparse.Namespace, file: Path) -> None:
+    user = read_users(file).get(args.name)
+    if user is None:
+        raise InputError(f"{file} has no user {args.name!r}.")
+    put_user(file, User.new(user.name, user.role, _password(args)))
+    sys.stdout.write(f"{args.name} has a new password.\n")
+
+
+def _remove_user(args: argparse.Namespace, file: Path) -> None:
+    remove_user(file, args.name)
+    sys.stdout.write(f"{args.name} may no longer sign in.\n")
+
+
+def _list_users(args: argparse.Namespace, file: Path) -> None:
+    for user in read_users(file).values():
+        sys.stdout.write(f"{user.name}\t{user.role}\n")
+
+
+def _password(args: argparse.Namespace) -> str:
+    if args.password_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass(f"Password of {args.name}: ")
+    if getpass.getpass("The same again: ") != password:
+        raise InputError("The two passwords differ; nothing was changed.")
+    return password
 
 
 if __name__ == "__main__":
