@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo train test lint browser
 
@@ -24,18 +25,18 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and alone: an index may offer a CPU build of just this version.
-$(VENV)/installed: requirements.txt | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/installed: requirements.txt constraints.txt | $(VENV)/bin/python
+	$(PIP) "$$(grep '^torch==' requirements.txt)"
+	$(PIP) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-train: requirements-train.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
+	$(PIP) -r requirements-train.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-train.txt requirements-gpu.txt requirements-postgres.txt \
   $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check \
+	$(PIP) \
 	  -r requirements-train.txt -r requirements-gpu.txt -r requirements-postgres.txt -r requirements-dev.txt
 	touch $@
 
