@@ -18,3 +18,5 @@ __all__ = [
     "Stopped",
     "WeightsError",
 ]
+
+__version__ = "0.3.1"  # also that of the shipped checkpoint
