@@ -25,8 +25,8 @@ from training.evaluation.cross_dataset import cross
 from training.evaluation.rating_words import evaluate_responses
 from training.evaluation.report.before_after import as_text
 from training.evaluation.sanity import sanity
-from training.nano.held_out_groups import as_markdown, proxies
-from training.parallel import Share, follow_starter
+from training.nano.held_out_groups import as_markdown, evaluate_held_out_groups
+from training.parallel import Shard, follow_starter
 from training.plan import plan as steps
 from training.remote.teachers import teacher
 from training.run import Run
@@ -270,7 +270,7 @@ def _one(name: str):
 
 def _shared(name: str):
     def stage(args: argparse.Namespace) -> None:
-        share = Share.parse(args.share) if args.share else Share.of_launcher()
+        share = Shard.parse(args.share) if args.share else Shard.of_launcher()
         follow_starter()
         getattr(_opened(args), name)(share)
 
@@ -294,7 +294,9 @@ def _sanity(args: argparse.Namespace) -> None:
 
 def _proxies(args: argparse.Namespace) -> None:
     run = _opened(args)
-    found = proxies(run.samples, run.config.extras, run.scale, run.folder / "proxies", run.config.seed)
+    found = evaluate_held_out_groups(
+        run.samples, run.config.extras, run.scale, run.folder / "proxies", run.config.seed
+    )
     found.to_csv(run.folder / "proxies.csv", index=False)
     sys.stdout.write(as_markdown(found))
 

@@ -19,14 +19,14 @@ STARTED_BY = "M3AGIQA_STARTED_BY"
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The part of the work that this process does: every `count`-th item, beginning with `index`."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Share:
+    def parse(cls, text: str) -> Shard:
         """From INDEX/COUNT, the index beginning at 0. Raises InputError."""
         try:
             index, count = (int(part) for part in text.split("/"))
@@ -37,7 +37,7 @@ class Share:
         return cls(index, count)
 
     @classmethod
-    def of_launcher(cls) -> Share | None:
+    def of_launcher(cls) -> Shard | None:
         """What `accelerate launch` or `torchrun` has given this process; None without one."""
         if "RANK" not in os.environ:
             return None

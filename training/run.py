@@ -29,13 +29,13 @@ from training.config import RunConfig, build, plain, read_yaml
 from training.data import fingerprint, load
 from training.data.human_feedback import Annotated, merge, read_annotations
 from training.data.splits import write_split
-from training.data.variants import Case, all_cases, image_hash, own_cases
+from training.data.variants import Variant, all_variants, image_hash, own_variants
 from training.evaluation.leave_source_out import leave_source_out, source_groups, with_interval
 from training.evaluation.report import COMPARISON_FILE
 from training.evaluation.report.write import is_written, write_outcome
 from training.nano.align import DONE_FILE as ALIGNED_FILE
 from training.nano.align import align
-from training.parallel import Share, in_processes
+from training.parallel import Shard, in_processes
 from training.progress import claim, claim_anew, is_claimed, replace_folder
 from training.remote.teachers import teacher
 from training.ship import ship
@@ -128,10 +128,10 @@ class Run:
         return [aspect for aspect in Aspect if any(aspect in sample.mos for sample in self.samples)]
 
     @cached_property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[Variant]:
         if self.config.made_up:
-            return all_cases(self.samples, self.aspects, self.config.seed)
-        return own_cases(self.samples, self.aspects)
+            return all_variants(self.samples, self.aspects, self.config.seed)
+        return own_variants(self.samples, self.aspects)
 
     @cached_property
     def content(self) -> str:
@@ -276,7 +276,7 @@ class Run:
         begun = begun if begun.exists() else None
         finetune(lessons, begun, self.finetuned, config.finetune, config.backbone)
 
-    def describe(self, share: Share | None = None) -> None:
+    def describe(self, share: Shard | None = None) -> None:
         """Let the backbone speak about all cases, and keep its hidden states; or a share of them.
 
         With a server its model speaks, and nothing is read yet. Raises InputError if that failed for some.
@@ -288,7 +288,7 @@ class Run:
         describe(self.cases, self.config.backbone, self.speaker, self.cache, share)
         self._forget_reader()
 
-    def encode(self, share: Share | None = None) -> None:
+    def encode(self, share: Shard | None = None) -> None:
         """Hidden states for what a server's model has said, and for the data's own descriptions."""
         tellings = [*self._heard(self.cases), *(self.given if self.config.encode else ())]
         if tellings:
@@ -296,7 +296,7 @@ class Run:
             encode(tellings, self.config.backbone, self.speaker, self.cache, share)
             self._forget_reader()
 
-    def speak(self, cases: Sequence[Case], cache: HiddenCache) -> None:
+    def speak(self, cases: Sequence[Variant], cache: HiddenCache) -> None:
         """Let whoever speaks in this run speak about other cases too, and keep hidden states in a cache."""
         if self.served is None:
             describe(cases, self.config.backbone, self.speaker, cache)
@@ -402,13 +402,13 @@ class Run:
                 raise InputError(f"No sample of {self.folder} has a MOS for {aspect}.")
         return [aspect for aspect in self.aspects if aspects is None or aspect in aspects]
 
-    def _in_processes(self, stage: str, share: Share | None) -> None:
+    def _in_processes(self, stage: str, share: Shard | None) -> None:
         """Let several processes do a stage first, if that is wanted; what is left then is nothing."""
         if share is None and self.config.processes > 1:
             in_processes([stage, "--run", str(self.folder)], self.config.processes)
             self.__dict__.pop("cache", None)  # they have added to it
 
-    def _heard(self, cases: Sequence[Case]) -> list[Telling]:
+    def _heard(self, cases: Sequence[Variant]) -> list[Telling]:
         """What a server's model has said about cases; nothing where the backbone speaks itself."""
         return [] if self.served is None else [*self.served.heard(cases)]
 
@@ -466,7 +466,7 @@ class Run:
                     f"leave {aspect} out with data.aspects."
                 )
 
-    def _check_described(self, cases: Sequence[Case], aspect: Aspect) -> None:
+    def _check_described(self, cases: Sequence[Variant], aspect: Aspect) -> None:
         keys = [case.key(aspect, self.identity) for case in cases if aspect in case.aspects]
         missing = sum(key not in self.cache for key in keys)
         if missing:

@@ -16,7 +16,7 @@ from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from training.evaluation import ablations as ablate_module
-from training.evaluation.ablations import RESULTS, ablate
+from training.evaluation.ablations import RESULTS_FILE, ablate
 from training.run import Run
 from training.stages.describe_remote import ServerConfig
 
@@ -66,7 +66,7 @@ def grid(run: Run, **changes: Any) -> dict[str, Any]:
 
 
 def results(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / RESULTS).read_text().splitlines()]
+    return [json.loads(line) for line in (out / RESULTS_FILE).read_text().splitlines()]
 
 
 def numbers(out: Path) -> dict[str, tuple]:
@@ -120,8 +120,8 @@ def test_what_is_done_is_not_trained_again(run: Run, tmp_path: Path, monkeypatch
     out, trained = tmp_path / "out", []
     text = ablate(grid(run), Path("grid.yaml"), out)
     before = numbers(out)
-    lines = (out / RESULTS).read_text().splitlines(keepends=True)
-    (out / RESULTS).write_text("".join(lines[:4] + lines[5:]))
+    lines = (out / RESULTS_FILE).read_text().splitlines(keepends=True)
+    (out / RESULTS_FILE).write_text("".join(lines[:4] + lines[5:]))
     fitted = ablate_module.fit
     monkeypatch.setattr(ablate_module, "fit", lambda *all_: trained.append(all_[4]) or fitted(*all_))
     again = ablate(grid(run), Path("grid.yaml"), out)

@@ -12,8 +12,8 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
 from training.data import TEACHER_SCALE, load_teacher
-from training.data.distortions import DAMAGES
-from training.nano.align import DONE_FILE, FEATURES, AlignConfig, align
+from training.data.distortions import DAMAGE_KINDS
+from training.nano.align import DONE_FILE, FEATURES_FOLDER, AlignConfig, align
 from training.nano.feature_cache import View
 
 
@@ -38,9 +38,9 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     assert 0 <= told["unrelated_below"] <= 1 and set(told["changed_below"]) == {"colour"}
     matchers = load_file(tmp_path / MATCHERS_FILE)
     assert all(value.isfinite().all() for value in matchers.values())
-    assert set(told["damaged_below"]) == set(DAMAGES)
+    assert set(told["damaged_below"]) == set(DAMAGE_KINDS)
     assert weights["opinions.look_weight"].any() and weights["opinions.stage_weight"].any()
-    assert not (tmp_path / FEATURES).exists(), "a gigabyte that is no longer needed"
+    assert not (tmp_path / FEATURES_FOLDER).exists(), "a gigabyte that is no longer needed"
 
 
 def test_without_quality_and_validation_there_is_less_to_show_and_to_report(

@@ -15,7 +15,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.data.distortions import (
-    DAMAGES,
+    DAMAGE_KINDS,
     damage,
     damaged_mos,
     jitter,
@@ -32,7 +32,7 @@ def checkerboard(width: int, height: int, cell: int = 7) -> Image.Image:
     return Image.fromarray(np.stack([grey, 255 - grey, grey], axis=-1))
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", DAMAGE_KINDS)
 def test_damage_is_visible_repeatable_and_keeps_the_size(kind: str) -> None:
     image = checkerboard(200, 120)
     worse = damage(image, kind, Random(3))

@@ -14,7 +14,7 @@ from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.data import fingerprint, load_teacher
-from training.data.variants import Case, all_cases, own_cases
+from training.data.variants import Variant, all_variants, own_variants
 from training.stages.fit_data import targets
 from training.stages.hidden_cache import Entry, HiddenCache
 
@@ -23,7 +23,7 @@ SCALE = MosScale(1.0, 5.0)
 
 def test_every_test_image_gets_all_sanity_cases(data: Path) -> None:
     samples = load_teacher(data)
-    cases = all_cases(samples, tuple(Aspect), seed=0)
+    cases = all_variants(samples, tuple(Aspect), seed=0)
     test = [case for case in cases if case.sample.split == "test"]
     count = sum(sample.split == "test" for sample in samples)
     assert [case.kind for case in test].count("unrelated") == count
@@ -34,7 +34,7 @@ def test_every_test_image_gets_all_sanity_cases(data: Path) -> None:
 
 
 def test_no_prompt_no_correspondence(data: Path) -> None:
-    without = [case for case in all_cases(load_teacher(data), tuple(Aspect), 0) if case.prompt is None]
+    without = [case for case in all_variants(load_teacher(data), tuple(Aspect), 0) if case.prompt is None]
     assert without
     assert all(Aspect.CORRESPONDENCE not in case.aspects for case in without)
 
@@ -42,10 +42,10 @@ def test_no_prompt_no_correspondence(data: Path) -> None:
 @pytest.mark.parametrize("aspects", [(Aspect.QUALITY,), (Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY)])
 def test_only_the_wanted_aspects_are_spoken_about(data: Path, aspects: tuple[Aspect, ...]) -> None:
     samples = load_teacher(data)
-    cases = all_cases(samples, aspects, 0)
+    cases = all_variants(samples, aspects, 0)
     assert {aspect for case in cases for aspect in case.aspects} == set(aspects)
     own = [case for case in cases if case.kind == "own"]
-    assert own == own_cases(samples, aspects)
+    assert own == own_variants(samples, aspects)
     assert len(own) == len(samples), "without its prompt there is authenticity or quality left to ask for"
     worse = {"damaged"} if Aspect.QUALITY in aspects else {"unrelated", "changed"}
     assert {case.kind for case in cases} == {"own", *worse}
@@ -53,14 +53,14 @@ def test_only_the_wanted_aspects_are_spoken_about(data: Path, aspects: tuple[Asp
 
 def test_a_sample_that_cannot_be_asked_about_is_no_case(data: Path) -> None:
     samples = load_teacher(data)
-    cases = own_cases(samples, [Aspect.CORRESPONDENCE])
+    cases = own_variants(samples, [Aspect.CORRESPONDENCE])
     assert [case.sample for case in cases] == [sample for sample in samples if sample.prompt]
 
 
 def test_unrelated_prompts_come_from_the_same_split(data: Path) -> None:
     samples = load_teacher(data)
     splits = {sample.prompt: sample.split for sample in samples}
-    unrelated = [case for case in all_cases(samples, tuple(Aspect), 0) if case.kind == "unrelated"]
+    unrelated = [case for case in all_variants(samples, tuple(Aspect), 0) if case.kind == "unrelated"]
     assert unrelated
     assert all(splits[case.prompt] == case.sample.split for case in unrelated)
 
@@ -69,10 +69,10 @@ def test_key_changes_with_everything_it_depends_on(data: Path, tmp_path: Path) -
     sample = load_teacher(data)[0]
     other_image = tmp_path / "other.png"
     Image.new("RGB", (64, 64), "black").save(other_image)
-    case = Case(sample, "own", tuple(Aspect), sample.prompt)
+    case = Variant(sample, "own", tuple(Aspect), sample.prompt)
     told = Conversation.open(Aspect.QUALITY, sample.prompt).describe("A given description.")
 
-    def other(**changes: object) -> Case:
+    def other(**changes: object) -> Variant:
         return replace(case, **changes)
 
     keys = [
@@ -93,7 +93,7 @@ def test_key_changes_with_everything_it_depends_on(data: Path, tmp_path: Path) -
         other(sample=replace(sample, image=other_image)).told_key(told, "backbone"),
     ]
     assert len(set(keys)) == len(keys)
-    again = Case(sample, "own", (Aspect.QUALITY,), sample.prompt)
+    again = Variant(sample, "own", (Aspect.QUALITY,), sample.prompt)
     assert again.key(Aspect.QUALITY, "backbone") == keys[0], (
         "what else is asked about the image does not matter"
     )
@@ -142,7 +142,7 @@ def test_reading_a_cache_writes_nothing(tmp_path: Path) -> None:
 
 def test_wrong_prompts_for_training_are_of_both_kinds(data: Path) -> None:
     samples = [replace(sample, id=f"{sample.id} {i}") for i in range(20) for sample in load_teacher(data)]
-    wrong = [c for c in all_cases(samples, tuple(Aspect), 0) if c.kind in ("unrelated", "changed")]
+    wrong = [c for c in all_variants(samples, tuple(Aspect), 0) if c.kind in ("unrelated", "changed")]
     train = [case for case in wrong if case.sample.split == "train"]
     kinds = [case.kind for case in train]
     assert 0.3 < kinds.count("changed") / len(kinds) < 0.7
@@ -152,7 +152,7 @@ def test_wrong_prompts_for_training_are_of_both_kinds(data: Path) -> None:
 
 def test_targets_pair_an_image_with_its_worse_case(data: Path, tmp_path: Path) -> None:
     samples = load_teacher(data)
-    cases = all_cases(samples, tuple(Aspect), seed=0)
+    cases = all_variants(samples, tuple(Aspect), seed=0)
     cache = HiddenCache(tmp_path)
     states = {}
     for number, case in enumerate(cases):
@@ -176,14 +176,14 @@ def test_worse_cases_have_made_up_scores(data: Path) -> None:
     samples = [replace(sample, mos=dict.fromkeys(Aspect, 4.0)) for sample in load_teacher(data)]
     scores = {
         (case.kind, aspect): case.mos(aspect, SCALE)
-        for case in all_cases(samples, tuple(Aspect), seed=0)
+        for case in all_variants(samples, tuple(Aspect), seed=0)
         for aspect in case.aspects
     }
     assert scores.pop(("unrelated", Aspect.CORRESPONDENCE)) == pytest.approx(1.1)
     assert scores.pop(("changed", Aspect.CORRESPONDENCE)) == pytest.approx(2.5)
     assert scores.pop(("damaged", Aspect.QUALITY)) == pytest.approx(1.6)
     assert set(scores.values()) == {4.0} and len(scores) == len(Aspect)
-    unscored = own_cases([replace(samples[0], mos={})], [Aspect.QUALITY])
+    unscored = own_variants([replace(samples[0], mos={})], [Aspect.QUALITY])
     assert unscored[0].mos(Aspect.QUALITY, SCALE) is None
 
 

@@ -19,7 +19,7 @@ from scipy.io import savemat
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, write_samples
-from training.data import FORMATS, DataConfig, Dataset, load
+from training.data import DATA_FORMATS, DataConfig, Dataset, load
 from training.data.splits import SplitConfig, write_split
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
@@ -506,7 +506,7 @@ def test_wrong_settings_are_named(many: Path, config: dict, message: str) -> Non
 
 
 def test_every_format_refuses_an_empty_folder(tmp_path: Path) -> None:
-    for name in FORMATS:
+    for name in DATA_FORMATS:
         with pytest.raises(InputError, match=str(tmp_path)):
             read(name, tmp_path, scale=(1, 5))
 

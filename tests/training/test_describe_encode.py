@@ -17,8 +17,8 @@ from m3agiqa.backbones.base import Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
 from m3agiqa.samples import Sample
-from training.data.variants import Case, all_cases, own_cases
-from training.parallel import Share
+from training.data.variants import Variant, all_variants, own_variants
+from training.parallel import Shard
 from training.stages import describe as describe_module
 from training.stages import encode as encode_module
 from training.stages.describe import backbone_id, describe
@@ -41,9 +41,9 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 @pytest.fixture
-def cases(samples: list[Sample]) -> list[Case]:
+def cases(samples: list[Sample]) -> list[Variant]:
     """With damaged copies and unrelated prompts."""
-    return all_cases(samples, tuple(Aspect), seed=0)
+    return all_variants(samples, tuple(Aspect), seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def batches(asked: list[list[Request]]) -> Asked:
     return [[(each.image.tobytes(), each.conversations) for each in requests] for requests in asked]
 
 
-def test_everything_is_spoken_about_and_kept_as_it_was_said(cases: list[Case], tmp_path: Path) -> None:
+def test_everything_is_spoken_about_and_kept_as_it_was_said(cases: list[Variant], tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     describe(cases, "nano", BASE, cache)
     identity = backbone_id("nano", BASE)
@@ -79,7 +79,7 @@ def test_everything_is_spoken_about_and_kept_as_it_was_said(cases: list[Case], t
         assert torch.equal(found[key], states(case.image(), told))
 
 
-def test_cases_about_one_image_share_its_request(cases: list[Case], tmp_path: Path) -> None:
+def test_cases_about_one_image_share_its_request(cases: list[Variant], tmp_path: Path) -> None:
     describe(cases, "nano", BASE, HiddenCache(tmp_path / "hidden"))
     for requests in ScriptedBackbone.asked:
         images = Counter(request.image.tobytes() for request in requests)
@@ -87,13 +87,13 @@ def test_cases_about_one_image_share_its_request(cases: list[Case], tmp_path: Pa
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_shares_together_are_what_one_process_makes(cases: list[Case], tmp_path: Path, count: int) -> None:
+def test_shares_together_are_what_one_process_makes(cases: list[Variant], tmp_path: Path, count: int) -> None:
     whole = HiddenCache(tmp_path / "whole")
     describe(cases, "nano", BASE, whole)
     for index in range(count):
         cache = HiddenCache(tmp_path / "shared")
         before = len(cache.entries)
-        describe(cases, "nano", BASE, cache, Share(index, count))
+        describe(cases, "nano", BASE, cache, Shard(index, count))
         assert len(cache.entries) > before
     shared = HiddenCache(tmp_path / "shared")
     assert contents(shared) == contents(whole)
@@ -103,7 +103,7 @@ def test_shares_together_are_what_one_process_makes(cases: list[Case], tmp_path:
 
 
 def test_describe_resumes_with_the_same_batches(
-    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cases: list[Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = HiddenCache(tmp_path / "whole")
     describe(cases, "nano", BASE, whole)
@@ -124,7 +124,7 @@ def test_describe_resumes_with_the_same_batches(
 
 
 def test_only_what_has_changed_is_spoken_about_again(samples: list[Sample], tmp_path: Path) -> None:
-    cases = own_cases(samples, (Aspect.QUALITY,))
+    cases = own_variants(samples, (Aspect.QUALITY,))
     cache = HiddenCache(tmp_path / "hidden")
     describe(cases, "nano", BASE, cache)
     old = dict(cache.entries)
@@ -134,7 +134,7 @@ def test_only_what_has_changed_is_spoken_about_again(samples: list[Sample], tmp_
     other = [
         replace(sample, prompt="another prompt") if i == 6 else sample for i, sample in enumerate(samples)
     ]
-    changed = own_cases(other, (Aspect.QUALITY,))
+    changed = own_variants(other, (Aspect.QUALITY,))
     assert len(changed) > describe_module.ROWS
     describe(changed, "nano", BASE, cache)
     identity = backbone_id("nano", BASE)
@@ -197,7 +197,7 @@ def test_encode_in_shares_and_interrupted_is_the_same(
     encode(tellings, "nano", BASE, whole)
     expected = batches(ScriptedBackbone.asked)
     for index in range(3):
-        encode(tellings, "nano", BASE, HiddenCache(tmp_path / "shared"), Share(index, 3))
+        encode(tellings, "nano", BASE, HiddenCache(tmp_path / "shared"), Shard(index, 3))
     assert contents(HiddenCache(tmp_path / "shared")) == contents(whole)
 
     monkeypatch.setattr(ScriptedBackbone, "asked", [])

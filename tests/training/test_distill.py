@@ -25,7 +25,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
-from training.remote.asking import Busy, Refused, ServerError
+from training.remote.asking import ContentRefused, ServerError, TemporaryError
 from training.remote.teachers import (
     GeminiTeacher,
     OpenAITeacher,
@@ -179,7 +179,7 @@ def test_answers_are_read_leniently(before: str, upper: bool, name: str) -> None
     "text", ["", "no JSON", "[1]", '{"quality_explanation": ""}', '{"quality": 3}', "{{}"]
 )
 def test_answers_that_lack_something_are_asked_for_again(text: str) -> None:
-    with pytest.raises(Busy):
+    with pytest.raises(TemporaryError):
         descriptions(text, [Aspect.QUALITY])
 
 
@@ -199,7 +199,7 @@ def test_a_teacher_sends_question_and_image_and_counts_tokens(teacher, stand: St
 @pytest.mark.parametrize("teacher", [gemini, openai])
 @pytest.mark.parametrize(("mood", "wait"), [("busy", 0.2), ("broken", None), ("late", None)])
 def test_what_may_pass_is_busy(teacher, mood: str, wait: float | None, stand: Stand, sample) -> None:
-    with pytest.raises(Busy) as caught:
+    with pytest.raises(TemporaryError) as caught:
         teacher(stand).explain(sample(mood), question(sample(mood), SCALE))
     assert caught.value.retry_after == wait
 
@@ -217,7 +217,7 @@ def test_a_rejected_key_is_told_without_the_key(teacher, stand: Stand, sample) -
 def test_refusals_are_recognised(stand: Stand, sample) -> None:
     asked = question(sample("refused twice"), SCALE)
     for teacher in (gemini(stand), openai(stand)):
-        with pytest.raises(Refused):
+        with pytest.raises(ContentRefused):
             teacher.explain(sample("refused twice"), asked)
 
 
@@ -264,7 +264,7 @@ def test_a_sample_that_never_gets_through_is_reported_and_tried_again(sample, tm
 
         def explain(self, sample: Sample, question: str):
             self.tries += 1
-            raise Busy("status 503", retry_after=7.0)
+            raise TemporaryError("status 503", retry_after=7.0)
 
     teacher, slept = Overloaded(), []
     for run in (1, 2):

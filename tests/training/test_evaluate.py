@@ -16,9 +16,9 @@ from m3agiqa.metrics import plcc_logistic, rmse, srcc
 from m3agiqa.predictor.model import Predictor, PredictorConfig
 from m3agiqa.samples import Sample
 from training.evaluation.evaluate import (
-    COLUMNS,
     NO_PROMPT,
     NOT_GIVEN,
+    PREDICTION_COLUMNS,
     by_group,
     by_prompt_length,
     evaluate,
@@ -43,7 +43,7 @@ def table(mos: list[float], predicted: list[float], **columns: object) -> pd.Dat
         "raw": predicted,
         **columns,
     }
-    return pd.DataFrame({name: known.get(name) for name in COLUMNS})
+    return pd.DataFrame({name: known.get(name) for name in PREDICTION_COLUMNS})
 
 
 def noisy(count: int, seed: int = 0) -> tuple[list[float], list[float]]:
@@ -76,7 +76,7 @@ def target(number: int, rating: Rating | None = Rating.GOOD) -> Target:
 
 def test_a_table_has_what_was_said_beside_what_is_true(predictor: Predictor) -> None:
     found = prediction_table(predictor, [target(0), target(1, None)], SCALE)
-    assert tuple(found.columns) == COLUMNS
+    assert tuple(found.columns) == PREDICTION_COLUMNS
     first, second = found.to_dict("records")
     assert (first["sample"], first["image"], first["prompt"]) == ("s0", "0.png", "prompt 0")
     assert (first["aspect"], first["split"], first["generator"]) == ("authenticity", "test", "pen")

@@ -15,7 +15,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import BACKBONES
 from m3agiqa.backbones.base_model import Source
 from m3agiqa.errors import WeightsError
-from training.data.variants import own_cases
+from training.data.variants import own_variants
 from training.stages.describe import describe
 from training.stages.hidden_cache import HiddenCache
 from training.stages.identity import backbone_id
@@ -119,7 +119,7 @@ def test_nothing_is_kept_under_the_name_of_another_base(
     monkeypatch.setitem(BACKBONES, "nano", Fetched)
     monkeypatch.setattr(ScriptedBackbone, "asked", [])
     monkeypatch.setattr(Fetched, "here", None)
-    cases = own_cases(drawings(tmp_path / "data", 6, MosScale(1, 5), (Aspect.QUALITY,)), (Aspect.QUALITY,))
+    cases = own_variants(drawings(tmp_path / "data", 6, MosScale(1, 5), (Aspect.QUALITY,)), (Aspect.QUALITY,))
     cache = HiddenCache(tmp_path / "hidden")
 
     def missing() -> int:

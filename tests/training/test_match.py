@@ -20,12 +20,12 @@ from m3agiqa.backbones.nano.nss_features import APPEARANCE
 from m3agiqa.backbones.nano.prompt_alignment import HEAD, Matchers
 from m3agiqa.samples import Sample
 from training.nano.fit_prompt_alignment import (
-    Material,
-    Told,
+    AlignmentData,
+    ImageTexts,
+    alignment_data,
+    fit_and_hold_out,
     fit_matchers,
-    learn_to_match,
-    material_of,
-    told_of_sample,
+    texts_of_sample,
 )
 
 SCALE = MosScale(1.0, 5.0)
@@ -84,9 +84,9 @@ def encoder() -> Encoder:
     return Encoder()
 
 
-def material(samples: list[Sample], seen: Seen, encoder: Encoder) -> Material:
-    told = [told_of_sample(sample, row, SCALE) for row, sample in enumerate(samples)]
-    return Material(seen, told, encoder.vision._fc.weight.detach(), encoder.meanings)
+def material(samples: list[Sample], seen: Seen, encoder: Encoder) -> AlignmentData:
+    told = [texts_of_sample(sample, row, SCALE) for row, sample in enumerate(samples)]
+    return AlignmentData(seen, told, encoder.vision._fc.weight.detach(), encoder.meanings)
 
 
 def test_new_images_match_what_they_show(encoder: Encoder) -> None:
@@ -103,7 +103,7 @@ def test_new_images_match_what_they_show(encoder: Encoder) -> None:
 def test_it_is_told_how_well_that_goes_on_new_sources(encoder: Encoder) -> None:
     samples, seen = drawn(160)
     rows = {sample.image: row for row, sample in enumerate(samples)}
-    matchers, found = learn_to_match(encoder, samples, None, SCALE, seen, rows)
+    matchers, found = fit_and_hold_out(encoder, samples, None, SCALE, seen, rows)
     assert found.facts["unrelated_below"] > 0.7
     assert set(found.facts["changed_below"]) <= {"object", "place", "number"}
     assert found.facts["changed_below"]["object"] > 0.6
@@ -120,7 +120,7 @@ def test_it_is_told_how_well_that_goes_on_new_sources(encoder: Encoder) -> None:
 def test_nothing_is_learned_from_what_says_a_prompt_that_is_held_out(encoder: Encoder) -> None:
     samples, seen = drawn(60)
     every = material(samples, seen, encoder)
-    caption = Told(3, ((0.5, "something else"), (0.5, " a dog at the beach today")), 1.0)
+    caption = ImageTexts(3, ((0.5, "something else"), (0.5, " a dog at the beach today")), 1.0)
     left = replace(every, told=[*every.told, caption]).without(set(), {"a dog at the beach today"})
     assert left.told and caption not in left.told
     assert not any("a dog at the beach today" in text for said in left.told for _, text in said.texts)
@@ -141,7 +141,7 @@ def test_without_anything_said_all_match_alike(encoder: Encoder) -> None:
     samples, seen = drawn(12)
     silent = [replace(sample, prompt=None) for sample in samples]
     rows = {sample.image: row for row, sample in enumerate(samples)}
-    matchers, found = learn_to_match(encoder, silent, None, SCALE, seen, rows)
+    matchers, found = fit_and_hold_out(encoder, silent, None, SCALE, seen, rows)
     assert not matchers.match(matchers.sights(seen), "a dog at the beach", encoder.meanings).any()
     assert found.facts == {"changed_below": {}}
 
@@ -158,5 +158,5 @@ def test_a_captioned_photograph_is_not_learned_from_where_it_is_a_sample(
         Image.new("RGB", (8, 8)).save(tmp_path / "captions" / name)
     rows = {sample.image: row for row, sample in enumerate(samples)}
     rows |= {tmp_path / "captions" / "photo.png": 3, tmp_path / "captions" / "other.png": 4}
-    found = material_of(encoder, samples, tmp_path, SCALE, seen, rows, prompted_too=False)
+    found = alignment_data(encoder, samples, tmp_path, SCALE, seen, rows, prompted_too=False)
     assert [told.texts for told in found.told if told.prompt is None] == [((1.0, "a quiet street"),)]

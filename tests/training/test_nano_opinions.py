@@ -13,13 +13,18 @@ from m3agiqa.backbones.nano.nss_features import APPEARANCE
 from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.nano.fit_quality_regressor import Examples, agreement, fit_opinions, left_out
+from training.nano.fit_quality_regressor import (
+    RegressionData,
+    agreement,
+    fit_quality_regressor,
+    held_out_opinions,
+)
 
 SOURCES = ("a", "b", "c")
 TRUE, MARK = 0, 1  # statistics: one that goes with the scores everywhere, and one that marks the source
 
 
-def planted(count: int = 240, seed: int = 0) -> Examples:
+def planted(count: int = 240, seed: int = 0) -> RegressionData:
     """Quality follows a statistic and an appearance; the level of a source follows its mark."""
     generator = torch.Generator().manual_seed(seed)
     statistics = torch.randn(count, STATISTICS, generator=generator)
@@ -29,12 +34,12 @@ def planted(count: int = 240, seed: int = 0) -> Examples:
     statistics[:, MARK] = 5 * level + 0.1 * statistics[:, MARK]
     merit = statistics[:, TRUE] + appearance[:, TRUE]
     scores = torch.stack([0.5 + 0.1 * merit + 0.3 * (level - 1), 0.5 - 0.1 * merit], dim=1)
-    return Examples(statistics, appearance, scores, sources)
+    return RegressionData(statistics, appearance, scores, sources)
 
 
-def fitted(examples: Examples) -> Opinions:
+def fitted(examples: RegressionData) -> Opinions:
     opinions = Opinions()
-    fit_opinions(opinions, examples)
+    fit_quality_regressor(opinions, examples)
     return opinions
 
 
@@ -80,18 +85,20 @@ def test_some_scores_may_be_missing() -> None:
 
 def test_a_source_is_judged_by_readers_that_have_not_seen_it() -> None:
     examples = planted(90)
-    found = left_out(examples)
+    found = held_out_opinions(examples)
     changed = examples.scores.clone()
     changed[0::3] = changed[0::3].flip(0)
-    again = left_out(Examples(examples.statistics, examples.appearance, changed, examples.sources))
+    again = held_out_opinions(
+        RegressionData(examples.statistics, examples.appearance, changed, examples.sources)
+    )
     assert torch.equal(found[0::3], again[0::3])
     assert not torch.equal(found[1::3], again[1::3])
 
 
 def test_a_single_source_leaves_nothing_to_learn_from() -> None:
     examples = planted(20)
-    alone = Examples(examples.statistics, examples.appearance, examples.scores, ["a"] * 20)
-    assert left_out(alone).isnan().all()
+    alone = RegressionData(examples.statistics, examples.appearance, examples.scores, ["a"] * 20)
+    assert held_out_opinions(alone).isnan().all()
 
 
 def test_agreement_is_told_by_source_and_for_clean_images() -> None:

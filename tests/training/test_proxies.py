@@ -15,7 +15,15 @@ from PIL import Image
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.samples import Sample
 from training.__main__ import main
-from training.nano.held_out_groups import COLUMNS, PROMPT_FOLDS, READERS, RIDGE, as_markdown, fold, proxies
+from training.nano.held_out_groups import (
+    FULL_READERS,
+    PLAIN_RIDGE,
+    PROMPT_FOLDS,
+    PROXY_COLUMNS,
+    as_markdown,
+    evaluate_held_out_groups,
+    prompt_fold,
+)
 
 SCALE = MosScale(1.0, 5.0)
 
@@ -42,11 +50,11 @@ def noisy(folder: Path, count: int = 51) -> list[Sample]:
 
 def test_readers_agree_on_sources_that_they_were_fitted_without(tmp_path: Path) -> None:
     samples = noisy(tmp_path)
-    found = proxies(samples, None, SCALE, tmp_path / "kept")
-    assert tuple(found.columns) == COLUMNS
+    found = evaluate_held_out_groups(samples, None, SCALE, tmp_path / "kept")
+    assert tuple(found.columns) == PROXY_COLUMNS
     assert set(found["left_out"]) == {"source", "generator", "prompt"}
-    assert set(found["reads"]) == {READERS, RIDGE}
-    looks = found[(found["reads"] == READERS) & (found["aspect"] == "quality")]
+    assert set(found["reads"]) == {FULL_READERS, PLAIN_RIDGE}
+    looks = found[(found["reads"] == FULL_READERS) & (found["aspect"] == "quality")]
     assert (looks["srcc"] > 0.8).all() and looks["n"].eq(len(samples)).all()
     assert dict(zip(looks["left_out"], looks["groups"], strict=True)) == {
         "source": 3,
@@ -62,10 +70,10 @@ def test_readers_agree_on_sources_that_they_were_fitted_without(tmp_path: Path) 
 
 def test_images_of_one_prompt_are_left_out_together() -> None:
     sample = Sample("1", Path("1.png"), prompt="A red  house ")
-    assert fold(sample) == fold(replace(sample, id="2", prompt="a red house"))
-    folds = {fold(replace(sample, prompt=f"{i} houses")) for i in range(60)}
+    assert prompt_fold(sample) == prompt_fold(replace(sample, id="2", prompt="a red house"))
+    folds = {prompt_fold(replace(sample, prompt=f"{i} houses")) for i in range(60)}
     assert len(folds) == PROMPT_FOLDS
-    alone = {fold(replace(sample, id=str(i), prompt=None)) for i in range(60)}
+    alone = {prompt_fold(replace(sample, id=str(i), prompt=None)) for i in range(60)}
     assert len(alone) == PROMPT_FOLDS
 
 
@@ -75,7 +83,7 @@ def test_the_command_writes_a_table(data: Path, tmp_path: Path, capsys: pytest.C
     assert main(["datasets", *told]) == 0
     assert main(["proxies", *told]) == 0
     assert "| prompt | quality | 16 |" in capsys.readouterr().out
-    assert tuple(pd.read_csv(tmp_path / "run" / "proxies.csv").columns) == COLUMNS
+    assert tuple(pd.read_csv(tmp_path / "run" / "proxies.csv").columns) == PROXY_COLUMNS
 
 
 def test_nano_is_reproduced_by_its_settings(

@@ -12,7 +12,7 @@ from PIL import Image
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample
-from training.data.variants import Case
+from training.data.variants import Variant
 from training.stages.fit_data import targets, tellings, told_targets
 from training.stages.hidden_cache import Entry, HiddenCache
 from training.stages.predictor_input import Reading
@@ -36,19 +36,19 @@ READINGS = {
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
+def case(tmp_path: Path) -> Variant:
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "image.png")
     sample = Sample("s", tmp_path / "image.png", "a boat", dict.fromkeys(Aspect, 3.0))
-    return Case(sample, "own", tuple(Aspect), "a boat")
+    return Variant(sample, "own", tuple(Aspect), "a boat")
 
 
 @pytest.fixture
-def without_prompt(case: Case) -> Case:
+def without_prompt(case: Variant) -> Variant:
     mos = {Q: 3.0, A: 2.0}
     return replace(case, sample=replace(case.sample, prompt=None, mos=mos), prompt=None, aspects=(Q, A))
 
 
-def said(case: Case, aspect: Aspect, name: str) -> list[str]:
+def said(case: Variant, aspect: Aspect, name: str) -> list[str]:
     """What the assistant has said."""
     told = READINGS[name].conversation(case, aspect, SPOKEN)
     assert told.aspect is aspect
@@ -57,7 +57,7 @@ def said(case: Case, aspect: Aspect, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("aspect", list(Aspect))
-def test_the_assistant_has_said_what_the_reading_wants(case: Case, aspect: Aspect) -> None:
+def test_the_assistant_has_said_what_the_reading_wants(case: Variant, aspect: Aspect) -> None:
     about = {each: f"About {each}." for each in Aspect}
     assert said(case, aspect, "own") == [about[aspect]]
     assert said(case, aspect, "none") == []
@@ -70,20 +70,20 @@ def test_the_assistant_has_said_what_the_reading_wants(case: Case, aspect: Aspec
 
 
 @pytest.mark.parametrize("aspect", list(Aspect))
-def test_the_last_question_is_about_the_judged_aspect(case: Case, aspect: Aspect) -> None:
+def test_the_last_question_is_about_the_judged_aspect(case: Variant, aspect: Aspect) -> None:
     for name in ("own", "Q", "QC", "QCA"):
         last = READINGS[name].conversation(case, aspect, SPOKEN).turns[-1]
         assert last == Conversation.open(aspect, "a boat").describe("x").turns[-1]
     assert READINGS["none"].conversation(case, aspect, SPOKEN) == Conversation.one_round(aspect, "a boat")
 
 
-def test_the_default_is_what_was_spoken(case: Case) -> None:
+def test_the_default_is_what_was_spoken(case: Variant) -> None:
     assert [name for name, reading in READINGS.items() if reading.as_spoken] == ["own"]
     spoken = Conversation.open(C, "a boat").describe("About correspondence.")
     assert Reading().conversation(case, C, SPOKEN) == spoken
 
 
-def test_without_a_prompt_correspondence_is_left_out(without_prompt: Case) -> None:
+def test_without_a_prompt_correspondence_is_left_out(without_prompt: Variant) -> None:
     spoken = {Q: SPOKEN[Q], A: SPOKEN[A]}
     for aspect in (Q, A):
         told = READINGS["QCA"].conversation(without_prompt, aspect, spoken)
@@ -93,7 +93,7 @@ def test_without_a_prompt_correspondence_is_left_out(without_prompt: Case) -> No
         assert alone == Conversation.one_round(aspect, None)
 
 
-def test_needs_is_all_that_must_have_been_spoken(case: Case) -> None:
+def test_needs_is_all_that_must_have_been_spoken(case: Variant) -> None:
     for aspect in Aspect:
         for reading in READINGS.values():
             reading.conversation(case, aspect, {each: SPOKEN[each] for each in reading.needs(aspect)})
@@ -105,7 +105,7 @@ def test_descriptions_may_come_as_texts() -> None:
         Reading(["beauty"])
 
 
-def test_every_reading_and_aspect_has_a_key_of_its_own(case: Case, without_prompt: Case) -> None:
+def test_every_reading_and_aspect_has_a_key_of_its_own(case: Variant, without_prompt: Variant) -> None:
     conversations = {
         (aspect, told.turns): about.told_key(told, "nano 1")
         for about, aspects in ((case, Aspect), (without_prompt, (Q, A)))
@@ -118,7 +118,7 @@ def test_every_reading_and_aspect_has_a_key_of_its_own(case: Case, without_promp
     assert not keys & spoken, "states of what was spoken and of what was given may differ by rounding"
 
 
-def test_what_a_conversation_says_is_never_taken_for_another_turn(case: Case) -> None:
+def test_what_a_conversation_says_is_never_taken_for_another_turn(case: Variant) -> None:
     """No text can be put together so that two conversations have one key."""
     first = Conversation.open(Q, "a boat").describe("a")
     second = Conversation.open(Q, "a boat").describe("a', ('user', 'b")
@@ -129,7 +129,7 @@ def test_what_a_conversation_says_is_never_taken_for_another_turn(case: Case) ->
 # --- targets of a reading ------------------------------------------------------------------------
 
 
-def fill(cache: HiddenCache, case: Case, *aspects: Aspect) -> None:
+def fill(cache: HiddenCache, case: Variant, *aspects: Aspect) -> None:
     cache.add(
         [
             (replace(SPOKEN[each], key=case.key(each, "nano 1"), sample=case.sample.id), torch.zeros(3, 4))
@@ -138,7 +138,7 @@ def fill(cache: HiddenCache, case: Case, *aspects: Aspect) -> None:
     )
 
 
-def test_tellings_wait_for_all_that_they_need(case: Case, tmp_path: Path) -> None:
+def test_tellings_wait_for_all_that_they_need(case: Variant, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     fill(cache, case, Q)
     assert len(tellings([case], cache, "nano 1", Q, READINGS["Q"])) == 1
@@ -150,7 +150,7 @@ def test_tellings_wait_for_all_that_they_need(case: Case, tmp_path: Path) -> Non
     assert tellings([replace(case, kind="damaged")], cache, "nano 1", Q, READINGS["Q"]) == []
 
 
-def test_descriptions_of_aspects_without_scores_can_be_read_too(case: Case, tmp_path: Path) -> None:
+def test_descriptions_of_aspects_without_scores_can_be_read_too(case: Variant, tmp_path: Path) -> None:
     """Table III on a data set that scores quality alone."""
     scored = replace(case, sample=replace(case.sample, mos={Q: 3.0}), aspects=(Q,))
     cache = HiddenCache(tmp_path / "hidden")
@@ -160,7 +160,7 @@ def test_descriptions_of_aspects_without_scores_can_be_read_too(case: Case, tmp_
     assert telling.conversation == READINGS["QCA"].conversation(case, Q, SPOKEN)
 
 
-def test_states_of_an_image_that_has_changed_are_not_used(case: Case, tmp_path: Path) -> None:
+def test_states_of_an_image_that_has_changed_are_not_used(case: Variant, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     fill(cache, case, Q)
     told = tellings([case], cache, "nano 1", Q, READINGS["full"])
@@ -177,7 +177,7 @@ def test_states_of_an_image_that_has_changed_are_not_used(case: Case, tmp_path: 
     assert told_targets([replace(told[0], case=changed)], cache, "nano 1") == []
 
 
-def test_another_reader_has_states_of_its_own(case: Case, tmp_path: Path) -> None:
+def test_another_reader_has_states_of_its_own(case: Variant, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     fill(cache, case, Q)
     told = tellings([case], cache, "nano 1", Q, READINGS["none"])

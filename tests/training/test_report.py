@@ -17,7 +17,7 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
-from training.evaluation.evaluate import COLUMNS, summary
+from training.evaluation.evaluate import PREDICTION_COLUMNS, summary
 from training.evaluation.report import write_report
 
 SCALE = MosScale(0.0, 5.0)
@@ -85,7 +85,7 @@ def predictions(folder: Path, count: int = 24, seed: int = 0) -> pd.DataFrame:
                     "reference": None if number == 5 else f"written about {number}",
                 }
             )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
 
 
 def write(out: Path, table: pd.DataFrame, found: dict, title: str = "A run", **more: object) -> str:

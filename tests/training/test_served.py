@@ -26,9 +26,9 @@ from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, M3AgiqaError
 from training.__main__ import main
-from training.data.variants import Case, all_cases, own_cases
+from training.data.variants import Variant, all_variants, own_variants
 from training.evaluation.cross_dataset import cross
-from training.parallel import Share
+from training.parallel import Shard
 from training.remote.asking import ServerError
 from training.remote.client import ChatServer
 from training.run import Run
@@ -50,9 +50,9 @@ def stand() -> Iterator[ChatStand]:
 
 
 @pytest.fixture
-def cases(tmp_path: Path) -> list[Case]:
+def cases(tmp_path: Path) -> list[Variant]:
     """Eight drawings, six of them with a prompt, for two aspects."""
-    return own_cases(drawings(tmp_path / "data", 8, MosScale(1, 5), LIGHT), LIGHT)
+    return own_variants(drawings(tmp_path / "data", 8, MosScale(1, 5), LIGHT), LIGHT)
 
 
 def served(stand: ChatStand, tmp_path: Path, slept: list[float] | None = None, **settings: object) -> Served:
@@ -85,7 +85,7 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
         replace(sample, split="test")
         for sample in drawings(tmp_path / "data", 6, MosScale(1, 5), tuple(Aspect))
     ]
-    cases = all_cases(samples, tuple(Aspect), seed=0)  # with damaged copies and unrelated prompts
+    cases = all_variants(samples, tuple(Aspect), seed=0)  # with damaged copies and unrelated prompts
     speaker = served(stand, tmp_path)
     assert speaker.speak(cases) == {}
     wanted = [(case, aspect) for case in cases for aspect in case.aspects]
@@ -114,7 +114,7 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
 
 
 def test_what_was_answered_is_not_asked_for_again(
-    stand: ChatStand, cases: list[Case], tmp_path: Path
+    stand: ChatStand, cases: list[Variant], tmp_path: Path
 ) -> None:
     served(stand, tmp_path).speak(cases[:5])
     asked = len(stand.asked)
@@ -127,14 +127,14 @@ def test_what_was_answered_is_not_asked_for_again(
     assert len(served(stand, tmp_path).heard(cases)) == 16
 
 
-def test_shares_together_are_everything(stand: ChatStand, cases: list[Case], tmp_path: Path) -> None:
+def test_shares_together_are_everything(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     for index in range(3):
-        served(stand, tmp_path).speak(cases, Share(index, 3))
+        served(stand, tmp_path).speak(cases, Shard(index, 3))
     assert len(stand.asked) == 2 * 16
     assert served(stand, tmp_path).missing(cases) == []
 
 
-def test_another_model_speaks_for_itself(stand: ChatStand, cases: list[Case], tmp_path: Path) -> None:
+def test_another_model_speaks_for_itself(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     served(stand, tmp_path).speak(cases)
     other = served(stand, tmp_path, model="other")
     assert len(other.missing(cases)) == 16
@@ -147,7 +147,7 @@ def test_another_model_speaks_for_itself(stand: ChatStand, cases: list[Case], tm
     assert keys.isdisjoint(each.key("other backbone") for each in served(stand, tmp_path).heard(cases))
 
 
-def test_requests_are_under_way_at_once(stand: ChatStand, cases: list[Case], tmp_path: Path) -> None:
+def test_requests_are_under_way_at_once(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     together = threading.Barrier(6)
 
     def wait(asked: Asked, times: int) -> Answer:
@@ -164,7 +164,7 @@ def test_requests_are_under_way_at_once(stand: ChatStand, cases: list[Case], tmp
 # --- what may pass -------------------------------------------------------------------------------
 
 
-def test_patience_with_a_server_in_trouble(stand: ChatStand, cases: list[Case], tmp_path: Path) -> None:
+def test_patience_with_a_server_in_trouble(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     trouble: list[tuple[int, str, Answer]] = [
         (1, about(1), (429, {"error": {"message": "slow down"}}, {"Retry-After": "7"})),
         (1, about(2), (503, {"detail": "loading"}, {})),
@@ -190,7 +190,7 @@ def test_patience_with_a_server_in_trouble(stand: ChatStand, cases: list[Case], 
 
 
 def test_answers_that_take_too_long_are_asked_for_again(
-    stand: ChatStand, cases: list[Case], tmp_path: Path
+    stand: ChatStand, cases: list[Variant], tmp_path: Path
 ) -> None:
     def late(asked: Asked, times: int) -> Answer:
         if times == 0 and asked.round == 1:
@@ -203,7 +203,7 @@ def test_answers_that_take_too_long_are_asked_for_again(
 
 
 def test_a_description_that_was_cut_off_ends_with_a_sentence(
-    stand: ChatStand, cases: list[Case], tmp_path: Path
+    stand: ChatStand, cases: list[Variant], tmp_path: Path
 ) -> None:
     text = " It is grey \ud800. It has 3.5 sides, and"  # with half a character, which no file can hold
     choice = {"message": {"content": text}, "finish_reason": "length"}
@@ -214,7 +214,7 @@ def test_a_description_that_was_cut_off_ends_with_a_sentence(
 
 
 def test_a_sample_that_fails_takes_no_other_with_it(
-    stand: ChatStand, cases: list[Case], tmp_path: Path
+    stand: ChatStand, cases: list[Variant], tmp_path: Path
 ) -> None:
     too_long = "This model's maximum context length is 2048 tokens. However, you requested 3011 tokens."
 
@@ -249,7 +249,7 @@ def test_a_sample_that_fails_takes_no_other_with_it(
 
 
 def test_nothing_more_is_asked_once_nothing_gets_through(stand: ChatStand, tmp_path: Path) -> None:
-    many = own_cases(drawings(tmp_path / "data", 60, MosScale(1, 5), LIGHT), LIGHT)
+    many = own_variants(drawings(tmp_path / "data", 60, MosScale(1, 5), LIGHT), LIGHT)
     stand.moods = lambda asked, times: (500, {}, {}) if len(stand.asked) > 8 else ""
     with pytest.raises(ServerError, match=rf"{IN_A_ROW} conversations in a row failed, .*status 500"):
         served(stand, tmp_path, at_once=4, attempts=2).speak(many)
@@ -279,7 +279,7 @@ NO_IMAGES = {"object": "error", "message": "At most 0 image(s) may be provided i
     ids=["key", "forbidden", "model", "images", "mmproj", "moved"],
 )
 def test_a_server_that_will_never_answer_is_asked_once(
-    answer: Answer, sentence: str, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: Answer, sentence: str, cases: list[Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with chat_stand(("seer", "other")) as stand:
@@ -310,7 +310,7 @@ def test_what_is_no_key_is_told_and_not_shown(key: str, monkeypatch: pytest.Monk
     ids=["silent", "none", "several"],
 )
 def test_a_model_must_be_known(
-    models: tuple[str, ...] | None, sentence: str, cases: list[Case], tmp_path: Path
+    models: tuple[str, ...] | None, sentence: str, cases: list[Variant], tmp_path: Path
 ) -> None:
     with chat_stand(models) as stand:
         with pytest.raises(ServerError, match=sentence):
@@ -318,7 +318,7 @@ def test_a_model_must_be_known(
         assert served(stand, tmp_path, model="seer").speak(cases[:1]) == {}
 
 
-def test_a_wrong_address_is_named(stand: ChatStand, cases: list[Case], tmp_path: Path) -> None:
+def test_a_wrong_address_is_named(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -416,7 +416,7 @@ def test_a_whole_run_with_a_server(
     run = Run.open(run.folder)
     for target in run.targets(Aspect.QUALITY, "test"):
         told = Conversation.open(Aspect.QUALITY, target.sample.prompt).describe(target.description)
-        case = Case(target.sample, "own", (Aspect.QUALITY,), target.sample.prompt)
+        case = Variant(target.sample, "own", (Aspect.QUALITY,), target.sample.prompt)
         assert target.description.startswith("It is 0.")
         assert torch.equal(target.states, states(case.image(), told)), "of just this conversation"
         assert target.rating in RATINGS
@@ -472,7 +472,15 @@ def test_a_served_run_crosses_over_to_other_data(stand: ChatStand, tmp_path: Pat
 def test_killed_at_work_it_goes_on_where_it_was(stand: ChatStand, tmp_path: Path) -> None:
     run = begun_run(tmp_path)
     stand.pause = 0.05
-    command = ["describe", "--run", str(run.folder), "--server", stand.url, "--set", "server.at_once=2"]
+    command = [
+        "describe",
+        "--run",
+        str(run.folder),
+        "--server",
+        stand.url,
+        "--set",
+        "server.at_once=2",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "training", *command], env={**os.environ}, stderr=subprocess.DEVNULL
     )
@@ -497,7 +505,7 @@ def served_of(run: Run) -> Served:
     return Run.open(run.folder).served
 
 
-def test_an_interruption_waits_for_no_one(stand: ChatStand, cases: list[Case], tmp_path: Path) -> None:
+def test_an_interruption_waits_for_no_one(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     """The threads that are patient with a busy server give up at once."""
 
     def mood(asked: Asked, times: int) -> Answer:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from m3agiqa.errors import InputError
 from training.__main__ import _changed
 from training.config import RunConfig, build, merged, plain, read_yaml
-from training.evaluation.ablations import AblationConfig, Variant
+from training.evaluation.ablations import AblationConfig, RowSettings
 from training.stages.distill import DistillConfig
 from training.stages.finetune import FinetuneConfig
 
@@ -55,7 +55,7 @@ def test_every_row_of_a_shipped_grid_is_possible(path: Path) -> None:
     grid = build(AblationConfig, read_yaml(path), path)
     assert build(AblationConfig, plain(grid), path) == grid
     for table in grid.tables:
-        variants = [build(Variant, merged(grid.shared, row), path) for row in table.rows.values()]
+        variants = [build(RowSettings, merged(grid.shared, row), path) for row in table.rows.values()]
         assert len(set(map(str, variants))) == len(variants) > 1, table.title
 
 

@@ -12,40 +12,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
-from training.parallel import Share, in_processes
+from training.parallel import Shard, in_processes
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
 def test_shares_are_a_partition_in_order(items: list[int], count: int) -> None:
-    shares = [Share(index, count).of(items) for index in range(count)]
+    shares = [Shard(index, count).of(items) for index in range(count)]
     dealt = [share.pop(0) for _ in range(len(items)) for share in shares if share][: len(items)]
     assert dealt == items
-    lengths = [len(Share(index, count).of(items)) for index in range(count)]
+    lengths = [len(Shard(index, count).of(items)) for index in range(count)]
     assert max(lengths) - min(lengths) <= 1
-    assert Share().of(items) == items
+    assert Shard().of(items) == items
 
 
 @given(st.integers(0, 99), st.integers(1, 99))
 def test_parsing_reads_what_in_processes_writes(index: int, count: int) -> None:
     if index < count:
-        assert Share.parse(f"{index}/{count}") == Share(index, count)
+        assert Shard.parse(f"{index}/{count}") == Shard(index, count)
     else:
         with pytest.raises(InputError, match="index below the count"):
-            Share.parse(f"{index}/{count}")
+            Shard.parse(f"{index}/{count}")
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/", "/2", "a/b", "1/2/3", "-1/2", "0/0", "1.5/2", "2/2"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--share needs INDEX/COUNT with the index below the count"):
-        Share.parse(text)
+        Shard.parse(text)
 
 
 def test_a_launchers_share_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert Share.of_launcher() is None
+    assert Shard.of_launcher() is None
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert Share.of_launcher() == Share(1, 3)
+    assert Shard.of_launcher() == Shard(1, 3)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.data.splits import PARTS, SplitConfig, apportion, assign, write_split
+from training.data.splits import SPLIT_PARTS, SplitConfig, apportion, assign, write_split
 
 DRAWN = ("image", "prompt", "generator")
 
@@ -27,7 +27,7 @@ def make(count: int, prompts: int = 10_000, generators: int = 5) -> list[Sample]
 
 def shares(samples: list[Sample]) -> tuple[int, ...]:
     counts = Counter(sample.split for sample in samples)
-    return tuple(counts[part] for part in PARTS)
+    return tuple(counts[part] for part in SPLIT_PARTS)
 
 
 @st.composite
@@ -69,7 +69,7 @@ def assigned(samples: list[Sample], config: SplitConfig) -> list[Sample]:
 def test_every_sample_keeps_all_but_its_part(samples: list[Sample], config: SplitConfig) -> None:
     split = assigned(samples, config)
     assert [replace(sample, split="train") for sample in split] == samples
-    assert {sample.split for sample in split} <= set(PARTS)
+    assert {sample.split for sample in split} <= set(SPLIT_PARTS)
 
 
 @given(sample_sets(), configs, st.randoms())
@@ -134,7 +134,7 @@ def test_prompts_that_share_an_image_are_held_out_together() -> None:
     for seed in range(10):
         split = assign(samples, SplitConfig("prompt", (4, 1, 0), seed, holdout=0.2))
         assert len({sample.split for sample in split[:6]}) == 1
-        assert {sample.split for sample in split} == set(PARTS)
+        assert {sample.split for sample in split} == set(SPLIT_PARTS)
 
 
 def test_one_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_holdout_takes_whole_prompts_of_training_images() -> None:
     split = assign(given_parts, SplitConfig(holdout=0.25))
     assert shares(split) == (120, 40, 40)
     assert [s.split for s in split[:40]] == ["test"] * 40
-    prompts = {part: {s.prompt for s in split if s.split == part} for part in PARTS}
+    prompts = {part: {s.prompt for s in split if s.split == part} for part in SPLIT_PARTS}
     assert not prompts["train"] & prompts["validation"]
     assert assign(given_parts, SplitConfig(holdout=0)) == given_parts
 
 
 def test_a_validation_part_is_kept_as_it_is() -> None:
-    parts = [replace(s, split=PARTS[i % 3]) for i, s in enumerate(make(30))]
+    parts = [replace(s, split=SPLIT_PARTS[i % 3]) for i, s in enumerate(make(30))]
     assert assign(parts, SplitConfig()) == parts
 
 
@@ -226,7 +226,7 @@ def test_a_published_split_is_read_back(tmp_path: Path, form: str) -> None:
     elif form == "lists":
         path = tmp_path / "lists"
         path.mkdir()
-        for part, name in zip(PARTS, ("train", "test", "val"), strict=True):
+        for part, name in zip(SPLIT_PARTS, ("train", "test", "val"), strict=True):
             lines = [f"folder/{s.image.name}\n" for s in samples if s.split == part]
             (path / f"{name}.txt").write_text("".join(lines))
     elif form == "names only":

@@ -11,7 +11,12 @@ import torch
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.samples import Sample
-from training.evaluation.leave_source_out import COLUMNS, leave_source_out, with_interval, within_source
+from training.evaluation.leave_source_out import (
+    TRANSFER_COLUMNS,
+    leave_source_out,
+    with_interval,
+    within_source,
+)
 from training.stages.fit import FitConfig
 from training.stages.fit_data import Target
 
@@ -39,7 +44,7 @@ def test_what_is_left_out_is_predicted_with_and_without_a_head(tmp_path: Path, p
     every = [t for source in "ab" for t in planted(source, "train", 24) + planted(source, "test", 12)]
     config = FitConfig(**{**vars(CONFIG), "projection": projection})
     frame = leave_source_out(every, [["a"], ["b"]], config, SCALE, tmp_path, "test", head)
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == TRANSFER_COLUMNS
     assert list(frame["sample"]) == [t.sample.id for t in every if t.sample.split == "test"]
     found = within_source(frame)
     assert set(found) == {"a", "b", "mean"} and found["mean"] > 0.7
@@ -66,9 +71,9 @@ def test_groups_that_cannot_be_measured_are_skipped(
 
 def test_sources_of_too_few_images_have_no_agreement_and_no_mean() -> None:
     rows = [("s1", "a", 2.0, 2.1), ("s2", "b", 3.0, 2.9), ("s3", "c", 1.0, 3.0), ("s4", "c", 4.0, 3.0)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
     assert within_source(frame) == {}
-    more = pd.DataFrame([("s5", "a", 4.0, 4.2), ("s6", "a", 3.0, 3.9)], columns=list(COLUMNS))
+    more = pd.DataFrame([("s5", "a", 4.0, 4.2), ("s6", "a", 3.0, 3.9)], columns=list(TRANSFER_COLUMNS))
     assert within_source(pd.concat([frame, more])) == pytest.approx({"a": 1.0, "mean": 1.0})
 
 

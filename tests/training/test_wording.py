@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluation.description_metrics import tone, wording
+from training.evaluation.description_metrics import description_metrics, tone
 
 
 def table(*rows: tuple[str | None, str | None, str | None, float]) -> pd.DataFrame:
@@ -39,11 +39,11 @@ def test_every_text_has_a_tone(text: str) -> None:
 def test_tone_is_compared_with_the_score() -> None:
     texts = ["It is blurry and distorted.", "Sharp, but with a strange hand.", "Sharp and realistic."]
     rows = [(text, None, None, mos) for text, mos in zip(texts, (1.0, 3.0, 5.0), strict=True)]
-    assert wording(table(*rows))["tone_srcc"] == pytest.approx(1)
+    assert description_metrics(table(*rows))["tone_srcc"] == pytest.approx(1)
 
 
 def test_words_of_neither_prompt_nor_teacher_are_made_up() -> None:
-    found = wording(
+    found = description_metrics(
         table(
             ("Dogs are in a garden.", "two dogs", "The dog stands in its garden.", 3.0),
             ("A dog beside a castle.", "a dog", "The dog is fine.", 4.0),
@@ -56,12 +56,12 @@ def test_words_of_neither_prompt_nor_teacher_are_made_up() -> None:
 
 def test_what_the_teacher_often_says_is_not_made_up() -> None:
     told = [("A dog of odd texture.", "a dog", "The texture is fine.", 3.0)] * 3
-    found = wording(table(*told, ("A dog of odd texture.", "a dog", "It is odd.", 3.0)))
+    found = description_metrics(table(*told, ("A dog of odd texture.", "a dog", "It is odd.", 3.0)))
     assert found["made_up"] == pytest.approx(3 / 4), "odd, where the teacher has not said it"
 
 
 def test_loops_and_cut_off_sentences_are_counted() -> None:
-    found = wording(
+    found = description_metrics(
         table(
             ("It is a red house, it is a red house, it is a red house.", None, None, 1.0),
             ("The image shows a (rather “large”) house.", None, None, 2.0),
@@ -75,15 +75,15 @@ def test_loops_and_cut_off_sentences_are_counted() -> None:
 
 def test_the_same_words_again_are_not_distinct() -> None:
     row = ("a red house", None, None, 1.0)
-    assert wording(table(row))["distinct_2"] == 1
-    assert wording(table(row, row))["distinct_2"] == pytest.approx(1 / 2)
+    assert description_metrics(table(row))["distinct_2"] == 1
+    assert description_metrics(table(row, row))["distinct_2"] == pytest.approx(1 / 2)
 
 
 def test_the_teacher_is_measured_alike() -> None:
-    found = wording(table(("One house", "a house", "A clean, sharp house.", 4.0)))
+    found = description_metrics(table(("One house", "a house", "A clean, sharp house.", 4.0)))
     assert (found["cut_off"], found["teacher_cut_off"]) == (1, 0)
     assert "teacher_made_up" not in found
 
 
 def test_without_descriptions_there_is_nothing_to_measure() -> None:
-    assert wording(table((None, "a house", "A clean house.", 4.0))) == {}
+    assert description_metrics(table((None, "a house", "A clean house.", 4.0))) == {}

@@ -15,7 +15,7 @@ from training.data import agiqa_3k, aigciqa2023, aigciqa_20k, conversations
 from training.data.agiqa_3k import agiqa_3k_entries
 from training.data.aigciqa2023 import aigciqa2023_entries
 from training.data.aigciqa_20k import aigciqa_20k_entries
-from training.data.checks import Entry, ImageFinder, checked
+from training.data.checks import ImageFinder, LocatedSample, checked
 from training.data.conversations import conversation_entries
 from training.data.csv_table import table_entries
 from training.data.nano_teacher import (
@@ -30,7 +30,7 @@ from training.data.sample_file import sample_entries
 from training.data.splits import SplitConfig, apportion, assign, shuffled
 
 __all__ = [
-    "FORMATS",
+    "DATA_FORMATS",
     "TEACHER_SCALE",
     "DataConfig",
     "Dataset",
@@ -49,7 +49,7 @@ class DataConfig:
     """Which data set is used, and how much of it."""
 
     format: str
-    """A name in FORMATS."""
+    """A name in DATA_FORMATS."""
     path: Path
     """The data set's folder or file, as the format's reader says."""
     images: Path | None = None
@@ -78,7 +78,7 @@ class Dataset:
 class Format:
     """How data of one form is read."""
 
-    read: Callable[[DataConfig, ImageFinder, MosScale], Iterable[Entry]]
+    read: Callable[[DataConfig, ImageFinder, MosScale], Iterable[LocatedSample]]
     scale: MosScale | None = None
     """Of the MOS, where it is always the same."""
     image_folders: tuple[str, ...] = ("",)
@@ -88,26 +88,26 @@ class Format:
     public data sets and conversation files have theirs whether one wants them or not."""
 
 
-FORMATS = {
+DATA_FORMATS = {
     "agiqa_3k": Format(
         lambda c, images, scale: agiqa_3k_entries(c.path, images, scale),
-        agiqa_3k.SCALE,
+        agiqa_3k.MOS_SCALE,
         agiqa_3k.IMAGE_FOLDERS,
     ),
     "aigciqa2023": Format(
         lambda c, images, scale: aigciqa2023_entries(c.path, images, scale),
-        aigciqa2023.SCALE,
+        aigciqa2023.MOS_SCALE,
         aigciqa2023.IMAGE_FOLDERS,
     ),
     "aigciqa_20k": Format(
         lambda c, images, scale: aigciqa_20k_entries(c.path, images, scale),
-        aigciqa_20k.SCALE,
+        aigciqa_20k.MOS_SCALE,
         aigciqa_20k.IMAGE_FOLDERS,
     ),
     "table": Format(lambda c, images, scale: table_entries(c.path, images, scale), parts_are_wished=True),
     "conversations": Format(
         lambda c, images, scale: conversation_entries(c.path, c.aspects, images, scale, c.mos),
-        conversations.SCALE,
+        conversations.MOS_SCALE,
         conversations.IMAGE_FOLDERS,
     ),
     "samples": Format(lambda c, images, scale: sample_entries(c.path), parts_are_wished=True),
@@ -122,9 +122,9 @@ def load(config: DataConfig) -> Dataset:
     Raises InputError that names file and row of what is wrong, or how many images are missing.
     """
     config = replace(config, **{n: Path(p) for n in ("path", "images", "mos") if (p := getattr(config, n))})
-    form = FORMATS.get(config.format)
+    form = DATA_FORMATS.get(config.format)
     if form is None:
-        raise InputError(f"There is no data format {config.format!r}; there are {', '.join(FORMATS)}.")
+        raise InputError(f"There is no data format {config.format!r}; there are {', '.join(DATA_FORMATS)}.")
     if config.mos is not None and config.format != "conversations":
         raise InputError("A table of scores (`mos`) goes with conversations only.")
     if not config.path.exists():

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from m3agiqa.aspects import MosScale
-from training.data.checks import Entry, ImageFinder
+from training.data.checks import ImageFinder, LocatedSample
 from training.data.csv_table import table_entries
 
-SCALE = MosScale(0.0, 5.0)
+MOS_SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("images", "image", "Image", "Images", "img", "all", "")
 
 
-def agiqa_3k_entries(path: Path, images: ImageFinder, scale: MosScale) -> Iterator[Entry]:
+def agiqa_3k_entries(path: Path, images: ImageFinder, scale: MosScale) -> Iterator[LocatedSample]:
     """Samples of `data.csv` (the file or its folder). Raises InputError naming file and line."""
     table = path / "data.csv" if path.is_dir() else path
     return table_entries(table, images, scale, generator=_generator)

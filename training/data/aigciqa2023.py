@@ -23,12 +23,12 @@ from scipy.io.matlab import MatReadError
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.data.checks import Entry, ImageFinder
+from training.data.checks import ImageFinder, LocatedSample
 from training.data.conversations import cited_prompt, read_conversations
 from training.data.csv_table import table_entries
 from training.data.tables import read_cells
 
-SCALE = MosScale(0.0, 100.0)
+MOS_SCALE = MosScale(0.0, 100.0)
 IMAGE_FOLDERS = ("Image/allimg", "allimg", "images", "image", "Image", "")
 SCORE_FILES = {
     Aspect.QUALITY: "mosz1.mat",
@@ -37,10 +37,10 @@ SCORE_FILES = {
 }
 SCORE_FOLDERS = ("DATA/MOS", "MOS", "")
 PROMPT_FOLDERS = ("", "DATA", "DATA/MOS", "MOS")
-MODELS, COPIES = 6, 4  # each model drew each prompt so often
+N_MODELS, IMAGES_PER_PROMPT = 6, 4  # each model drew each prompt so often
 
 
-def aigciqa2023_entries(path: Path, images: ImageFinder, scale: MosScale) -> Iterator[Entry]:
+def aigciqa2023_entries(path: Path, images: ImageFinder, scale: MosScale) -> Iterator[LocatedSample]:
     """Samples of the release (a folder) or of one table (`data.csv` or its folder).
 
     The release does not name the models with the scores; they are called `model 1` to `model 6`. Raises
@@ -52,7 +52,7 @@ def aigciqa2023_entries(path: Path, images: ImageFinder, scale: MosScale) -> Ite
     return _release_entries(path, images)
 
 
-def _release_entries(folder: Path, images: ImageFinder) -> Iterator[Entry]:
+def _release_entries(folder: Path, images: ImageFinder) -> Iterator[LocatedSample]:
     files = {aspect: _score_file(folder, name) for aspect, name in SCORE_FILES.items()}
     scores = {aspect: _scores(file) for aspect, file in files.items()}
     count = len(scores[Aspect.QUALITY])
@@ -67,9 +67,9 @@ def _release_entries(folder: Path, images: ImageFinder) -> Iterator[Entry]:
             image=images.path(f"{number}.png"),
             prompt=prompt,
             mos={aspect: float(values[number]) for aspect, values in scores.items()},
-            generator=f"model {number // (count // MODELS) + 1}",
+            generator=f"model {number // (count // N_MODELS) + 1}",
         )
-        yield Entry(f"{files[Aspect.QUALITY].parent}, score {number + 1}", sample)
+        yield LocatedSample(f"{files[Aspect.QUALITY].parent}, score {number + 1}", sample)
 
 
 def _score_file(folder: Path, name: str) -> Path:
@@ -99,12 +99,13 @@ def _prompts(folder: Path, count: int) -> list[str]:
     if file is None:
         return _conversation_prompts(folder, count)
     prompts = _listed_prompts(file)
-    if count != MODELS * COPIES * len(prompts):
+    expected = N_MODELS * IMAGES_PER_PROMPT * len(prompts)
+    if count != expected:
         raise InputError(
-            f"{file} has {len(prompts)} prompts and there are {count:,} scores; {MODELS} models with "
-            f"{COPIES} images of each prompt would make {MODELS * COPIES * len(prompts):,}."
+            f"{file} has {len(prompts)} prompts and there are {count:,} scores; {N_MODELS} models with "
+            f"{IMAGES_PER_PROMPT} images of each prompt would make {expected:,}."
         )
-    return [prompt for prompt in prompts for _ in range(COPIES)] * MODELS
+    return [prompt for prompt in prompts for _ in range(IMAGES_PER_PROMPT)] * N_MODELS
 
 
 def _prompt_file(folder: Path) -> Path | None:

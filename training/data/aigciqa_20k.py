@@ -15,22 +15,22 @@ from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
-from training.data.checks import Entry, ImageFinder
+from training.data.checks import ImageFinder, LocatedSample
 from training.data.csv_table import read_scores, score_columns, table_entries
 from training.data.tables import read_table
 
-SCALE = MosScale(0.0, 5.0)
+MOS_SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("images", "train", "val", "test", "all", "")
-PARTS = ("train", "val", "test")
-WHOLE = ("data.csv", "info_merge.csv", "AIGCIQA*20[Kk]*.csv", "AIGIQA*20[Kk]*.csv")
+PART_NAMES = ("train", "val", "test")
+WHOLE_SET_TABLES = ("data.csv", "info_merge.csv", "AIGCIQA*20[Kk]*.csv", "AIGIQA*20[Kk]*.csv")
 
 
-def aigciqa_20k_entries(path: Path, images: ImageFinder, scale: MosScale) -> Iterator[Entry]:
+def aigciqa_20k_entries(path: Path, images: ImageFinder, scale: MosScale) -> Iterator[LocatedSample]:
     """Samples of all parts, each with the official part as its split; or of one table (a file).
 
     Raises InputError naming file and line.
     """
-    tables = {name: table for name in PARTS if (table := _part_table(path, name)) is not None}
+    tables = {name: table for name in PART_NAMES if (table := _part_table(path, name)) is not None}
     whole = path if path.is_file() else _whole_table(path)
     if not tables:
         if whole is None:
@@ -58,7 +58,7 @@ def _part_table(folder: Path, name: str) -> Path | None:
 
 
 def _whole_table(folder: Path) -> Path | None:
-    return next((table for pattern in WHOLE for table in sorted(folder.glob(pattern))), None)
+    return next((table for pattern in WHOLE_SET_TABLES for table in sorted(folder.glob(pattern))), None)
 
 
 def _generator(name: str) -> str:

@@ -14,7 +14,7 @@ from training.data.tables import on_scale
 
 
 @dataclass(frozen=True)
-class Entry:
+class LocatedSample:
     """A sample with its place (file and line) for error messages."""
 
     place: str
@@ -39,13 +39,15 @@ class ImageFinder:
         return self.folders[0] / names[-1]
 
 
-def checked(entries: Iterable[Entry], images: ImageFinder, scale: MosScale, source: Path) -> list[Sample]:
+def checked(
+    entries: Iterable[LocatedSample], images: ImageFinder, scale: MosScale, source: Path
+) -> list[Sample]:
     """The samples, with parts called train, test or validation.
 
     Raises InputError for none at all, ids given twice, wrong scores or parts, and missing images.
     """
     places: dict[str, str] = {}
-    missing: list[Entry] = []
+    missing: list[LocatedSample] = []
     samples: list[Sample] = []
     for entry in entries:
         sample = entry.sample
@@ -70,12 +72,12 @@ def checked(entries: Iterable[Entry], images: ImageFinder, scale: MosScale, sour
     return samples
 
 
-def merged(entries: Iterable[Entry]) -> list[Entry]:
+def merged(entries: Iterable[LocatedSample]) -> list[LocatedSample]:
     """One entry for each id, with the scores and descriptions of all entries of that id.
 
     Raises InputError where two of them disagree.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, LocatedSample] = {}
     for entry in entries:
         new, old = entry.sample, found.get(entry.sample.id)
         if old is None:
@@ -93,5 +95,5 @@ def merged(entries: Iterable[Entry]) -> list[Entry]:
         both = replace(
             known, mos={**known.mos, **new.mos}, descriptions={**known.descriptions, **new.descriptions}
         )
-        found[new.id] = Entry(old.place, both)
+        found[new.id] = LocatedSample(old.place, both)
     return list(found.values())

@@ -23,21 +23,21 @@ from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
-from training.data.checks import Entry, ImageFinder, checked, merged
+from training.data.checks import ImageFinder, LocatedSample, checked, merged
 from training.data.csv_table import read_scores
 from training.data.tables import on_scale
 from training.evaluation.rating_words import rating_word
 
-SCALE = MosScale(0.0, 5.0)
+MOS_SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("", "images", "image", "Image/allimg", "train", "val", "test", "all")
-ROLES = ["user", "assistant", "user", "assistant"]
+TURN_ROLES = ["user", "assistant", "user", "assistant"]
 
 # The wording of the published AGIQA-3k quality files, older than the paper's.
 OLDER_QUALITY = (
     "Take a close look at this AI-generated image and tell me everything you can about what you see. "
     "It's original prompt is: '{prompt}'. Could you please help to analyze the image's quality?"
 )
-QUESTIONS = {
+KNOWN_QUESTIONS = {
     aspect: (text, OLDER_QUALITY) if aspect is Aspect.QUALITY else (text,)
     for aspect, text in prompts.DESCRIBE.items()
 }
@@ -51,7 +51,7 @@ def import_conversations(
     path: Path,
     aspect: Aspect,
     images_root: Path | None = None,
-    scale: MosScale = SCALE,
+    scale: MosScale = MOS_SCALE,
     mos: Path | None = None,
 ) -> list[Sample]:
     """Samples of one file, with the ids of the file.
@@ -68,7 +68,7 @@ def import_conversations(
 
 def conversation_entries(
     path: Path, aspects: Sequence[Aspect] | None, images: ImageFinder, scale: MosScale, mos: Path | None
-) -> Iterator[Entry]:
+) -> Iterator[LocatedSample]:
     """Samples of a file, or of all files of a folder, whose names tell aspect and split.
 
     The files of a folder number their images anew for each aspect; there the image's file name is the
@@ -109,7 +109,7 @@ def export_conversations(samples: Sequence[Sample], aspect: Aspect, scale: MosSc
 def cited_prompt(question: str, aspect: Aspect) -> str | None:
     """The prompt that a first user turn cites; None if it is in no known wording or cites none."""
     text = question.removeprefix("<image>").strip()
-    for template in QUESTIONS[aspect]:
+    for template in KNOWN_QUESTIONS[aspect]:
         before, after = template.split("{prompt}")
         found = re.fullmatch(f"{re.escape(before)}(.*){re.escape(after)}", text, re.DOTALL)
         if found:
@@ -123,7 +123,7 @@ def read_conversations(path: Path) -> list[tuple[str, dict[str, Any]]]:
     for place, row in _read_json(path):
         try:
             turns = row["conversations"]
-            sound = [turn["role"] for turn in turns] == ROLES and all(turn["content"] for turn in turns)
+            sound = [turn["role"] for turn in turns] == TURN_ROLES and all(turn["content"] for turn in turns)
             whole = sound and bool(row["image"]) and row["id"] is not None
         except (KeyError, TypeError) as error:
             raise InputError(f"{place} lacks id, image or conversations ({error!r}).") from error
@@ -153,7 +153,7 @@ def _read_json(path: Path) -> list[tuple[str, Any]]:
 
 def _file_entries(
     path: Path, aspect: Aspect, images: ImageFinder, scale: MosScale, scores: Scores | None
-) -> Iterator[Entry]:
+) -> Iterator[LocatedSample]:
     split = _named_split(path)
     for place, row in read_conversations(path):
         asked, described, _, rated = (str(turn["content"]) for turn in row["conversations"])
@@ -169,7 +169,7 @@ def _file_entries(
             descriptions={aspect: described},
             split=split,
         )
-        yield Entry(place, sample)
+        yield LocatedSample(place, sample)
 
 
 def _mos(rated: str, image: str, aspect: Aspect, scale: MosScale, scores: Scores | None, place: str) -> float:

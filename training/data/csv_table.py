@@ -8,7 +8,7 @@ from pathlib import Path
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.data.checks import Entry, ImageFinder
+from training.data.checks import ImageFinder, LocatedSample
 from training.data.tables import Table, read_table
 
 IMAGE_COLUMNS = ("image", "name")
@@ -35,7 +35,7 @@ def table_entries(
     generator: Callable[[str], str | None] = lambda name: None,
     qualities: Mapping[str, float] | None = None,
     split: str = "train",
-) -> Iterator[Entry]:
+) -> Iterator[LocatedSample]:
     """Samples of a table: `image,prompt,quality,correspondence,authenticity`, any subset of the three scores.
 
     Optional columns: `id` (default: the image as written), `generator`, `source`, `split`, and
@@ -73,7 +73,7 @@ def table_entries(
             generator=row.text("generator") or generator(image),
             source=row.text("source"),
         )
-        yield Entry(row.place, sample)
+        yield LocatedSample(row.place, sample)
 
 
 def score_columns(table: Table) -> dict[Aspect, str]:

@@ -32,7 +32,7 @@ DAMAGE_WORDS = {
         "Large visible pixels cover everything, as if a tiny picture had been blown up far beyond its size.",
     ),
 }
-DAMAGES = tuple(DAMAGE_WORDS)
+DAMAGE_KINDS = tuple(DAMAGE_WORDS)
 DAMAGE_REVISION = 1  # raised whenever `damage` gives other pictures; part of cache keys
 
 UNRELATED_WORDS = (
@@ -56,7 +56,7 @@ def damage(image: Image.Image, kind: str, rng: Random, strength: float = 1.0) ->
     if kind == "pixelate":
         small = [max(1, round(length * 45 / side / strength)) for length in image.size]
         return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
-    raise ValueError(f"unknown damage {kind!r}; known are {', '.join(DAMAGES)}")
+    raise ValueError(f"unknown damage {kind!r}; known are {', '.join(DAMAGE_KINDS)}")
 
 
 def damaged_mos(mos: float, scale: MosScale) -> float:

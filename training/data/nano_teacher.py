@@ -10,12 +10,12 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
-from training.data.checks import Entry
+from training.data.checks import LocatedSample
 
 TEACHER_SCALE = MosScale(1.0, 5.0)
 
 
-def teacher_entries(data: Path) -> Iterator[Entry]:
+def teacher_entries(data: Path) -> Iterator[LocatedSample]:
     """`agi-teacher` below `data`: pictures with scores (1-5) and descriptions by a multimodal LLM.
 
     Raises InputError naming file and line.
@@ -39,7 +39,7 @@ def teacher_entries(data: Path) -> Iterator[Entry]:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{place} is not a row of agi-teacher: {error!r}") from error
-        yield Entry(place, sample)
+        yield LocatedSample(place, sample)
 
 
 def load_teacher(data: Path) -> list[Sample]:

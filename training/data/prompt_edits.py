@@ -12,13 +12,15 @@ from m3agiqa.backbones.nano.text import NUMBERS
 from m3agiqa.samples import Sample
 
 Attribute = Literal["colour", "number", "object", "place"]
-ATTRIBUTES: tuple[Attribute, ...] = ("colour", "number", "object", "place")
+PROMPT_ATTRIBUTES: tuple[Attribute, ...] = ("colour", "number", "object", "place")
 
-COLOURS = frozenset({"red", "blue", "green", "yellow", "purple", "orange", "pink", "brown", "black", "white"})
+COLOUR_WORDS = frozenset(
+    {"red", "blue", "green", "yellow", "purple", "orange", "pink", "brown", "black", "white"}
+)
 """What a colour is changed into."""
 OTHER_COLOURS = frozenset({"gold", "silver", "grey", "gray"})
-COUNTS = frozenset(NUMBERS[1:8])
-OBJECTS = tuple(
+COUNT_WORDS = frozenset(NUMBERS[1:8])
+OBJECT_KINDS = tuple(
     frozenset(words.split())
     for words in (
         "dog cat bird horse elephant bear lion tiger zebra giraffe rabbit sheep cow panda octopus owl fish "
@@ -33,12 +35,12 @@ OBJECTS = tuple(
     )
 )
 """Things of one kind, which may stand for each other in a sentence."""
-PLACES = frozenset(
+PLACE_WORDS = frozenset(
     {"forest", "beach", "city", "street", "mountain", "desert", "ocean", "lake", "river", "field", "garden"}
     | {"library", "classroom", "laboratory", "kitchen", "office", "nightclub", "jungle", "park", "campus"}
     | {"station"}
 )
-ALIKE = (
+LOOKALIKE_PAIRS = (
     {"man", "knight"},
     {"man", "astronaut"},
     {"man", "athlete"},
@@ -63,7 +65,7 @@ ALIKE = (
     {"campus", "park"},
 )
 """An image of the one may well show the other."""
-IRREGULAR = {
+IRREGULAR_PLURALS = {
     "man": "men",
     "woman": "women",
     "child": "children",
@@ -155,14 +157,14 @@ def _replaced(prompt: str, old: str, new: str) -> str:
 def _others(word: str, prompt: str) -> list[tuple[Attribute, frozenset[str]]]:
     """Attributes that a word may tell, with the words to choose from."""
     if word == "orange":  # a colour and a fruit
-        return [("colour", COLOURS)] if re.search(r"\borange [a-z]", prompt) else []
-    if word in COLOURS | OTHER_COLOURS:
-        return [("colour", COLOURS)]
-    if word in COUNTS:
-        return [("number", COUNTS)]
-    if word in PLACES:
-        return [("place", PLACES)]
-    for kind in OBJECTS:
+        return [("colour", COLOUR_WORDS)] if re.search(r"\borange [a-z]", prompt) else []
+    if word in COLOUR_WORDS | OTHER_COLOURS:
+        return [("colour", COLOUR_WORDS)]
+    if word in COUNT_WORDS:
+        return [("number", COUNT_WORDS)]
+    if word in PLACE_WORDS:
+        return [("place", PLACE_WORDS)]
+    for kind in OBJECT_KINDS:
         for others in (kind, frozenset(map(_plural, kind))):
             if word in others:
                 return [("object", others)]
@@ -171,16 +173,16 @@ def _others(word: str, prompt: str) -> list[tuple[Attribute, frozenset[str]]]:
 
 def _overlap(other: str, word: str, words: list[str]) -> bool:
     """Whether the new word stands in the prompt already, or an image of the old one may show it."""
-    pair = {SINGULARS.get(other, other), SINGULARS.get(word, word)}
-    return other in words or len(pair) == 1 or pair in ALIKE
+    pair = {SINGULAR_FORMS.get(other, other), SINGULAR_FORMS.get(word, word)}
+    return other in words or len(pair) == 1 or pair in LOOKALIKE_PAIRS
 
 
 def _plural(word: str) -> str:
-    if word in IRREGULAR:
-        return IRREGULAR[word]
+    if word in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[word]
     if word.endswith("y") and word[-2] not in "aeiou":
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-SINGULARS = {_plural(word): word for kind in OBJECTS for word in kind}
+SINGULAR_FORMS = {_plural(word): word for kind in OBJECT_KINDS for word in kind}

@@ -19,12 +19,12 @@ from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
 from training.data.tables import read_table
 
-PARTS = ("train", "test", "validation")
+SPLIT_PARTS = ("train", "test", "validation")
 """In the order of the paper's ratios."""
 HELD_OUT = ("train", "validation", "test")
 """The further back, the less may be learned from it."""
 OTHER_WORDS = {"training": "train", "testing": "test", "val": "validation", "valid": "validation"}
-LISTS = ("train.txt", "test.txt", "validation.txt", "val.txt")
+LIST_FILES = ("train.txt", "test.txt", "validation.txt", "val.txt")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SplitConfig:
         object.__setattr__(self, "file", None if self.file is None else Path(self.file))
         if self.by not in ("given", "image", "prompt", "generator"):
             raise InputError(f"Splits are by given, image, prompt or generator, not by {self.by}.")
-        if len(self.ratios) != len(PARTS) or min(self.ratios) < 0 or self.ratios[0] <= 0:
+        if len(self.ratios) != len(SPLIT_PARTS) or min(self.ratios) < 0 or self.ratios[0] <= 0:
             raise InputError(
                 f"The ratios of a split are three numbers (train, test, validation), not {self.ratios}."
             )
@@ -63,7 +63,7 @@ class SplitConfig:
 def part(word: str, place: str) -> str:
     """train, test or validation for a word that means it. Raises InputError naming the place."""
     name = OTHER_WORDS.get(word.strip().lower(), word.strip().lower())
-    if name not in PARTS:
+    if name not in SPLIT_PARTS:
         raise InputError(f"{place}: {word!r} is no part of a split. Write train, test or validation.")
     return name
 
@@ -137,13 +137,13 @@ def _drawn(samples: Sequence[Sample], ratios: Sequence[float], by: str, seed: in
     """Id -> part."""
     if by == "image":
         images = _groups(samples, lambda sample: sample.id, seed)
-        order, shares = iter(images), zip(PARTS, apportion(len(images), ratios), strict=True)
+        order, shares = iter(images), zip(SPLIT_PARTS, apportion(len(images), ratios), strict=True)
         return {each: name for name, share in shares for _ in range(share) for each in next(order)}
     if by == "generator":
         _one_generator_each(samples)
     key, what = (_generator, "generators") if by == "generator" else (_prompt, "prompts")
     groups = _groups(samples, key, seed)
-    wanted = [name for name, ratio in zip(PARTS, ratios, strict=True) if ratio]
+    wanted = [name for name, ratio in zip(SPLIT_PARTS, ratios, strict=True) if ratio]
     if len(groups) < len(wanted):
         raise InputError(
             f"{len(samples):,} samples must be split into {', '.join(wanted)}, but have too few {what} "
@@ -208,7 +208,7 @@ def _whole_groups(groups: list[list[str]], ratios: Sequence[float]) -> dict[str,
     """Whole groups to each part, as near to the ratios as they get; no wanted part stays empty."""
     shares = apportion(sum(len(group) for group in groups), ratios)
     wanted = sorted(
-        (share, name) for share, name, ratio in zip(shares, PARTS, ratios, strict=True) if ratio > 0
+        (share, name) for share, name, ratio in zip(shares, SPLIT_PARTS, ratios, strict=True) if ratio > 0
     )
     parts: dict[str, str] = {}
     while len(wanted) > 1:  # smaller parts choose first; the largest gets what is left
@@ -296,9 +296,9 @@ def _listed(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 def _lists(folder: Path) -> Iterator[tuple[str, str, str, str]]:
     """The same for lists, whose lines may be ids or images."""
-    there = [folder / name for name in LISTS if (folder / name).is_file()]
+    there = [folder / name for name in LIST_FILES if (folder / name).is_file()]
     if not there:
-        raise InputError(f"{folder} has none of {', '.join(LISTS)}.")
+        raise InputError(f"{folder} has none of {', '.join(LIST_FILES)}.")
     for path in there:
         name = part(path.stem, str(path))
         try:

@@ -15,7 +15,7 @@ from m3agiqa.errors import InputError
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row: stripped texts by column."""
 
     place: str
@@ -52,7 +52,7 @@ class Table:
     path: Path
     columns: tuple[str, ...]
     """Names in lower case."""
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     def column(self, names: Sequence[str], what: str) -> str | None:
         """The column that has one of the names. Raises InputError where several do; `what` they hold."""
@@ -103,7 +103,7 @@ def read_table(path: Path) -> Table:
                 f"{place} has {len(cells)} cells where the header has {len(names)}. "
                 "Put texts that hold commas in double quotes."
             )
-        rows.append(Row(place, dict(zip(names, (cell.strip() for cell in cells), strict=True))))
+        rows.append(TableRow(place, dict(zip(names, (cell.strip() for cell in cells), strict=True))))
     return Table(path, tuple(names), tuple(rows))
 
 

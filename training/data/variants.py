@@ -19,8 +19,8 @@ from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.data.distortions import (
+    DAMAGE_KINDS,
     DAMAGE_REVISION,
-    DAMAGES,
     damage,
     damaged_mos,
     unrelated_mos,
@@ -47,7 +47,7 @@ def _hash(path: Path, changed: int, size: int) -> str:
 
 
 @dataclass(frozen=True)
-class Case:
+class Variant:
     """A sample's image (perhaps damaged) with a prompt (perhaps a wrong one), for some aspects."""
 
     sample: Sample
@@ -99,13 +99,13 @@ class Case:
         ).hexdigest()
 
 
-def own_cases(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Case]:
+def own_variants(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Variant]:
     """The samples' own images and prompts, for those of the aspects that can be asked about."""
     asked = [(sample, tuple(a for a in aspects if sample.prompt or not a.needs_prompt)) for sample in samples]
-    return [Case(sample, "own", about, sample.prompt) for sample, about in asked if about]
+    return [Variant(sample, "own", about, sample.prompt) for sample, about in asked if about]
 
 
-def all_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
+def all_variants(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Variant]:
     """Own cases of all samples; wrong prompts and damaged copies of undistorted ones.
 
     Test images get every sanity case. A share of the training images gets the like to be fitted with,
@@ -115,10 +115,10 @@ def all_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> li
     for sample in samples:
         pools.setdefault(sample.split, []).append(sample)
     worse = (case for sample in samples for case in _worse(sample, pools[sample.split], seed))
-    return own_cases(samples, aspects) + [case for case in worse if set(case.aspects) <= set(aspects)]
+    return own_variants(samples, aspects) + [case for case in worse if set(case.aspects) <= set(aspects)]
 
 
-def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Case]:
+def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Variant]:
     rng = Random(f"{seed} {sample.id}")
     train = sample.split == "train"
     if sample.distorted or sample.split == "validation":
@@ -127,16 +127,16 @@ def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Case]:
     if sample.prompt and (not train or rng.random() < WRONG_SHARE):
         change = changed(sample, rng) if not train or rng.random() < CHANGED_SHARE else None
         if change:
-            cases.append(Case(sample, "changed", (Aspect.CORRESPONDENCE,), change.prompt))
+            cases.append(Variant(sample, "changed", (Aspect.CORRESPONDENCE,), change.prompt))
         if not train or not change:
             other = unrelated_prompt(sample, pool, rng)
-            cases.append(Case(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
+            cases.append(Variant(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
     if not train or rng.random() < DAMAGED_SHARE:
-        kinds = (rng.choice(DAMAGES),) if train else SANITY_DAMAGES
-        cases += [Case(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
+        kinds = (rng.choice(DAMAGE_KINDS),) if train else SANITY_DAMAGES
+        cases += [Variant(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
     return cases
 
 
-def sanity_cases(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Case]:
-    """The part of `all_cases` that the sanity check needs."""
-    return [case for case in all_cases(samples, aspects, seed) if case.sample.split == "test"]
+def sanity_variants(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Variant]:
+    """The part of `all_variants` that the sanity check needs."""
+    return [case for case in all_variants(samples, aspects, seed) if case.sample.split == "test"]

@@ -29,7 +29,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.metrics import plcc, srcc
 from training.config import build, merged, plain
-from training.data.variants import own_cases
+from training.data.variants import own_variants
 from training.progress import bar
 from training.run import Run
 from training.stages.describe import describe
@@ -39,7 +39,7 @@ from training.stages.fit_data import Target, parts, targets, tellings, told_targ
 from training.stages.identity import backbone_id
 from training.stages.predictor_input import Reading
 
-RESULTS = "results.jsonl"
+RESULTS_FILE = "results.jsonl"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AblationConfig:
 
 
 @dataclass(frozen=True)
-class Variant:
+class RowSettings:
     """All settings of one row."""
 
     fit: FitConfig = field(default_factory=FitConfig)
@@ -83,7 +83,7 @@ class Job:
 
     run: Path
     aspect: Aspect
-    variant: Variant
+    variant: RowSettings
     seed: int
     made_from: str
     """Which data and backbone the states are of."""
@@ -115,7 +115,7 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
     for done in _train(
         [job for key, job in jobs.items() if key not in _results(out)], out, processes, len(jobs)
     ):
-        with (out / RESULTS).open("a", encoding="utf-8") as file:
+        with (out / RESULTS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(done) + "\n")
     results = _results(out)
     text = _markdown(config, run, rows, results)
@@ -123,37 +123,37 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
     return text
 
 
-def _variant(config: AblationConfig, run: Run, changes: dict[str, Any], path: Path) -> Variant:
+def _variant(config: AblationConfig, run: Run, changes: dict[str, Any], path: Path) -> RowSettings:
     own = {"fit": plain(run.config.fit)}
-    return build(Variant, merged(merged(own, config.shared), changes), path)
+    return build(RowSettings, merged(merged(own, config.shared), changes), path)
 
 
-def _jobs(config: AblationConfig, run: Run, variant: Variant) -> list[Job]:
+def _jobs(config: AblationConfig, run: Run, variant: RowSettings) -> list[Job]:
     """One for each seed."""
     made_from = f"{run.content} {_speaker(run, variant)} {run.config.select_on}"
     return [Job(config.run, config.aspect, variant, seed, made_from) for seed in config.seeds]
 
 
 def _results(out: Path) -> dict[str, dict]:
-    path = out / RESULTS
+    path = out / RESULTS_FILE
     return {row["key"]: row for _, row in read_json_lines(path)} if path.exists() else {}
 
 
 # --- states --------------------------------------------------------------------------------------
 
 
-def _folder(run: Run, variant: Variant) -> Path:
+def _folder(run: Run, variant: RowSettings) -> Path:
     return run.speaker if variant.finetuned else run.untuned
 
 
-def _prepare(run: Run, aspect: Aspect, variants: list[Variant]) -> None:
+def _prepare(run: Run, aspect: Aspect, variants: list[RowSettings]) -> None:
     """Speak and encode what the rows read and the run's cache does not hold yet."""
     backbone = run.config.backbone
     for variant in {(v.reading, v.finetuned): v for v in variants}.values():
         folder = _folder(run, variant)
         needed = {*variant.reading.needs(aspect)}
         samples = [case.sample for case in run.cases if case.kind == "own" and aspect in case.aspects]
-        cases = own_cases(samples, [each for each in Aspect if each in needed])
+        cases = own_variants(samples, [each for each in Aspect if each in needed])
         if variant.finetuned:
             run.speak(cases, run.cache)
         else:
@@ -162,20 +162,20 @@ def _prepare(run: Run, aspect: Aspect, variants: list[Variant]) -> None:
             encode(_tellings(run, aspect, variant), backbone, folder, run.cache)
 
 
-def _reader(run: Run, variant: Variant) -> str:
+def _reader(run: Run, variant: RowSettings) -> str:
     return backbone_id(run.config.backbone, _folder(run, variant))
 
 
-def _speaker(run: Run, variant: Variant) -> str:
+def _speaker(run: Run, variant: RowSettings) -> str:
     """Who spoke in the run, or the backbone without fine-tuning."""
     return run.identity if variant.finetuned else _reader(run, variant)
 
 
-def _tellings(run: Run, aspect: Aspect, variant: Variant) -> list[Telling]:
+def _tellings(run: Run, aspect: Aspect, variant: RowSettings) -> list[Telling]:
     return tellings(run.cases, run.cache, _speaker(run, variant), aspect, variant.reading)
 
 
-def _targets(run: Run, aspect: Aspect, variant: Variant) -> list[Target]:
+def _targets(run: Run, aspect: Aspect, variant: RowSettings) -> list[Target]:
     if variant.reading.as_spoken:
         return targets(run.cases, run.cache, _speaker(run, variant), aspect, run.scale)
     return told_targets(_tellings(run, aspect, variant), run.cache, _reader(run, variant))
@@ -217,7 +217,7 @@ def _begin(processes: int) -> None:
 @lru_cache(maxsize=1)
 def _loaded(run: Path, aspect: Aspect, reading: Reading, finetuned: bool) -> tuple[Run, list[Target]]:
     opened = Run.open(run)
-    return opened, _targets(opened, aspect, Variant(reading=reading, finetuned=finetuned))
+    return opened, _targets(opened, aspect, RowSettings(reading=reading, finetuned=finetuned))
 
 
 @lru_cache(maxsize=1)
@@ -254,7 +254,7 @@ def _result(job: Job, out: Path) -> dict:
 
 
 def _markdown(
-    config: AblationConfig, run: Run, rows: list[tuple[str, str, Variant]], results: dict[str, dict]
+    config: AblationConfig, run: Run, rows: list[tuple[str, str, RowSettings]], results: dict[str, dict]
 ) -> str:
     tables = []
     for table in config.tables:

@@ -8,7 +8,7 @@ from typing import Any
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 from m3agiqa.predictor.model import Predictor
-from training.data.variants import own_cases
+from training.data.variants import own_variants
 from training.evaluation.evaluate import evaluate
 from training.progress import claim
 from training.run import Run
@@ -27,7 +27,7 @@ def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[st
     if not aspects:
         raise InputError(f"{trained.folder} and {tested.folder} have no aspect in common.")
     wanted = {"train", "test", trained.config.select_on} if retrain else {"test"}
-    cases = own_cases([sample for sample in tested.samples if sample.split in wanted], aspects)
+    cases = own_variants([sample for sample in tested.samples if sample.split in wanted], aspects)
     trained.speak(cases, tested.cache)
     found = {}
     for aspect in aspects:

@@ -17,7 +17,7 @@ import pandas as pd
 from m3agiqa.backbones.nano.text import base_form, content_words, raw_words
 from m3agiqa.metrics import srcc
 
-PRAISE = frozenset(
+PRAISE_WORDS = frozenset(
     """
     accurate appealing attractive balanced beautiful believable clean clear coherent consistent convincing
     correct correctly crisp detailed excellent exactly faithful faithfully fine fully good great harmonious
@@ -25,7 +25,7 @@ PRAISE = frozenset(
     recognizable rich sharp smooth solid strong stunning successful successfully vibrant vivid well
     """.split()  # noqa: SIM905 - as a text it can be read
 )
-BLAME = frozenset(
+BLAME_WORDS = frozenset(
     """
     absent artifact artifacts artificial awkward awkwardly bad blotchy blurred blurry broken cartoonish
     chaotic cluttered confusing crude deformed dirty distorted dull extra fails fake flat fused garbled
@@ -35,19 +35,19 @@ BLAME = frozenset(
     unrealistic unrecognizable unrelated vague warped washed weak weird wrong
     """.split()  # noqa: SIM905
 )
-TURNING = frozenset(
+NEGATIONS = frozenset(
     {"no", "not", "never", "without", "hardly", "barely", "nor", "neither", "lack", "lacks", "little"}
 )
-TURNED = 3  # words after one of them that it turns into their opposite
-LOOP = 4  # words; so many in a row that come LOOPED times are a loop
-LOOPED = 3
-JUDGING_SHARE, FEW = 0.05, 2
-"""A word in more of the teacher's texts than this share, and in more than FEW, speaks of judging, not of what
-is there: it is not made up."""
-ENDS = re.compile(r"[.!?][\"'”’)\]]*\s*$")
+NEGATION_REACH = 3  # words after one of them that it turns into their opposite
+LOOP_LENGTH = 4  # words; so many in a row that come LOOP_REPEATS times are a loop
+LOOP_REPEATS = 3
+JUDGING_SHARE, MIN_JUDGING_TEXTS = 0.05, 2
+"""A word in more of the teacher's texts than this share, and in more than MIN_JUDGING_TEXTS, speaks of
+judging, not of what is there, so it is no hallucination."""
+SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s*$")
 
 
-def wording(part: pd.DataFrame) -> dict[str, float]:
+def description_metrics(part: pd.DataFrame) -> dict[str, float]:
     """Measures of the column `description` of one aspect's table of predictions; nothing if it is empty.
 
     tone_srcc           SRCC of their tone with the MOS, unless all have the same
@@ -55,7 +55,7 @@ def wording(part: pd.DataFrame) -> dict[str, float]:
                         that does not just speak of judging
     made_up_words       share of all content words that are such
     distinct_2          share of pairs of neighbouring words that are different ones (of all descriptions)
-    loops, cut_off      shares that repeat LOOP words LOOPED times, and that end in mid-sentence
+    loops, cut_off      shares that repeat LOOP_LENGTH words LOOP_REPEATS times, and that end in mid-sentence
     words               mean length
 
     Where the teacher has described the same images, also `teacher_…` of these texts, as far as this means
@@ -89,7 +89,7 @@ def _texts(texts: Sequence[str], mos: np.ndarray) -> dict[str, float]:
         **({} if math.isnan(agreement) else {"tone_srcc": agreement}),
         "distinct_2": len(set(pairs)) / max(1, len(pairs)),
         "loops": float(np.mean([_loops(each) for each in words])),
-        "cut_off": float(np.mean([not ENDS.search(text) for text in texts])),
+        "cut_off": float(np.mean([not SENTENCE_END.search(text) for text in texts])),
         "words": float(np.mean([len(each) for each in words])),
     }
 
@@ -100,9 +100,9 @@ def tone(text: str) -> float:
     for sentence in re.split(r"[.!?;:,]|\bbut\b|\bhowever\b", text.lower()):
         words = re.findall(r"[a-z]+", sentence)
         for place, word in enumerate(words):
-            if word in PRAISE or word in BLAME:
-                turned = any(before in TURNING for before in words[max(0, place - TURNED) : place])
-                if (word in PRAISE) != turned:
+            if word in PRAISE_WORDS or word in BLAME_WORDS:
+                turned = any(before in NEGATIONS for before in words[max(0, place - NEGATION_REACH) : place])
+                if (word in PRAISE_WORDS) != turned:
                     praise += 1
                 else:
                     blame += 1
@@ -112,7 +112,9 @@ def tone(text: str) -> float:
 def _made_up(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
     common = Counter(word for text in [*texts, *grounds] for word in raw_words(text))
     used = Counter(word for ground in grounds for word in content_words(ground, common))
-    judging = {word for word, count in used.items() if count > max(FEW, JUDGING_SHARE * len(grounds))}
+    judging = {
+        word for word, count in used.items() if count > max(MIN_JUDGING_TEXTS, JUDGING_SHARE * len(grounds))
+    }
     spoken, unfounded = 0, []
     for text, ground in zip(texts, grounds, strict=True):
         known = {base_form(word, common) for word in raw_words(ground)}
@@ -126,5 +128,5 @@ def _made_up(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
 
 
 def _loops(words: Sequence[str]) -> bool:
-    runs = Counter(tuple(words[start : start + LOOP]) for start in range(len(words) - LOOP + 1))
-    return max(runs.values(), default=0) >= LOOPED
+    runs = Counter(tuple(words[start : start + LOOP_LENGTH]) for start in range(len(words) - LOOP_LENGTH + 1))
+    return max(runs.values(), default=0) >= LOOP_REPEATS

@@ -26,12 +26,12 @@ from m3agiqa.metrics import (
     srcc,
 )
 from m3agiqa.predictor.model import Predictor
-from training.evaluation.description_metrics import wording
+from training.evaluation.description_metrics import description_metrics
 from training.evaluation.rating_words import classification
 from training.stages.fit import predict
 from training.stages.fit_data import Target
 
-COLUMNS = (
+PREDICTION_COLUMNS = (
     "sample",
     "image",
     "prompt",
@@ -47,18 +47,18 @@ COLUMNS = (
     "reference",
 )
 NOT_GIVEN = "not given"
-LENGTHS = ((5, "1 to 5 words"), (15, "6 to 15 words"), (math.inf, "16 words and more"))
+PROMPT_LENGTHS = ((5, "1 to 5 words"), (15, "6 to 15 words"), (math.inf, "16 words and more"))
 NO_PROMPT = "no prompt"
-FEWEST = 5
+MIN_GROUP_SIZE = 5
 """A correlation of fewer images than this says nothing, so groups of fewer have none."""
-FEWEST_OF_PROMPT = 3
+MIN_PROMPT_SIZE = 3
 """Images of one prompt are few in every data set; their correlations only count averaged."""
-FEW_DRAWS = 200
+SLOW_METRIC_DRAWS = 200
 """Resamples where each one is slow (a logistic fit) or there are many groups to draw them for."""
 
 
 def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: MosScale) -> pd.DataFrame:
-    """One row an image, with the columns COLUMNS.
+    """One row an image, with the columns PREDICTION_COLUMNS.
 
     `raw` is what the predictor said and `predicted` that within the scale; `rating` and `description` are
     what the backbone has spoken and `reference` the teacher's description. What is not known is missing
@@ -83,7 +83,7 @@ def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: Mos
         }
         for target, score in zip(targets, raw, strict=True)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
 
 
 # --- in all ------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def _aspect_summary(part: pd.DataFrame, scale: MosScale) -> dict[str, object]:
     predicted, true = part["predicted"].to_numpy(), part["mos"].to_numpy()
     found: dict[str, object] = dict(agreement(predicted, true, scale))
     found["plcc_logistic"] = plcc_logistic(predicted, true)
-    slow = {"plcc_logistic": FEW_DRAWS}
+    slow = {"plcc_logistic": SLOW_METRIC_DRAWS}
     for metric in (plcc, plcc_logistic, krcc, rmse):
         name = metric.__name__
         low, high = bootstrap_interval(metric, predicted, true, draws=slow.get(name, 1000))
@@ -155,7 +155,7 @@ def _aspect_summary(part: pd.DataFrame, scale: MosScale) -> dict[str, object]:
         found |= {f"spoken_{name}": value for name, value in classification(words, meant).items()}
         found["spoken_confusion"] = confusion(words, meant).tolist()
         found["spoken_plcc"] = plcc(*_ranks(words, true))
-    about = {f"described_{name}": value for name, value in wording(part).items()}
+    about = {f"described_{name}": value for name, value in description_metrics(part).items()}
     return found | _spoken(words, predicted, true, scale) | about
 
 
@@ -195,7 +195,7 @@ def by_group(table: pd.DataFrame, column: str) -> pd.DataFrame:
 def by_prompt_length(table: pd.DataFrame) -> pd.DataFrame:
     """The same for images with short, middling, long and no prompts, in this order."""
     found = _by(table.assign(group=[_length(prompt) for prompt in table["prompt"]]))
-    order = [*(label for _, label in LENGTHS), NO_PROMPT]
+    order = [*(label for _, label in PROMPT_LENGTHS), NO_PROMPT]
     ranks = found["aspect"].map(list(Aspect).index), found["group"].map(order.index)
     return found.iloc[np.lexsort(ranks[::-1])].reset_index(drop=True)
 
@@ -212,7 +212,7 @@ def within_prompts(table: pd.DataFrame) -> pd.DataFrame:
         several = [
             images
             for prompt, images in part.groupby(folded)
-            if prompt and len(images) >= FEWEST_OF_PROMPT and images["mos"].nunique() > 1
+            if prompt and len(images) >= MIN_PROMPT_SIZE and images["mos"].nunique() > 1
         ]
         inside = np.nan_to_num([srcc(images["predicted"], images["mos"]) for images in several])
         mean = float(inside.mean()) if several else math.nan
@@ -222,7 +222,7 @@ def within_prompts(table: pd.DataFrame) -> pd.DataFrame:
 
 def _length(prompt: object) -> str:
     count = len(prompt.split()) if isinstance(prompt, str) else 0
-    return next(label for most, label in LENGTHS if count <= most) if count else NO_PROMPT
+    return next(label for most, label in PROMPT_LENGTHS if count <= most) if count else NO_PROMPT
 
 
 def _by(table: pd.DataFrame) -> pd.DataFrame:
@@ -238,9 +238,9 @@ def _by(table: pd.DataFrame) -> pd.DataFrame:
 def _group(images: pd.DataFrame) -> tuple[float, ...]:
     predicted, true = images["predicted"].to_numpy(), images["mos"].to_numpy()
     error, bias = rmse(predicted, true), float(np.mean(predicted - true))
-    if len(images) < FEWEST:
+    if len(images) < MIN_GROUP_SIZE:
         return len(images), math.nan, math.nan, math.nan, math.nan, error, bias
-    interval = bootstrap_interval(srcc, predicted, true, draws=FEW_DRAWS)
+    interval = bootstrap_interval(srcc, predicted, true, draws=SLOW_METRIC_DRAWS)
     return len(images), srcc(predicted, true), *interval, plcc(predicted, true), error, bias
 
 

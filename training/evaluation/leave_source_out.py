@@ -16,8 +16,8 @@ from m3agiqa.samples import Sample
 from training.stages.fit import FitConfig, fit, predict
 from training.stages.fit_data import Target
 
-DRAWS = 500  # resamples of an interval
-COLUMNS = ("sample", "source", "mos", "predicted")
+BOOTSTRAP_DRAWS = 500  # resamples of an interval
+TRANSFER_COLUMNS = ("sample", "source", "mos", "predicted")
 
 
 def source_groups(samples: Sequence[Sample], large: float = 0.1) -> list[list[str]]:
@@ -39,8 +39,8 @@ def leave_source_out(
 ) -> pd.DataFrame:
     """Refit the predictor without a group of sources, and predict just those.
 
-    Returns one row an image, with the columns COLUMNS, for images outside the training split only. A group
-    is skipped if it has none of those, or if without it no image is left for training or none for
+    Returns one row an image, with the columns TRANSFER_COLUMNS, for images outside the training split only. A
+    group is skipped if it has none of those, or if without it no image is left for training or none for
     validation. The backbone has seen other images of all sources (nano's readers of looks their scores, too),
     so this measures how the predictor transfers; training.nano.held_out_groups leaves more out. `head` is
     the backbone's output matrix [vocab, d], for projection="vocab".
@@ -64,7 +64,7 @@ def leave_source_out(
             {"sample": t.sample.id, "source": t.sample.source, "mos": t.mos, "predicted": scale.clamp(p)}
             for t, p in zip(outside, predicted, strict=True)
         ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
 
 
 def within_source(frame: pd.DataFrame) -> dict[str, float]:
@@ -105,7 +105,7 @@ def mean_inside(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, 
 
     rng = np.random.default_rng(0)
     draws = []
-    for _ in range(DRAWS):
+    for _ in range(BOOTSTRAP_DRAWS):
         picks = [rng.integers(0, size, size) for size in weights]
         draws.append(mean([(p[pick], t[pick]) for (p, t), pick in zip(parts, picks, strict=True)]))
     low, high = np.nanpercentile(draws, [2.5, 97.5])

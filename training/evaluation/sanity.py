@@ -8,7 +8,7 @@ from pathlib import Path
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import load_predictor, read_card
 from m3agiqa.samples import Sample
-from training.data.variants import SANITY_DAMAGES, Case, sanity_cases
+from training.data.variants import SANITY_DAMAGES, Variant, sanity_variants
 from training.evaluation.evaluate import share_lower
 from training.stages.describe import describe
 from training.stages.fit import predict
@@ -23,7 +23,7 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
     changed, for those that judge correspondence. A comparison for which there is no image is left out.
     """
     card = read_card(checkpoint)
-    cases = sanity_cases(list(samples), list(card.predictors), seed)
+    cases = sanity_variants(list(samples), list(card.predictors), seed)
     describe(cases, card.backbone, checkpoint, cache)
     identity = backbone_id(card.backbone, checkpoint)
 
@@ -45,7 +45,7 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
 
 
 def _scores(
-    cases: Sequence[Case], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
+    cases: Sequence[Variant], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
 ) -> dict[str, float]:
     predictor = load_predictor(checkpoint, aspect, read_card(checkpoint).predictors[aspect])
     keys = [case.key(aspect, identity) for case in cases]

@@ -29,14 +29,27 @@ from m3agiqa.backbones.nano.prompt_alignment import verdict
 from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.data.distortions import DAMAGES
-from training.nano.feature_cache import View, captioned_views, look_at, picked, prompted_views, view_of
-from training.nano.fit_prompt_alignment import LeftOut, learn_to_match
-from training.nano.fit_quality_regressor import Examples, agreement, examples_of, fit_opinions, left_out
+from training.data.distortions import DAMAGE_KINDS
+from training.nano.feature_cache import (
+    View,
+    cached_features,
+    captioned_views,
+    prompted_views,
+    select_rows,
+    view_of,
+)
+from training.nano.fit_prompt_alignment import HeldOutAlignment, fit_and_hold_out
+from training.nano.fit_quality_regressor import (
+    RegressionData,
+    agreement,
+    fit_quality_regressor,
+    held_out_opinions,
+    regression_data,
+)
 from training.progress import bar, latest_folder, replace_folder
 
 DONE_FILE = "align.json"
-FEATURES = "state-features"  # by this name it is no part of what was made
+FEATURES_FOLDER = "state-features"  # by this name it is no part of what was made
 
 
 @dataclass(frozen=True)
@@ -66,18 +79,18 @@ def align(
     judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED)]
     worse = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
     originals = [view_of(sample, scale) for sample in judged]
-    copies = [View(s.image, (), s.id, DAMAGES[i % len(DAMAGES)]) for i, s in enumerate(worse)]
+    copies = [View(s.image, (), s.id, DAMAGE_KINDS[i % len(DAMAGE_KINDS)]) for i, s in enumerate(worse)]
     shown = list(dict.fromkeys([*train, *originals, *copies]))
     rows = {view: row for row, view in enumerate(shown)}
-    kept = out / FEATURES
-    seen = look_at(backbone, shown, kept)
-    every = examples_of(judged, scale, picked(seen, [rows[view] for view in originals]))
-    apart = left_out(every, config.seed)
+    kept = out / FEATURES_FOLDER
+    seen = cached_features(backbone, shown, kept)
+    every = regression_data(judged, scale, select_rows(seen, [rows[view] for view in originals]))
+    apart = held_out_opinions(every, config.seed)
     told = _judge(backbone.connector.opinions, judged, every, apart, config.seed)
-    damaged = picked(seen, [rows[view] for view in copies])
+    damaged = select_rows(seen, [rows[view] for view in copies])
     told["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
     files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
-    backbone.matchers, match = learn_to_match(backbone, samples, extras, scale, seen, files)
+    backbone.matchers, match = fit_and_hold_out(backbone, samples, extras, scale, seen, files)
     told |= match.facts
     told["left_out_srcc"] |= _correspondence(match, judged, apart)
     places = seen.places[[rows[view] for view in train]]
@@ -107,7 +120,7 @@ def _train_views(
 
 
 def _judge(
-    opinions: Opinions, judged: Sequence[Sample], every: Examples, apart: Tensor, seed: int
+    opinions: Opinions, judged: Sequence[Sample], every: RegressionData, apart: Tensor, seed: int
 ) -> dict[str, dict]:
     """Fit the readers on the training split; how their opinions agree with scores elsewhere.
 
@@ -115,7 +128,7 @@ def _judge(
     """
     train = [row for row, sample in enumerate(judged) if sample.split == "train"]
     if train:
-        fit_opinions(opinions, every.part(train), seed)
+        fit_quality_regressor(opinions, every.part(train), seed)
     validation = every.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
     told = {
         "validation_srcc": _srcc(opinions(validation.statistics, validation.appearance), validation.scores),
@@ -128,7 +141,7 @@ def _judge(
     return told
 
 
-def _correspondence(match: LeftOut, judged: Sequence[Sample], apart: Tensor) -> dict[str, dict]:
+def _correspondence(match: HeldOutAlignment, judged: Sequence[Sample], apart: Tensor) -> dict[str, dict]:
     """How the match alone agrees with scores of correspondence, and with the opinions on looks beside it."""
     opinions = {sample.id: opinion for sample, opinion in zip(judged, apart, strict=True)}
     unknown = torch.full((len(JUDGED),), math.nan)
@@ -150,7 +163,11 @@ def _srcc(read: Tensor, scores: Tensor) -> dict[Aspect, float]:
 
 
 def _damaged_below(
-    opinions: Opinions, judged: Sequence[Sample], every: Examples, worse: Sequence[Sample], damaged: Seen
+    opinions: Opinions,
+    judged: Sequence[Sample],
+    every: RegressionData,
+    worse: Sequence[Sample],
+    damaged: Seen,
 ) -> dict[str, float]:
     """Share of damaged copies, by damage, whose quality the opinion puts below that of the original."""
     quality = JUDGED.index(Aspect.QUALITY)
@@ -159,7 +176,7 @@ def _damaged_below(
     original = {sample.id: opinion for sample, opinion in zip(judged, before, strict=True)}
     found: dict[str, list[bool]] = {}
     for i, (sample, opinion) in enumerate(zip(worse, after, strict=True)):
-        found.setdefault(DAMAGES[i % len(DAMAGES)], []).append(opinion < original[sample.id])
+        found.setdefault(DAMAGE_KINDS[i % len(DAMAGE_KINDS)], []).append(opinion < original[sample.id])
     return {kind: sum(below) / len(below) for kind, below in found.items()}
 
 

@@ -23,8 +23,8 @@ from training.data.variants import image_hash
 from training.progress import bar, claim_anew
 from training.stages.curriculum import CAPTION_FROM
 
-SHARD = 512  # views whose features are kept in one file; as many are lost at most when interrupted
-LOOK = 16  # views in one forward pass of the vision encoder
+VIEWS_PER_FILE = 512  # views whose features are kept in one file; as many are lost at most when interrupted
+ENCODER_BATCH_SIZE = 16  # views in one forward pass of the vision encoder
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View
     return [View(image, tuple(texts), image.name) for image, texts in captioned(extras, samples)]
 
 
-def look_at(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:
+def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:
     """What is seen of the views, computed once and kept in `folder`; places in 16 bit.
 
     What was kept there of other views, or by another version of nano, is thrown away.
@@ -69,33 +69,33 @@ def look_at(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen
     claim_anew(folder, list(zip(shown, files, strict=True)), backbone.revision)
     parts = []
     with bar(None, "look", total=len(shown)) as progress:
-        for start in range(0, len(shown), SHARD):
-            shard = shown[start : start + SHARD]
+        for start in range(0, len(shown), VIEWS_PER_FILE):
+            shard = shown[start : start + VIEWS_PER_FILE]
             path = folder / f"{start:06}.safetensors"
             if not path.exists():
                 partial = path.with_suffix(".partial")
-                save_file(_look(backbone, shard)._asdict(), partial)
+                save_file(_features(backbone, shard)._asdict(), partial)
                 partial.replace(path)
             parts.append(Seen(**load_file(path)))
             progress.update(len(shard))
-    return _joined(parts)
+    return _concatenated(parts)
 
 
-def picked(seen: Seen, rows: list[int]) -> Seen:
+def select_rows(seen: Seen, rows: list[int]) -> Seen:
     """What is seen in some rows."""
     return Seen(*(field[rows] for field in seen))
 
 
 @torch.inference_mode()
-def _look(backbone: NanoBackbone, shown: Sequence[View]) -> Seen:
+def _features(backbone: NanoBackbone, shown: Sequence[View]) -> Seen:
     found = []
-    for start in range(0, len(shown), LOOK):
-        images = [view.open() for view in shown[start : start + LOOK]]
+    for start in range(0, len(shown), ENCODER_BATCH_SIZE):
+        images = [view.open() for view in shown[start : start + ENCODER_BATCH_SIZE]]
         with torch.autocast("cpu", torch.bfloat16):
             seen = backbone.see(views(images))
         found.append(seen._replace(places=seen.places.bfloat16()))
-    return _joined(found)
+    return _concatenated(found)
 
 
-def _joined(parts: list[Seen]) -> Seen:
+def _concatenated(parts: list[Seen]) -> Seen:
     return Seen(*map(torch.cat, zip(*parts, strict=True)))

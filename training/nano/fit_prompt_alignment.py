@@ -38,34 +38,39 @@ from m3agiqa.backbones.nano.word_states import Meanings
 from m3agiqa.samples import Sample
 from training.data.auxiliary_data import captioned, prompted
 from training.data.prompt_edits import changes
-from training.nano.feature_cache import picked
+from training.nano.feature_cache import select_rows
 from training.nano.fit_quality_regressor import in_sources, is_clean
 
-CLASSES = Path(__file__).with_name("imagenet_classes.tsv")
+CLASS_NAMES_FILE = Path(__file__).with_name("imagenet_classes.tsv")
 DEFINITION_SHARE = 0.5  # of a class's definition beside its name
-CLASS_LENGTH = 0.7  # of the typical image of a class, in lengths of a usual image
+CLASS_NORM = 0.7  # of the typical image of a class, in lengths of a usual image
 PROMPT_SHARE = 0.3  # of an image's prompt beside its description
-LEAST_WEIGHT = 0.3  # of an image that does not show what was asked for
+MIN_WEIGHT = 0.3  # of an image that does not show what was asked for
 UNSCORED_WEIGHT = 0.5
-FEWEST = 2  # texts that a word of the dictionary stands in
+MIN_TEXTS_PER_WORD = 2  # texts that a word of the dictionary stands in
 JUDGING_SHARE = 0.09  # of the descriptions; a word in more of them speaks of judging, not of what is there
-JUDGING = frozenset(
+JUDGING_WORDS = frozenset(
     {"prompt", "ask", "describe", "description", "match", "clearly", "detail", "plain", "nothing", "however"}
     | {"although", "generate", "real", "render", "rating", "score", "quality", "texture", "blur", "soft"}
     | {"sharp", "edge", "smooth", "look"}
 )
-MEANINGS = 200  # dimensions in which words are told apart
-MATCHERS = 3
-SHARED = 128  # dimensions of the common space
+WORD_DIMENSIONS = 200  # dimensions in which words are told apart
+N_FOLDS = 3
+SHARED_DIMENSIONS = 128  # dimensions of the common space
 IMAGE_PENALTY, TEXT_PENALTY = 6.0, 0.006  # of the correlations, in units of the images' weight
-SOME = 256  # images taken at once
-REFERENCES = 48  # images that tell how near a word usually is to some place
-LARGE = ("state_map", "text_map", "image_maps", "references")  # of the weights; these are kept in 16 bit
-PAIRED = 300  # images, and half as many prompts, whose pairs tell what is usual
+POOLING_BATCH_SIZE = 256  # images taken at once
+N_REFERENCES = 48  # images that tell how near a word usually is to some place
+HALF_PRECISION_KEYS = (
+    "state_map",
+    "text_map",
+    "image_maps",
+    "references",
+)  # of the weights; these are kept in 16 bit
+N_PAIRED_IMAGES = 300  # images, and half as many prompts, whose pairs tell what is usual
 
 
 @dataclass(frozen=True)
-class Told:
+class ImageTexts:
     """What was said about an image: texts with their shares."""
 
     row: int
@@ -78,16 +83,16 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Material:
+class AlignmentData:
     """What the matcher learns from."""
 
     seen: Seen
-    told: Sequence[Told]
+    told: Sequence[ImageTexts]
     classes: Tensor
     """[1000, C], how the vision encoder tells ImageNet's classes apart."""
     meanings: Meanings
 
-    def without(self, rows: set[int], prompts: set[str]) -> Material:
+    def without(self, rows: set[int], prompts: set[str]) -> AlignmentData:
         """Nothing about images in these rows, and nothing that says one of these prompts of any image."""
         left = [
             told
@@ -96,28 +101,28 @@ class Material:
         ]
         return replace(self, told=left)
 
-    def without_length(self, number: int) -> Material:
+    def without_length(self, number: int) -> AlignmentData:
         """Nothing about images for whose prompts a matcher of this number is."""
-        left = [s for s in self.told if s.prompt is None or length_class(s.prompt, MATCHERS) != number]
+        left = [s for s in self.told if s.prompt is None or length_class(s.prompt, N_FOLDS) != number]
         return replace(self, told=left)
 
 
-def learn_to_match(
+def fit_and_hold_out(
     backbone: NanoBackbone,
     samples: Sequence[Sample],
     extras: Path | None,
     scale: MosScale,
     seen: Seen,
     rows: Mapping[Path, int],
-) -> tuple[Matchers, LeftOut]:
+) -> tuple[Matchers, HeldOutAlignment]:
     """The matchers of the training split, and how samples of all splits match with their source left out.
 
     `extras` holds captions and unlabelled images, `rows` says where in what is seen which file is. What says
     a prompt of another split is not learned from.
     """
     asked = [sample for sample in samples if sample.prompt and sample.image in rows]
-    every = material_of(backbone, asked, extras, scale, seen, rows)
-    found = left_out(every, asked, [rows[sample.image] for sample in asked])
+    every = alignment_data(backbone, asked, extras, scale, seen, rows)
+    found = hold_out_groups(every, asked, [rows[sample.image] for sample in asked])
     held = {sample.prompt.strip() for sample in samples if sample.prompt and sample.split != "train"}
     matchers = fit_matchers(every.without(set(), held))
     for matcher in matchers.each:
@@ -125,7 +130,7 @@ def learn_to_match(
     return matchers, found
 
 
-def material_of(
+def alignment_data(
     backbone: NanoBackbone,
     asked: Sequence[Sample],
     extras: Path | None,
@@ -133,40 +138,42 @@ def material_of(
     seen: Seen,
     rows: Mapping[Path, int],
     prompted_too: bool = True,
-) -> Material:
+) -> AlignmentData:
     """Of samples with prompts, of captioned photographs, and of images with prompts and without scores."""
-    told = [told_of_sample(sample, rows[sample.image], scale) for sample in asked]
+    told = [texts_of_sample(sample, rows[sample.image], scale) for sample in asked]
     if prompted_too:
         others = prompted(extras)
-        told += [Told(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others]
+        told += [
+            ImageTexts(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others
+        ]
     photographs = captioned(extras, asked)
-    told += [told_of_captions(captions, rows[image]) for image, captions in photographs if image in rows]
-    return Material(seen, told, backbone.vision._fc.weight.detach().float(), backbone.meanings)
+    told += [texts_of_captions(captions, rows[image]) for image, captions in photographs if image in rows]
+    return AlignmentData(seen, told, backbone.vision._fc.weight.detach().float(), backbone.meanings)
 
 
-def told_of_sample(sample: Sample, row: int, scale: MosScale) -> Told:
+def texts_of_sample(sample: Sample, row: int, scale: MosScale) -> ImageTexts:
     """Of a sample with a prompt."""
     mos = sample.mos.get(Aspect.CORRESPONDENCE)
-    weight = UNSCORED_WEIGHT if mos is None else max(LEAST_WEIGHT, scale.to_unit(mos))
+    weight = UNSCORED_WEIGHT if mos is None else max(MIN_WEIGHT, scale.to_unit(mos))
     description = sample.descriptions.get(Aspect.CORRESPONDENCE)
     if description is None:
-        return Told(row, ((1.0, sample.prompt),), weight, sample.prompt)
+        return ImageTexts(row, ((1.0, sample.prompt),), weight, sample.prompt)
     texts = ((PROMPT_SHARE, sample.prompt), (1 - PROMPT_SHARE, description))
-    return Told(row, texts, weight, sample.prompt, judged=True)
+    return ImageTexts(row, texts, weight, sample.prompt, judged=True)
 
 
-def told_of_captions(captions: Sequence[str], row: int) -> Told:
-    return Told(row, tuple((1 / len(captions), caption) for caption in captions), 1.0)
+def texts_of_captions(captions: Sequence[str], row: int) -> ImageTexts:
+    return ImageTexts(row, tuple((1 / len(captions), caption) for caption in captions), 1.0)
 
 
-def fit_matchers(material: Material) -> Matchers:
-    return Matchers([fit_matcher(material.without_length(number)) for number in range(MATCHERS)])
+def fit_matchers(material: AlignmentData) -> Matchers:
+    return Matchers([fit_matcher(material.without_length(number)) for number in range(N_FOLDS)])
 
 
-def fit_matcher(material: Material) -> Matcher:
+def fit_matcher(material: AlignmentData) -> Matcher:
     """A matcher that knows what is usual for parts of a match, but not yet for all of it."""
-    words = _Dictionary.of(material.told)
-    vectors = _Vectors(words, material.meanings)
+    words = _Vocabulary.of(material.told)
+    vectors = _TextVectors(words, material.meanings)
     told = [said for said in material.told if any(words.of_text(text) for _, text in said.texts)]
     if len(told) < 2:  # of one alone nothing is known to be usual
         return Matcher(unfitted(vectors.width))
@@ -174,17 +181,18 @@ def fit_matcher(material: Material) -> Matcher:
     weights = torch.tensor([said.weight for said in told])
     rows = [said.row for said in told]
     pooled = torch.cat(
-        [_pooled(material.seen.places[part]) for part in torch.tensor(rows).split(SOME)], dim=1
+        [_mean_pooled(material.seen.places[part]) for part in torch.tensor(rows).split(POOLING_BATCH_SIZE)],
+        dim=1,
     )
     looks = pooled.log1p()
     mean, spread = looks.mean(1, keepdim=True), looks.std(1, keepdim=True) + 1e-3
     images = ((looks - mean) / spread).mean(0)
     usual_image = (weights @ images) / weights.sum()
     usual_text = (weights @ texts) / weights.sum()
-    typical = _typical(images, pooled.mean(0), material.classes)
+    typical = _class_prototypes(images, pooled.mean(0), material.classes)
     names = vectors.of_classes()
     root = torch.cat([weights, torch.ones(len(names))]).sqrt()[:, None]
-    image_map, text_map = _correlate(
+    image_map, text_map = _canonical_correlation(
         root * torch.cat([images - usual_image, typical]),
         root * torch.cat([texts - usual_text, names - names.mean(0)]),
         weights.sum().item(),
@@ -204,23 +212,25 @@ def fit_matcher(material: Material) -> Matcher:
         "image_centres": centres,
         "usual_colours": torch.stack([colours.mean(0), colours.std(0) + 1e-3]),
     }
-    some = _spaced(rows, REFERENCES)
-    state["references"] = Matcher(state).sight(picked(material.seen, some)).places
-    state["usual_parts"] = _usual_parts(Matcher(state), material, told)
-    kept = {name: value.half() if name in LARGE else value for name, value in state.items()}
+    some = _evenly_spaced(rows, N_REFERENCES)
+    state["references"] = Matcher(state).sight(select_rows(material.seen, some)).places
+    state["usual_parts"] = _part_statistics(Matcher(state), material, told)
+    kept = {name: value.half() if name in HALF_PRECISION_KEYS else value for name, value in state.items()}
     return Matcher({name: value.contiguous() for name, value in kept.items()})
 
 
-def _pooled(places: Tensor) -> Tensor:
+def _mean_pooled(places: Tensor) -> Tensor:
     """[N, T, .] -> [2, N, C], the means of the head over the places of both looks."""
     head = places[..., :HEAD].float()
     return torch.stack([head[:, :WHOLE].mean(1), head[:, WHOLE:].mean(1)])
 
 
-def _usual_parts(matcher: Matcher, material: Material, told: Sequence[Told]) -> Tensor:
+def _part_statistics(matcher: Matcher, material: AlignmentData, told: Sequence[ImageTexts]) -> Tensor:
     """[3, 2]: mean and spread over pairs of images with others' texts."""
-    sight = matcher.sight(picked(material.seen, _spaced([said.row for said in told], PAIRED)))
-    prompts = _spaced(list(dict.fromkeys(said.texts[0][1] for said in told)), PAIRED // 2)
+    sight = matcher.sight(
+        select_rows(material.seen, _evenly_spaced([said.row for said in told], N_PAIRED_IMAGES))
+    )
+    prompts = _evenly_spaced(list(dict.fromkeys(said.texts[0][1] for said in told)), N_PAIRED_IMAGES // 2)
     parts = torch.stack([matcher.parts(sight, prompt, material.meanings) for prompt in prompts])
     usual = []
     for part in parts.unbind(1):
@@ -229,19 +239,19 @@ def _usual_parts(matcher: Matcher, material: Material, told: Sequence[Told]) -> 
     return torch.tensor(usual)
 
 
-def _spaced(items: list, count: int) -> list:
+def _evenly_spaced(items: list, count: int) -> list:
     return items[:: max(1, len(items) // count)][:count]
 
 
-def _typical(images: Tensor, pooled: Tensor, classes: Tensor) -> Tensor:
+def _class_prototypes(images: Tensor, pooled: Tensor, classes: Tensor) -> Tensor:
     """[1000, C]: how an image of each class differs from the usual one, read off the encoder's classifier."""
     scores = (pooled - pooled.mean(0)) @ (classes - classes.mean(0)).T
     scores = scores / (scores.std(0) + 1e-6)
     typical = (images - images.mean(0)).T @ scores / len(images)
-    return F.normalize(typical.T, dim=1) * CLASS_LENGTH * images.norm(dim=1).median()
+    return F.normalize(typical.T, dim=1) * CLASS_NORM * images.norm(dim=1).median()
 
 
-def _correlate(images: Tensor, texts: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def _canonical_correlation(images: Tensor, texts: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     """Maps [C, K] and [D, K] into the space of the regularised canonical correlations, scaled by these."""
     images, texts = images.double(), texts.double()
     inner = images.T @ images + IMAGE_PENALTY * weight * torch.eye(images.shape[1]).double()
@@ -250,13 +260,13 @@ def _correlate(images: Tensor, texts: Tensor, weight: float) -> tuple[Tensor, Te
     between = torch.linalg.solve_triangular(left, images.T @ texts, upper=False)
     between = torch.linalg.solve_triangular(right, between.T, upper=False).T
     u, s, v = torch.linalg.svd(between, full_matrices=False)
-    u, s, v = u[:, :SHARED], s[:SHARED], v[:SHARED].T
+    u, s, v = u[:, :SHARED_DIMENSIONS], s[:SHARED_DIMENSIONS], v[:SHARED_DIMENSIONS].T
     image_map = torch.linalg.solve_triangular(left.T, u, upper=True) * s
     text_map = torch.linalg.solve_triangular(right.T, v, upper=True) * s
     return image_map.float(), text_map.float()
 
 
-class _Dictionary:
+class _Vocabulary:
     """Words that images are spoken of with, and how rare each is: minus the log of its share of texts."""
 
     def __init__(self, rarities: dict[str, float], judging: set[str]) -> None:
@@ -265,7 +275,7 @@ class _Dictionary:
         self.common = {word: -rarity for word, rarity in rarities.items()}
 
     @classmethod
-    def of(cls, told: Sequence[Told]) -> _Dictionary:
+    def of(cls, told: Sequence[ImageTexts]) -> _Vocabulary:
         names = [name for name, _ in _classes()]
         spoken = [text for said in told for _, text in said.texts]
         counts = Counter(word for text in [*spoken, *names] for word in raw_words(text))
@@ -278,26 +288,26 @@ class _Dictionary:
                 judging.update(inside[-1])
         described = sum(said.judged for said in told)
         named = {word for name in names for word in content_words(name, counts)}
-        known = sorted(named | {word for word, count in seen.items() if count >= FEWEST})
+        known = sorted(named | {word for word, count in seen.items() if count >= MIN_TEXTS_PER_WORD})
         rarities = {word: math.log((len(told) + 1) / (seen[word] + 1)) for word in known}
         often = {word for word, count in judging.items() if count > JUDGING_SHARE * described}
-        return cls(rarities, often | JUDGING)
+        return cls(rarities, often | JUDGING_WORDS)
 
     def of_text(self, text: str) -> list[str]:
         return [word for word in content_words(text, self.common) if word in self.rarities]
 
 
-class _Vectors:
+class _TextVectors:
     """Texts as vectors [D] of what their words mean."""
 
-    def __init__(self, words: _Dictionary, meanings: Meanings) -> None:
+    def __init__(self, words: _Vocabulary, meanings: Meanings) -> None:
         self.words = words
         every = list(words.rarities)
         states = meanings.states(every)
         self.width = states.shape[1]
         self.centre = states.mean(0)
         _, spreads, axes = torch.linalg.svd(states - self.centre, full_matrices=False)
-        self.map = (axes[:MEANINGS].T * spreads[:MEANINGS].clamp_min(1e-6).rsqrt()).contiguous()
+        self.map = (axes[:WORD_DIMENSIONS].T * spreads[:WORD_DIMENSIONS].clamp_min(1e-6).rsqrt()).contiguous()
         self.rows = {word: row for row, word in enumerate(every)}
         self.vectors = F.normalize((states - self.centre) @ self.map, dim=1)
         self.rarity = torch.tensor(list(words.rarities.values()))
@@ -307,7 +317,7 @@ class _Vectors:
         rarity = self.rarity[rows]
         return rarity @ self.vectors[rows] / rarity.norm().clamp_min(1e-6)
 
-    def of_told(self, said: Told) -> Tensor:
+    def of_told(self, said: ImageTexts) -> Tensor:
         total = torch.zeros(self.vectors.shape[1])
         for i, (share, text) in enumerate(said.texts):
             words = self.words.of_text(text)
@@ -326,7 +336,7 @@ class _Vectors:
 @cache
 def _classes() -> list[tuple[str, str]]:
     """Name and definition of each of ImageNet's classes."""
-    lines = CLASSES.read_text(encoding="utf-8").splitlines()
+    lines = CLASS_NAMES_FILE.read_text(encoding="utf-8").splitlines()
     return [tuple(line.split("\t")) for line in lines if not line.startswith("#")]
 
 
@@ -334,7 +344,7 @@ def _classes() -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class HeldOutAlignment:
     """How samples match their own prompts and wrong ones, by matchers fitted without their source."""
 
     samples: Sequence[Sample]
@@ -368,13 +378,13 @@ class LeftOut:
         return {"all": in_sources(frame.dropna()), "clean": in_sources(frame[clean].dropna())}
 
 
-def left_out(
-    material: Material,
+def hold_out_groups(
+    material: AlignmentData,
     samples: Sequence[Sample],
     rows: Sequence[int],
     groups: Sequence[str | None] | None = None,
     prompts_too: bool = True,
-) -> LeftOut:
+) -> HeldOutAlignment:
     """Of samples with their rows in what is seen.
 
     `groups` says which group each is of, and without it these are the sources. All prompts of a group are
@@ -390,10 +400,10 @@ def left_out(
             continue
         prompts = {samples[i].prompt.strip() for i in inside} if prompts_too else set()
         matchers = fit_matchers(material.without({rows[i] for i in inside}, prompts))
-        sights = matchers.sights(picked(material.seen, [rows[i] for i in inside]))
+        sights = matchers.sights(select_rows(material.seen, [rows[i] for i in inside]))
 
         def matches(prompt: str, sights: list = sights, matchers: Matchers = matchers) -> Tensor:
-            number = length_class(prompt, MATCHERS)
+            number = length_class(prompt, N_FOLDS)
             return matchers.each[number].total(sights[number], prompt, material.meanings)
 
         asked = [samples[i].prompt for i in inside]
@@ -414,4 +424,4 @@ def left_out(
     if len(learned) > 1 and learned.std() > 0:
         usual = torch.stack([learned.mean(), learned.std()])
     own = ((sums - usual[0]) / usual[1]).clamp(-LIMIT, LIMIT)
-    return LeftOut(samples, own, usual, unrelated, changed)
+    return HeldOutAlignment(samples, own, usual, unrelated, changed)

@@ -25,13 +25,15 @@ from training.evaluation.leave_source_out import within_source
 
 LOOK_PENALTY, STAGE_PENALTY = 0.3, 0.5  # of ridge and kernel ridge, in mean squared lengths of a row
 BRISQUE_SHARES = {Aspect.QUALITY: 0.25, Aspect.AUTHENTICITY: 0.5}  # beside 1 for each of the other readers
-BORROWED = 0.2  # of the opinion on quality in that on authenticity, of which less can be seen
-NARROW = 0.0375  # of the scale; sources whose scores hardly differ are not blown up beyond this
-FEWEST = 15  # images of a source; the order of fewer is chance
+QUALITY_SHARE_IN_AUTHENTICITY = (
+    0.2  # of the opinion on quality in that on authenticity, of which less can be seen
+)
+SPREAD_FLOOR = 0.0375  # of the scale; sources whose scores hardly differ are not blown up beyond this
+MIN_IMAGES_PER_SOURCE = 15  # images of a source; the order of fewer is chance
 
 
 @dataclass(frozen=True)
-class Examples:
+class RegressionData:
     """What is seen of N images whose scores are known."""
 
     statistics: Tensor
@@ -42,22 +44,22 @@ class Examples:
     """[N, JUDGED] in [0, 1], NaN where unknown."""
     sources: Sequence[str | None]
 
-    def part(self, rows: Sequence[int]) -> Examples:
+    def part(self, rows: Sequence[int]) -> RegressionData:
         some = list(rows)
         sources = [self.sources[row] for row in some]
-        return Examples(self.statistics[some], self.appearance[some], self.scores[some], sources)
+        return RegressionData(self.statistics[some], self.appearance[some], self.scores[some], sources)
 
 
-def examples_of(samples: Sequence[Sample], scale: MosScale, seen: Seen) -> Examples:
+def regression_data(samples: Sequence[Sample], scale: MosScale, seen: Seen) -> RegressionData:
     """Of samples and what is seen of them, row by row."""
     scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED] for s in samples]
     known = torch.tensor(scores).reshape(-1, len(JUDGED))
-    return Examples(seen.statistics, seen.appearance, known, [sample.source for sample in samples])
+    return RegressionData(seen.statistics, seen.appearance, known, [sample.source for sample in samples])
 
 
-def fit_opinions(opinions: Opinions, examples: Examples, seed: int = 0) -> None:
+def fit_quality_regressor(opinions: Opinions, examples: RegressionData, seed: int = 0) -> None:
     """Set the readers' weights. An aspect without scores that differ inside a source gets no opinion."""
-    statistics, appearance, groups = examples.statistics, examples.appearance, _Groups(examples.sources)
+    statistics, appearance, groups = examples.statistics, examples.appearance, _SourceGroups(examples.sources)
     _scale(opinions.look, appearance, groups)
     _scale(opinions.stage, statistics, groups)
     chosen = torch.randperm(len(appearance), generator=torch.Generator().manual_seed(seed))[:LANDMARKS]
@@ -76,7 +78,10 @@ def fit_opinions(opinions: Opinions, examples: Examples, seed: int = 0) -> None:
     look, stage, brisque = (torch.cat(columns, dim=1) for columns in zip(*each, strict=True))
     mixture = torch.eye(len(JUDGED), dtype=look.dtype)
     if brisque.all():  # there are opinions on both
-        mixture = torch.tensor([[1.0, BORROWED], [0.0, 1.0 - BORROWED]], dtype=look.dtype)
+        mixture = torch.tensor(
+            [[1.0, QUALITY_SHARE_IN_AUTHENTICITY], [0.0, 1.0 - QUALITY_SHARE_IN_AUTHENTICITY]],
+            dtype=look.dtype,
+        )
     opinions.look_weight.zero_()[: len(chosen)] = directions @ look @ mixture
     opinions.stage_weight.copy_(stage @ mixture)
     opinions.brisque_weight.copy_(brisque @ mixture)
@@ -85,7 +90,7 @@ def fit_opinions(opinions: Opinions, examples: Examples, seed: int = 0) -> None:
 
 
 def _weights(
-    seen: tuple[Tensor, Tensor, Tensor], scores: Tensor, groups: _Groups, brisque_share: float
+    seen: tuple[Tensor, Tensor, Tensor], scores: Tensor, groups: _SourceGroups, brisque_share: float
 ) -> list[Tensor]:
     """Weights [C, 1] for what each reader sees [N, C], by which they differ alike inside sources."""
     known = ~scores.isnan()
@@ -93,7 +98,7 @@ def _weights(
     target = inside.differences(scores[known, None].double())
     if not target.any():
         return [torch.zeros(each.shape[1], 1, dtype=each.dtype) for each in seen]
-    target = target / (inside.spreads(target) + NARROW)
+    target = target / (inside.spreads(target) + SPREAD_FLOOR)
     near, stage, brisque = (each[known] for each in seen)
     found = (
         (near, ridge(inside.differences(near), target, LOOK_PENALTY), 1.0),
@@ -103,7 +108,9 @@ def _weights(
     return [share * weight / inside.spread(x @ weight).clamp_min(1e-9) for x, weight, share in found]
 
 
-def left_out(examples: Examples, seed: int = 0, groups: Sequence[str | None] | None = None) -> Tensor:
+def held_out_opinions(
+    examples: RegressionData, seed: int = 0, groups: Sequence[str | None] | None = None
+) -> Tensor:
     """Opinions [N, JUDGED] on each group's images by readers that were fitted without that group.
 
     `groups` says which group each image is of; without it these are the sources.
@@ -115,7 +122,7 @@ def left_out(examples: Examples, seed: int = 0, groups: Sequence[str | None] | N
         inside = [row for row, other in enumerate(groups) if other == group]
         if outside:
             opinions = Opinions()
-            fit_opinions(opinions, examples.part(outside), seed)
+            fit_quality_regressor(opinions, examples.part(outside), seed)
             found[inside] = opinions(examples.statistics[inside], examples.appearance[inside])
     return found
 
@@ -149,21 +156,21 @@ def is_clean(sample: Sample) -> bool:
 
 def in_sources(frame: pd.DataFrame) -> dict[str, float]:
     """SRCC of `predicted` with `mos` inside each `source` of enough images, and their means."""
-    enough = frame[frame.groupby("source")["mos"].transform("size") >= FEWEST]
+    enough = frame[frame.groupby("source")["mos"].transform("size") >= MIN_IMAGES_PER_SOURCE]
     found = within_source(enough)
     each = [value for source, value in found.items() if source != "mean"]
     return {**found, "plain": float(np.mean(each))} if each else {}
 
 
-class _Groups:
+class _SourceGroups:
     """Which rows are of one source."""
 
     def __init__(self, sources: Sequence[str | None]) -> None:
         numbers = {source: i for i, source in enumerate(dict.fromkeys(sources))}
         self.rows = torch.tensor([numbers[source] for source in sources])
 
-    def of(self, chosen: Tensor) -> _Groups:
-        some = _Groups([])
+    def of(self, chosen: Tensor) -> _SourceGroups:
+        some = _SourceGroups([])
         some.rows = self.rows[chosen].unique(return_inverse=True)[1]
         return some
 
@@ -186,13 +193,13 @@ class _Groups:
         return self.differences(x).pow(2).mean(0).sqrt()
 
 
-def _scale(scaling: Scaling, x: Tensor, groups: _Groups) -> None:
+def _scale(scaling: Scaling, x: Tensor, groups: _SourceGroups) -> None:
     x = x.double()
     scaling.mean.copy_(x.mean(0))
     scaling.spread.copy_(groups.spread(x) + 1e-6)
 
 
-def _standardize(opinions: Opinions, read: Tensor, groups: _Groups) -> None:
+def _standardize(opinions: Opinions, read: Tensor, groups: _SourceGroups) -> None:
     """Make the opinions' mean 0, and their spread inside sources 1."""
     spread = groups.spread(read)
     spread = torch.where(spread > 0, spread, 1.0)

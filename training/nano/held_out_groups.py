@@ -29,18 +29,18 @@ from training.data.splits import folded
 from training.evaluation.leave_source_out import mean_inside
 from training.nano import fit_prompt_alignment as match
 from training.nano import fit_quality_regressor as opinions
-from training.nano.feature_cache import captioned_views, look_at, picked, view_of
-from training.nano.fit_quality_regressor import FEWEST, is_clean
+from training.nano.feature_cache import cached_features, captioned_views, select_rows, view_of
+from training.nano.fit_quality_regressor import MIN_IMAGES_PER_SOURCE, is_clean
 from training.progress import bar
 
 PROMPT_FOLDS = 5
 RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
-COLUMNS = ("left_out", "aspect", "n", "groups", "reads", "srcc", "low", "high")
-RIDGE, READERS = "plain ridge", "readers"
+PROXY_COLUMNS = ("left_out", "aspect", "n", "groups", "reads", "srcc", "low", "high")
+PLAIN_RIDGE, FULL_READERS = "plain ridge", "readers"
 
 
 @dataclass(frozen=True)
-class Grouping:
+class HeldOutGrouping:
     """What is left out together."""
 
     name: str
@@ -51,23 +51,23 @@ class Grouping:
     """Whether agreement is measured inside each group; otherwise over all of them at once."""
 
 
-def fold(sample: Sample) -> str:
+def prompt_fold(sample: Sample) -> str:
     """Images of one prompt are in one fold; those without prompts are each by themselves."""
     text = folded(sample.prompt) or sample.id
     return str(zlib.crc32(text.encode()) % PROMPT_FOLDS)
 
 
-GROUPINGS = (
-    Grouping("source", lambda sample: str(sample.source), prompts_too=True, inside=True),
-    Grouping("generator", lambda sample: str(sample.generator), prompts_too=False, inside=True),
-    Grouping("prompt", fold, prompts_too=True, inside=False),
+HELD_OUT_GROUPINGS = (
+    HeldOutGrouping("source", lambda sample: str(sample.source), prompts_too=True, inside=True),
+    HeldOutGrouping("generator", lambda sample: str(sample.generator), prompts_too=False, inside=True),
+    HeldOutGrouping("prompt", prompt_fold, prompts_too=True, inside=False),
 )
 
 
-def proxies(
+def evaluate_held_out_groups(
     samples: Sequence[Sample], extras: Path | None, scale: MosScale, folder: Path, seed: int = 0
 ) -> pd.DataFrame:
-    """One row for each grouping, aspect and way of reading, with the columns COLUMNS.
+    """One row for each grouping, aspect and way of reading, with the columns PROXY_COLUMNS.
 
     Readers and matcher learn from all samples outside a group. Agreement is measured on clean AI-generated
     images alone, with 95 % intervals (500 resamples inside the groups). `folder` keeps what is seen of the
@@ -77,31 +77,34 @@ def proxies(
     originals = [view_of(sample, scale) for sample in samples]
     shown = list(dict.fromkeys([*originals, *captioned_views(extras, samples)]))
     rows = {view: row for row, view in enumerate(shown)}
-    seen = look_at(backbone, shown, folder)
-    own = picked(seen, [rows[view] for view in originals])
-    examples = opinions.examples_of(samples, scale, own)
+    seen = cached_features(backbone, shown, folder)
+    own = select_rows(seen, [rows[view] for view in originals])
+    examples = opinions.regression_data(samples, scale, own)
     pooled = own.places[:, :WHOLE, :HEAD].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}
     asked = [sample for sample in samples if sample.prompt]
-    material = match.material_of(backbone, asked, extras, scale, seen, files, prompted_too=False)
+    material = match.alignment_data(backbone, asked, extras, scale, seen, files, prompted_too=False)
     places = [files[sample.image] for sample in asked]
-    with torch.inference_mode(), bar(None, "proxies", total=len(GROUPINGS)) as progress:
+    with (
+        torch.inference_mode(),
+        bar(None, "proxies", total=len(HELD_OUT_GROUPINGS)) as progress,
+    ):
         found = []
-        for grouping in GROUPINGS:
+        for grouping in HELD_OUT_GROUPINGS:
             groups = [grouping.of(sample) for sample in samples]
             theirs = [grouping.of(sample) for sample in asked]
-            looks = opinions.left_out(examples, seed, groups)
-            fits = match.left_out(material, asked, places, theirs, grouping.prompts_too)
+            looks = opinions.held_out_opinions(examples, seed, groups)
+            fits = match.hold_out_groups(material, asked, places, theirs, grouping.prompts_too)
             beside = [row for row, sample in enumerate(samples) if sample.prompt]
             fit = torch.full((len(samples),), math.nan)
             fit[beside] = verdict(fits.own, looks[beside].float())
             read = {aspect: looks[:, column] for column, aspect in enumerate(JUDGED)}
             read[Aspect.CORRESPONDENCE] = fit
-            found += _rows(grouping, samples, groups, READERS, read)
-            found += _rows(grouping, samples, groups, RIDGE, _ridges(pooled, samples, groups))
+            found += _rows(grouping, samples, groups, FULL_READERS, read)
+            found += _rows(grouping, samples, groups, PLAIN_RIDGE, _ridges(pooled, samples, groups))
             progress.update()
     shutil.rmtree(folder)
-    return pd.DataFrame(found, columns=list(COLUMNS))
+    return pd.DataFrame(found, columns=list(PROXY_COLUMNS))
 
 
 def as_markdown(found: pd.DataFrame) -> str:
@@ -113,12 +116,12 @@ def as_markdown(found: pd.DataFrame) -> str:
     for (grouping, aspect), both in found.groupby(["left_out", "aspect"], sort=False):
         told = {row.reads: f"{row.srcc:.2f} ({row.low:.2f} to {row.high:.2f})" for row in both.itertuples()}
         count = f"{both['n'].iloc[0]:,}"
-        lines.append(f"| {grouping} | {aspect} | {count} | {told[RIDGE]} | {told[READERS]} |")
+        lines.append(f"| {grouping} | {aspect} | {count} | {told[PLAIN_RIDGE]} | {told[FULL_READERS]} |")
     return "\n".join(lines) + "\n"
 
 
 def _rows(
-    grouping: Grouping,
+    grouping: HeldOutGrouping,
     samples: Sequence[Sample],
     groups: Sequence[str],
     reads: str,
@@ -137,7 +140,7 @@ def _rows(
         parts = [
             (part["predicted"].to_numpy(), part["mos"].to_numpy())
             for _, part in frame.groupby("group")
-            if len(part) >= FEWEST
+            if len(part) >= MIN_IMAGES_PER_SOURCE
         ]
         if parts:
             n = sum(len(mos) for _, mos in parts)

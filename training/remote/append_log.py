@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TextIO, TypeVar
 R = TypeVar("R")
 
 
-class Journal(Generic[R]):
+class AppendLog(Generic[R]):
     """Rows (of one dataclass) in a file of JSON Lines; `add` returns once the row is on disk."""
 
     def __init__(self, path: Path, kind: type[R]) -> None:

@@ -18,22 +18,22 @@ T = TypeVar("T")
 Sleep = Callable[[float], object]
 """Waits for some seconds; answers something true where that was cut short, as threading.Event.wait does."""
 
-LONGEST_WAIT = 60.0  # seconds, where the server names none
+MAX_WAIT = 60.0  # seconds, where the server names none
 
 
 class ServerError(M3AgiqaError):
     """The server will answer nothing, however often it is asked; the message says what to mend."""
 
 
-class Unfit(ServerError):
+class RequestRejected(ServerError):
     """The server does not take this one request; it may take others."""
 
 
-class Refused(M3AgiqaError):
+class ContentRefused(M3AgiqaError):
     """A safety filter will not let this sample pass; another model may."""
 
 
-class Busy(M3AgiqaError):
+class TemporaryError(M3AgiqaError):
     """Worth asking again: overload, rate limit, time-out, an answer that makes no sense."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -43,7 +43,7 @@ class Busy(M3AgiqaError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """What a model said, and what is paid for."""
 
     text: str
@@ -53,8 +53,8 @@ class Reply:
     """Whether it ended because it was as long as it may be."""
 
 
-def patiently(ask: Callable[[], T], attempts: int, patience: float, sleep: Sleep) -> T:
-    """What `ask` returns once the server is not busy any more; raises Busy after the last attempt.
+def with_retries(ask: Callable[[], T], attempts: int, patience: float, sleep: Sleep) -> T:
+    """What `ask` returns once the server is not busy any more; raises TemporaryError after the last attempt.
 
     `patience` seconds before the second attempt, twice as many before each further one, and more where the
     server says so.
@@ -62,14 +62,16 @@ def patiently(ask: Callable[[], T], attempts: int, patience: float, sleep: Sleep
     for attempt in range(attempts - 1):
         try:
             return ask()
-        except Busy as error:
-            backoff = min(LONGEST_WAIT, patience * 2**attempt) * random.uniform(0.5, 1.5)
+        except TemporaryError as error:
+            backoff = min(MAX_WAIT, patience * 2**attempt) * random.uniform(0.5, 1.5)
             if sleep(max(backoff, error.retry_after or 0.0)):
                 raise
     return ask()
 
 
-def at_once(work: Callable[[T], None], items: Iterable[T], count: int, stop: Event, progress: tqdm) -> None:
+def run_in_threads(
+    work: Callable[[T], None], items: Iterable[T], count: int, stop: Event, progress: tqdm
+) -> None:
     """Work through the items, `count` at a time in threads of their own.
 
     On any error and on Ctrl-C no more is begun, `stop` is set, and what is under way may finish.

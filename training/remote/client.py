@@ -16,7 +16,7 @@ import httpx
 from PIL import Image
 
 from m3agiqa.errors import InputError
-from training.remote.asking import Busy, Refused, Reply, ServerError, Unfit
+from training.remote.asking import ChatReply, ContentRefused, RequestRejected, ServerError, TemporaryError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 LONGEST_QUOTE = 300  # characters of what a server says
@@ -50,15 +50,15 @@ class ChatServer:
         try:
             answer = self._send("GET", "models")
             return [str(model["id"]) for model in answer["data"]]
-        except Busy as error:
+        except TemporaryError as error:
             raise ServerError(
                 f"There is no answer from {self.url}: {error}. Start it, or mend its URL."
             ) from error
-        except (Unfit, KeyError, TypeError):
+        except (RequestRejected, KeyError, TypeError):
             return None
 
-    def answer(self, model: str, messages: Sequence[Message], **options: object) -> Reply:
-        """The model's next turn. Raises ServerError, Unfit, Refused or Busy."""
+    def answer(self, model: str, messages: Sequence[Message], **options: object) -> ChatReply:
+        """The model's next turn. Raises ServerError, RequestRejected, ContentRefused or TemporaryError."""
         body = {"model": model, "messages": list(messages), **options}
         return _read(self._send("POST", "chat/completions", body), model)
 
@@ -67,7 +67,7 @@ class ChatServer:
             response = self._client.request(method, path, json=body)
         except httpx.RequestError as error:
             late = isinstance(error, httpx.TimeoutException)
-            raise Busy("it took too long" if late else str(error) or type(error).__name__) from None
+            raise TemporaryError("it took too long" if late else str(error) or type(error).__name__) from None
         status = response.status_code
         if response.is_redirect:
             raise ServerError(f"{self.url} has moved to {response.headers.get('location')}. Give that URL.")
@@ -76,7 +76,7 @@ class ChatServer:
         try:
             return response.json()
         except ValueError as error:
-            raise Busy(f"status {status} without JSON") from error
+            raise TemporaryError(f"status {status} without JSON") from error
 
     def _reject(self, response: httpx.Response, body: dict | None) -> None:
         """Raise what an answer other than 200 means."""
@@ -85,20 +85,20 @@ class ChatServer:
         if body and NO_IMAGES.search(said):
             raise ServerError(f"The model {model} at {self.url} takes no images: {said}")
         if status in (408, 425, 429) or status >= 500:
-            raise Busy(f"status {status}", seconds(response.headers.get("retry-after")))
+            raise TemporaryError(f"status {status}", seconds(response.headers.get("retry-after")))
         if "content_policy" in code or "content_filter" in code:
-            raise Refused(f"{model} refuses this image or prompt ({code})")
+            raise ContentRefused(f"{model} refuses this image or prompt ({code})")
         if status in (401, 403):
             mend = f"It does not accept the key in {KEY_VARIABLE}" if self._key else f"Set {KEY_VARIABLE}"
             raise ServerError(f"{self.url} rejects the request. {mend}; it says: {said}")
         if status == 404 and body:
             raise ServerError(self._not_found(model))
         if status in (400, 413) and TOO_LONG.search(f"{code} {said}"):
-            raise Unfit(
+            raise RequestRejected(
                 f"image and conversation are longer than {model} can read there (its server's limit of "
                 f"context): {said}"
             )
-        raise Unfit(f"{model or self.url} rejects the request: {said}")
+        raise RequestRejected(f"{model or self.url} rejects the request: {said}")
 
     def _not_found(self, model: object) -> str:
         offered = self.models()
@@ -151,14 +151,14 @@ def seconds(text: str | None) -> float | None:
         return None
 
 
-def _read(answer: Any, model: str) -> Reply:
+def _read(answer: Any, model: str) -> ChatReply:
     try:
         (choice,) = answer["choices"][:1]
         message, used = choice["message"], answer.get("usage") or {}
         if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-            raise Refused(f"{model} refuses this image or prompt")
+            raise ContentRefused(f"{model} refuses this image or prompt")
         tokens = used.get("prompt_tokens", 0), used.get("completion_tokens", 0)
         text = str(message["content"] or "").encode("utf-8", "replace").decode()  # no half characters
-        return Reply(text, *tokens, choice.get("finish_reason") == "length")
+        return ChatReply(text, *tokens, choice.get("finish_reason") == "length")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Busy(f"an answer of unknown form ({type(error).__name__})") from error
+        raise TemporaryError(f"an answer of unknown form ({type(error).__name__})") from error

@@ -20,22 +20,26 @@ from m3agiqa.images import open_image
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample
-from training.remote.asking import Busy, Refused, Reply, ServerError
+from training.remote.asking import ChatReply, ContentRefused, ServerError, TemporaryError
 from training.remote.client import KEY_VARIABLE, ChatServer, data_url, seconds
 
-OPENAI = "https://api.openai.com/v1"
-SCORES_SENTENCE = "The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}."
-LONGEST_SIDE = 1024  # pixels of what is sent; teachers reduce larger images themselves, at our cost
-NAMES = {Aspect.QUALITY: "quality", Aspect.CORRESPONDENCE: "alignment", Aspect.AUTHENTICITY: "authenticity"}
+OPENAI_URL = "https://api.openai.com/v1"
+SCORES_TEMPLATE = "The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}."
+MAX_SIDE = 1024  # pixels of what is sent; teachers reduce larger images themselves, at our cost
+TEACHER_ASPECT_NAMES = {
+    Aspect.QUALITY: "quality",
+    Aspect.CORRESPONDENCE: "alignment",
+    Aspect.AUTHENTICITY: "authenticity",
+}
 """The aspects as the paper's teacher template calls them."""
 
 
 class Teacher(Protocol):
-    """Answers the question about one sample's image; raises ServerError, Refused or Busy."""
+    """Answers the question about one sample's image; raises ServerError, ContentRefused or TemporaryError."""
 
     name: str
 
-    def explain(self, sample: Sample, question: str) -> Reply: ...
+    def explain(self, sample: Sample, question: str) -> ChatReply: ...
 
 
 def question(sample: Sample, scale: MosScale) -> str:
@@ -43,9 +47,13 @@ def question(sample: Sample, scale: MosScale) -> str:
 
     Scores that a data set does not have are left out of the sentence that names them.
     """
-    told = [f"{NAMES[aspect]} score is {sample.mos[aspect]:g}" for aspect in Aspect if aspect in sample.mos]
+    told = [
+        f"{TEACHER_ASPECT_NAMES[aspect]} score is {sample.mos[aspect]:g}"
+        for aspect in Aspect
+        if aspect in sample.mos
+    ]
     sentence = f"The {', '.join(told)}." if told else ""
-    text = TEACHER.replace(SCORES_SENTENCE, sentence)
+    text = TEACHER.replace(SCORES_TEMPLATE, sentence)
     return text.format(prompt=sample.prompt or "", min=f"{scale.low:g}", max=f"{scale.high:g}")
 
 
@@ -53,21 +61,21 @@ def descriptions(text: str, wanted: Sequence[Aspect]) -> dict[Aspect, str]:
     """One description per aspect from a teacher's answer.
 
     Lenient about what surrounds the JSON object, capital letters, and correspondence by its other name.
-    Raises Busy when an aspect is missing: asked again, teachers usually get it right.
+    Raises TemporaryError when an aspect is missing: asked again, teachers usually get it right.
     """
     start, end = text.find("{"), text.rfind("}")
     try:
         found = json.loads(text[start : end + 1], strict=False)
     except ValueError as error:
-        raise Busy(f"the answer is not JSON: {error}") from error
+        raise TemporaryError(f"the answer is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise Busy("the answer is not a JSON object")
+        raise TemporaryError("the answer is not a JSON object")
     said = {key.lower().removesuffix("_explanation").strip(): value for key, value in found.items()}
     result = {}
     for aspect in wanted:
-        value = said.get(NAMES[aspect], said.get(str(aspect)))
+        value = said.get(TEACHER_ASPECT_NAMES[aspect], said.get(str(aspect)))
         if not isinstance(value, str) or not value.strip():
-            raise Busy(f"the answer has no explanation of {aspect}")
+            raise TemporaryError(f"the answer has no explanation of {aspect}")
         result[aspect] = " ".join(value.split())
     return result
 
@@ -89,7 +97,7 @@ class GeminiTeacher:
         self._options = {"timeout": timeout, "retry": None}  # distill asks again, with its own patience
         self._key = key
 
-    def explain(self, sample: Sample, question: str) -> Reply:
+    def explain(self, sample: Sample, question: str) -> ChatReply:
         from google.api_core import exceptions
 
         try:
@@ -97,18 +105,20 @@ class GeminiTeacher:
                 [question, _small(sample.image)], request_options=self._options
             )
         except (exceptions.TooManyRequests, exceptions.ServerError) as error:
-            raise Busy(self._scrub(error.message), _retry_after(error)) from error
+            raise TemporaryError(self._scrub(error.message), _retry_after(error)) from error
         except exceptions.GoogleAPICallError as error:
             raise ServerError(f"{self.name} rejects the request: {self._scrub(error.message)}") from None
         except (exceptions.RetryError, OSError) as error:  # time-outs and broken connections
-            raise Busy(self._scrub(f"no answer: {type(error).__name__}")) from None
+            raise TemporaryError(self._scrub(f"no answer: {type(error).__name__}")) from None
         used = response.usage_metadata
         if not response.candidates or not response.parts:
             reason = response.prompt_feedback.block_reason or (
                 response.candidates[0].finish_reason if response.candidates else 0
             )
-            raise Refused(f"{self.name} refuses this image or prompt ({getattr(reason, 'name', reason)})")
-        return Reply(response.text, used.prompt_token_count, used.candidates_token_count)
+            raise ContentRefused(
+                f"{self.name} refuses this image or prompt ({getattr(reason, 'name', reason)})"
+            )
+        return ChatReply(response.text, used.prompt_token_count, used.candidates_token_count)
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._key, "…")
@@ -122,11 +132,11 @@ class OpenAITeacher:
 
     def __init__(self, model: str = "gpt-4o", endpoint: str | None = None, timeout: float = 120) -> None:
         self.name = model
-        self._server = ChatServer(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI, timeout)
+        self._server = ChatServer(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL, timeout)
         if httpx.URL(self._server.url).host not in ("localhost", "127.0.0.1", "::1"):
             _key(KEY_VARIABLE)
 
-    def explain(self, sample: Sample, question: str) -> Reply:
+    def explain(self, sample: Sample, question: str) -> ChatReply:
         picture = {"url": data_url(_small(sample.image), "JPEG", quality=95)}
         content = [{"type": "text", "text": question}, {"type": "image_url", "image_url": picture}]
         return self._server.answer(self.name, [{"role": "user", "content": content}])
@@ -144,10 +154,10 @@ class RecordedTeacher:
             except (TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{path}, line {number} is no recorded answer: {error}") from error
 
-    def explain(self, sample: Sample, question: str) -> Reply:
+    def explain(self, sample: Sample, question: str) -> ChatReply:
         if sample.id not in self._said:
-            raise Refused(f"{self.name} has no answer for {sample.id}")
-        return Reply(self._said[sample.id])
+            raise ContentRefused(f"{self.name} has no answer for {sample.id}")
+        return ChatReply(self._said[sample.id])
 
 
 def teacher(name: str) -> Teacher:
@@ -173,7 +183,7 @@ def _key(*names: str) -> str:
 
 def _small(path: Path) -> Image.Image:
     image = open_image(path)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
 
 

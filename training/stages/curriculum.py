@@ -18,8 +18,8 @@ from m3agiqa.samples import Sample
 from training.data import load_published_conversations
 from training.data.auxiliary_data import captioned, prompted
 from training.data.distortions import (
+    DAMAGE_KINDS,
     DAMAGE_WORDS,
-    DAMAGES,
     damage,
     damaged_mos,
     depicts_prompt,
@@ -179,7 +179,7 @@ def _lessons(
     lessons = [Lesson(sample.image, tuple(conversations))] if conversations else []
     quality = sample.mos.get(Aspect.QUALITY)
     if quality is not None and not sample.distorted and rng.random() < config.damaged:
-        kind = rng.choice(DAMAGES)
+        kind = rng.choice(DAMAGE_KINDS)
         mos = damaged_mos(quality, scale)
         text = rng.choice(DAMAGE_WORDS[kind])
         lessons.append(Lesson(sample.image, (said(Aspect.QUALITY, sample.prompt, text, mos),), kind))

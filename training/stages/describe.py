@@ -11,8 +11,8 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
 from m3agiqa.errors import InputError
-from training.data.variants import Case
-from training.parallel import Share
+from training.data.variants import Variant
+from training.parallel import Shard
 from training.progress import bar
 from training.stages.hidden_cache import Entry, HiddenCache
 from training.stages.identity import backbone_id
@@ -24,16 +24,16 @@ ROWS = 96
 
 
 def describe(
-    cases: Sequence[Case], backbone: str, folder: Path, cache: HiddenCache, share: Share | None = None
+    cases: Sequence[Variant], backbone: str, folder: Path, cache: HiddenCache, share: Shard | None = None
 ) -> None:
     """Speak what the cache does not hold yet, with the backbone fine-tuned in `folder`."""
     pictures = [list(group) for _, group in groupby(sorted(cases, key=picture), key=picture)]
-    mine = list(chain.from_iterable((share or Share()).of(pictures)))
+    mine = list(chain.from_iterable((share or Shard()).of(pictures)))
 
-    def todo(identity: str) -> list[list[Case]]:
+    def todo(identity: str) -> list[list[Variant]]:
         """Whole batches as they would be without an interruption: rounding depends on what is in a batch."""
 
-        def is_missing(case: Case) -> bool:
+        def is_missing(case: Variant) -> bool:
             return any(case.key(aspect, identity) not in cache for aspect in case.aspects)
 
         return [batch for batch in batches_of(mine, ROWS) if any(map(is_missing, batch))]
@@ -54,7 +54,7 @@ def describe(
             progress.update(len(batch))
 
 
-def _speak(speaker: Backbone, batch: list[Case]) -> Iterator[Delta | Spoken]:
+def _speak(speaker: Backbone, batch: list[Variant]) -> Iterator[Delta | Spoken]:
     """Raises InputError naming the sample that cannot be spoken about."""
     try:
         yield from speaker.describe(_requests(batch))
@@ -66,7 +66,7 @@ def _speak(speaker: Backbone, batch: list[Case]) -> Iterator[Delta | Spoken]:
         raise
 
 
-def _requests(batch: list[Case]) -> list[Request]:
+def _requests(batch: list[Variant]) -> list[Request]:
     """One request an image: cases about the same image share its visual tokens."""
     requests = []
     for _, group in groupby(batch, key=picture):
@@ -76,7 +76,7 @@ def _requests(batch: list[Case]) -> list[Request]:
     return requests
 
 
-def picture(case: Case) -> tuple[str, str]:
+def picture(case: Variant) -> tuple[str, str]:
     """The same for cases about the same image."""
     return case.sample.id, case.damage or ""
 
@@ -93,7 +93,7 @@ def batches_of(items: Sequence[T], rows: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _entry(case: Case, aspect: Aspect, said: Spoken, identity: str) -> Entry:
+def _entry(case: Variant, aspect: Aspect, said: Spoken, identity: str) -> Entry:
     return Entry(
         key=case.key(aspect, identity),
         sample=case.sample.id,

@@ -18,11 +18,20 @@ from typing import TypeVar
 from m3agiqa.aspects import RATINGS, Aspect, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
-from training.data.variants import Case
-from training.parallel import Share
+from training.data.variants import Variant
+from training.parallel import Shard
 from training.progress import bar
-from training.remote.append_log import Journal
-from training.remote.asking import Busy, Refused, Reply, ServerError, Sleep, Unfit, at_once, patiently
+from training.remote.append_log import AppendLog
+from training.remote.asking import (
+    ChatReply,
+    ContentRefused,
+    RequestRejected,
+    ServerError,
+    Sleep,
+    TemporaryError,
+    run_in_threads,
+    with_retries,
+)
 from training.remote.client import ChatServer, Message, base_url, data_url
 from training.stages.encode import Telling
 from training.stages.hidden_cache import Entry
@@ -112,7 +121,7 @@ def _speaker(model: str) -> str:
     return f"served {REVISION} {model}"
 
 
-def _key(case: Case, aspect: Aspect, model: str) -> str:
+def _key(case: Variant, aspect: Aspect, model: str) -> str:
     """Of an answer in the journal, whatever backbone will read it."""
     return case.key(aspect, _speaker(model))
 
@@ -137,12 +146,12 @@ class Served:
         """Answers by key, with the rating word where that is known too."""
         found: dict[str, Answer] = {}
         for path in sorted(self.folder.glob("answers*.jsonl")):
-            for row in Journal(path, Answer).rows:
+            for row in AppendLog(path, Answer).rows:
                 if row.key not in found or row.rating is not None:
                     found[row.key] = row
         return found
 
-    def missing(self, cases: Sequence[Case]) -> list[tuple[Case, Aspect]]:
+    def missing(self, cases: Sequence[Variant]) -> list[tuple[Variant, Aspect]]:
         """Conversations that are not finished yet; all of them while the model is not known."""
         wanted = [(case, aspect) for case in cases for aspect in case.aspects]
         if not self.config.model and self.config.url not in self._noted():
@@ -150,12 +159,12 @@ class Served:
         model = self.model
         return [each for each in wanted if self._finished(*each, model) is None]
 
-    def speak(self, cases: Sequence[Case], share: Share | None = None) -> dict[str, str]:
+    def speak(self, cases: Sequence[Variant], share: Shard | None = None) -> dict[str, str]:
         """Ask for what was not answered yet; returns why conversations failed, by what they are about.
 
         Raises ServerError where nothing gets through, after what was under way has been written down.
         """
-        share = share or Share()
+        share = share or Shard()
         mine = share.of(cases)
         if not self.missing(mine):
             return {}
@@ -165,17 +174,17 @@ class Served:
         part = "" if share.count == 1 else f"-{share.index}-{share.count}"
         stop = Event()
         with (
-            Journal(self.folder / f"answers{part}.jsonl", Answer) as journal,
+            AppendLog(self.folder / f"answers{part}.jsonl", Answer) as journal,
             bar(None, "describe", total=total, start=total - len(todo)) as progress,
         ):
             asking = _Asking(self, server, journal, self._sleep or stop.wait)
             try:
-                at_once(asking.hold, todo, self.config.at_once, stop, progress)
+                run_in_threads(asking.hold, todo, self.config.at_once, stop, progress)
             finally:
                 self.__dict__.pop("said", None)
         return asking.failed
 
-    def heard(self, cases: Sequence[Case]) -> list[Heard]:
+    def heard(self, cases: Sequence[Variant]) -> list[Heard]:
         """All conversations about the cases. Raises InputError while some are not finished."""
         missing = self.missing(cases)
         if missing:
@@ -187,12 +196,12 @@ class Served:
         model = self.model
         return [self._heard(case, aspect, model) for case in cases for aspect in case.aspects]
 
-    def _heard(self, case: Case, aspect: Aspect, model: str) -> Heard:
+    def _heard(self, case: Variant, aspect: Aspect, model: str) -> Heard:
         answer = self._finished(case, aspect, model)
         told = Conversation.open(aspect, case.prompt).describe(answer.description)
         return Heard(case, told, Rating(answer.rating), model)
 
-    def _finished(self, case: Case, aspect: Aspect, model: str) -> Answer | None:
+    def _finished(self, case: Variant, aspect: Aspect, model: str) -> Answer | None:
         found = self.said.get(_key(case, aspect, model))
         return found if found and found.rating else None
 
@@ -222,26 +231,26 @@ class Served:
 class _Asking:
     """The threads' side: one conversation after another, and what became of them."""
 
-    def __init__(self, served: Served, server: ChatServer, journal: Journal[Answer], sleep: Sleep) -> None:
+    def __init__(self, served: Served, server: ChatServer, journal: AppendLog[Answer], sleep: Sleep) -> None:
         self.config, self.model, self.said = served.config, served.model, served.said
         self.server, self.journal, self.sleep = server, journal, sleep
         self.failed: dict[str, str] = {}
         self._lock = Lock()
         self._in_a_row = 0
 
-    def hold(self, each: tuple[Case, Aspect]) -> None:
+    def hold(self, each: tuple[Variant, Aspect]) -> None:
         """A conversation of two rounds, each answer into the journal."""
         try:
             self._hold(*each)
         except InputError as error:  # of the image, which no server has seen
             self.failed[_name(*each)] = str(error)
-        except (Busy, Refused, Unfit) as error:
+        except (TemporaryError, ContentRefused, RequestRejected) as error:
             self.failed[_name(*each)] = str(error)
             self._count(str(error))
         else:
             self._in_a_row = 0
 
-    def _hold(self, case: Case, aspect: Aspect) -> None:
+    def _hold(self, case: Variant, aspect: Aspect) -> None:
         key = _key(case, aspect, self.model)
         known = self.said.get(key)
         picture = data_url(case.image(), "PNG", compress_level=1)  # nothing lost: its quality is judged
@@ -256,7 +265,7 @@ class _Asking:
         reply = self._answer(messages(opened, picture), 0.0)
         text = (whole_sentences(reply.text) if reply.cut else reply.text).strip()
         if not text:
-            raise Busy("the description is empty")
+            raise TemporaryError("the description is empty")
         return text
 
     def _rating(self, asked: list[Message]) -> Rating:
@@ -264,12 +273,12 @@ class _Asking:
             reply = self._ask(lambda heat=temperature: self._answer(asked, heat))
             if rating := rating_in(reply.text):
                 return rating
-        raise Busy(f"asked for one of [{', '.join(RATINGS)}], it says {reply.text.strip()[:60]!r}")
+        raise TemporaryError(f"asked for one of [{', '.join(RATINGS)}], it says {reply.text.strip()[:60]!r}")
 
     def _ask(self, ask: Callable[[], T]) -> T:
-        return patiently(ask, self.config.attempts, self.config.patience, self.sleep)
+        return with_retries(ask, self.config.attempts, self.config.patience, self.sleep)
 
-    def _answer(self, asked: list[Message], temperature: float) -> Reply:
+    def _answer(self, asked: list[Message], temperature: float) -> ChatReply:
         return self.server.answer(self.model, asked, temperature=temperature, max_tokens=MAX_TOKENS)
 
     def _count(self, reason: str) -> None:
@@ -305,7 +314,7 @@ def whole_sentences(text: str) -> str:
     return text[: ends[-1]] if ends else text
 
 
-def _name(case: Case, aspect: Aspect) -> str:
+def _name(case: Variant, aspect: Aspect) -> str:
     unlike = {"unrelated": "with an unrelated prompt", "changed": "with a changed prompt"}.get(
         case.kind, case.damage
     )

@@ -18,8 +18,8 @@ from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.data.tables import on_scale
 from training.progress import bar
-from training.remote.append_log import Journal
-from training.remote.asking import Busy, Refused, Sleep, at_once, patiently
+from training.remote.append_log import AppendLog
+from training.remote.asking import ContentRefused, Sleep, TemporaryError, run_in_threads, with_retries
 from training.remote.teachers import Teacher, descriptions, question
 
 
@@ -75,7 +75,7 @@ class Summary:
         return f"{', '.join(told)}; {tokens}, ${self.dollars:.2f}."
 
 
-class Replies(Journal[Outcome]):
+class Replies(AppendLog[Outcome]):
     """All outcomes of a distillation so far."""
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,7 @@ class Replies(Journal[Outcome]):
             if outcome.text is not None and outcome.id in wanted:
                 try:
                     found[outcome.id] = descriptions(outcome.text, wanted[outcome.id])
-                except Busy:
+                except TemporaryError:
                     continue  # paid for, but of no use
         return found
 
@@ -152,14 +152,14 @@ def distill(
             try:
                 _answer(teacher, sample, asked, wanted[sample.id], journal, config, pace, sleep)
                 return
-            except Refused as error:
+            except ContentRefused as error:
                 journal.add(Outcome(sample.id, teacher.name, None, refusal=str(error)))
-            except Busy as error:
+            except TemporaryError as error:
                 failed[sample.id] = f"{teacher.name}: {error}"
                 return
 
     with journal, bar(None, "distill", total=len(wanted), start=len(wanted) - len(todo)) as progress:
-        at_once(ask, todo, config.concurrency, stop, progress)
+        run_in_threads(ask, todo, config.concurrency, stop, progress)
     known = journal.descriptions(wanted)
     new = journal.rows[before:]
     sent, received = (sum(getattr(o, name) for o in new) for name in ("input_tokens", "output_tokens"))
@@ -176,7 +176,7 @@ def distill(
 
 
 class Pace:
-    """Lets requests begin no faster than a rate; `wait` raises Busy where it was cut short."""
+    """Lets requests begin no faster than a rate; `wait` raises TemporaryError where it was cut short."""
 
     def __init__(self, per_minute: float, sleep: Sleep) -> None:
         self._interval, self._sleep = 60 / per_minute, sleep
@@ -189,7 +189,7 @@ class Pace:
             turn = max(self._next, now)
             self._next = turn + self._interval
         if turn > now and self._sleep(turn - now):
-            raise Busy("interrupted")
+            raise TemporaryError("interrupted")
 
 
 def _answer(
@@ -202,7 +202,7 @@ def _answer(
     pace: Pace,
     sleep: Sleep,
 ) -> None:
-    """One teacher's sensible answer into the journal; raises Refused, or Busy after the last attempt."""
+    """One teacher's sensible answer into the log; raises ContentRefused, or TemporaryError at the last."""
 
     def ask() -> None:
         pace.wait()
@@ -211,4 +211,4 @@ def _answer(
         journal.add(Outcome(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens))
         descriptions(reply.text, wanted)
 
-    patiently(ask, config.attempts, config.patience, sleep)
+    with_retries(ask, config.attempts, config.patience, sleep)

@@ -17,8 +17,8 @@ from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample
-from training.data.variants import Case
-from training.parallel import Share
+from training.data.variants import Variant
+from training.parallel import Shard
 from training.progress import bar
 from training.stages.describe import batches_of, picture
 from training.stages.hidden_cache import Entry, HiddenCache
@@ -32,7 +32,7 @@ ROWS = 24
 class Telling:
     """A conversation with all its turns, about a case."""
 
-    case: Case
+    case: Variant
     conversation: Conversation
 
     @property
@@ -66,17 +66,17 @@ def given(samples: Sequence[Sample]) -> list[Telling]:
         for aspect, text in sample.descriptions.items():
             if sample.prompt or not aspect.needs_prompt:
                 told = Conversation.open(aspect, sample.prompt).describe(text)
-                tellings.append(Telling(Case(sample, "own", (aspect,), sample.prompt), told))
+                tellings.append(Telling(Variant(sample, "own", (aspect,), sample.prompt), told))
     return tellings
 
 
 def encode(
-    tellings: Sequence[Telling], backbone: str, folder: Path, cache: HiddenCache, share: Share | None = None
+    tellings: Sequence[Telling], backbone: str, folder: Path, cache: HiddenCache, share: Shard | None = None
 ) -> None:
     """Encode what the cache does not hold yet, with the backbone in `folder`."""
     # Images with conversations of like length together, as the shorter ones are padded.
     images = sorted(_by_image(tellings), key=lambda group: max(map(_length, group)))
-    mine = list(chain.from_iterable((share or Share()).of(images)))
+    mine = list(chain.from_iterable((share or Shard()).of(images)))
 
     def todo(identity: str) -> list[list[Telling]]:
         batches = batches_of(mine, ROWS)

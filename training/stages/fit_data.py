@@ -10,7 +10,7 @@ from torch import Tensor
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.data.variants import Case
+from training.data.variants import Variant
 from training.stages.encode import Telling
 from training.stages.hidden_cache import HiddenCache
 from training.stages.predictor_input import Reading
@@ -38,7 +38,7 @@ class Target:
 
 
 def targets(
-    cases: Sequence[Case], cache: HiddenCache, identity: str, aspect: Aspect, scale: MosScale
+    cases: Sequence[Variant], cache: HiddenCache, identity: str, aspect: Aspect, scale: MosScale
 ) -> list[Target]:
     """All cached own cases that have a MOS for the aspect; `identity` is the backbone's in their keys."""
     about = [case for case in cases if aspect in case.aspects and aspect in case.sample.mos]
@@ -75,7 +75,7 @@ def parts(every: Sequence[Target], wanted: Iterable[str], source: object) -> dic
 
 
 def tellings(
-    cases: Sequence[Case], cache: HiddenCache, speaker: str, aspect: Aspect, reading: Reading
+    cases: Sequence[Variant], cache: HiddenCache, speaker: str, aspect: Aspect, reading: Reading
 ) -> list[Telling]:
     """What must be encoded for a reading of the own cases that have a MOS.
 

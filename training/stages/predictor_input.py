@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.conversation import Conversation
-from training.data.variants import Case
+from training.data.variants import Variant
 from training.stages.hidden_cache import Entry
 
 
@@ -30,7 +30,7 @@ class Reading:
         """Whether its hidden states were kept while it was spoken (stage describe)."""
         return self == Reading()
 
-    def conversation(self, case: Case, aspect: Aspect, spoken: Mapping[Aspect, Entry]) -> Conversation:
+    def conversation(self, case: Variant, aspect: Aspect, spoken: Mapping[Aspect, Entry]) -> Conversation:
         """The conversation about a case; descriptions that need a prompt are left out where there is none."""
         wanted = (aspect,) if self.descriptions is None else self.descriptions
         about = [each for each in wanted if case.prompt or not each.needs_prompt]

@@ -12,11 +12,11 @@ import pandas as pd
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.registry import Comparison
 from m3agiqa.errors import InputError
-from training.evaluation.evaluate import COLUMNS, by_group, by_prompt_length, within_prompts
+from training.evaluation.evaluate import PREDICTION_COLUMNS, by_group, by_prompt_length, within_prompts
 from training.evaluation.report.before_after import as_frame
 
 COMPARISON_FILE = "comparison.json"
-GROUPINGS = ("generator", "source", "prompt length", "same prompt")
+GROUPING_NAMES = ("generator", "source", "prompt length", "same prompt")
 
 
 def write_report(
@@ -39,7 +39,7 @@ def write_report(
     set beside this run: name -> aspect -> {"srcc": …, "plcc": …}. The same input gives the same bytes.
     Raises InputError if there is nothing to report or matplotlib is missing.
     """
-    lacking = [column for column in COLUMNS if column not in table]
+    lacking = [column for column in PREDICTION_COLUMNS if column not in table]
     if lacking:
         raise InputError(f"The table of predictions lacks the columns {', '.join(lacking)}.")
     if table.empty:
@@ -86,7 +86,7 @@ def groups(table: pd.DataFrame) -> pd.DataFrame:
         by_prompt_length(table),
         within_prompts(table).assign(group="mean inside prompts"),
     )
-    named = [found.assign(grouping=name) for name, found in zip(GROUPINGS, tables, strict=True)]
+    named = [found.assign(grouping=name) for name, found in zip(GROUPING_NAMES, tables, strict=True)]
     joined = pd.concat(named, ignore_index=True)
     joined["prompts"] = joined["prompts"].astype("Int64")
     return joined[["grouping", *tables[0].columns, "prompts"]]

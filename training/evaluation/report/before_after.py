@@ -12,7 +12,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.registry import METRICS, Agreement, Compared, Comparison
 from m3agiqa.metrics import plcc, rmse, srcc
-from training.data.variants import own_cases
+from training.data.variants import own_variants
 from training.stages.describe import describe
 from training.stages.fit import predict
 from training.stages.fit_data import targets
@@ -85,7 +85,7 @@ def _predicted_before(run: Run, card: Card, aspect: Aspect) -> dict[str, float] 
     if aspect not in card.predictors:
         return None
     scored = [sample for sample in run.samples if sample.split == "test" and aspect in sample.mos]
-    cases = own_cases(scored, [aspect])
+    cases = own_variants(scored, [aspect])
     describe(cases, card.backbone, run.before, run.cache)
     found = targets(cases, run.cache, backbone_id(card.backbone, run.before), aspect, run.scale)
     predictor = load_predictor(run.before, aspect, card.predictors[aspect])

@@ -14,12 +14,12 @@ from m3agiqa.aspects import MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 
-THUMBNAIL = 320  # pixels of the longer side
-QUALITY = 78  # of the JPEG
+THUMBNAIL_SIDE = 320  # pixels of the longer side
+JPEG_QUALITY = 78  # of the JPEG
 
 
 @dataclass(frozen=True)
-class Case:
+class Example:
     """One image of one aspect, as Table VIII of the paper shows it."""
 
     sample: str
@@ -47,14 +47,14 @@ class Case:
 
 
 @dataclass(frozen=True)
-class CaseGroup:
+class ExampleGroup:
     """Cases with something in common, the most telling first."""
 
     title: str
-    cases: list[Case]
+    cases: list[Example]
 
 
-def case_groups(part: pd.DataFrame, scale: MosScale, count: int) -> list[CaseGroup]:
+def example_groups(part: pd.DataFrame, scale: MosScale, count: int) -> list[ExampleGroup]:
     """The most overestimated, most underestimated and best predicted images of an aspect's table.
 
     At most `count` each, and none twice. Ties are in the order of the samples' names.
@@ -66,13 +66,15 @@ def case_groups(part: pd.DataFrame, scale: MosScale, count: int) -> list[CaseGro
     best = rest.loc[rest["error"].abs().nsmallest(count).index]
     titles = "Most overestimated", "Most underestimated", "Best predicted"
     chosen = zip(titles, (over, under, best), strict=True)
-    return [CaseGroup(title, [_case(row, scale) for _, row in rows.iterrows()]) for title, rows in chosen]
+    return [
+        ExampleGroup(title, [_example(row, scale) for _, row in rows.iterrows()]) for title, rows in chosen
+    ]
 
 
-def _case(row: pd.Series, scale: MosScale) -> Case:
+def _example(row: pd.Series, scale: MosScale) -> Example:
     known = {name: None if pd.isna(value) else value for name, value in row.items()}
     image, lacking = thumbnail(known["image"])
-    return Case(
+    return Example(
         sample=str(known["sample"]),
         image=image,
         lacking=lacking,
@@ -94,7 +96,7 @@ def thumbnail(path: str) -> tuple[str | None, str | None]:
         image = open_image(Path(path))
     except InputError as error:
         return None, str(error)
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), None

@@ -14,14 +14,14 @@ from markupsafe import Markup
 from m3agiqa.aspects import RATINGS, Aspect, MosScale
 from m3agiqa.checkpoint.registry import METRICS, Comparison
 from training.evaluation.report import plots
-from training.evaluation.report.examples import CaseGroup, case_groups
+from training.evaluation.report.examples import ExampleGroup, example_groups
 
-CASES = 4
+EXAMPLES_PER_GROUP = 4
 """Images in each group of cases."""
 
-CORRELATIONS = {"srcc": "SRCC", "plcc": "PLCC", "plcc_logistic": "PLCC, logistic fit", "krcc": "KRCC"}
-AGREEMENT = {**CORRELATIONS, "rmse": "RMSE"}
-CLASSES = {
+CORRELATION_LABELS = {"srcc": "SRCC", "plcc": "PLCC", "plcc_logistic": "PLCC, logistic fit", "krcc": "KRCC"}
+AGREEMENT_LABELS = {**CORRELATION_LABELS, "rmse": "RMSE"}
+CLASSIFICATION_LABELS = {
     "accuracy": "Accuracy",
     "rough_accuracy": "Rough accuracy",
     "precision_macro": "Precision, macro",
@@ -29,8 +29,8 @@ CLASSES = {
     "precision_weighted": "Precision, weighted",
     "f1_weighted": "F1, weighted",
 }
-COMPARED = {"srcc": "SRCC", "plcc": "PLCC"}
-THIS_RUN, SPOKEN = "This run", "Spoken rating words"
+COMPARED_METRICS = {"srcc": "SRCC", "plcc": "PLCC"}
+THIS_RUN, SPOKEN_WORDS = "This run", "Spoken rating words"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Grouping:
+class GroupTable:
     """One table of groups."""
 
     title: str
@@ -62,9 +62,9 @@ class AspectPart:
     scatter: Markup
     matrices: list[Matrix]
     generators: Markup | None
-    groupings: list[Grouping]
+    groupings: list[GroupTable]
     same_prompt: dict
-    cases: list[CaseGroup]
+    cases: list[ExampleGroup]
 
 
 def render(
@@ -91,16 +91,16 @@ def render(
             parts=parts,
             radar=_radar(methods, aspects) if len(aspects) > 1 else None,
             methods=methods,
-            best={(a, m): _best(methods, a, m) for a in aspects for m in COMPARED},
+            best={(a, m): _best(methods, a, m) for a in aspects for m in COMPARED_METRICS},
             facts=facts,
-            agreement=AGREEMENT,
-            classes=CLASSES,
-            compared=COMPARED,
+            agreement=AGREEMENT_LABELS,
+            classes=CLASSIFICATION_LABELS,
+            compared=COMPARED_METRICS,
             comparison=comparison,
             before_after=METRICS,
             ratings=RATINGS,
             this_run=THIS_RUN,
-            colours=len(plots.SERIES),
+            colours=len(plots.SERIES_COLORS),
         )
     )
 
@@ -138,12 +138,12 @@ def _methods(
 ) -> Iterator[tuple[str, dict[str, dict]]]:
     yield THIS_RUN, summary
     spoken = {
-        aspect: {name: found[f"spoken_{name}"] for name in COMPARED}
+        aspect: {name: found[f"spoken_{name}"] for name in COMPARED_METRICS}
         for aspect, found in summary.items()
         if "spoken_srcc" in found
     }
     if spoken:
-        yield SPOKEN, spoken
+        yield SPOKEN_WORDS, spoken
     yield from compare.items()
 
 
@@ -153,7 +153,7 @@ def _radar(methods: dict[str, dict[str, dict]], aspects: list[Aspect]) -> Markup
         name: {
             f"{aspect.capitalize()} {label}": found[aspect][metric]
             for aspect in aspects
-            for metric, label in COMPARED.items()
+            for metric, label in COMPARED_METRICS.items()
             if metric in found.get(aspect, {})
         }
         for name, found in methods.items()
@@ -184,11 +184,11 @@ def _part(
         matrices=list(_matrices(found)),
         generators=plots.dots(generators) if plotted else None,
         groupings=[
-            Grouping(name.capitalize(), by[name].to_dict("records"))
+            GroupTable(name.capitalize(), by[name].to_dict("records"))
             for name in ("generator", "source", "prompt length")
         ],
         same_prompt=by["same prompt"].to_dict("records")[0] if "same prompt" in by else {"prompts": 0},
-        cases=case_groups(rows, scale, CASES),
+        cases=example_groups(rows, scale, EXAMPLES_PER_GROUP),
     )
 
 

@@ -16,42 +16,42 @@ from matplotlib.figure import Figure
 
 from m3agiqa.aspects import MosScale
 
-INK, MUTED, GRID, PAPER = "#0000a1", "#0000a2", "#0000a3", "#0000a4"
-SERIES = tuple(f"#0000b{digit}" for digit in range(1, 7))
-VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    PAPER: "--paper",
-    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)},
+INK_COLOR, MUTED_COLOR, GRID_COLOR, PAPER_COLOR = "#0000a1", "#0000a2", "#0000a3", "#0000a4"
+SERIES_COLORS = tuple(f"#0000b{digit}" for digit in range(1, 7))
+CSS_VARIABLES = {
+    INK_COLOR: "--ink",
+    MUTED_COLOR: "--muted",
+    GRID_COLOR: "--grid",
+    PAPER_COLOR: "--paper",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES_COLORS, 1)},
 }
 """Stand-ins that matplotlib draws with, and the CSS variables that take their places."""
 
-STYLE = {
+RC_PARAMS = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "text.parse_math": False,  # a generator may be called "$x$"
     "font.family": "DejaVu Sans",  # to measure with, as matplotlib brings it; wider than most
     "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
+    "text.color": INK_COLOR,
+    "axes.labelcolor": INK_COLOR,
+    "axes.edgecolor": GRID_COLOR,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "figure.facecolor": "none",
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "grid.color": GRID,
+    "xtick.color": GRID_COLOR,
+    "ytick.color": GRID_COLOR,
+    "xtick.labelcolor": MUTED_COLOR,
+    "ytick.labelcolor": MUTED_COLOR,
+    "grid.color": GRID_COLOR,
     "grid.linewidth": 0.6,
     "lines.solid_capstyle": "round",
 }
-WIDTH = 4.4  # inches; narrow enough to be read on a phone without scaling
-MOST_GROUPS = 24
+PLOT_WIDTH = 4.4  # inches; narrow enough to be read on a phone without scaling
+MAX_GROUPS = 24
 """Groups in one plot; the table has all."""
-DEGREE = 4
+FIT_DEGREE = 4
 
 
 def scatter(true: Sequence[float], predicted: Sequence[float], scale: MosScale) -> Markup:
@@ -64,23 +64,23 @@ def scatter(true: Sequence[float], predicted: Sequence[float], scale: MosScale) 
         limits = (scale.low - margin, scale.high + margin)
         axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="True MOS", ylabel="Predicted MOS")
         axes.grid(True)
-        axes.plot(limits, limits, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.plot(limits, limits, color=MUTED_COLOR, linewidth=0.9, linestyle=(0, (4, 3)))
         size = float(np.clip(2500 / max(len(true), 1), 4, 18))  # points², less where there are many
-        axes.scatter(true, predicted, s=size, color=SERIES[0], alpha=0.45, linewidths=0)
+        axes.scatter(true, predicted, s=size, color=SERIES_COLORS[0], alpha=0.45, linewidths=0)
         different = len(np.unique(true))
         if different > 1:
-            fitted = np.polynomial.Polynomial.fit(true, predicted, min(DEGREE, different - 1))
+            fitted = np.polynomial.Polynomial.fit(true, predicted, min(FIT_DEGREE, different - 1))
             x = np.linspace(true.min(), true.max(), 100)
-            axes.plot(x, fitted(x), color=PAPER, linewidth=4)
-            axes.plot(x, fitted(x), color=SERIES[1], linewidth=2)
+            axes.plot(x, fitted(x), color=PAPER_COLOR, linewidth=4)
+            axes.plot(x, fitted(x), color=SERIES_COLORS[1], linewidth=2)
 
-    return _svg(draw, WIDTH)
+    return _svg(draw, PLOT_WIDTH)
 
 
 def radar(methods: Mapping[str, Mapping[str, float]]) -> Markup:
     """Each method's values of 0 to 1 on common spokes (paper, Fig. 1).
 
-    Lower ones are drawn as 0, and a missing one is a gap. The methods take the colours of SERIES in turn;
+    Lower ones are drawn as 0, and a missing one is a gap. The methods take the SERIES_COLORS in turn;
     the page has the legend.
     """
     spokes = list(dict.fromkeys(name for values in methods.values() for name in values))
@@ -89,39 +89,41 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Markup:
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot(projection="polar", theta_offset=math.pi / 2, theta_direction=-1)
         axes.set(xticks=angles, ylim=(0, 1), yticks=(0.2, 0.4, 0.6, 0.8, 1.0))
-        axes.set_xticklabels([spoke.replace(" ", "\n", 1) for spoke in spokes], color=INK)
+        axes.set_xticklabels([spoke.replace(" ", "\n", 1) for spoke in spokes], color=INK_COLOR)
         axes.set_rlabel_position(180 / len(spokes))
         axes.tick_params(axis="x", pad=12)
         axes.tick_params(axis="y", labelsize=7.5)
         for number, values in enumerate(methods.values()):
-            colour = SERIES[number % len(SERIES)]
+            colour = SERIES_COLORS[number % len(SERIES_COLORS)]
             heights = np.maximum([values.get(spoke, math.nan) for spoke in spokes], 0)
             around, closed = [*angles, angles[0]], [*heights, heights[0]]
             axes.plot(around, closed, color=colour, linewidth=1.8, marker="o", markersize=3.5)
             if number == 0:
                 axes.fill(around, closed, color=colour, alpha=0.12)
 
-    return _svg(draw, WIDTH)
+    return _svg(draw, PLOT_WIDTH)
 
 
 def dots(groups: pd.DataFrame) -> Markup:
     """SRCC of each group with its 95 % interval; `groups` as evaluate.by_group has them."""
-    shown = groups[groups["srcc"].notna()].head(MOST_GROUPS).sort_values(["srcc", "group"])
+    shown = groups[groups["srcc"].notna()].head(MAX_GROUPS).sort_values(["srcc", "group"])
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         rows = range(len(shown))
-        axes.hlines(rows, shown["srcc_low"], shown["srcc_high"], color=SERIES[0], alpha=0.4, linewidth=2.5)
-        axes.scatter(shown["srcc"], rows, s=28, color=SERIES[0], linewidths=0, zorder=3)
+        axes.hlines(
+            rows, shown["srcc_low"], shown["srcc_high"], color=SERIES_COLORS[0], alpha=0.4, linewidth=2.5
+        )
+        axes.scatter(shown["srcc"], rows, s=28, color=SERIES_COLORS[0], linewidths=0, zorder=3)
         low = min(0.0, float(shown["srcc_low"].min()))
         axes.set(xlabel="SRCC", xlim=(low - 0.03, 1.03), ylim=(-0.6, len(shown) - 0.4))
         names = zip(shown["group"], shown["n"], strict=True)
         axes.set_yticks(rows, [f"{_short(group)} ({n:,})" for group, n in names])
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.tick_params(axis="y", length=0, labelcolor=INK_COLOR)
         axes.spines["left"].set_visible(False)
         axes.grid(True, axis="x")
         if low < 0:
-            axes.axvline(0, color=MUTED, linewidth=0.9)
+            axes.axvline(0, color=MUTED_COLOR, linewidth=0.9)
 
     return _svg(draw, 0.7 + 0.26 * len(shown))
 
@@ -133,8 +135,8 @@ def _short(name: str, most: int = 26) -> str:
 def _svg(draw: Callable[[Figure], None], height: float) -> Markup:
     """An <svg> element to stand in HTML; the same drawing gives the same bytes."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "m3agiqa"}):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    with matplotlib.rc_context({**RC_PARAMS, "svg.hashsalt": "m3agiqa"}):
+        figure = Figure(figsize=(PLOT_WIDTH, height), layout="constrained")
         draw(figure)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
@@ -145,5 +147,5 @@ def _svg(draw: Callable[[Figure], None], height: float) -> Markup:
     # What is left are ids of markers and clip paths, which must not meet those of another plot.
     prefix = hashlib.sha256(body.encode()).hexdigest()[:8]
     body = re.sub(r'(id="|href="#|url\(#)', rf"\1i{prefix}-", body)
-    body = re.sub(r"(?<=: )#0000[ab]\d", lambda found: f"var({VARIABLES[found[0]]})", body)
+    body = re.sub(r"(?<=: )#0000[ab]\d", lambda found: f"var({CSS_VARIABLES[found[0]]})", body)
     return Markup(f"<svg {box}>{body}")
