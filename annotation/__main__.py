@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from annotation.exchange.dataset import METHODS
+from annotation.exchange.dataset import MOS_METHODS
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.settings import Settings
@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("--source", action="append", help="only images of this import; may be repeated")
     exporting.add_argument(
         "--mos",
-        choices=list(METHODS),
+        choices=list(MOS_METHODS),
         default="p910",
-        help="; ".join(f"{name}: {meaning}" for name, meaning in METHODS.items()) + " (default: p910)",
+        help="; ".join(f"{name}: {meaning}" for name, meaning in MOS_METHODS.items()) + " (default: p910)",
     )
     exporting.add_argument("--gold", action="store_true", help="calibration images, too")
     exporting.set_defaults(command=_export)

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 MAX_NAME = 100  # characters
 MIN_PASSWORD = 8  # characters
 
-_HASHER = argon2.PasswordHasher()
-_VERIFYING = threading.BoundedSemaphore(2)  # at once: each takes 64 MB, and guessing shall be slow
+_PASSWORD_HASHER = argon2.PasswordHasher()
+_VERIFICATION_SLOTS = threading.BoundedSemaphore(2)  # at once: each takes 64 MB, and guessing shall be slow
 
 
 class Role(StrEnum):
@@ -51,7 +51,9 @@ class User:
     password_hash: str
 
     @classmethod
-    def new(cls, name: str, role: Role, password: str, hasher: argon2.PasswordHasher = _HASHER) -> User:
+    def new(
+        cls, name: str, role: Role, password: str, hasher: argon2.PasswordHasher = _PASSWORD_HASHER
+    ) -> User:
         """Raises InputError for a name that no line can hold, and for a short password."""
         if len(password) < MIN_PASSWORD:
             raise InputError(f"The password is too short; give at least {MIN_PASSWORD} characters.")
@@ -63,8 +65,8 @@ class User:
 
     def has_password(self, password: str) -> bool:
         try:
-            with _VERIFYING:
-                return _HASHER.verify(self.password_hash, password)
+            with _VERIFICATION_SLOTS:
+                return _PASSWORD_HASHER.verify(self.password_hash, password)
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
 

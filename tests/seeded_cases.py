@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from annotation.store import Store
-from annotation.store.corrections import Draft, Said, save
+from annotation.store.corrections import AspectResponse, NewSubmission, save
 from annotation.store.items import add_item, record_assessment
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
@@ -67,8 +67,8 @@ def say(
     **options: object,
 ) -> int:
     """What a person says of an item; returns the submission's id."""
-    said = tuple(Said(aspect, score, scale, **options) for aspect, score in scores.items())
-    draft = Draft(uuid.uuid4().hex, item, annotator, said)
+    said = tuple(AspectResponse(aspect, score, scale, **options) for aspect, score in scores.items())
+    draft = NewSubmission(uuid.uuid4().hex, item, annotator, said)
     return store.database.transact(lambda session: save(session, draft)).submission_id
 
 

@@ -23,13 +23,13 @@ from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 
 Method = Literal["p910", "mean"]
-METHODS: dict[Method, str] = {
+MOS_METHODS: dict[Method, str] = {
     "p910": "ITU-T P.910 (biases removed, consistent annotators count more), outliers screened by BT.500",
     "mean": "plain mean of all scores",
 }
 """How several people's scores become one."""
 
-DIGITS = 4  # of a MOS, so that the order of additions does not make another file
+MOS_DIGITS = 4  # of a MOS, so that the order of additions does not make another file
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
     A MOS rests on all opinions in the database, whatever is wanted of them here, for they all tell of the
     annotators' habits. Raises InputError if nothing is left.
     """
-    if method not in METHODS:
-        raise InputError(f"There is no MOS method {method!r}; there are {', '.join(METHODS)}.")
+    if method not in MOS_METHODS:
+        raise InputError(f"There is no MOS method {method!r}; there are {', '.join(MOS_METHODS)}.")
     with store.database.reading() as session:
         said = opinions(session)
         part_of = parts(session)
@@ -95,7 +95,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
             if not of_aspect or mean is None or mean.raters < filters.min_raters:
                 continue
             kept += [row.Index for row in of_aspect]
-            mos[aspect], raters[aspect] = round(COMMON_SCALE.clamp(mean.mos), DIGITS), mean.raters
+            mos[aspect], raters[aspect] = round(COMMON_SCALE.clamp(mean.mos), MOS_DIGITS), mean.raters
             text = _best_description(of_aspect, mean.mos, shown)
             if text is not None:
                 descriptions[aspect] = text

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from annotation.exchange.dataset import METHODS, Filters, HumanSamples, Method, human_samples
+from annotation.exchange.dataset import MOS_METHODS, Filters, HumanSamples, Method, human_samples
 from annotation.exchange.spreadsheet_safety import harmless
 from annotation.store import Store
 from m3agiqa.aspects import COMMON_SCALE, Aspect
@@ -27,8 +27,8 @@ from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, write_samples
 
 SAMPLES, IMAGES, OPINIONS, MANIFEST = "samples.jsonl", "images", "annotations.csv", "manifest.json"
-CONVERSATIONS = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
-FILES = {SAMPLES, IMAGES, OPINIONS, MANIFEST, *CONVERSATIONS.values()}
+CONVERSATION_FILES = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
+EXPORTED_FILES = {SAMPLES, IMAGES, OPINIONS, MANIFEST, *CONVERSATION_FILES.values()}
 OPINION_COLUMNS = (
     "sample",
     "image",
@@ -129,8 +129,8 @@ def _check_replaceable(out: Path) -> None:
         there = {path.name for path in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise InputError(f"{out} is no folder that can be written: {error.strerror}.") from error
-    if there and (MANIFEST not in there or not there <= FILES):
-        other = min(there - FILES, default="no manifest.json")
+    if there and (MANIFEST not in there or not there <= EXPORTED_FILES):
+        other = min(there - EXPORTED_FILES, default="no manifest.json")
         raise InputError(
             f"{out} holds other things than an export ({other}), so it is left alone; choose another folder."
         )
@@ -157,7 +157,7 @@ def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, metho
     for aspect in filters.aspects:
         told = [sample for sample in samples if aspect in sample.descriptions]
         if told:
-            write_conversations(told, aspect, COMMON_SCALE, folder / CONVERSATIONS[aspect])
+            write_conversations(told, aspect, COMMON_SCALE, folder / CONVERSATION_FILES[aspect])
     _write_opinions(found.opinions, folder / OPINIONS)
     created = datetime.now(UTC)
     sha256 = hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest()
@@ -169,7 +169,7 @@ def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, metho
         "counts": _counts(samples, found.opinions),
         "filters": asdict(filters),
         "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
-        "mos_method": f"{method}: {METHODS[method]}",
+        "mos_method": f"{method}: {MOS_METHODS[method]}",
     }
     (folder / MANIFEST).write_text(
         json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -15,12 +15,12 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
 
 DEFAULT_TOLERANCE = 1.0
-TOLERANCES = MosScale(0.0, COMMON_SCALE.high - COMMON_SCALE.low)
+TOLERANCE_RANGE = MosScale(0.0, COMMON_SCALE.high - COMMON_SCALE.low)
 MAX_LINES = 300_000  # all of them are held in memory
-LONGEST_ROW = 200  # lines; a quotation mark that is never closed must not swallow the rest of the file
-LONGEST_HEADER = 10_000  # characters
-DELIMITERS = ",;\t"  # spreadsheets write the second in half of Europe, the third as "Unicode text"
-COLUMNS = frozenset(
+MAX_ROW_LINES = 200  # lines; a quotation mark that is never closed must not swallow the rest of the file
+MAX_HEADER = 10_000  # characters
+CSV_DELIMITERS = ",;\t"  # spreadsheets write the second in half of Europe, the third as "Unicode text"
+CSV_COLUMNS = frozenset(
     ["image", "prompt", "generator", "annotator", "gold_tolerance", *Aspect, *(f"gold_{a}" for a in Aspect)]
 )
 
@@ -88,8 +88,8 @@ def _lines(content: bytes) -> list[str | None]:
 
 def _header(lines: Sequence[str | None], name: str) -> tuple[str, list[str]]:
     first = (lines[0] if lines else None) or ""
-    for delimiter in DELIMITERS:
-        header = next(csv.reader([first[:LONGEST_HEADER]], delimiter=delimiter), [])
+    for delimiter in CSV_DELIMITERS:
+        header = next(csv.reader([first[:MAX_HEADER]], delimiter=delimiter), [])
         columns = [cell.strip().lower() for cell in header]
         if "image" in columns:
             break
@@ -98,7 +98,7 @@ def _header(lines: Sequence[str | None], name: str) -> tuple[str, list[str]]:
             f"{name} needs a column image, and has {first.strip()[:80]!r} as its first line. "
             "Save it as “CSV UTF-8” with the names of the columns on top."
         )
-    twice = {column for column in columns if column in COLUMNS and columns.count(column) > 1}
+    twice = {column for column in columns if column in CSV_COLUMNS and columns.count(column) > 1}
     if twice:
         raise InputError(f"{name} has the column {min(twice)} twice; keep one.")
     scored = [str(aspect) for aspect in Aspect if aspect in columns]
@@ -127,7 +127,7 @@ def _records(
         if not line.strip(f"{delimiter} \r\n"):
             at += 1
             continue
-        near = takewhile(lambda each: each is not None, lines[at : at + LONGEST_ROW])
+        near = takewhile(lambda each: each is not None, lines[at : at + MAX_ROW_LINES])
         reader = csv.reader(near, delimiter=delimiter, strict=True)
         try:
             cells = next(reader)
@@ -162,7 +162,7 @@ def _row(place: str, cells: dict[str, str]) -> Row:
             raise InputError(f"The name of the {what} is longer than {longest} characters; shorten it.")
     tolerance = DEFAULT_TOLERANCE
     if "gold_tolerance" in texts:
-        tolerance = _number(texts["gold_tolerance"], "gold_tolerance", TOLERANCES)
+        tolerance = _number(texts["gold_tolerance"], "gold_tolerance", TOLERANCE_RANGE)
     gold = tuple(Gold(aspect, score, tolerance) for aspect, score in _scores(texts, "gold_").items())
     return Row(place, image, texts.get("prompt", ""), generator, gold, scores, annotator)
 

@@ -18,7 +18,7 @@ from annotation.exchange.import_csv import Row
 from annotation.exchange.import_sources import Offer, offers
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import Store, items, queue
-from annotation.store.corrections import Draft, Said, TakenBackError, save
+from annotation.store.corrections import AspectResponse, NewSubmission, WithdrawnError, save
 from annotation.store.image_files import StoredImage
 from annotation.store.log import log_action
 from annotation.store.models import Annotator, Correction, GoldAnswer, Image
@@ -28,8 +28,8 @@ from m3agiqa.assessor import clean_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
 
-BATCH = 50  # images a transaction; other writers wait no longer than for these
-READERS = min(4, os.cpu_count() or 1)
+BATCH_SIZE = 50  # images a transaction; other writers wait no longer than for these
+READER_THREADS = min(4, os.cpu_count() or 1)
 SHOWN_ERRORS = 10
 
 Progress = Callable[[int, int], None]
@@ -108,7 +108,7 @@ def import_into(
             f"There cannot be {overlap} annotators per image; give 1 to {MOST_ANNOTATORS}, or 0 for no queue."
         )
     report = ImportReport()
-    with offers(source, images, trusted) as offered, ThreadPoolExecutor(READERS) as readers:
+    with offers(source, images, trusted) as offered, ThreadPoolExecutor(READER_THREADS) as readers:
         report.errors, report.ignored = offered.errors, offered.ignored
         total, done = len(offered.images), 0
         progress(0, total)
@@ -147,7 +147,7 @@ def _title(source: Path) -> str:
 
 def _batches(images: Iterable[Offer]) -> Iterator[list[Offer]]:
     left = iter(images)
-    while batch := list(islice(left, BATCH)):
+    while batch := list(islice(left, BATCH_SIZE)):
         yield batch
 
 
@@ -213,13 +213,13 @@ def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
     facts = [ready.image.sha256, ready.prompt, annotator, sorted(scores.items())]
     latest = _latest_revisions(session, item_id, annotator)
     said = tuple(
-        Said(aspect, score, COMMON_SCALE, revision=latest.get(aspect, 0) + 1)
+        AspectResponse(aspect, score, COMMON_SCALE, revision=latest.get(aspect, 0) + 1)
         for aspect, score in scores.items()
     )
     token = hashlib.sha256(repr(facts).encode()).hexdigest()  # the same row again is the same submission
     try:
-        saved = save(session, Draft(token, item_id, annotator, said, place="import"))
-    except TakenBackError:  # and so it stays
+        saved = save(session, NewSubmission(token, item_id, annotator, said, place="import"))
+    except WithdrawnError:  # and so it stays
         return 0
     if saved.again:
         return 0

@@ -18,7 +18,7 @@ from annotation.failures.sources import DataSet, Judged, Source, Version
 from annotation.store import Store
 from m3agiqa.errors import InputError
 
-KEPT = 8  # tables
+CACHED_TABLES = 8  # tables
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Catalogue:
         judged = source.judged(version)
         with self._lock:
             self._tables[version] = stamp, judged
-            while len(self._tables) > KEPT:
+            while len(self._tables) > CACHED_TABLES:
                 self._tables.popitem(last=False)
         return judged
 

@@ -10,7 +10,7 @@ import pandas as pd
 from m3agiqa.aspects import RATINGS, Aspect, MosScale
 from m3agiqa.metrics import plcc, srcc
 
-GIVEN = (
+INPUT_COLUMNS = (
     "item",  # an item's id or a sample's, as text
     "aspect",
     "image",  # path of the file
@@ -29,11 +29,11 @@ GIVEN = (
     "reference",  # a teacher's
     "tags",  # kinds of error that people have seen, a tuple
 )
-DERIVED = (
+DERIVED_COLUMNS = (
     "error",  # predicted less MOS, in points of the scale
     "words_apart",  # steps from the spoken word to the word of the predicted MOS; NaN if none was spoken
 )
-BESIDE = ("other_predicted", "other_rating", "other_description", "other_error", "gain")
+COMPARISON_COLUMNS = ("other_predicted", "other_rating", "other_description", "other_error", "gain")
 """What a second model says, on the first one's scale; `gain` is by how much it is nearer to people."""
 
 SAME_CASE = ["item", "aspect", "image"]
@@ -57,7 +57,7 @@ class Key:
 
 def cases(given: pd.DataFrame) -> pd.DataFrame:
     """A table with the columns GIVEN and DERIVED, in the order of items and aspects; None where unknown."""
-    table = given.reindex(columns=list(GIVEN)).astype({"predicted": float, "mos": float})
+    table = given.reindex(columns=list(INPUT_COLUMNS)).astype({"predicted": float, "mos": float})
     texts = ["prompt", "generator", "source", "rating", "description", "reference"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), None)
     table["tags"] = [tags if isinstance(tags, tuple) else () for tags in table["tags"]]

@@ -16,7 +16,7 @@ from annotation.store.log import log_action
 from annotation.store.queue import enqueue
 from m3agiqa.errors import InputError
 
-COLUMNS = (
+EXPORT_COLUMNS = (
     "item",
     "image",
     "aspect",
@@ -44,7 +44,7 @@ COLUMNS = (
 
 def to_csv(selected: pd.DataFrame) -> str:
     """The table as CSV, safe to open in a spreadsheet; images by name, tags separated by semicolons."""
-    table = selected[[column for column in COLUMNS if column in selected]].copy()
+    table = selected[[column for column in EXPORT_COLUMNS if column in selected]].copy()
     table["image"] = [Path(path).name for path in table["image"]]
     table["tags"] = ["; ".join(tags) for tags in table["tags"]]
     for column in table:

@@ -13,7 +13,7 @@ import pandas as pd
 from annotation.failures.error_table import Key
 from m3agiqa.errors import InputError
 
-TAB = "failures"
+TAB_NAME = "failures"
 NOT_GIVEN = "(not given)"
 """Stands for cases without a generator."""
 LONGEST_TEXT = 2000  # characters of a link's value
@@ -94,7 +94,7 @@ class View:
         changed = {
             field.name: said[field.name] for field in fields(self) if said[field.name] != field.default
         }
-        return "?" + urlencode({"tab": TAB, **changed})
+        return "?" + urlencode({"tab": TAB_NAME, **changed})
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> View:

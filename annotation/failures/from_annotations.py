@@ -12,7 +12,7 @@ from annotation.failures.error_table import cases, rescaled
 from annotation.failures.sources import DataSet, Judged, Opinion, Version
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
-from annotation.store.corrections import in_force, model_texts, same_text
+from annotation.store.corrections import current_corrections, model_texts, same_text
 from annotation.store.current_responses import opinions
 from annotation.store.models import (
     Annotator,
@@ -88,7 +88,7 @@ class Annotations:
         if not item.isdecimal():
             return []
         with self.store.database.reading() as session:
-            found = session.scalars(in_force().where(Correction.item_id == int(item))).all()
+            found = session.scalars(current_corrections().where(Correction.item_id == int(item))).all()
             shown = model_texts(session, int(item))
             names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
             said = [

@@ -15,10 +15,20 @@ from annotation.failures.sources import DataSet, Judged, Opinion, Version
 from m3agiqa.aspects import COMMON_SCALE, RATINGS, Aspect, MosScale
 from m3agiqa.errors import InputError
 
-NEEDED = ("sample", "image", "aspect", "mos", "predicted")
-TEXTS = ("sample", "image", "prompt", "generator", "source", "aspect", "rating", "description", "reference")
-USUAL = "predictions"
-FACTS = "metrics.json"
+REQUIRED_COLUMNS = ("sample", "image", "aspect", "mos", "predicted")
+TEXT_COLUMNS = (
+    "sample",
+    "image",
+    "prompt",
+    "generator",
+    "source",
+    "aspect",
+    "rating",
+    "description",
+    "reference",
+)
+DEFAULT_TABLE = "predictions"
+METRICS_FILE = "metrics.json"
 
 Files = tuple[tuple[Path, int, int], ...]
 """Paths with the time of their last change and their size."""
@@ -40,7 +50,7 @@ class RunReports:
     def stamp(self, version: str) -> Hashable:
         """Changes when the table does."""
         path = self._path(version)
-        return _stamp(path), _stamp(path.with_name(FACTS))
+        return _stamp(path), _stamp(path.with_name(METRICS_FILE))
 
     def judged(self, version: str) -> Judged:
         """The table of one run, in which every prediction has its MOS.
@@ -52,7 +62,7 @@ class RunReports:
         try:
             read = pd.read_csv(
                 path,
-                dtype=dict.fromkeys(TEXTS, str),
+                dtype=dict.fromkeys(TEXT_COLUMNS, str),
                 keep_default_na=False,
                 na_values=[""],
                 encoding="utf-8-sig",
@@ -99,7 +109,7 @@ def _data_sets(folder: Path, files: Files) -> tuple[DataSet, ...]:
         told = facts.get("facts") if isinstance(facts.get("facts"), dict) else {}
         fingerprint = str(told.get("data fingerprint") or "")
         key = f"{RunReports.prefix}:{fingerprint[:12] or run}"
-        table = "" if path.stem == USUAL else f", {path.stem}"
+        table = "" if path.stem == DEFAULT_TABLE else f", {path.stem}"
         version = Version(
             f"{RunReports.prefix}:{path.relative_to(folder).as_posix()}",
             f"{facts.get('title') or 'untitled'} (run {run}{table})",
@@ -114,7 +124,9 @@ def _data_sets(folder: Path, files: Files) -> tuple[DataSet, ...]:
 def _tables(files: Files) -> tuple[Path, ...]:
     """Those with predictions; the usual ones also if they are broken, for the reader is to be told."""
     tables = [path for path, *_ in files if path.suffix == ".csv"]
-    return tuple(path for path in tables if path.stem == USUAL or set(NEEDED) <= _columns(path))
+    return tuple(
+        path for path in tables if path.stem == DEFAULT_TABLE or set(REQUIRED_COLUMNS) <= _columns(path)
+    )
 
 
 def _columns(path: Path) -> set[str]:
@@ -127,7 +139,7 @@ def _columns(path: Path) -> set[str]:
 def _facts(table: Path) -> dict:
     """What the report says of itself; nothing if it has been written by something else."""
     try:
-        facts = json.loads(table.with_name(FACTS).read_text(encoding="utf-8"))
+        facts = json.loads(table.with_name(METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
@@ -148,7 +160,7 @@ def _scales(table: Path) -> pd.DataFrame:
 
 def _checked(read: pd.DataFrame, name: str) -> pd.DataFrame:
     """With numbers as numbers, and every row a case. Raises InputError naming the row."""
-    lacking = [column for column in NEEDED if column not in read]
+    lacking = [column for column in REQUIRED_COLUMNS if column not in read]
     if lacking:
         raise InputError(f"The report {name} lacks the columns {', '.join(lacking)}.")
     read = read.rename(columns={"sample": "item"})

@@ -38,9 +38,9 @@ MIN_FOR_INCONSISTENCY = 20
 """From fewer, who seems consistent may just be lucky, and would count for too much."""
 
 _Z95 = 1.96
-_ROUNDS = 500
-_SETTLED = 1e-8  # points of MOS
-_LEAST_VARIANCE = 1e-8  # of a rater, so that perfect agreement does not divide by zero
+_MAX_ITERATIONS = 500
+_TOLERANCE = 1e-8  # points of MOS
+_MIN_VARIANCE = 1e-8  # of a rater, so that perfect agreement does not divide by zero
 
 
 @dataclass(frozen=True)
@@ -240,15 +240,15 @@ def alternating_projection(
     share = 1 / count
     mos = np.bincount(item, share * score)
     bias = biases(mos)
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ITERATIONS):
         before = mos
         inconsistency, typical = inconsistencies(mos, bias, share)
         deviation = np.maximum(inconsistency, typical / 2)
-        weight = 1 / np.maximum(deviation**2, _LEAST_VARIANCE) if len(common.score) else np.ones(raters)
+        weight = 1 / np.maximum(deviation**2, _MIN_VARIANCE) if len(common.score) else np.ones(raters)
         share = weight[rater] / np.bincount(item, weight[rater])[item]
         mos = np.bincount(item, share * (score - bias[rater]))
         bias = biases(mos)
-        if np.abs(mos - before).max() < _SETTLED:
+        if np.abs(mos - before).max() < _TOLERANCE:
             break
     error = np.sqrt(np.bincount(item, (share * inconsistency[rater]) ** 2))
     return Projection(mos, error, bias, inconsistency, shared)

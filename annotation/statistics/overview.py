@@ -16,9 +16,9 @@ from annotation.store.current_responses import opinions
 from annotation.store.models import Assessment, Correction, GoldAnswer, Image, Item, Withdrawal
 from m3agiqa.aspects import Aspect
 
-BREAK = pd.Timedelta(minutes=10)
+MAX_PAUSE = pd.Timedelta(minutes=10)
 """Longer pauses between two submissions are no work, and not in the pace."""
-ELSEWHERE = "import"
+IMPORT_PLACE = "import"
 """The place of opinions that were given elsewhere, at times that nobody knows."""
 
 
@@ -151,7 +151,7 @@ def differences(said: pd.DataFrame) -> pd.Series:
 def pace(own: pd.DataFrame) -> float:
     """Images that a person saves per hour of work, from the moments of their submissions."""
     gaps = _submissions(own)["created_at"].sort_values().diff().dropna()
-    gaps = gaps[(gaps <= BREAK) & (gaps > pd.Timedelta(0))]
+    gaps = gaps[(gaps <= MAX_PAUSE) & (gaps > pd.Timedelta(0))]
     return float(len(gaps) / (gaps.sum() / pd.Timedelta(hours=1))) if len(gaps) else math.nan
 
 
@@ -161,7 +161,7 @@ def _median_seconds(own: pd.DataFrame) -> float:
 
 
 def _submissions(own: pd.DataFrame) -> pd.DataFrame:
-    here = own[own["place"] != ELSEWHERE]
+    here = own[own["place"] != IMPORT_PLACE]
     return here.drop_duplicates(["item_id", "created_at"])
 
 

@@ -23,7 +23,7 @@ from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
-TAGS: dict[Aspect, tuple[str, ...]] = {
+ERROR_TAGS: dict[Aspect, tuple[str, ...]] = {
     Aspect.QUALITY: (
         "missed flaw",
         "invented flaw",
@@ -61,19 +61,19 @@ MAX_TAG = 60
 MAX_TAGS = 20
 MAX_TOKEN = 64
 MAX_SCORE = 1000.0  # points, either way; on far larger scales the arithmetic of means would overflow
-LONGEST = 24 * 3600.0  # seconds; a page that was open for longer tells nothing about the work
+MAX_SECONDS = 24 * 3600.0  # seconds; a page that was open for longer tells nothing about the work
 
 
 class StaleError(InputError):
     """The same annotator has saved something newer meanwhile, in another tab."""
 
 
-class TakenBackError(InputError):
+class WithdrawnError(InputError):
     """What is sent again had been saved under this token, and has been withdrawn since."""
 
 
 @dataclass(frozen=True)
-class Said:
+class AspectResponse:
     """What a person says of one aspect."""
 
     aspect: Aspect
@@ -91,14 +91,14 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Draft:
+class NewSubmission:
     """What a person wants to save of an item, in one go."""
 
     token: str
     """Made by the page: what is sent twice under the same token is saved once, also if it is withdrawn."""
     item_id: int
     annotator: str
-    said: tuple[Said, ...]
+    said: tuple[AspectResponse, ...]
     assessment_id: int | None = None
     """What they had before them."""
     place: str = "annotate"
@@ -107,7 +107,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedSubmission:
     """A saved submission, and the id of the correction of each aspect."""
 
     submission_id: int
@@ -116,10 +116,10 @@ class Saved:
     """Whether this token had been saved before, and nothing new was written."""
 
 
-def save(session: Session, draft: Draft) -> Saved:
+def save(session: Session, draft: NewSubmission) -> SavedSubmission:
     """Save a draft, all of it or nothing.
 
-    Raises InputError for what cannot be saved, StaleError where a newer revision exists, and TakenBackError
+    Raises InputError for what cannot be saved, StaleError where a newer revision exists, and WithdrawnError
     if all of it had been saved before and withdrawn.
     """
     draft = _checked(draft)
@@ -143,7 +143,7 @@ def save(session: Session, draft: Draft) -> Saved:
     )
     session.add(submission)
     session.flush()
-    return Saved(submission.id, _ids(submission), again=False)
+    return SavedSubmission(submission.id, _ids(submission), again=False)
 
 
 def latest_revision(session: Session, item_id: int, aspect: Aspect, annotator: str) -> int:
@@ -183,7 +183,7 @@ def withdraw_submission(session: Session, submission_id: int, annotator: str) ->
         withdraw(session, correction.id, annotator)
 
 
-def has_said(session: Session, item_id: int, annotator: str) -> bool:
+def has_response(session: Session, item_id: int, annotator: str) -> bool:
     """Whether anything that an annotator said of an item is in force."""
     standing = (
         select(Correction.id)
@@ -197,7 +197,7 @@ def has_said(session: Session, item_id: int, annotator: str) -> bool:
     return bool(session.scalar(standing.exists().select()))
 
 
-def in_force() -> Select[tuple[Correction]]:
+def current_corrections() -> Select[tuple[Correction]]:
     """All corrections in force: per item, aspect and annotator the highest revision not withdrawn."""
     newer = aliased(Correction)
     superseded = (
@@ -216,7 +216,7 @@ def in_force() -> Select[tuple[Correction]]:
 
 def model_texts(session: Session, item_id: int | None = None) -> dict[int, str]:
     """By correction in force: what the model had said to the person; of one item, or of all."""
-    current = in_force().with_only_columns(Correction.id)
+    current = current_corrections().with_only_columns(Correction.id)
     if item_id is not None:
         current = current.where(Correction.item_id == item_id)
     rows = session.execute(
@@ -242,7 +242,7 @@ def same_text(own: str | None, models: str | None) -> bool:
 # --- saving ------------------------------------------------------------------------------------
 
 
-def _checked(draft: Draft) -> Draft:
+def _checked(draft: NewSubmission) -> NewSubmission:
     """The draft as it can be stored. Raises InputError."""
     if not draft.token or len(draft.token) > MAX_TOKEN:
         raise InputError("This was sent without its token; reload the page and save again.")
@@ -250,11 +250,11 @@ def _checked(draft: Draft) -> Draft:
         raise InputError("Nothing has been scored yet; give at least one aspect a score.")
     if len({said.aspect for said in draft.said}) < len(draft.said):
         raise InputError("An aspect was given twice; reload the page and save again.")
-    seconds = min(max(draft.seconds, 0.0), LONGEST) if math.isfinite(draft.seconds) else 0.0
+    seconds = min(max(draft.seconds, 0.0), MAX_SECONDS) if math.isfinite(draft.seconds) else 0.0
     return replace(draft, said=tuple(map(_checked_aspect, draft.said)), seconds=seconds)
 
 
-def _checked_aspect(said: Said) -> Said:
+def _checked_aspect(said: AspectResponse) -> AspectResponse:
     low, high = said.scale.low, said.scale.high
     if max(abs(low), abs(high)) > MAX_SCORE:
         raise InputError(f"A scale from {low:g} to {high:g} is too large; give one within ±{MAX_SCORE:,.0f}.")
@@ -272,18 +272,18 @@ def _checked_aspect(said: Said) -> Said:
     return replace(said, description=description, tags=tags, comment=comment)
 
 
-def _saved_before(submission: Submission, draft: Draft, person: Annotator) -> Saved:
+def _saved_before(submission: Submission, draft: NewSubmission, person: Annotator) -> SavedSubmission:
     if (submission.annotator_id, submission.item_id) != (person.id, draft.item_id):
         raise InputError("This was sent with the token of something else; reload the page and save again.")
     if all(correction.withdrawal is not None for correction in submission.corrections):
-        raise TakenBackError(
+        raise WithdrawnError(
             "You had saved this before and have taken it back since; reload the page, then save it again if "
             "you want it after all."
         )
-    return Saved(submission.id, _ids(submission), again=True)
+    return SavedSubmission(submission.id, _ids(submission), again=True)
 
 
-def _require_assessment(session: Session, draft: Draft) -> None:
+def _require_assessment(session: Session, draft: NewSubmission) -> None:
     if draft.assessment_id is None:
         return
     assessment = session.get(Assessment, draft.assessment_id)
@@ -291,7 +291,7 @@ def _require_assessment(session: Session, draft: Draft) -> None:
         raise InputError("The assessment that this corrects is of another image; reload the page.")
 
 
-def _require_newest(session: Session, draft: Draft, said: Said) -> None:
+def _require_newest(session: Session, draft: NewSubmission, said: AspectResponse) -> None:
     """Two tabs that get past this at the same moment meet at the table's unique constraint."""
     latest = latest_revision(session, draft.item_id, said.aspect, draft.annotator)
     if said.revision != latest + 1:
@@ -301,7 +301,7 @@ def _require_newest(session: Session, draft: Draft, said: Said) -> None:
         )
 
 
-def _correction(draft: Draft, said: Said, person: Annotator) -> Correction:
+def _correction(draft: NewSubmission, said: AspectResponse, person: Annotator) -> Correction:
     return Correction(
         item_id=draft.item_id,
         aspect=said.aspect,

@@ -8,7 +8,7 @@ import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotation.store.corrections import in_force
+from annotation.store.corrections import current_corrections
 from annotation.store.models import (
     Annotator,
     Correction,
@@ -20,7 +20,7 @@ from annotation.store.models import (
 )
 from m3agiqa.aspects import Aspect
 
-COLUMNS = {
+RESPONSE_COLUMNS = {
     "correction_id": "int64",
     "item_id": "int64",
     "aspect": "str",
@@ -51,7 +51,7 @@ def opinions(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
     `low` and `high` are the scale of `score`; `seconds` is the time of the whole submission; `prompt` is
     "" where there is none; `gold` tells a calibration image. Columns are there even if rows are not.
     """
-    current = in_force()
+    current = current_corrections()
     if aspect is not None:
         current = current.where(Correction.aspect == aspect)
     ids = current.with_only_columns(Correction.id)
@@ -91,5 +91,8 @@ def opinions(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
     )
     said = [{**row, "tags": tuple(sorted(tags[row["correction_id"]]))} for row in rows.mappings()]
     return pd.DataFrame(
-        {name: pd.Series([row[name] for row in said], dtype=dtype) for name, dtype in COLUMNS.items()}
+        {
+            name: pd.Series([row[name] for row in said], dtype=dtype)
+            for name, dtype in RESPONSE_COLUMNS.items()
+        }
     )

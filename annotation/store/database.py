@@ -20,11 +20,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from annotation.store import migrations
 from m3agiqa.errors import M3AgiqaError
 
-PATIENCE = 30.0  # seconds to wait for other writers
-ATTEMPTS = 7  # of a transaction: about three seconds, which is enough for a hiccup of the network
-CONNECTIONS = 30  # at most, per process; PostgreSQL allows 100 by default
+LOCK_TIMEOUT = 30.0  # seconds to wait for other writers
+MAX_ATTEMPTS = 7  # of a transaction: about three seconds, which is enough for a hiccup of the network
+MAX_CONNECTIONS = 30  # at most, per process; PostgreSQL allows 100 by default
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 class StoreError(M3AgiqaError):
@@ -56,14 +56,14 @@ class Database:
             raise
         return database
 
-    def transact(self, work: Callable[[Session], T]) -> T:
+    def transact(self, work: Callable[[Session], Result]) -> Result:
         """Run `work` in one transaction: once this returns, all of it is on disk, else nothing is.
 
         After a conflict with another writer or a lost connection `work` is run again, so it must have no
         effects outside the session. Objects of the session stay readable afterwards. Raises StoreError.
         """
 
-        def attempt() -> T:
+        def attempt() -> Result:
             with self._turn_to_write(), self._writing.begin() as session:
                 return work(session)
 
@@ -87,20 +87,20 @@ class Database:
         """SQLite has one writer at a time: threads queue up here, where they need not poll for its lock."""
         if not self._is_sqlite:
             yield
-        elif self._turn.acquire(timeout=PATIENCE):
+        elif self._turn.acquire(timeout=LOCK_TIMEOUT):
             try:
                 yield
             finally:
                 self._turn.release()
         else:
-            raise StoreError(BUSY)
+            raise StoreError(DATABASE_BUSY)
 
-    def _retrying(self, attempt: Callable[[], T]) -> T:
-        for tried in range(1, ATTEMPTS + 1):
+    def _retrying(self, attempt: Callable[[], Result]) -> Result:
+        for tried in range(1, MAX_ATTEMPTS + 1):
             try:
                 return attempt()
             except (DBAPIError, PoolTimeoutError) as error:
-                if tried == ATTEMPTS or not self._may_go_better(error):
+                if tried == MAX_ATTEMPTS or not self._may_go_better(error):
                     raise StoreError(_sentence(error)) from error
                 time.sleep(random.uniform(0.5, 1) * 0.03 * 2**tried)
         raise AssertionError("unreachable")
@@ -143,7 +143,7 @@ def _engine(text: str) -> Engine:
             lasting = {"connect_timeout": "10", "tcp_user_timeout": "10000", **url.query}
             url = url.set(query=lasting)
         return create_engine(
-            url, pool_size=5, max_overflow=CONNECTIONS - 5, pool_timeout=PATIENCE, pool_pre_ping=True
+            url, pool_size=5, max_overflow=MAX_CONNECTIONS - 5, pool_timeout=LOCK_TIMEOUT, pool_pre_ping=True
         )
     except ModuleNotFoundError as error:
         raise StoreError(
@@ -167,10 +167,10 @@ def _sqlite_engine(url: URL) -> Engine:
         _make_folder(Path(url.database).parent)
     engine = create_engine(
         url,
-        connect_args={"timeout": PATIENCE},
+        connect_args={"timeout": LOCK_TIMEOUT},
         pool_size=5,
-        max_overflow=CONNECTIONS - 5,
-        pool_timeout=PATIENCE,
+        max_overflow=MAX_CONNECTIONS - 5,
+        pool_timeout=LOCK_TIMEOUT,
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -196,7 +196,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     """So that readers and the writer need not wait for each other. A file stays so once it is."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -219,17 +219,17 @@ def _refuse_to_write(*_: object) -> None:
 
 # --- what went wrong, in a sentence ------------------------------------------------------------
 
-BUSY = "The database is busy with somebody else's work; nothing was saved. Try again in a moment."
-FULL = "The disk is full; nothing was saved. Make room on the server's disk and try again."
-UNREACHABLE = (
+DATABASE_BUSY = "The database is busy with somebody else's work; nothing was saved. Try again in a moment."
+DISK_FULL = "The disk is full; nothing was saved. Make room on the server's disk and try again."
+SERVER_UNREACHABLE = (
     "The database server cannot be reached; nothing was saved. Try again in a moment, "
     "or see whether it runs and DATABASE_URL is right."
 )
 
 SQLITE_SENTENCES = {
-    sqlite3.SQLITE_BUSY: BUSY,
-    sqlite3.SQLITE_LOCKED: BUSY,
-    sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_BUSY: DATABASE_BUSY,
+    sqlite3.SQLITE_LOCKED: DATABASE_BUSY,
+    sqlite3.SQLITE_FULL: DISK_FULL,
     sqlite3.SQLITE_NOTADB: (
         "The database file is no database; move it away, or name another file with DATABASE_URL."
     ),
@@ -244,13 +244,13 @@ SQLITE_SENTENCES = {
 }
 
 POSTGRES_SENTENCES = {  # by the first characters of SQLSTATE
-    "53100": FULL,
-    "53300": BUSY,  # too many connections
+    "53100": DISK_FULL,
+    "53300": DATABASE_BUSY,  # too many connections
     "53": "The database server is out of resources; nothing was saved. Try again in a moment.",
-    "55P03": BUSY,
-    "40": BUSY,
-    "08": UNREACHABLE,
-    "57": UNREACHABLE,
+    "55P03": DATABASE_BUSY,
+    "40": DATABASE_BUSY,
+    "08": SERVER_UNREACHABLE,
+    "57": SERVER_UNREACHABLE,
     "42501": "The database server does not let this user write; grant the right, or change DATABASE_URL.",
     "25006": "The database server is read-only at present; nothing was saved.",
 }
@@ -263,14 +263,14 @@ def _sqlstate(error: DBAPIError) -> str:
 
 def _sentence(error: DBAPIError | PoolTimeoutError) -> str:
     if isinstance(error, PoolTimeoutError):
-        return BUSY
+        return DATABASE_BUSY
     if (code := getattr(error.orig, "sqlite_errorcode", None)) is not None:
         known = SQLITE_SENTENCES.get(code & 0xFF)  # the higher bits only tell variants apart
     elif error.connection_invalidated:
-        known = UNREACHABLE
+        known = SERVER_UNREACHABLE
     elif not (state := _sqlstate(error)):
         reason = str(error.orig).partition("\n")[0].rpartition("failed: ")[2]
-        known = f"{UNREACHABLE} ({reason})"
+        known = f"{SERVER_UNREACHABLE} ({reason})"
     else:
         known = next((s for start, s in POSTGRES_SENTENCES.items() if state.startswith(start)), None)
     return known or f"The database refused this, and nothing was saved: {error.orig}"

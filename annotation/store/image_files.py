@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from annotation.store.database import FULL, StoreError
+from annotation.store.database import DISK_FULL, StoreError
 from annotation.store.texts import storable
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image, opened
@@ -17,7 +17,12 @@ from m3agiqa.images import open_image, opened
 MAX_FILE = 200 * 2**20  # bytes
 MAX_NAME = 255  # characters
 
-SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}  # else the format's own name
+FORMAT_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "TIFF": ".tif",
+    "JPEG2000": ".jp2",
+}  # else the format's own name
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class ImageFiles:
             _flush_folder(self.folder)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(FULL) from error
+                raise StoreError(DISK_FULL) from error
             raise StoreError(
                 f"The image cannot be kept in {self.folder} ({error.strerror}); nothing was saved. "
                 "See that the server may write there."
@@ -90,7 +95,7 @@ def _read(path: Path) -> bytes:
 def _suffix(content: bytes) -> str:
     """By what the content is, whatever its owner calls it: browsers go by the name."""
     with opened(content) as image:
-        return SUFFIXES.get(image.format, f".{image.format.lower()}")
+        return FORMAT_SUFFIXES.get(image.format, f".{image.format.lower()}")
 
 
 def _write_whole(target: Path, content: bytes) -> None:

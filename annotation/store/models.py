@@ -289,7 +289,7 @@ class Correction(Base):
 
 
 class CorrectionTag(Base):
-    """A kind of error that a person sees (annotation.store.corrections.TAGS, or their own word)."""
+    """A kind of error that a person sees (annotation.store.corrections.ERROR_TAGS, or their own word)."""
 
     __tablename__ = "correction_tags"
 

@@ -36,11 +36,11 @@ from annotation.store.people import annotator_named
 from annotation.store.texts import storable
 from m3agiqa.errors import InputError
 
-MOST_HELD = 10
+MAX_LEASES = 10
 """Items in the hands of one person."""
-HOLD = timedelta(minutes=30)
+LEASE_DURATION = timedelta(minutes=30)
 """How long an item stays with a person who does not ask for anything any more."""
-CHUNK = 1000  # items per query: databases limit the number of parameters
+QUERY_CHUNK = 1000  # items per query: databases limit the number of parameters
 
 
 class Order(StrEnum):
@@ -88,7 +88,10 @@ def enqueue(session: Session, item_ids: Iterable[int], overlap: int) -> int:
             f"{overlap}."
         )
     ids = list(dict.fromkeys(item_ids))
-    return sum(_enqueue(session, ids[start : start + CHUNK], overlap) for start in range(0, len(ids), CHUNK))
+    return sum(
+        _enqueue(session, ids[start : start + QUERY_CHUNK], overlap)
+        for start in range(0, len(ids), QUERY_CHUNK)
+    )
 
 
 def _enqueue(session: Session, item_ids: list[int], overlap: int) -> int:
@@ -156,7 +159,7 @@ def take(
         session.execute(
             update(Assignment)
             .where(Assignment.annotator_id == person, Assignment.item_id.in_(held))
-            .values(held_until=at + HOLD)
+            .values(held_until=at + LEASE_DURATION)
         )
     _free_lapsed(session, person, at)
     while len(held) < count:
@@ -186,13 +189,13 @@ def reopen(session: Session, item_id: int, annotator: str, at: datetime | None =
     """The person goes back to an item that they finished or skipped; `take` gives it before what came later.
 
     False if others have taken all of its slots meanwhile, it is not in the queue, or they had never had it:
-    then they do not hold it, but may still save it. Raises InputError if they hold MOST_HELD others.
+    then they do not hold it, but may still save it. Raises InputError if they hold MAX_LEASES others.
     """
     person = _one_tab(session, annotator)
     if session.get(Assignment, (item_id, person)) is None:
         return False
     others = set(_held(session, person)) - {item_id}
-    if len(others) >= MOST_HELD:
+    if len(others) >= MAX_LEASES:
         raise InputError(
             f"You have {len(others)} images in your hands already; save or skip one of them before you go "
             "back to another."
@@ -288,7 +291,7 @@ def _settle(
             turn = _next_turn(session, person)
             mine = work[person] = Assignment(item_id=item_id, annotator_id=person, slot=None, turn=turn)
             session.add(mine)
-        mine.state, mine.held_until = state, at + HOLD
+        mine.state, mine.held_until = state, at + LEASE_DURATION
         if state is WorkState.SKIPPED:
             mine.slot = None
     session.flush()  # an item's slots are unique: each is given up before somebody else gets it

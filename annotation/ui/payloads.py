@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from annotation.settings import MOST_ANNOTATORS
-from annotation.store.corrections import Said
+from annotation.store.corrections import AspectResponse
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
@@ -65,7 +65,7 @@ def scale(value: Any) -> MosScale:
         raise InputError(f"A scale needs a low end below its high one, not {value!r:.40}.") from error
 
 
-def said(value: Any) -> Said:
+def said(value: Any) -> AspectResponse:
     """What a person says of one aspect; only `aspect`, and `score` where they do not agree, are needed.
 
     An answer that is agreed with is filled in by `annotation.ui.annotate.work`, from the assessment.
@@ -74,7 +74,7 @@ def said(value: Any) -> Said:
         raise InputError(f"What is said of an aspect must be a JSON object, not {value!r:.40}.")
     about = aspect(value.get("aspect"))
     agrees = value.get("agrees", False) is True
-    return Said(
+    return AspectResponse(
         aspect=about,
         score=0.0 if agrees else number(value.get("score"), f"The score of {about}"),
         scale=scale(value.get("scale", [1, 5])),
@@ -86,7 +86,7 @@ def said(value: Any) -> Said:
     )
 
 
-def all_said(value: Any) -> tuple[Said, ...]:
+def all_said(value: Any) -> tuple[AspectResponse, ...]:
     if not isinstance(value, list):
         raise InputError(f"What is said must be a list with one entry per aspect, not {value!r:.40}.")
     return tuple(said(entry) for entry in value)

@@ -11,7 +11,7 @@ from PIL import Image
 from sqlalchemy.orm import Session
 
 from annotation.store import Store
-from annotation.store.corrections import Draft, Said, Saved, latest_revision, save
+from annotation.store.corrections import AspectResponse, NewSubmission, SavedSubmission, latest_revision, save
 from annotation.store.items import add_item
 from m3agiqa.aspects import Aspect, MosScale
 
@@ -37,12 +37,12 @@ def say(
     agrees: bool = False,
     description: str | None = None,
     **options: object,
-) -> Saved:
-    """Save scores of an item's aspects; `options` are Draft's."""
+) -> SavedSubmission:
+    """Save scores of an item's aspects; `options` are NewSubmission's."""
 
-    def work(session: Session) -> Saved:
+    def work(session: Session) -> SavedSubmission:
         said = tuple(
-            Said(
+            AspectResponse(
                 aspect,
                 score,
                 scale,
@@ -52,7 +52,7 @@ def say(
             )
             for aspect, score in scores.items()
         )
-        return save(session, Draft(next(_TOKENS), item, annotator, said, **options))
+        return save(session, NewSubmission(next(_TOKENS), item, annotator, said, **options))
 
     return store.database.transact(work)
 

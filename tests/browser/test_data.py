@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy.orm import Session
 
 from annotation.store import Store
-from annotation.store.corrections import Draft, Said, save
+from annotation.store.corrections import AspectResponse, NewSubmission, save
 from annotation.store.items import add_item
 from annotation.users import Role, User, put_user
 from m3agiqa.aspects import Aspect, MosScale
@@ -38,8 +38,8 @@ def score(data: Path, number: int) -> None:
     def work(session: Session) -> None:
         item, _ = add_item(session, image, f"prompt {number}", "cats")
         for name, bias in BIASES.items():
-            said = Said(Aspect.QUALITY, 2 + 0.2 * number + bias, SCALE, description="It is fine.")
-            save(session, Draft(f"{name} {number}", item.id, name, (said,), seconds=20.0))
+            said = AspectResponse(Aspect.QUALITY, 2 + 0.2 * number + bias, SCALE, description="It is fine.")
+            save(session, NewSubmission(f"{name} {number}", item.id, name, (said,), seconds=20.0))
 
     store.database.transact(work)
     store.close()

@@ -20,7 +20,7 @@ from seeing_backbone import SeeingBackbone
 from annotation.exchange.exporting import export
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.store.corrections import Draft, Said, save
+from annotation.store.corrections import AspectResponse, NewSubmission, save
 from annotation.store.items import add_item
 from annotation.store.log import promote
 from annotation.ui.models.serving import model_to_serve
@@ -79,8 +79,8 @@ def correct(store: Store, shown: list[Picture]) -> None:
             for name, habit in ANNOTATORS.items():
                 noise = Random(f"{name} {number}").gauss(0, NOISE)
                 score = round(SCALE.clamp(picture.of_people + habit + noise), 1)
-                said = Said(QUALITY, score, SCALE, f"{name} finds it {SCALE.rating(score)}.")
-                save(session, Draft(f"{name}-{number}", item.id, name, (said,)))
+                said = AspectResponse(QUALITY, score, SCALE, f"{name} finds it {SCALE.rating(score)}.")
+                save(session, NewSubmission(f"{name}-{number}", item.id, name, (said,)))
 
     store.database.transact(annotate)
 

@@ -14,18 +14,20 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select
 
-FOLDER = Path(__file__).parent
+MIGRATIONS_FOLDER = Path(__file__).parent
 UPGRADE_LOCK = 0x4D33  # any number, the same in all processes
 
 
 def latest() -> str | None:
     """The revision that this version of the program works with."""
-    return ScriptDirectory(str(FOLDER)).get_current_head()
+    return ScriptDirectory(str(MIGRATIONS_FOLDER)).get_current_head()
 
 
 def knows(revision: str) -> bool:
     """Whether a revision is one of this version's, rather than of a newer version."""
-    return revision in {script.revision for script in ScriptDirectory(str(FOLDER)).walk_revisions()}
+    return revision in {
+        script.revision for script in ScriptDirectory(str(MIGRATIONS_FOLDER)).walk_revisions()
+    }
 
 
 def revision(connection: Connection) -> str | None:
@@ -41,6 +43,6 @@ def upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     command.upgrade(config, "head")

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from annotation.store import corrections, queue
-from annotation.store.corrections import Draft, Said
+from annotation.store.corrections import AspectResponse, NewSubmission
 from annotation.store.items import latest_assessment, require_item
 from annotation.store.models import Annotator, AspectAssessment, Assessment, Correction, Submission
 from annotation.ui import payloads as sent
@@ -43,7 +43,7 @@ class Annotating:
         self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
     ) -> dict[str, Any]:
         """Views of the next items, held for this person; with `release`, others than before may come."""
-        count = min(max(sent.whole(count, "The number of items"), 1), queue.MOST_HELD)
+        count = min(max(sent.whole(count, "The number of items"), 1), queue.MAX_LEASES)
         how, which = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
         gold_every = self.studio.settings.gold_every
 
@@ -96,7 +96,7 @@ class Annotating:
         item = sent.whole(item, "The item")
         shown = None if assessment is None else sent.whole(assessment, "The assessment")
         given = sent.all_said(said)
-        draft = Draft(
+        draft = NewSubmission(
             token=sent.token(token),
             item_id=item,
             annotator=person.name,
@@ -106,7 +106,7 @@ class Annotating:
             seconds=sent.number(seconds, "The seconds spent"),
         )
 
-        def keep(session: Session) -> corrections.Saved:
+        def keep(session: Session) -> corrections.SavedSubmission:
             filled = tuple(_agreed(session, shown, one) if one.agrees else one for one in given)
             seen = self._seen.aspects(person.name, item)
             was_blind = (
@@ -147,7 +147,7 @@ class Annotating:
                 corrections.withdraw_submission(session, withdrawn, person.name)
                 if session.get(Submission, withdrawn).item_id != item:
                     raise InputError(f"Submission #{withdrawn} is of another image; undo it there.")
-            stands = corrections.has_said(session, item, person.name)
+            stands = corrections.has_response(session, item, person.name)
             if not (stands and queue.is_done(session, item, person.name)):
                 queue.reopen(session, item, person.name)
             elif withdrawn is None:
@@ -180,7 +180,7 @@ class Annotating:
                     "aspect": str(aspect),
                     "question": QUESTIONS[aspect],
                     **_scale(scales.get(aspect, COMMON_SCALE)),
-                    "tags": list(corrections.TAGS[aspect]),
+                    "tags": list(corrections.ERROR_TAGS[aspect]),
                     "revision": 1 + corrections.latest_revision(session, item_id, aspect, person.name),
                 }
                 for aspect in aspects
@@ -233,7 +233,9 @@ def _has_asked(session: Session, item: int, person: Person) -> bool:
     )
 
 
-def _agrees_with_earlier(session: Session, item: int, person: Person, said: tuple[Said, ...]) -> bool:
+def _agrees_with_earlier(
+    session: Session, item: int, person: Person, said: tuple[AspectResponse, ...]
+) -> bool:
     """Whether these scores are those that the person had saved blind, as far as they have saved any.
 
     Whoever has saved something with the model's answer at hand has seen it: before, or right after a score
@@ -255,7 +257,7 @@ def _agrees_with_earlier(session: Session, item: int, person: Person, said: tupl
     )
 
 
-def _agreed(session: Session, assessment: int | None, said: Said) -> Said:
+def _agreed(session: Session, assessment: int | None, said: AspectResponse) -> AspectResponse:
     """What is agreed with, in the model's own words and number."""
     answer = session.get(AspectAssessment, (assessment, said.aspect)) if assessment is not None else None
     if answer is None:

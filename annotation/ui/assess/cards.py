@@ -7,7 +7,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from annotation.store.corrections import Said
+from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.runs import RunState, Stage
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment
@@ -26,7 +26,11 @@ NO_PREDICTOR = "Not judged: this model was not trained for this aspect."
 
 
 def card(
-    aspect: Aspect, state: RunState | None, said: Said | None = None, below: str = "", editing: bool = False
+    aspect: Aspect,
+    state: RunState | None,
+    said: AspectResponse | None = None,
+    below: str = "",
+    editing: bool = False,
 ) -> str:
     """One aspect: description, then rating word, MOS and gauge once they are known.
 
@@ -72,13 +76,13 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
     return "waiting", ""
 
 
-def _tags(said: Said) -> str:
+def _tags(said: AspectResponse) -> str:
     chips = "".join(f"<li>{escape(tag)}</li>" for tag in said.tags)
     comment = f'<p class="comment">{escape(said.comment)}</p>' if said.comment else ""
     return (f'<ul class="said-tags">{chips}</ul>' if chips else "") + comment
 
 
-def _score(result: AspectResult, said: Said | None = None) -> str:
+def _score(result: AspectResult, said: AspectResponse | None = None) -> str:
     scale, score = result.scale, result.mos
     span = f"{scale.low:g}–{scale.high:g}"
     kind, beside = '<abbr title="mean opinion score">MOS</abbr>', ""

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import gradio as gr
 
-from annotation.store.corrections import MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG, TAGS
+from annotation.store.corrections import ERROR_TAGS, MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG
 from annotation.ui import payloads as sent
 from annotation.ui import theme as look
 from annotation.ui.access import Access, Person, Role
@@ -159,8 +159,8 @@ def _form(result: AspectResult, verdict: Verdict | None, subject: str) -> str:
     description = (said.description if said else None) or result.description
     score = f"{said.score if said else result.mos:.1f}"
     tags = said.tags if said else ()
-    chips = "".join(_chip(tag, tag in tags) for tag in TAGS[aspect])
-    others = ", ".join(tag for tag in tags if tag not in TAGS[aspect])
+    chips = "".join(_chip(tag, tag in tags) for tag in ERROR_TAGS[aspect])
+    others = ", ".join(tag for tag in tags if tag not in ERROR_TAGS[aspect])
     version = f"{subject}-{verdict.correction_id if verdict else 0}"  # another one: the form begins anew
     return (
         f'<form id="form-{aspect}" class="correction" data-aspect="{aspect}" data-version="{version}"'

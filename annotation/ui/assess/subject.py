@@ -10,10 +10,10 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from annotation.store.corrections import (
-    Draft,
-    Said,
+    AspectResponse,
+    NewSubmission,
     StaleError,
-    in_force,
+    current_corrections,
     latest_revision,
     save,
     withdraw,
@@ -39,7 +39,7 @@ class Verdict:
     """What was saved of an aspect."""
 
     correction_id: int
-    said: Said
+    said: AspectResponse
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class Subject:
     def agree(self, person: Person, aspect: Aspect, token: str) -> None:
         """Save that the model's answer is right. Raises M3AgiqaError."""
         result = self._result(aspect)
-        said = Said(aspect, result.mos, result.scale, result.description, agrees=True)
+        said = AspectResponse(aspect, result.mos, result.scale, result.description, agrees=True)
         self.save(person, said, token, min(time.monotonic() - self._since, PAUSE))
 
-    def save(self, person: Person, said: Said, token: str, seconds: float) -> None:
+    def save(self, person: Person, said: AspectResponse, token: str, seconds: float) -> None:
         """Save a correction; it supersedes this person's earlier ones. Raises M3AgiqaError.
 
         Scale and revision are known here, whatever `said` has.
@@ -108,7 +108,7 @@ class Subject:
                 record = self._record or self._recorded(session, image)
                 revision = record.revisions[said.aspect] + 1
                 now = replace(said, scale=scale, revision=revision)
-                draft = Draft(
+                draft = NewSubmission(
                     token, record.item_id, person.name, (now,), record.assessment_id, "assess", False, seconds
                 )
                 saved = save(session, draft)
@@ -149,7 +149,7 @@ class Subject:
 
     def _is_complete(self, session: Session, item_id: int) -> bool:
         """Whether this person has said something of every aspect that was judged."""
-        mine = in_force().where(
+        mine = current_corrections().where(
             Correction.item_id == item_id,
             Correction.annotator_id == annotator_named(session, self.person.name).id,
         )

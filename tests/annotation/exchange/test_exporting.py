@@ -15,7 +15,7 @@ from annotation.exchange import exporting
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
-from annotation.store.corrections import Draft, Said, save, withdraw_submission
+from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
 from annotation.store.items import add_item, record_assessment
 from annotation.store.models import GoldAnswer
 from m3agiqa.aspects import Aspect, MosScale
@@ -59,9 +59,9 @@ def say(store: Store) -> Say:
         assessment_id: int | None = None,
         **options: object,
     ) -> int:
-        said = Said(aspect, score, scale, description, **options)
+        said = AspectResponse(aspect, score, scale, description, **options)
         token = f"{item_id} {annotator} {aspect} {said.revision}"
-        draft = Draft(token, item_id, annotator, (said,), assessment_id)
+        draft = NewSubmission(token, item_id, annotator, (said,), assessment_id)
         return store.database.transact(lambda session: save(session, draft)).submission_id
 
     return save_one

@@ -10,7 +10,7 @@ from sqlalchemy import event, func, select
 
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
-from annotation.store.corrections import Draft, Said, save, withdraw_submission
+from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
 from annotation.store.current_responses import opinions
 from annotation.store.database import StoreError
 from annotation.store.models import AuditEntry, GoldAnswer, Item, QueueEntry
@@ -178,8 +178,8 @@ def test_an_old_csv_does_not_undo_what_was_said_since(store: Store, folder: Path
     import_into(store, table, overlap=1)
     with store.database.reading() as session:
         item = session.scalar(select(Item.id))
-    said = Said(Aspect.QUALITY, 2.0, MosScale(1, 5), revision=2)
-    store.database.transact(lambda session: save(session, Draft("t", item, "ann", (said,))))
+    said = AspectResponse(Aspect.QUALITY, 2.0, MosScale(1, 5), revision=2)
+    store.database.transact(lambda session: save(session, NewSubmission("t", item, "ann", (said,))))
     import_into(store, table, overlap=1)
     with store.database.reading() as session:
         assert opinions(session)["score"].tolist() == [2.0]

@@ -11,7 +11,7 @@ from annotation.failures.catalogue import Catalogue
 from annotation.failures.from_annotations import Annotations
 from annotation.statistics.overview import overview
 from annotation.store import Database, ImageFiles, Store
-from annotation.store.corrections import Draft, Said, save, withdraw_submission
+from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
 
@@ -101,8 +101,8 @@ def test_a_models_text_that_was_left_standing_is_nobodys_words(store: Store) -> 
     item = add(store, "red")
     shown = judge(store, item, {QUALITY: 4.0})
     for person, text in (("ann", "first 1.0 on quality"), ("ben", "Blurred.")):
-        said = (Said(QUALITY, 2.0, MosScale(1, 5), text),)
-        draft = Draft(person, item, person, said, assessment_id=shown)
+        said = (AspectResponse(QUALITY, 2.0, MosScale(1, 5), text),)
+        draft = NewSubmission(person, item, person, said, assessment_id=shown)
         store.database.transact(lambda session, draft=draft: save(session, draft))
     assert [said.description for said in Annotations(store).opinions(str(item))] == [None, "Blurred."]
 

@@ -14,9 +14,9 @@ from annotation.failures.filters import View
 from annotation.failures.from_training_runs import RunReports
 from annotation.store import Store
 from m3agiqa.errors import InputError
-from training.evaluation.evaluate import COLUMNS
+from training.evaluation.evaluate import PREDICTION_COLUMNS
 
-ROW = dict.fromkeys(COLUMNS) | {
+ROW = dict.fromkeys(PREDICTION_COLUMNS) | {
     "sample": "0007",
     "image": "images/0007.png",
     "prompt": "NA",

@@ -13,13 +13,13 @@ from sqlalchemy import delete, func, select
 
 from annotation.store import Database
 from annotation.store.corrections import (
-    TAGS,
-    Draft,
-    Said,
-    Saved,
+    ERROR_TAGS,
+    AspectResponse,
+    NewSubmission,
+    SavedSubmission,
     StaleError,
-    TakenBackError,
-    in_force,
+    WithdrawnError,
+    current_corrections,
     latest_revision,
     save,
     withdraw,
@@ -35,15 +35,15 @@ QUALITY, AUTHENTICITY = Aspect.QUALITY, Aspect.AUTHENTICITY
 tokens = (f"token {number}" for number in count())
 
 
-def said(score: float = 3.5, aspect: Aspect = QUALITY, **options: object) -> Said:
-    return Said(aspect, score, SCALE, **options)
+def said(score: float = 3.5, aspect: Aspect = QUALITY, **options: object) -> AspectResponse:
+    return AspectResponse(aspect, score, SCALE, **options)
 
 
-def draft(item: int, *all_said: Said, annotator: str = "ann", **options: object) -> Draft:
-    return Draft(options.pop("token", None) or next(tokens), item, annotator, all_said, **options)
+def draft(item: int, *all_said: AspectResponse, annotator: str = "ann", **options: object) -> NewSubmission:
+    return NewSubmission(options.pop("token", None) or next(tokens), item, annotator, all_said, **options)
 
 
-def saved(database: Database, *arguments: object, **options: object) -> Saved:
+def saved(database: Database, *arguments: object, **options: object) -> SavedSubmission:
     what = draft(*arguments, **options)
     return database.transact(lambda session: save(session, what))
 
@@ -52,7 +52,7 @@ def scores(database: Database) -> dict[tuple[int, str, str], float]:
     """The score in force of each item, aspect and annotator, as the two ways to ask for it agree."""
     with database.reading() as session:
         table = opinions(session)
-        rows = {row.id for row in session.scalars(in_force())}
+        rows = {row.id for row in session.scalars(current_corrections())}
     assert rows == set(table.correction_id)
     keys = list(zip(table.item_id, table.aspect, table.annotator, strict=True))
     assert len(set(keys)) == len(keys)
@@ -147,7 +147,7 @@ def test_what_is_sent_again_after_an_undo_is_not_said_to_be_saved(
     database.transact(lambda session: withdraw(session, first.corrections[QUALITY], "ann"))
     assert database.transact(lambda session: save(session, what)).again, "the rest of it stands"
     database.transact(lambda session: withdraw_submission(session, first.submission_id, "ann"))
-    with pytest.raises(TakenBackError, match="taken it back"):
+    with pytest.raises(WithdrawnError, match="taken it back"):
         database.transact(lambda session: save(session, what))
     assert scores(database) == {}
     saved(database, item, said(2, revision=2))
@@ -199,7 +199,7 @@ def test_withdrawn_revisions_count_as_seen(database: Database, new_item: Callabl
         ([said(math.inf)], "give one from 1 to 5"),
         ([said(0.99)], "score of quality is 0.99; give one from 1 to 5"),
         ([said(5.01)], "give one from 1 to 5"),
-        ([Said(QUALITY, 0.0, MosScale(-1e308, 1e308))], r"too large; give one within ±1,000"),
+        ([AspectResponse(QUALITY, 0.0, MosScale(-1e308, 1e308))], r"too large; give one within ±1,000"),
         ([said(), said(0, AUTHENTICITY)], "score of authenticity"),
         ([said(description=" \n\0")], "description of quality is empty"),
         ([said(description="x" * 5001)], "description of quality has 5,001 characters"),
@@ -209,7 +209,7 @@ def test_withdrawn_revisions_count_as_seen(database: Database, new_item: Callabl
     ],
 )
 def test_what_cannot_be_meant_is_refused_as_a_whole(
-    database: Database, new_item: Callable[..., int], what: list[Said], sentence: str
+    database: Database, new_item: Callable[..., int], what: list[AspectResponse], sentence: str
 ) -> None:
     item = new_item()
     with pytest.raises(InputError, match=sentence):
@@ -262,12 +262,12 @@ def test_texts_and_tags_are_made_storable(database: Database, new_item: Callable
 
 
 def test_the_tags_on_offer_can_be_saved(database: Database, new_item: Callable[..., int]) -> None:
-    assert set(TAGS) == set(Aspect)
-    saved(database, new_item(), *(said(aspect=aspect, tags=tags) for aspect, tags in TAGS.items()))
+    assert set(ERROR_TAGS) == set(Aspect)
+    saved(database, new_item(), *(said(aspect=aspect, tags=tags) for aspect, tags in ERROR_TAGS.items()))
     with database.reading() as session:
         table = opinions(session)
     assert {Aspect(row.aspect): set(row.tags) for row in table.itertuples()} == {
-        aspect: set(tags) for aspect, tags in TAGS.items()
+        aspect: set(tags) for aspect, tags in ERROR_TAGS.items()
     }
 
 
@@ -287,7 +287,7 @@ def test_any_order_of_saving_and_undoing(database: Database, new_item: Callable[
             self.items = [new_item(next(numbers)) for _ in range(2)]
             self.revisions: dict[tuple[int, Aspect, str], list[tuple[int, float]]] = {}
             self.withdrawn: set[int] = set()
-            self.submissions: list[tuple[Draft, Saved]] = []
+            self.submissions: list[tuple[NewSubmission, SavedSubmission]] = []
 
         def teardown(self) -> None:
             with database.engine.begin() as connection:
@@ -314,7 +314,7 @@ def test_any_order_of_saving_and_undoing(database: Database, new_item: Callable[
             if self.submissions:
                 what, result = data.draw(st.sampled_from(self.submissions))
                 if self.withdrawn.issuperset(result.corrections.values()):
-                    with pytest.raises(TakenBackError):
+                    with pytest.raises(WithdrawnError):
                         database.transact(lambda session: save(session, what))
                 else:
                     again = database.transact(lambda session: save(session, what))

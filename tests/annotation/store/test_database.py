@@ -162,7 +162,7 @@ def test_a_driver_that_is_not_installed() -> None:
 def test_a_refused_connection_is_told_without_the_password(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(database_module, "MAX_ATTEMPTS", 1)
     url = postgres.url("missing").replace("@", ":secret@")
     with pytest.raises(StoreError, match='database "missing" does not exist') as caught:
         Database.open(url)
@@ -238,7 +238,7 @@ def test_a_reader_cannot_write_by_mistake(database: Database) -> None:
 def test_what_contradicts_the_tables_is_refused_in_a_sentence(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "ATTEMPTS", 2)
+    monkeypatch.setattr(database_module, "MAX_ATTEMPTS", 2)
     with pytest.raises(StoreError, match="nothing was saved"):
         database.transact(lambda session: session.add(AuditEntry(annotator_id=77, action="x", details={})))
 
@@ -249,7 +249,7 @@ def test_what_contradicts_the_tables_is_refused_in_a_sentence(
 def test_a_database_locked_for_too_long(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(database_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.1)
     database = Database.open(sqlite_url)
     other = sqlite3.connect(tmp_path / "annotations.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -266,7 +266,7 @@ def test_a_database_locked_for_too_long(
 def test_a_thread_that_keeps_the_others_waiting(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.1)
     begun, end = threading.Event(), threading.Event()
 
     def slow(session: Session) -> None:
@@ -285,8 +285,8 @@ def test_a_thread_that_keeps_the_others_waiting(
 
 
 def test_more_threads_than_connections(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "CONNECTIONS", 5)
-    monkeypatch.setattr(database_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(database_module, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.1)
     database = Database.open(sqlite_url)
     sessions = [database.reading() for _ in range(6)]
     try:
@@ -344,7 +344,7 @@ def test_a_database_at_its_size_limit_says_so(sqlite_database: Database) -> None
 def test_a_short_outage_of_postgresql_is_bridged(
     postgres: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "ATTEMPTS", 10)  # for machines on which it takes long to start
+    monkeypatch.setattr(database_module, "MAX_ATTEMPTS", 10)  # for machines on which it takes long to start
     database = Database.open(postgres_url)
     database.transact(add("before"))
     postgres.stop(kill=True)
@@ -359,7 +359,7 @@ def test_a_short_outage_of_postgresql_is_bridged(
 def test_an_outage_of_postgresql_is_told_and_over_once_it_runs_again(
     postgres: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "ATTEMPTS", 3)
+    monkeypatch.setattr(database_module, "MAX_ATTEMPTS", 3)
     database = Database.open(postgres_url)
     database.transact(add("before"))
     postgres.stop(kill=True)

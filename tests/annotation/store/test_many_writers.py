@@ -17,7 +17,7 @@ from made_up_items import made_up_item
 from sqlalchemy import func, select
 
 from annotation.store import Database
-from annotation.store.corrections import Draft, Said, Saved, StaleError, save
+from annotation.store.corrections import AspectResponse, NewSubmission, SavedSubmission, StaleError, save
 from annotation.store.current_responses import opinions
 from annotation.store.models import Correction, Submission
 from m3agiqa import Aspect, MosScale
@@ -29,15 +29,15 @@ SCALE = MosScale(1, 5)
 FORK = multiprocessing.get_context("fork")  # torch takes seconds to import anew
 
 
-def draft(item: int, annotator: str) -> Draft:
+def draft(item: int, annotator: str) -> NewSubmission:
     said = tuple(
-        Said(aspect, 1 + item % 5, SCALE, f"{annotator} on {item}", tags=("missed flaw",))
+        AspectResponse(aspect, 1 + item % 5, SCALE, f"{annotator} on {item}", tags=("missed flaw",))
         for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY)
     )
-    return Draft(f"{annotator} {item}", item, annotator, said)
+    return NewSubmission(f"{annotator} {item}", item, annotator, said)
 
 
-def saved(database: Database, what: Draft) -> Saved:
+def saved(database: Database, what: NewSubmission) -> SavedSubmission:
     return database.transact(lambda session: save(session, what))
 
 
@@ -46,7 +46,7 @@ def test_twenty_annotators_save_two_thousand_corrections(
 ) -> None:
     items = [new_item(number) for number in range(ITEMS)]
 
-    def annotate(annotator: str) -> list[Saved]:
+    def annotate(annotator: str) -> list[SavedSubmission]:
         mine = random.Random(annotator).sample(items, ITEMS // 2)
         return [saved(database, draft(item, annotator)) for item in mine]  # two corrections each
 
@@ -70,9 +70,9 @@ def test_tabs_that_save_the_same_item_at_the_same_time(
     item = new_item()
 
     def save_from_tab(number: int) -> bool:
-        said = Said(Aspect.QUALITY, 1 + number % 5, SCALE)
+        said = AspectResponse(Aspect.QUALITY, 1 + number % 5, SCALE)
         try:
-            saved(database, Draft(f"tab {number}", item, "ann", (said,)))
+            saved(database, NewSubmission(f"tab {number}", item, "ann", (said,)))
         except StaleError:
             return False
         return True

@@ -34,7 +34,7 @@ from m3agiqa.assessor import AspectResult, Assessment
 from m3agiqa.errors import InputError
 
 NOON = datetime.fromisoformat("2026-01-01T12:00:00+00:00")
-LATER = NOON + queue.HOLD + timedelta(minutes=1)
+LATER = NOON + queue.LEASE_DURATION + timedelta(minutes=1)
 """When whatever was taken at noon is no longer held."""
 
 
@@ -127,7 +127,7 @@ def test_the_holder_gets_the_same_items_after_a_restart(sqlite_url: str) -> None
 def test_an_item_is_free_again_when_its_holder_has_vanished(line: Queue) -> None:
     (item,) = line.fill(1)
     assert line.take("ada", at=NOON) == [item]
-    assert line.take("ben", at=NOON + queue.HOLD - timedelta(seconds=1)) == []
+    assert line.take("ben", at=NOON + queue.LEASE_DURATION - timedelta(seconds=1)) == []
     assert line.take("ben", at=LATER) == [item]
     assert line.take("ada", at=LATER) == []
 
@@ -207,7 +207,7 @@ def test_nobody_goes_back_to_what_they_never_had(line: Queue) -> None:
 
 
 def test_going_back_does_not_get_past_the_limit_of_held_items(line: Queue) -> None:
-    items = line.fill(queue.MOST_HELD + 1)
+    items = line.fill(queue.MAX_LEASES + 1)
     for item in items:
         line.skip(item, "ada")
     for item in items[:-1]:
@@ -474,7 +474,7 @@ class AnythingGoes(RuleBasedStateMachine):
         for other in PEOPLE:
             if other != person:
                 self._forget_lapsed(other)
-        mine.update(dict.fromkeys([*mine, *given], self.at + queue.HOLD))
+        mine.update(dict.fromkeys([*mine, *given], self.at + queue.LEASE_DURATION))
 
     def _forget_lapsed(self, person: str, items: Iterable[int] | None = None) -> None:
         gold = self.ids[GOLD]
@@ -513,7 +513,7 @@ class AnythingGoes(RuleBasedStateMachine):
         holds = queue.reopen(self.session, item, person, self.at)
         self._leave(person, item)
         if holds:
-            self.held[person][item] = self.at + queue.HOLD
+            self.held[person][item] = self.at + queue.LEASE_DURATION
         else:
             live = self._live()
             taken = self._workers(item, live) + self._workers(item, self.done)

@@ -21,7 +21,7 @@ from PIL import Image
 import app
 from annotation.settings import Settings
 from annotation.store import Store, queue
-from annotation.store.corrections import StaleError, TakenBackError
+from annotation.store.corrections import StaleError, WithdrawnError
 from annotation.store.current_responses import opinions
 from annotation.store.items import add_item, latest_assessment, record_assessment
 from annotation.ui.access import Access, Forbidden, Person, Role
@@ -278,7 +278,7 @@ def test_an_item_stays_done_while_an_older_opinion_stands(annotating, fill):
 
 
 def test_taking_back_is_no_way_to_pick_an_item_or_to_hold_many(annotating, fill):
-    items = fill(queue.MOST_HELD + 1)
+    items = fill(queue.MAX_LEASES + 1)
     annotating.undo(ANN, items[0], None, blind=False)
     assert annotating.progress(ANN)["skipped"] == 0
     assert len(take(annotating, BEN, count=10)) == 10
@@ -296,7 +296,7 @@ def test_what_was_taken_back_is_not_said_to_be_saved_when_it_is_sent_again(annot
     [view] = take(annotating)
     saved = save(annotating, view, scored(4))
     annotating.undo(ANN, view["item"], saved["submission"], blind=False)
-    with pytest.raises(TakenBackError, match="save it again"):
+    with pytest.raises(WithdrawnError, match="save it again"):
         save(annotating, view, scored(4))
     assert said_by(annotating) == []
     assert [held["item"] for held in take(annotating)] == [view["item"]]

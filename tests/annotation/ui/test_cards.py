@@ -4,7 +4,7 @@ import base64
 import json
 import re
 
-from annotation.store.corrections import Said
+from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.cards import card, provenance
 from annotation.ui.assess.runs import RunState, Stage
 from m3agiqa.aspects import Aspect, MosScale, Rating
@@ -81,7 +81,7 @@ def test_a_card_is_there_before_the_first_run():
 
 
 def test_what_a_person_said_stands_in_place_of_the_model_which_is_still_told():
-    said = Said(Aspect.QUALITY, 2.1, SCALE, NASTY, tags=("missed <flaw>",), comment="see & weep")
+    said = AspectResponse(Aspect.QUALITY, 2.1, SCALE, NASTY, tags=("missed <flaw>",), comment="see & weep")
     html = card(Aspect.QUALITY, finished(result(3.6)), said)
     assert "<img" not in html
     assert "&lt;img src=x" in html
@@ -94,7 +94,7 @@ def test_what_a_person_said_stands_in_place_of_the_model_which_is_still_told():
 
 
 def test_a_score_alone_leaves_the_models_description():
-    html = card(Aspect.QUALITY, finished(result(3.6)), Said(Aspect.QUALITY, 2.1, SCALE))
+    html = card(Aspect.QUALITY, finished(result(3.6)), AspectResponse(Aspect.QUALITY, 2.1, SCALE))
     assert "Fine." in html
     assert "<strong>2.1</strong>" in html
 

@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 from sqlalchemy import func, select
 
-from annotation.store.corrections import in_force
+from annotation.store.corrections import current_corrections
 from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
 from annotation.store.queue import take
@@ -66,7 +66,7 @@ def standing(studio) -> Callable[[], list[Correction]]:
 
     def query() -> list[Correction]:
         with studio.store.database.reading() as session:
-            return list(session.scalars(in_force()))
+            return list(session.scalars(current_corrections()))
 
     return query
 
