@@ -14,8 +14,7 @@ import gradio as gr
 
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.ui import theme as look
-from annotation.ui import zero_gpu
+from annotation.ui import theme, zero_gpu
 from annotation.ui.access import Access
 from annotation.ui.annotate.tab import annotate_tab
 from annotation.ui.assess.examples import FOLDER as EXAMPLES
@@ -71,7 +70,7 @@ def serve(studio: Studio) -> None:
         max_file_size="200mb",
         prevent_thread_lock=True,
         **studio.access.launch_options(),
-        **look.launch_options(),
+        **theme.launch_options(),
     )
     studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
     demo.block_thread()

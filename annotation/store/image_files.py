@@ -17,12 +17,8 @@ from m3agiqa.images import open_image, opened
 MAX_FILE = 200 * 2**20  # bytes
 MAX_NAME = 255  # characters
 
-FORMAT_SUFFIXES = {
-    "JPEG": ".jpg",
-    "MPO": ".jpg",
-    "TIFF": ".tif",
-    "JPEG2000": ".jp2",
-}  # else the format's own name
+# Of files whose suffix is not their format's own name.
+FORMAT_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 
 @dataclass(frozen=True)

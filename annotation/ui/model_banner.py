@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import gradio as gr
 
-from annotation.ui import html as notices
+from annotation.ui import messages
 from annotation.ui.model_loader import ModelLoader
 
 INTERVAL = 0.2  # seconds between two looks
@@ -15,7 +15,7 @@ INTERVAL = 0.2  # seconds between two looks
 
 def model_banner(loader: ModelLoader) -> gr.HTML:
     """Build the line."""
-    return gr.HTML(notices.model_banner(loader.state), elem_id="model")
+    return gr.HTML(messages.model_banner(loader.state), elem_id="model")
 
 
 def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Sequence[gr.Tab]) -> None:
@@ -24,9 +24,9 @@ def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Se
     async def follow() -> AsyncIterator[str]:
         loader.start()
         while not (state := loader.state).over:
-            yield notices.model_banner(state)
+            yield messages.model_banner(state)
             await asyncio.sleep(INTERVAL)
-        yield notices.model_banner(state)
+        yield messages.model_banner(state)
 
     gr.on(
         [demo.load, *(tab.select for tab in tabs)],

@@ -60,12 +60,8 @@ SHARED_DIMENSIONS = 128  # dimensions of the common space
 IMAGE_PENALTY, TEXT_PENALTY = 6.0, 0.006  # of the correlations, in units of the images' weight
 POOLING_BATCH_SIZE = 256  # images taken at once
 N_REFERENCES = 48  # images that tell how near a word usually is to some place
-HALF_PRECISION_KEYS = (
-    "state_map",
-    "text_map",
-    "image_maps",
-    "references",
-)  # of the weights; these are kept in 16 bit
+# The weights that are kept in 16 bit.
+HALF_PRECISION_KEYS = ("state_map", "text_map", "image_maps", "references")
 N_PAIRED_IMAGES = 300  # images, and half as many prompts, whose pairs tell what is usual
 
 

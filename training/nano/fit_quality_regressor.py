@@ -25,9 +25,8 @@ from training.evaluation.leave_source_out import within_source
 
 LOOK_PENALTY, STAGE_PENALTY = 0.3, 0.5  # of ridge and kernel ridge, in mean squared lengths of a row
 BRISQUE_SHARES = {Aspect.QUALITY: 0.25, Aspect.AUTHENTICITY: 0.5}  # beside 1 for each of the other readers
-QUALITY_SHARE_IN_AUTHENTICITY = (
-    0.2  # of the opinion on quality in that on authenticity, of which less can be seen
-)
+# Pixels show less of authenticity than of quality, so its regressor takes over a part of quality's output.
+QUALITY_SHARE_IN_AUTHENTICITY = 0.2
 SPREAD_FLOOR = 0.0375  # of the scale; sources whose scores hardly differ are not blown up beyond this
 MIN_IMAGES_PER_SOURCE = 15  # images of a source; the order of fewer is chance
 

@@ -27,8 +27,7 @@ from m3agiqa.backbones.nano.quality_regressor import JUDGED
 from m3agiqa.samples import Sample
 from training.data.splits import folded
 from training.evaluation.leave_source_out import mean_inside
-from training.nano import fit_prompt_alignment as match
-from training.nano import fit_quality_regressor as opinions
+from training.nano import fit_prompt_alignment, fit_quality_regressor
 from training.nano.feature_cache import cached_features, captioned_views, select_rows, view_of
 from training.nano.fit_quality_regressor import MIN_IMAGES_PER_SOURCE, is_clean
 from training.progress import bar
@@ -79,11 +78,13 @@ def evaluate_held_out_groups(
     rows = {view: row for row, view in enumerate(shown)}
     seen = cached_features(backbone, shown, folder)
     own = select_rows(seen, [rows[view] for view in originals])
-    examples = opinions.regression_data(samples, scale, own)
+    examples = fit_quality_regressor.regression_data(samples, scale, own)
     pooled = own.places[:, :WHOLE, :HEAD].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}
     asked = [sample for sample in samples if sample.prompt]
-    material = match.alignment_data(backbone, asked, extras, scale, seen, files, prompted_too=False)
+    material = fit_prompt_alignment.alignment_data(
+        backbone, asked, extras, scale, seen, files, prompted_too=False
+    )
     places = [files[sample.image] for sample in asked]
     with (
         torch.inference_mode(),
@@ -93,8 +94,8 @@ def evaluate_held_out_groups(
         for grouping in HELD_OUT_GROUPINGS:
             groups = [grouping.of(sample) for sample in samples]
             theirs = [grouping.of(sample) for sample in asked]
-            looks = opinions.held_out_opinions(examples, seed, groups)
-            fits = match.hold_out_groups(material, asked, places, theirs, grouping.prompts_too)
+            looks = fit_quality_regressor.held_out_opinions(examples, seed, groups)
+            fits = fit_prompt_alignment.hold_out_groups(material, asked, places, theirs, grouping.prompts_too)
             beside = [row for row, sample in enumerate(samples) if sample.prompt]
             fit = torch.full((len(samples),), math.nan)
             fit[beside] = verdict(fits.own, looks[beside].float())
@@ -161,7 +162,9 @@ def _ridges(pooled: Tensor, samples: Sequence[Sample], groups: Sequence[str]) ->
             x = pooled.double()
             mean, spread = x[train].mean(0), x[train].std(0) + 1e-6
             x = (x - mean) / spread
-            weight = opinions.ridge(x[train], (mos[train] - mos[train].mean())[:, None], RIDGE_PENALTY)
+            weight = fit_quality_regressor.ridge(
+                x[train], (mos[train] - mos[train].mean())[:, None], RIDGE_PENALTY
+            )
             predicted[inside] = (x[inside] @ weight)[:, 0]
         found[aspect] = predicted
     return found

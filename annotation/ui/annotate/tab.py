@@ -8,9 +8,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.store.queue import Order, Pool
-from annotation.ui import html as notices
-from annotation.ui import payloads as sent
-from annotation.ui import theme as look
+from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
 from annotation.ui.annotate.api import AnnotationApi
 from annotation.ui.annotate.imports import import_uploads, uploads
@@ -42,7 +40,7 @@ def annotate_tab(studio: Studio) -> Annotating:
     """Build the components within the current tab, and publish the endpoints that they use."""
     annotating = Annotating(studio)
     AnnotationApi(annotating).publish()
-    gr.HTML(_page(), elem_id="annotate", js_on_load=look.javascript("annotate.js"))
+    gr.HTML(_page(), elem_id="annotate", js_on_load=theme.javascript("annotate.js"))
     handlers = ImportHandlers(studio)
     with gr.Accordion("Add images to the queue", open=False, elem_id="annotate-import"):
         with gr.Row(equal_height=False):
@@ -103,11 +101,11 @@ class ImportHandlers:
 
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
-            called = sent.text(name or "", "The name of this import")
-            wanted = sent.annotators_per_image(overlap)
+            called = payloads.text(name or "", "The name of this import")
+            wanted = payloads.annotators_per_image(overlap)
             reports = import_uploads(self.studio, person, uploads(files), called, wanted, report)
         except M3AgiqaError as error:
-            return notices.message(str(error))
+            return messages.message(str(error))
         lines = "\n".join(report.text for report in reports)
         return f'<p class="annotate-report" role="status">{escape(lines)}</p>'
 

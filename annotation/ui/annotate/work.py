@@ -17,7 +17,7 @@ from annotation.store import corrections, queue
 from annotation.store.corrections import AspectResponse, NewSubmission
 from annotation.store.items import latest_assessment, require_item
 from annotation.store.models import Annotator, AspectAssessment, Assessment, Correction, Submission
-from annotation.ui import payloads as sent
+from annotation.ui import payloads
 from annotation.ui.access import Person
 from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.annotate.seen import Seen
@@ -43,7 +43,7 @@ class Annotating:
         self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
     ) -> dict[str, Any]:
         """Views of the next items, held for this person; with `release`, others than before may come."""
-        count = min(max(sent.whole(count, "The number of items"), 1), queue.MAX_LEASES)
+        count = min(max(payloads.whole(count, "The number of items"), 1), queue.MAX_LEASES)
         how, which = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
         gold_every = self.studio.settings.gold_every
 
@@ -68,15 +68,15 @@ class Annotating:
     def look(self, person: Person, item: int, blind: bool) -> View:
         """One item's view, e.g. to see whether the model has spoken meanwhile."""
         with self.studio.store.database.reading() as session:
-            view = self._view(session, sent.whole(item, "The item"), person, blind)
+            view = self._view(session, payloads.whole(item, "The item"), person, blind)
         if view["model"]["state"] == "coming":
             self.prefetch.want([item])
         return view
 
     def reveal(self, person: Person, item: int, aspect: str, score: float) -> View:
         """In blind mode: this aspect is scored, so its answer may be seen; the item's view with it."""
-        item, about = sent.whole(item, "The item"), sent.aspect(aspect)
-        given = sent.number(score, "The score")
+        item, about = payloads.whole(item, "The item"), payloads.aspect(aspect)
+        given = payloads.number(score, "The score")
         with self.studio.store.database.reading() as session:
             if latest_assessment(session, item) is not None:  # else there is nothing to see yet
                 self._seen.note(person.name, item, about, given)
@@ -93,17 +93,17 @@ class Annotating:
         blind: bool,
     ) -> dict[str, Any]:
         """Save a judgement and finish the item, in one transaction; the same token saves only once."""
-        item = sent.whole(item, "The item")
-        shown = None if assessment is None else sent.whole(assessment, "The assessment")
-        given = sent.all_said(said)
+        item = payloads.whole(item, "The item")
+        shown = None if assessment is None else payloads.whole(assessment, "The assessment")
+        given = payloads.all_said(said)
         draft = NewSubmission(
-            token=sent.token(token),
+            token=payloads.token(token),
             item_id=item,
             annotator=person.name,
             said=given,
             assessment_id=shown,
             place="annotate",
-            seconds=sent.number(seconds, "The seconds spent"),
+            seconds=payloads.number(seconds, "The seconds spent"),
         )
 
         def keep(session: Session) -> corrections.SavedSubmission:
@@ -130,7 +130,7 @@ class Annotating:
 
     def skip(self, person: Person, item: int) -> dict[str, Any]:
         """Leave an item to others."""
-        item = sent.whole(item, "The item")
+        item = payloads.whole(item, "The item")
         self.studio.store.database.transact(lambda session: queue.skip(session, item, person.name))
         return {"skipped": item}
 
@@ -139,8 +139,8 @@ class Annotating:
 
         Where an older opinion is in force again, the item stays done, and may be saved anew all the same.
         """
-        item = sent.whole(item, "The item")
-        withdrawn = None if submission is None else sent.whole(submission, "The submission")
+        item = payloads.whole(item, "The item")
+        withdrawn = None if submission is None else payloads.whole(submission, "The submission")
 
         def back(session: Session) -> None:
             if withdrawn is not None:

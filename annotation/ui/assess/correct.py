@@ -11,8 +11,7 @@ from uuid import uuid4
 import gradio as gr
 
 from annotation.store.corrections import ERROR_TAGS, MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG
-from annotation.ui import payloads as sent
-from annotation.ui import theme as look
+from annotation.ui import payloads, theme
 from annotation.ui.access import Access, Person, Role
 from annotation.ui.assess import cards
 from annotation.ui.assess.subject import Subject, Verdict
@@ -22,7 +21,7 @@ from m3agiqa.errors import InputError, M3AgiqaError
 
 log = logging.getLogger(__name__)
 
-JAVASCRIPT = look.javascript("assess-correct.js")
+JAVASCRIPT = theme.javascript("assess-correct.js")
 
 SIGN_IN = '<p class="hint">Sign in as an annotator to correct this.</p>'
 UNEXPECTED = "Something unexpected went wrong, and this was not saved; the app's log says more."
@@ -52,7 +51,7 @@ class CorrectHandlers:
         """This is right: the model's answer is the person's own."""
 
         def agree(subject: Subject, person: Person, aspect: Aspect, data: dict) -> None:
-            subject.agree(person, aspect, sent.text(data.get("token"), "The token"))
+            subject.agree(person, aspect, payloads.text(data.get("token"), "The token"))
 
         return self._answer(agree, subject, event, request, editing=False)
 
@@ -60,9 +59,9 @@ class CorrectHandlers:
         """The form of a card was sent."""
 
         def save(subject: Subject, person: Person, aspect: Aspect, data: dict) -> None:
-            token = sent.text(data.get("token"), "The token")
-            said = sent.said({**data, "agrees": False})
-            subject.save(person, said, token, sent.number(data.get("seconds"), "The time spent"))
+            token = payloads.text(data.get("token"), "The token")
+            said = payloads.said({**data, "agrees": False})
+            subject.save(person, said, token, payloads.number(data.get("seconds"), "The time spent"))
 
         return self._answer(save, subject, event, request, editing=True)
 
@@ -70,7 +69,7 @@ class CorrectHandlers:
         """Withdraw what the card shows as saved."""
 
         def undo(subject: Subject, person: Person, aspect: Aspect, data: dict) -> None:
-            subject.undo(person, aspect, sent.whole(data.get("correction"), "The correction"))
+            subject.undo(person, aspect, payloads.whole(data.get("correction"), "The correction"))
 
         return self._answer(undo, subject, event, request, editing=False)
 
@@ -86,7 +85,7 @@ class CorrectHandlers:
         data = event._data if isinstance(event._data, dict) else {}
         try:
             person = self.access.require(request, Role.ANNOTATOR)
-            aspect = sent.aspect(data.get("aspect"))
+            aspect = payloads.aspect(data.get("aspect"))
             if subject is None:
                 raise InputError("There is no assessment to correct; assess the image again.")
         except M3AgiqaError as error:

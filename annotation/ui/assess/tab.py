@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import anyio
 import gradio as gr
 
-from annotation.ui import html as notices
+from annotation.ui import messages
 from annotation.ui.access import Person
 from annotation.ui.assess import correct
 from annotation.ui.assess.cards import card, provenance
@@ -89,10 +89,10 @@ class AssessHandlers:
         return (
             subject,
             *cards,
-            notices.status(state, seconds),
-            notices.message(message or (state.error if state else "")),
+            messages.status(state, seconds),
+            messages.message(message or (state.error if state else "")),
             provenance(state.assessment if state else None, kept),
-            notices.model_banner(self.studio.loader.state),
+            messages.model_banner(self.studio.loader.state),
             gr.update(interactive=not busy),
             gr.update(visible=busy),
         )
@@ -101,12 +101,12 @@ class AssessHandlers:
         """A new image, or none: the prompt that its file carries, and what is wrong with it, if anything."""
         upload = Upload.from_payload(image)
         if upload is None:
-            return None, notices.message("")
+            return None, messages.message("")
         try:
             upload.check()
         except InputError as error:
-            return None, notices.message(str(error))
-        return find_prompt(upload.path), notices.message("")
+            return None, messages.message(str(error))
+        return find_prompt(upload.path), messages.message("")
 
     def offer_prompt(self, prompt: str | None, found: EmbeddedPrompt | None, filled: str) -> Offered:
         """Fill the prompt box from the file, unless the visitor has typed something.
@@ -118,7 +118,7 @@ class AssessHandlers:
         if prompt.strip() and prompt != filled:
             return gr.skip(), "", ""
         text, origin = (found.text, found.origin) if found else ("", "")
-        return (text if text != prompt else gr.skip()), notices.prompt_origin(origin), text
+        return (text if text != prompt else gr.skip()), messages.prompt_origin(origin), text
 
     def clear_other(self, subject: Subject | None, image: dict | None) -> tuple:
         """Take the judgement of an image off the page that now shows another one, or none."""
@@ -130,7 +130,7 @@ class AssessHandlers:
     def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
         """Put an example's image and prompt in."""
         example = EXAMPLES[int(event.index)]
-        return str(example.path), example.prompt, "", example.prompt, notices.message("")
+        return str(example.path), example.prompt, "", example.prompt, messages.message("")
 
 
 def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
@@ -161,8 +161,8 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
             with gr.Row(elem_id="actions"):
                 assess = gr.Button("Assess", variant="primary", elem_id="assess", min_width=120)
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", min_width=120)
-            status = gr.HTML(notices.status(None), elem_id="status")
-            message = gr.HTML(notices.message(""), elem_id="message")
+            status = gr.HTML(messages.status(None), elem_id="status")
+            message = gr.HTML(messages.message(""), elem_id="message")
     with gr.Column(elem_id="stage"):
         gr.HTML('<h2 class="visually-hidden">Result</h2>', elem_id="result")
         with gr.Row(elem_id="cards"):

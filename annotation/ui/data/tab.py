@@ -17,9 +17,7 @@ from sqlalchemy import select
 from annotation.statistics.overview import Overview, overview, version
 from annotation.store.log import log_action
 from annotation.store.models import Generator, Item
-from annotation.ui import html as notices
-from annotation.ui import payloads as sent
-from annotation.ui import theme as look
+from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.data import figures
@@ -54,7 +52,7 @@ class DataHandlers:
             found = self._overview()
             admin = person.role.allows(Role.ADMIN)
             return (
-                notices.message(""),
+                messages.message(""),
                 figures.summary(found),
                 figures.agreement(found),
                 figures.mean_opinions(found),
@@ -63,7 +61,7 @@ class DataHandlers:
                 *(self._form(found) if admin else _no_form()),
             )
         except M3AgiqaError as error:
-            return notices.message(str(error)), "", "", "", "", "", *_no_form()
+            return messages.message(str(error)), "", "", "", "", "", *_no_form()
 
     def export(
         self,
@@ -83,7 +81,7 @@ class DataHandlers:
                 self.studio.store,
                 name=str(name or "").strip(),
                 aspects=_aspects(aspects),
-                min_raters=sent.annotators_per_image(min_raters),
+                min_raters=payloads.annotators_per_image(min_raters),
                 generators=_names(generators),
                 sources=_names(sources),
                 method=str(method),
@@ -97,7 +95,7 @@ class DataHandlers:
             done = f'<p class="done" role="status">{escape(_report(report.version, report.counts))}</p>'
             return done, chosen, gr.update(visible=True)
         except M3AgiqaError as error:
-            return notices.message(str(error)), gr.skip(), gr.skip()
+            return messages.message(str(error)), gr.skip(), gr.skip()
 
     def download(self, request: gr.Request, name: Any) -> tuple[str, Any]:
         """Message, and a version as a file for the browser to save."""
@@ -105,11 +103,11 @@ class DataHandlers:
             self.studio.access.require(request, Role.ADMIN)
             path = self.versions.find(name).file
         except M3AgiqaError as error:
-            return notices.message(str(error)), gr.skip()
+            return messages.message(str(error)), gr.skip()
         # Gradio serves copies of its own, under names that cannot be guessed: the data folder itself is
         # closed, because whoever may look may not have everybody's names.
         copy = processing_utils.save_file_to_cache(path, get_upload_folder())
-        return notices.message(""), {"path": copy, "name": path.name, "at": time.time()}
+        return messages.message(""), {"path": copy, "name": path.name, "at": time.time()}
 
     # --- what they share
 
@@ -205,7 +203,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     """Build the components within the tab and wire them up; it is brought up to date when entered."""
     handlers = DataHandlers(studio)
     with gr.Row(elem_id="data-head"):
-        message = gr.HTML(notices.message(""), elem_id="data-message")
+        message = gr.HTML(messages.message(""), elem_id="data-message")
         refresh = gr.Button("Refresh", elem_id="data-refresh", size="sm", scale=0, min_width=110)
     summary = gr.HTML("", elem_id="data-summary")
     agreement = gr.HTML("", elem_id="data-agreement")
@@ -248,11 +246,11 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             )
             gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
         start = gr.Button("Export", variant="primary", elem_id="export-start")
-        told = gr.HTML(notices.message(""), elem_id="export-message")
+        told = gr.HTML(messages.message(""), elem_id="export-message")
         with gr.Row():
             versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
             download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)
-    file = gr.HTML(None, html_template="", js_on_load=look.javascript("data_save.js"), elem_id="data-file")
+    file = gr.HTML(None, html_template="", js_on_load=theme.javascript("data_save.js"), elem_id="data-file")
 
     shown = [message, summary, agreement, means, people, uncertain]
     gr.on(

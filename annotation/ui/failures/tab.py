@@ -27,9 +27,7 @@ from annotation.failures.filters import (
 from annotation.failures.from_annotations import Annotations
 from annotation.failures.sources import DataSet, Version
 from annotation.store.items import MAX_SOURCE
-from annotation.ui import html as notices
-from annotation.ui import payloads as sent
-from annotation.ui import theme as look
+from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Forbidden, Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.failures.cards import Names, agreement_table, case_detail, case_list
@@ -72,7 +70,7 @@ COMPARED_ORDERS = [
 ]
 
 SCRIPTS = ("choose", "copy", "save")
-CHOOSE, COPY, SAVE = (look.javascript(f"failures_{name}.js") for name in SCRIPTS)
+CHOOSE, COPY, SAVE = (theme.javascript(f"failures_{name}.js") for name in SCRIPTS)
 
 # What `show` returns: message, agreement, scatter, list, detail, link, the case that is open.
 Shown = tuple[str, str, str, str, str, str, str]
@@ -141,9 +139,9 @@ class FailuresHandlers:
             key = Key.parse(looked.view.case)
             if key is None or place(looked.selected, key) is None:
                 raise InputError("This case is no longer among the selected ones; choose another.")
-            return notices.message(""), self._detail(request, looked, key), _link(looked.view), str(key)
+            return messages.message(""), self._detail(request, looked, key), _link(looked.view), str(key)
         except M3AgiqaError as error:
-            return notices.message(str(error)), gr.skip(), gr.skip(), gr.skip()
+            return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip()
 
     def export(self, request: gr.Request, *values: Any) -> tuple[str, Any]:
         """Message, and the selection as a file for the browser to save."""
@@ -152,15 +150,15 @@ class FailuresHandlers:
             if looked.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to download.")
         except M3AgiqaError as error:
-            return notices.message(str(error)), gr.skip()
+            return messages.message(str(error)), gr.skip()
         file = {"name": "failure-cases.csv", "text": to_csv(looked.selected), "at": time.time()}
-        return notices.message(""), file
+        return messages.message(""), file
 
     def queue(self, request: gr.Request, overlap: Any, *values: Any) -> str:
         """Put the images of the selection into the annotation queue; tells how that went."""
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
-            wanted = sent.annotators_per_image(overlap)
+            wanted = payloads.annotators_per_image(overlap)
             looked = self._look(request, _view(values))
             if looked.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to queue.")
@@ -171,7 +169,7 @@ class FailuresHandlers:
                 source = looked.data.title[:MAX_SOURCE]
                 queued = queue_samples(store, looked.selected, wanted, person.name, source)
         except M3AgiqaError as error:
-            return notices.message(str(error))
+            return messages.message(str(error))
         return _queued(queued, wanted)
 
     # --- what they share
@@ -196,7 +194,7 @@ class FailuresHandlers:
             gone = [name for name in LINKED if _lost(wanted, replace(view, case=shown[-1]), name)]
             if says_what_is_gone and gone:
                 sentence = f"The link's {LINKED[gone[0]]} is no longer there, so this is something else."
-                shown = notices.message(sentence), *shown[1:]
+                shown = messages.message(sentence), *shown[1:]
         except M3AgiqaError as error:
             shown = _empty(str(error))
         return *_updates(view, choices, self.studio.access.person(request)), *shown
@@ -230,7 +228,7 @@ class FailuresHandlers:
             key = key_at(selected, 0) if len(selected) else None
         view = replace(looked.view, case=str(key or ""))
         return (
-            notices.message(""),
+            messages.message(""),
             agreement_table(selected, names, waiting),
             scatter(selected, names.mos, key),
             case_list(selected, key, bool(view.aspect)),
@@ -295,11 +293,11 @@ def _unchanged() -> tuple[Any, ...]:
 
 
 def _empty(sentence: str) -> Shown:
-    return notices.message(sentence), "", "", "", "", "", ""
+    return messages.message(sentence), "", "", "", "", "", ""
 
 
 def _as_it_was(sentence: str) -> Shown:
-    return notices.message(sentence), *(gr.skip(),) * 6
+    return messages.message(sentence), *(gr.skip(),) * 6
 
 
 LINKED = {
@@ -367,7 +365,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         generator = gr.Dropdown(ALL, value="", label="Generator", elem_id="failures-generator")
         tag = gr.Dropdown(ALL, value="", label="Tag of annotators", elem_id="failures-tag")
         text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")
-    message = gr.HTML(notices.message(""), elem_id="failures-message")
+    message = gr.HTML(messages.message(""), elem_id="failures-message")
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
             points = gr.HTML("", elem_id="failures-scatter", js_on_load=CHOOSE)
@@ -436,5 +434,5 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         concurrency_limit=1,
         **raw,
     )
-    demo.load(js=look.javascript("failures_link.js"))
+    demo.load(js=theme.javascript("failures_link.js"))
     return handlers

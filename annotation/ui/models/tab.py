@@ -8,8 +8,7 @@ from html import escape
 import gradio as gr
 
 from annotation.store.log import promoted
-from annotation.ui import html as notices
-from annotation.ui import theme as look
+from annotation.ui import messages, theme
 from annotation.ui.access import Role
 from annotation.ui.context import Studio
 from annotation.ui.models.serving import Offer, offers, serve_instead, shown_name
@@ -36,9 +35,9 @@ class ModelsHandlers:
     def show(self, request: gr.Request) -> Shown:
         """The tab is entered."""
         try:
-            return notices.message(""), self._list(request)
+            return messages.message(""), self._list(request)
         except M3AgiqaError as error:
-            return notices.message(str(error)), ""
+            return messages.message(str(error)), ""
 
     def promote(self, request: gr.Request, event: gr.EventData) -> tuple[str, str, str]:
         """Put a model into service; a failure leaves the one that is there, and says so."""
@@ -54,7 +53,7 @@ class ModelsHandlers:
         except M3AgiqaError as error:
             told = f"{error} {shown_name(loader.name)} stays in service."
         message, listed = self.show(request)
-        return notices.message(told) if told else message, listed, notices.model_banner(loader.state)
+        return messages.message(told) if told else message, listed, messages.model_banner(loader.state)
 
     def _list(self, request: gr.Request) -> str:
         studio = self.studio
@@ -149,8 +148,8 @@ def _number(metric: str, value: float) -> str:
 def models_tab(studio: Studio, banner: gr.HTML, tab: gr.Tab) -> ModelsHandlers:
     """Build the components within the tab and wire them up."""
     handlers = ModelsHandlers(studio)
-    message = gr.HTML(notices.message(""), elem_id="models-message")
-    models = gr.HTML("", elem_id="models", js_on_load=look.javascript("models.js"))
+    message = gr.HTML(messages.message(""), elem_id="models-message")
+    models = gr.HTML("", elem_id="models", js_on_load=theme.javascript("models.js"))
     tab.select(
         handlers.show,
         outputs=[message, models],

@@ -18,7 +18,7 @@ from annotation.settings import Settings
 from annotation.statistics.overview import overview
 from annotation.store import Store
 from annotation.store.models import AuditEntry
-from annotation.ui import html as notices
+from annotation.ui import messages
 from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.data import figures
@@ -162,7 +162,7 @@ class TestExport:
         assert [value for _title, value in versions["choices"]] == [name]
         assert button["visible"]
         message, file = handlers().download(REQUEST, name)
-        assert message == notices.message("") and file["name"] == f"{name}.zip"
+        assert message == messages.message("") and file["name"] == f"{name}.zip"
         with zipfile.ZipFile(file["path"]) as archive:
             names = archive.namelist()
         assert f"{name}/manifest.json" in names and f"{name}/samples.jsonl" in names

@@ -2,46 +2,48 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from annotation.ui import html as notices
+from annotation.ui import messages
 from annotation.ui.assess.runs import RunState, Stage
 from annotation.ui.model_loader import LoadState
 from m3agiqa.errors import WeightsError
 
 
 def test_message_is_an_escaped_alert():
-    assert notices.message("1 < 2") == '<p role="alert">1 &lt; 2</p>'
+    assert messages.message("1 < 2") == '<p role="alert">1 &lt; 2</p>'
 
 
 def test_place_in_the_queue():
-    second = notices.status(RunState(stage=Stage.WAITING, place=2))
+    second = messages.status(RunState(stage=Stage.WAITING, place=2))
     assert "You are number 2 in the queue: one visitor is before you" in second
-    third = notices.status(RunState(stage=Stage.WAITING, place=3))
+    third = messages.status(RunState(stage=Stage.WAITING, place=3))
     assert "You are number 3 in the queue: 2 visitors are before you" in third
 
 
 def test_status_shows_loading_and_the_time():
     state = RunState(stage=Stage.LOADING, load=LoadState("Downloading weights", 0.4))
-    html = notices.status(state, seconds=3.25)
+    html = messages.status(state, seconds=3.25)
     assert "Waiting for the model: Downloading weights, 40%" in html
     assert '<span id="elapsed">3.2 s</span>' in html
 
 
 def test_banner_follows_the_load():
-    assert "value=" not in notices.model_banner(LoadState("Loading the language model", 0.0))
-    assert 'value="0.400"' in notices.model_banner(LoadState("Downloading weights", 0.4))
-    failed = notices.model_banner(LoadState(error=WeightsError("The file <x> is missing.")))
+    assert "value=" not in messages.model_banner(LoadState("Loading the language model", 0.0))
+    assert 'value="0.400"' in messages.model_banner(LoadState("Downloading weights", 0.4))
+    failed = messages.model_banner(LoadState(error=WeightsError("The file <x> is missing.")))
     assert 'role="alert"' in failed
     assert "The file &lt;x&gt; is missing. Assessing an image tries it again." in failed
     card = SimpleNamespace(title="nano 1.0", learned_from="an LLM's scores")
-    ready = notices.model_banner(LoadState(assessor=SimpleNamespace(card=card)))
+    ready = messages.model_banner(LoadState(assessor=SimpleNamespace(card=card)))
     assert "nano 1.0" in ready
     assert "Learned from an LLM&#x27;s scores." in ready
     assert "alert" not in ready
-    instead = notices.model_banner(LoadState(assessor=SimpleNamespace(card=card), notice="<x> is too large."))
+    instead = messages.model_banner(
+        LoadState(assessor=SimpleNamespace(card=card), notice="<x> is too large.")
+    )
     assert instead.startswith(ready) and "&lt;x&gt; is too large." in instead and 'role="alert"' in instead
 
 
 def test_origin_of_a_prompt():
-    html = notices.prompt_origin("A1111 <parameters>")
+    html = messages.prompt_origin("A1111 <parameters>")
     assert html == "<p>Prompt read from the image file: <b>A1111 &lt;parameters&gt;</b></p>"
-    assert notices.prompt_origin("") == ""
+    assert messages.prompt_origin("") == ""
