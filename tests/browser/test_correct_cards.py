@@ -237,7 +237,9 @@ def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(
     expect(card.locator(".hint")).to_have_text("Sign in as an annotator to correct this.")
     assert page.locator("[data-do]").count() == 0
 
-    # In the page's own session, where the assessment is at hand; else the page might take the answers.
+    # In the page's own session, where the assessment is at hand. Each message of a session goes to one stream
+    # only, so the page must not open another one that would take the answers.
+    page.route("**/queue/*", lambda route: route.abort())
     end_of_patience = time.monotonic() + 30
     while streams and time.monotonic() < end_of_patience:
         page.wait_for_timeout(100)
@@ -265,12 +267,16 @@ def _call_all(page: Page, server: Server, session: str, data: dict) -> list[dict
         if event not in ("agree", "save", "undo"):
             continue
         call = {"data": [None], "fn_index": dependency["id"], "trigger_id": target, "event_data": data}
-        expect(
-            request.post(f"{server.url}/gradio_api/queue/join", data={**call, "session_hash": session})
-        ).to_be_ok()
+        join = request.post(f"{server.url}/gradio_api/queue/join", data={**call, "session_hash": session})
+        expect(join).to_be_ok()
+        event_id = join.json()["event_id"]
         stream = request.get(f"{server.url}/gradio_api/queue/data?session_hash={session}").text()
         messages = [json.loads(line[5:]) for line in stream.splitlines() if line.startswith("data:")]
-        answers += [message for message in messages if message["msg"] == "process_completed"]
+        answers += [
+            message
+            for message in messages
+            if message["msg"] == "process_completed" and message["event_id"] == event_id
+        ]
     return answers
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from app_server import SCRIPTED, Server, serve
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from seeded_cases import add, judge, say, write_run
 
 from annotation.settings import Settings
@@ -99,6 +99,18 @@ def lists(page: Page, *items: int) -> None:
     expect(rows).to_have_count(len(items))
     for index, item in enumerate(items):
         expect(rows.nth(index)).to_have_attribute("data-case", f"{item}|quality")
+
+
+def test_the_second_of_two_quick_clicks_is_the_one_that_counts(new_page: NewPage, app: Server) -> None:
+    page = open_tab(new_page, app)
+    shows(page, 3)
+    first: list[Route] = []  # the first click's request, held back until the second click
+    page.route("**/queue/join*", lambda route: route.continue_() if first else first.append(route))
+    with page.expect_request("**/queue/join*"):
+        point(page, 3).click()
+    point(page, 2).click()
+    first[0].continue_()
+    shows(page, 2)
 
 
 def test_a_click_on_a_point_shows_the_right_image(new_page: NewPage, app: Server) -> None:

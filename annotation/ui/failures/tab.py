@@ -423,7 +423,8 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         handlers.choose,
         inputs=view,
         outputs=[message, detail, link, case],
-        trigger_mode="always_last",
+        # Not "always_last": Gradio 6.31 runs a click that had to wait with the data of the click before it.
+        trigger_mode="multiple",
         **quiet,
     )
     export.click(handlers.export, inputs=view, outputs=[message, file], **quiet)
