@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import argon2
 
 from m3agiqa.errors import InputError
+from m3agiqa.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -192,15 +192,8 @@ def _read(path: Path) -> str:
 def _write(path: Path, lines: list[str]) -> None:
     """Replaced as a whole, so that a server that reads meanwhile sees the old or the new one."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # for the owner's eyes only
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-            if path.exists():
-                Path(name).chmod(path.stat().st_mode & 0o777)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_path(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o600)
     except OSError as error:
         raise InputError(f"The users file {path} cannot be written: {error.strerror}.") from error

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import save_predictor
-from m3agiqa.download.pypi import sha256
 from m3agiqa.errors import InputError
+from m3agiqa.files import sha256
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor.model import Predictor
 

@@ -23,6 +23,7 @@ from m3agiqa.backbones import backbone_class, load_backbone
 from m3agiqa.checkpoint.card import Card, find_checkpoint, load_predictor, read_card, save_predictor
 from m3agiqa.checkpoint.registry import Candidate, Comparison, register
 from m3agiqa.errors import InputError
+from m3agiqa.files import atomic_path, is_stamped, replace_folder, stamp, stamp_or_empty
 from m3agiqa.predictor.model import Predictor, PredictorConfig
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.config import RunConfig, build, plain, read_yaml
@@ -36,7 +37,6 @@ from training.evaluation.report.write import is_written, write_outcome
 from training.nano.align import DONE_FILE as ALIGNED_FILE
 from training.nano.align import align
 from training.parallel import Shard, in_processes
-from training.progress import claim, claim_anew, is_claimed, replace_folder
 from training.remote.teachers import teacher
 from training.ship import ship
 from training.stages.curriculum import curriculum
@@ -243,7 +243,7 @@ class Run:
         """Teach the connector alone."""
         if self.config.align is None:
             return
-        claim(self.aligned, *self._aligned_from)
+        stamp(self.aligned, *self._aligned_from)
         if not (self.aligned / ALIGNED_FILE).exists():
             align(self.samples, self.config.extras, self.scale, self.aligned, self.config.align)
 
@@ -259,7 +259,7 @@ class Run:
             config.curriculum,
             config.finetune,
         )
-        claim(self.finetuned, *made_from)
+        stamp(self.finetuned, *made_from)
         if (self.finetuned / FINETUNED_FILE).exists():
             return
         if not any(sample.descriptions for sample in self.samples if sample.split == "train"):
@@ -322,16 +322,15 @@ class Run:
             return
         for aspect in wanted:
             path = self._transfer(aspect)
-            claim_anew(path.parent, self.identity, self._aligned_from, self.config.transfer)
+            stamp_or_empty(path.parent, self.identity, self._aligned_from, self.config.transfer)
             if not path.exists():
                 self._check_described(self.cases, aspect)
                 every = targets(self.cases, self.cache, self.identity, aspect, self.scale)
                 states = path.parent / "states"
                 config = self.config.transfer
                 frame = leave_source_out(every, groups, config, self.scale, states, aspect, self.head)
-                partial = path.with_suffix(".partial")
-                frame.to_csv(partial, index=False)
-                partial.replace(path)
+                with atomic_path(path) as partial:
+                    frame.to_csv(partial, index=False)
 
     def evaluate(self) -> dict[str, Any]:
         """Agreement on the test split; writes report.html, metrics.json and tables into `report`.
@@ -494,7 +493,7 @@ class Run:
         made_from = (*self.fitted_from, seed)
         if self.is_fitted(name, seed):
             return
-        claim_anew(state, *made_from)
+        stamp_or_empty(state, *made_from)
         train = [target for aspect in aspects for target in self.targets(aspect, "train")]
         validation = [t for aspect in aspects for t in self.targets(aspect, self.config.select_on)]
         head = self.head
@@ -504,7 +503,7 @@ class Run:
             predictor = predictor.fuse(head)
 
         def write(folder: Path) -> None:
-            claim(folder, *made_from)
+            stamp(folder, *made_from)
             for aspect in aspects:
                 save_predictor(predictor, folder, aspect)
             facts = {"validation_srcc": reached, "fit": asdict(config), "predictor": asdict(predictor.config)}
@@ -526,7 +525,7 @@ class Run:
 
     def is_fitted(self, name: str, seed: int) -> bool:
         """Whether there is a predictor of the present data, backbone and settings."""
-        return is_claimed(self.fit_folder(name, seed), *self.fitted_from, seed)
+        return is_stamped(self.fit_folder(name, seed), *self.fitted_from, seed)
 
     def fit_folder(self, name: str, seed: int) -> Path:
         return self.folder / "fit" / name / f"seed-{seed}"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +22,7 @@ from annotation.store import Store
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
+from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import Sample, write_samples
 
 SAMPLES, IMAGES, OPINIONS, MANIFEST = "samples.jsonl", "images", "annotations.csv", "manifest.json"
@@ -113,11 +112,8 @@ def export(
     found = human_samples(store, filters, method)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-            new = Path(folder) / "new"
-            new.mkdir()
-            manifest = _write(new, name, found, filters, method)
-            _put_in_place(new, out, Path(folder) / "old")
+        replace_folder(out, lambda folder: _write(folder, name, found, filters, method))
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"The export cannot be written to {out}: {error.strerror}.") from error
     return ExportReport(out, manifest["version"], manifest["samples_sha256"], manifest["counts"])
@@ -136,22 +132,11 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-def _put_in_place(new: Path, out: Path, old: Path) -> None:
-    if out.exists():
-        out.rename(old)
-    try:
-        new.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-
-
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, method: Method) -> dict[str, Any]:
-    """All files of an export; returns its manifest."""
+def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, method: Method) -> None:
+    """All files of an export."""
     samples = _with_images(found.samples, folder / IMAGES)
     write_samples(samples, folder / SAMPLES)
     for aspect in filters.aspects:
@@ -160,12 +145,12 @@ def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, metho
             write_conversations(told, aspect, COMMON_SCALE, folder / CONVERSATION_FILES[aspect])
     _write_opinions(found.opinions, folder / OPINIONS)
     created = datetime.now(UTC)
-    sha256 = hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest()
+    samples_sha256 = sha256(folder / SAMPLES)
     manifest = {
         "name": name,
-        "version": f"{name}-{created:%Y%m%d}-{sha256[:8]}",
+        "version": f"{name}-{created:%Y%m%d}-{samples_sha256[:8]}",
         "created": created.isoformat(timespec="seconds"),
-        "samples_sha256": sha256,
+        "samples_sha256": samples_sha256,
         "counts": _counts(samples, found.opinions),
         "filters": asdict(filters),
         "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
@@ -174,7 +159,6 @@ def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, metho
     (folder / MANIFEST).write_text(
         json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    return manifest
 
 
 def _with_images(samples: Iterable[Sample], folder: Path) -> list[Sample]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.store.database import DISK_FULL, StoreError
 from annotation.store.texts import storable
 from m3agiqa.errors import InputError
+from m3agiqa.files import flush_to_disk, write_atomically
 from m3agiqa.images import open_image, opened
 
 MAX_FILE = 200 * 2**20  # bytes
@@ -68,9 +67,8 @@ class ImageFiles:
             return
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(target, content)
-            _flush_folder(target.parent)
-            _flush_folder(self.folder)
+            write_atomically(target, content, durable=True)
+            flush_to_disk(self.folder)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(DISK_FULL) from error
@@ -92,29 +90,3 @@ def _suffix(content: bytes) -> str:
     """By what the content is, whatever its owner calls it: browsers go by the name."""
     with opened(content) as image:
         return FORMAT_SUFFIXES.get(image.format, f".{image.format.lower()}")
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """The file is there with all of its content or not at all, even after a power cut."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
-        new = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            new.chmod(0o644)
-            new.replace(target)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names of new files in a folder last."""
-    if os.name == "nt":
-        return  # Windows cannot, and need not
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +13,7 @@ from gradio.utils import get_upload_folder
 from annotation.store import ImageFiles
 from annotation.ui.decoding import opened
 from m3agiqa.errors import InputError
+from m3agiqa.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -52,21 +51,10 @@ def picture(images: ImageFiles, file: str) -> Path:
     shown = images.folder / FOLDER / f"{stored.stem}.png"
     try:
         if not shown.exists():
-            _make(stored, shown)
+            shown.parent.mkdir(exist_ok=True)
+            with atomic_path(shown) as partial, opened(stored) as image:
+                image.save(partial, "PNG", compress_level=1)
     except (InputError, OSError) as error:
         log.warning("%s cannot be made into a PNG: %s", stored.name, error)
         return stored
     return shown
-
-
-def _make(stored: Path, shown: Path) -> None:
-    """Whole or not at all, as two people may ask for it at once."""
-    shown.parent.mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=shown.parent, suffix=".png")
-    try:
-        with os.fdopen(handle, "wb") as file, opened(stored) as image:
-            image.save(file, "PNG", compress_level=1)
-        Path(name).replace(shown)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

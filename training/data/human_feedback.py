@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.download.pypi import sha256
 from m3agiqa.errors import InputError
+from m3agiqa.files import sha256
 from m3agiqa.samples import Sample
 from training.data.checks import ImageFinder, checked
 from training.data.sample_file import sample_entries

@@ -14,8 +14,8 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.conversation import Conversation
-from m3agiqa.download.pypi import sha256
 from m3agiqa.errors import InputError
+from m3agiqa.files import sha256
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.data.distortions import (

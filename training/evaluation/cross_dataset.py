@@ -7,10 +7,10 @@ from typing import Any
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
+from m3agiqa.files import stamp
 from m3agiqa.predictor.model import Predictor
 from training.data.variants import own_variants
 from training.evaluation.evaluate import evaluate
-from training.progress import claim
 from training.run import Run
 from training.stages.fit import fit
 from training.stages.fit_data import Target, parts, targets
@@ -49,7 +49,7 @@ def _retrained(
     """A predictor over hidden states, with the settings of `trained`."""
     config, head = trained.config.fit, trained.head
     folder = tested.folder / "cross" / trained.folder.name / aspect
-    claim(folder, trained.identity, tested.content, config, trained.config.select_on)
+    stamp(folder, trained.identity, tested.content, config, trained.config.select_on)
     predictor, _ = fit(train, validation, config, folder / "state", f"{aspect} anew", head, tested.unit)
     return predictor.fuse(head) if predictor.config.projection == "vocab" else predictor
 

@@ -27,6 +27,7 @@ from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
 from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.prompt_alignment import verdict
 from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
+from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training.data.distortions import DAMAGE_KINDS
@@ -46,7 +47,7 @@ from training.nano.fit_quality_regressor import (
     held_out_opinions,
     regression_data,
 )
-from training.progress import bar, latest_folder, replace_folder
+from training.progress import bar
 
 DONE_FILE = "align.json"
 FEATURES_FOLDER = "state-features"  # by this name it is no part of what was made

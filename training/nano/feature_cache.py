@@ -15,12 +15,13 @@ from m3agiqa.aspects import MosScale
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.efficientnet_lite import views
+from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.data.auxiliary_data import captioned, prompted
 from training.data.distortions import damage, depicts_prompt, jitter
 from training.data.variants import image_hash
-from training.progress import bar, claim_anew
+from training.progress import bar
 from training.stages.curriculum import CAPTION_FROM
 
 VIEWS_PER_FILE = 512  # views whose features are kept in one file; as many are lost at most when interrupted
@@ -66,16 +67,15 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
     What was kept there of other views, or by another version of nano, is thrown away.
     """
     files = [image_hash(view.image) for view in shown]
-    claim_anew(folder, list(zip(shown, files, strict=True)), backbone.revision)
+    stamp_or_empty(folder, list(zip(shown, files, strict=True)), backbone.revision)
     parts = []
     with bar(None, "look", total=len(shown)) as progress:
         for start in range(0, len(shown), VIEWS_PER_FILE):
             shard = shown[start : start + VIEWS_PER_FILE]
             path = folder / f"{start:06}.safetensors"
             if not path.exists():
-                partial = path.with_suffix(".partial")
-                save_file(_features(backbone, shard)._asdict(), partial)
-                partial.replace(path)
+                with atomic_path(path) as partial:
+                    save_file(_features(backbone, shard)._asdict(), partial)
             parts.append(Seen(**load_file(path)))
             progress.update(len(shard))
     return _concatenated(parts)

@@ -18,6 +18,7 @@ from typing import TypeVar
 from m3agiqa.aspects import RATINGS, Aspect, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
+from m3agiqa.files import write_atomically
 from training.data.variants import Variant
 from training.parallel import Shard
 from training.progress import bar
@@ -218,9 +219,7 @@ class Served:
                 f"{'' if not offered else '. Choose one with --server-model'}."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{MODEL_FILE}.partial"
-        partial.write_text(json.dumps({**self._noted(), self.config.url: offered[0]}), encoding="utf-8")
-        partial.replace(self.folder / MODEL_FILE)
+        write_atomically(self.folder / MODEL_FILE, json.dumps({**self._noted(), self.config.url: offered[0]}))
 
     def _noted(self) -> dict[str, str]:
         """The only model of each server that was asked for it."""

@@ -30,7 +30,8 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class
 from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
 from m3agiqa.errors import InputError
-from training.progress import bar, latest_folder, replace_folder
+from m3agiqa.files import latest_folder, replace_folder
+from training.progress import bar
 from training.stages.curriculum import Lesson
 
 STATE = "state"

@@ -17,10 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
+from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
 from m3agiqa.predictor.extractors import Extractor
 from m3agiqa.predictor.model import Pooling, Predictor, PredictorConfig, Projection
-from training.progress import bar, latest_folder, replace_folder
+from training.progress import bar
 from training.stages.fit_data import Target
 from training.stages.losses import LossConfig, agreement_loss, hinge
 

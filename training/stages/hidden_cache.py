@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, Rating
+from m3agiqa.files import write_atomically
 from m3agiqa.json_lines import read_json_lines
 
 
@@ -68,10 +69,8 @@ class HiddenCache:
         save_file(
             {entry.key: states.contiguous() for entry, states in spoken}, index.with_suffix(".safetensors")
         )
-        partial = index.with_suffix(".partial")
         lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry, _ in spoken]
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(index)
+        write_atomically(index, "".join(lines))
         self._read(index)
 
     def states(self, keys: Iterable[str]) -> dict[str, Tensor]:

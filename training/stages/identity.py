@@ -6,8 +6,8 @@ from pathlib import Path
 
 from m3agiqa.backbones import backbone_class
 from m3agiqa.backbones.base import BASE_FILE, NotesBase
-from m3agiqa.download.pypi import sha256
 from m3agiqa.errors import WeightsError
+from m3agiqa.files import sha256
 from training.stages.finetune import STATE
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from annotation.exchange.exporting import MANIFEST, ExportReport, export
 from annotation.store import Store
 from m3agiqa.errors import InputError
+from m3agiqa.files import atomic_path
 
 KEPT = 10
 """Versions that stay; each one has all images in it."""
@@ -52,9 +53,8 @@ class ExportVersions:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
                 report = export(store, Path(temporary) / "export", **options)
-                packed = Path(temporary) / "packed"
-                _pack(report.folder, packed, report.version)
-                packed.replace(self.folder / f"{report.version}.zip")
+                with atomic_path(self.folder / f"{report.version}.zip") as packed:
+                    _pack(report.folder, packed, report.version)
             older = [version for version in self.all() if version.name != report.version]
             for version in older[KEPT - 1 :]:
                 version.file.unlink(missing_ok=True)

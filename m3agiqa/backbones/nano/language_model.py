@@ -21,7 +21,7 @@ from transformers.masking_utils import eager_mask
 
 from m3agiqa.backbones.quiet import quietly
 from m3agiqa.conversation import Conversation
-from m3agiqa.download.pypi import is_intact, sealed_folder
+from m3agiqa.files import is_intact, sealed_folder
 
 ASSISTANT = "<|im_start|>assistant\n"
 END = "<|im_end|>"

@@ -13,13 +13,12 @@ import pandas as pd
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE
-from m3agiqa.download.pypi import sha256
+from m3agiqa.files import replace_folder, sha256
 from training.config import plain
 from training.data import fingerprint
 from training.evaluation.evaluate import evaluate, prediction_table, summary
 from training.evaluation.report import write_report
 from training.evaluation.report.before_after import compare
-from training.progress import replace_folder
 from training.stages.fit_data import told_targets
 
 if TYPE_CHECKING:
