@@ -1,6 +1,7 @@
 """An image as MiniCPM-V 2.5 sees it: an overview, and slices of a larger one (LLaVA-UHD's way).
 
-Resizing is Pillow's, bicubic, so that pixels are the published ones; torchvision is not needed.
+Resizing is Pillow's, bicubic, so that pixels are the published ones; torchvision is not needed. Pillow 13
+scales tall pictures in another order than the versions that the model was trained with, so it is not used.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def sliced(image: Image.Image, slicing: Slicing) -> Slices:
         ]
     patch = slicing.patch_size
     sizes = [(picture.height // patch, picture.width // patch) for picture in pictures]
-    return Slices([_patches(picture, slicing) for picture in pictures], sizes, grid)
+    return Slices([patches(picture, slicing) for picture in pictures], sizes, grid)
 
 
 def slice_grid(size: tuple[int, int], slicing: Slicing) -> tuple[int, int] | None:
@@ -103,7 +104,7 @@ def _multiple(length: float, of: int) -> int:
     return max(round(length / of) * of, of)
 
 
-def _patches(picture: Image.Image, slicing: Slicing) -> Tensor:
+def patches(picture: Image.Image, slicing: Slicing) -> Tensor:
     """RGB picture of h x w whole patches -> [3, patch, h * w * patch]."""
     patch = slicing.patch_size
     data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
