@@ -6,23 +6,21 @@ all of it, or in blind mode the aspects that they have scored.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, TypeVar
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from annotation.store import corrections, queue
-from annotation.store.corrections import AspectResponse, NewSubmission
 from annotation.store.items import latest_assessment, require_item
-from annotation.store.models import Annotator, AspectAssessment, Assessment, Correction, Submission
+from annotation.store.models import AspectAssessment, Assessment, Submission
 from annotation.ui import payloads
 from annotation.ui.access import Person
 from annotation.ui.annotate.prefetch import Prefetch
-from annotation.ui.annotate.seen import Seen
 from annotation.ui.assess.cards import QUESTIONS
 from annotation.ui.context import Studio
+from annotation.ui.correction_form import submissions
+from annotation.ui.correction_form.submissions import Entered, ShownAnswers
 from annotation.ui.pictures import address
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -37,7 +35,7 @@ class Annotating:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.prefetch = Prefetch(studio)
-        self._seen = Seen()
+        self._shown_answers = ShownAnswers()
 
     def take(
         self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
@@ -79,7 +77,7 @@ class Annotating:
         given = payloads.number(score, "The score")
         with self.studio.store.database.reading() as session:
             if latest_assessment(session, item) is not None:  # else there is nothing to see yet
-                self._seen.note(person.name, item, about, given)
+                self._shown_answers.add(person.name, item, about, given)
         return self.look(person, item, blind=True)
 
     def save(
@@ -95,33 +93,23 @@ class Annotating:
         """Save a judgement and finish the item, in one transaction; the same token saves only once."""
         item = payloads.whole(item, "The item")
         shown = None if assessment is None else payloads.whole(assessment, "The assessment")
-        given = payloads.all_said(said)
-        draft = NewSubmission(
-            token=payloads.token(token),
-            item_id=item,
-            annotator=person.name,
-            said=given,
-            assessment_id=shown,
-            place="annotate",
-            seconds=payloads.number(seconds, "The seconds spent"),
-        )
+        entered = Entered.from_json(said, token, seconds)
 
-        def keep(session: Session) -> corrections.SavedSubmission:
-            filled = tuple(_agreed(session, shown, one) if one.agrees else one for one in given)
-            seen = self._seen.aspects(person.name, item)
-            was_blind = (
-                self._is_blind(blind)
-                and all(self._seen.was_blind(person.name, item, one.aspect, one.score) for one in filled)
-                and all(one.aspect in seen for one in filled if one.agrees)  # with what has been shown
-                and not _has_asked(session, item, person)
-                and _agrees_with_earlier(session, item, person, filled)
+        def save_and_finish(session: Session) -> corrections.SavedSubmission:
+            saved = submissions.save(
+                session,
+                entered,
+                annotator=person.name,
+                item_id=item,
+                assessment_id=shown,
+                tab="annotate",
+                shown_answers=self._shown_answers if self._is_blind(blind) else None,
             )
-            saved = corrections.save(session, replace(draft, said=filled, blind=was_blind))
             if not saved.again:
                 queue.finish(session, item, person.name)
             return saved
 
-        saved = self.studio.store.database.transact(keep)
+        saved = self.studio.store.database.transact(save_and_finish)
         return {
             "submission": saved.submission_id,
             "corrections": {str(about): number for about, number in saved.corrections.items()},
@@ -197,11 +185,11 @@ class Annotating:
             return {"state": "failed" if failure else "coming", "message": failure, "aspects": {}}
         shown = latest.aspects
         if self._is_blind(blind):
-            seen = self._seen.aspects(person.name, item)
+            seen = self._shown_answers.aspects(person.name, item)
             shown = [one for one in shown if one.aspect in seen]
         elif on_show:
             for one in shown:
-                self._seen.note(person.name, item, one.aspect)
+                self._shown_answers.add(person.name, item, one.aspect)
         return {
             "state": "ready",
             "message": "",
@@ -223,46 +211,6 @@ def _scale(scale: MosScale) -> dict[str, list[float]]:
 
 def _said_by_model(one: AspectAssessment) -> dict[str, Any]:
     return {"description": one.description, "rating": str(one.rating), "mos": one.mos, **_scale(one.scale)}
-
-
-def _has_asked(session: Session, item: int, person: Person) -> bool:
-    """Whether they have had this image assessed themselves, and so know the answer."""
-    theirs = select(Assessment.id).join(Annotator, Annotator.id == Assessment.annotator_id)
-    return session.scalar(
-        theirs.where(Assessment.item_id == item, Annotator.name == person.name).exists().select()
-    )
-
-
-def _agrees_with_earlier(
-    session: Session, item: int, person: Person, said: tuple[AspectResponse, ...]
-) -> bool:
-    """Whether these scores are those that the person had saved blind, as far as they have saved any.
-
-    Whoever has saved something with the model's answer at hand has seen it: before, or right after a score
-    that was blind. This is known for good, other than what `Seen` knows.
-    """
-    now = {one.aspect: one.score for one in said}
-    earlier = session.execute(
-        select(Correction.aspect, Correction.score, Submission.blind)
-        .join(Correction.submission)
-        .join(Submission.annotator)
-        .where(
-            Submission.item_id == item,
-            Submission.assessment_id.is_not(None),
-            Annotator.name == person.name,
-        )
-    )
-    return all(
-        blind and math.isclose(score, now.get(aspect, score)) for aspect, score, blind in earlier.tuples()
-    )
-
-
-def _agreed(session: Session, assessment: int | None, said: AspectResponse) -> AspectResponse:
-    """What is agreed with, in the model's own words and number."""
-    answer = session.get(AspectAssessment, (assessment, said.aspect)) if assessment is not None else None
-    if answer is None:
-        raise InputError(f"The model has said nothing on {said.aspect} that you could agree with.")
-    return replace(said, score=answer.mos, scale=answer.scale, description=answer.description)
 
 
 def _choice(kind: type[Choice], value: Any, what: str) -> Choice:

@@ -11,9 +11,9 @@ from annotation.ui import messages
 from annotation.ui.access import Person
 from annotation.ui.assess import correct
 from annotation.ui.assess.cards import card, provenance
+from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLES, gallery
 from annotation.ui.assess.runs import Run, Runs, RunState
-from annotation.ui.assess.subject import Subject
 from annotation.ui.context import Studio
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
@@ -24,7 +24,7 @@ NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 
 # What `show` returns, in the order of its outputs: what is to be corrected, a card for each aspect, status,
 # message, provenance, model banner, Assess button, Stop button.
-Shown = tuple[Subject | None, str, str, str, str, str, str, str, dict, dict]
+Shown = tuple[AssessedImage | None, str, str, str, str, str, str, str, dict, dict]
 # The same for a prompt that was found in a file: prompt, its origin, what the page put into the box.
 Offered = tuple[str | dict, str, str]
 
@@ -62,14 +62,14 @@ class AssessHandlers:
 
     def _finish(self, run: Run, person: Person) -> Shown:
         """Keep the assessment, if they are kept; it is shown and can be corrected either way."""
-        subject, message = Subject(self.studio, person, run.upload, run.state), ""
+        assessed, message = AssessedImage(self.studio, person, run.upload, run.state), ""
         kept = self.studio.settings.keep
         if kept:
             try:
-                subject.keep()
+                assessed.keep()
             except M3AgiqaError as error:
                 kept, message = False, f"The assessment could not be kept for annotation. {error}"
-        return self.show(run.state, run.seconds, message, subject, kept)
+        return self.show(run.state, run.seconds, message, assessed, kept)
 
     async def stop(self, request: gr.Request) -> None:
         """End this visitor's run."""
@@ -80,14 +80,16 @@ class AssessHandlers:
         state: RunState | None,
         seconds: float = 0.0,
         message: str = "",
-        subject: Subject | None = None,
+        assessed: AssessedImage | None = None,
         kept: bool = False,
     ) -> Shown:
         """The page for a run's state; the buttons follow whether it is over."""
         busy = state is not None and not state.over
-        cards = [self.correct.card(aspect, subject) if subject else card(aspect, state) for aspect in Aspect]
+        cards = [
+            self.correct.card(aspect, assessed) if assessed else card(aspect, state) for aspect in Aspect
+        ]
         return (
-            subject,
+            assessed,
             *cards,
             messages.status(state, seconds),
             messages.message(message or (state.error if state else "")),
@@ -120,10 +122,10 @@ class AssessHandlers:
         text, origin = (found.text, found.origin) if found else ("", "")
         return (text if text != prompt else gr.skip()), messages.prompt_origin(origin), text
 
-    def clear_other(self, subject: Subject | None, image: dict | None) -> tuple:
+    def clear_other(self, assessed: AssessedImage | None, image: dict | None) -> tuple:
         """Take the judgement of an image off the page that now shows another one, or none."""
         upload = Upload.from_payload(image)
-        if subject is None or (upload is not None and upload.path == subject.upload.path):
+        if assessed is None or (upload is not None and upload.path == assessed.upload.path):
             return tuple(gr.skip() for _ in range(len(Aspect) + 2))
         return None, *(card(aspect, None) for aspect in Aspect), ""
 
@@ -166,17 +168,17 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
     with gr.Column(elem_id="stage"):
         gr.HTML('<h2 class="visually-hidden">Result</h2>', elem_id="result")
         with gr.Row(elem_id="cards"):
-            cards = [gr.HTML(card(aspect, None), js_on_load=correct.JAVASCRIPT) for aspect in Aspect]
+            cards = [gr.HTML(card(aspect, None), js_on_load=correct.CARD_SCRIPT) for aspect in Aspect]
         source = gr.HTML("", elem_id="provenance")
         examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE)
-    found, filled, subject = gr.State(None), gr.State(""), gr.State(None)
+    found, filled, assessed = gr.State(None), gr.State(""), gr.State(None)
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
     # own error for what is no image, without its text chunks for what is one.
     judged = assess.click(
         handlers.assess,
         inputs=[image, prompt],
-        outputs=[subject, *cards, status, message, source, banner, assess, stop],
+        outputs=[assessed, *cards, status, message, source, banner, assess, stop],
         preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,  # the waiting line says who is next, and each visitor where they are
@@ -185,8 +187,8 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
     for event in (image.change, judged.then):
         event(
             handlers.clear_other,
-            inputs=[subject, image],
-            outputs=[subject, *cards, source],
+            inputs=[assessed, image],
+            outputs=[assessed, *cards, source],
             preprocess=False,
             show_progress="hidden",
             concurrency_limit=None,
@@ -218,7 +220,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
         concurrency_limit=None,
         api_visibility="private",
     )
-    correct.wire(handlers.correct, cards, subject)
+    correct.wire(handlers.correct, cards, assessed)
     return handlers
 
 

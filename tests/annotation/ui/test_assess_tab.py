@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from annotation.store.database import StoreError
 from annotation.store.models import Assessment, QueueEntry
+from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLES
-from annotation.ui.assess.subject import Subject
 from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers
 from annotation.ui.uploads import Upload
 from m3agiqa.aspects import Aspect
@@ -24,7 +24,7 @@ from m3agiqa.image_metadata import EmbeddedPrompt
 class Shown:
     """What the page is given, by name."""
 
-    subject: Subject | None
+    assessed: AssessedImage | None
     quality: str
     correspondence: str
     authenticity: str
@@ -123,11 +123,11 @@ def test_a_store_that_fails_spoils_nothing_but_is_told(handlers, studio, upload,
 
 def test_another_image_takes_the_judgement_off_the_page(handlers, upload):
     *_, shown = press(handlers, payload(upload), "teal")
-    same = handlers.clear_other(shown.subject, payload(upload))
+    same = handlers.clear_other(shown.assessed, payload(upload))
     assert all(update == gr.skip() for update in same)
     for other in (None, {"path": "/elsewhere.png"}):
-        subject, *cards, provenance = handlers.clear_other(shown.subject, other)
-        assert subject is None
+        assessed, *cards, provenance = handlers.clear_other(shown.assessed, other)
+        assert assessed is None
         assert not any("one two three" in card for card in cards)
         assert provenance == ""
 
@@ -146,7 +146,7 @@ def test_buttons_swap_while_it_runs(handlers, assessor, upload):
     assert not first.assess["interactive"]
     assert first.stop["visible"]
     assert "Stopped." in last.quality
-    assert last.subject is None
+    assert last.assessed is None
     assert last.assess["interactive"]
     assert not last.stop["visible"]
 

@@ -16,8 +16,7 @@ from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
 from annotation.store.queue import take
 from annotation.ui.access import Access, Forbidden, Person, Role
-from annotation.ui.assess.correct import SIGN_IN, CorrectHandlers
-from annotation.ui.assess.subject import Subject
+from annotation.ui.assess.correct import SIGN_IN, AssessedImage, CorrectHandlers
 from annotation.ui.assess.tab import AssessHandlers
 from m3agiqa.aspects import Aspect
 
@@ -38,10 +37,10 @@ class Login(Access):
 
 
 @pytest.fixture
-def assess(studio, upload) -> Callable[..., Subject]:
+def assess(studio, upload) -> Callable[..., AssessedImage]:
     """Assess the image once more, as in a tab of one's own."""
 
-    def run(access: Access | None = None, keep: bool = True) -> Subject:
+    def run(access: Access | None = None, keep: bool = True) -> AssessedImage:
         settings = replace(studio.settings, keep=keep)
         handlers = AssessHandlers(replace(studio, access=access or studio.access, settings=settings))
 
@@ -96,8 +95,8 @@ def number(card: str) -> int:
 
 
 def test_a_correction_is_saved_shown_and_undone(handlers, assess, standing, studio):
-    subject = assess()
-    card = quality(handlers.save(subject, form(), request()))
+    assessed = assess()
+    card = quality(handlers.save(assessed, form(), request()))
     with studio.store.database.reading() as session:
         correction = session.get(Correction, number(card))
         assert (correction.aspect, correction.score, correction.agrees) == (Aspect.QUALITY, 2.3, False)
@@ -110,7 +109,7 @@ def test_a_correction_is_saved_shown_and_undone(handlers, assess, standing, stud
     assert 'data-mode="read"' in card
     assert "<strong>2.3</strong>" in card
 
-    undone = quality(handlers.undo(subject, event(correction=correction.id), request()))
+    undone = quality(handlers.undo(assessed, event(correction=correction.id), request()))
     assert standing() == []
     assert 'data-do="agree"' in undone
     assert "<strong>4.0</strong>" in undone
@@ -127,15 +126,15 @@ def test_one_click_agrees_with_the_models_own_answer(handlers, assess, standing)
 
 
 def test_editing_again_supersedes_and_undo_restores(handlers, assess, standing):
-    subject = assess()
-    first = number(quality(handlers.save(subject, form(), request())))
-    card = quality(handlers.save(subject, form(description="Very blurred.", score=1.2), request()))
+    assessed = assess()
+    first = number(quality(handlers.save(assessed, form(), request())))
+    card = quality(handlers.save(assessed, form(description="Very blurred.", score=1.2), request()))
     assert [(c.score, c.revision) for c in standing()] == [(1.2, 2)]
-    restored = quality(handlers.undo(subject, event(correction=number(card)), request()))
+    restored = quality(handlers.undo(assessed, event(correction=number(card)), request()))
     assert number(restored) == first
     assert "Blurred." in restored
     assert [c.id for c in standing()] == [first]
-    again = quality(handlers.save(subject, form(score=3.3), request()))
+    again = quality(handlers.save(assessed, form(score=3.3), request()))
     assert [(c.score, c.revision) for c in standing()] == [(3.3, 3)]
     assert number(again) > first
 
@@ -144,34 +143,34 @@ def test_who_has_corrected_all_aspects_is_not_asked_again_in_the_queue(handlers,
     def offered() -> list[int]:
         return studio.store.database.transact(lambda session: take(session, "local", 1, gold_every=0))
 
-    subject = assess()
-    handlers.agree(subject, event(aspect="quality"), request())
+    assessed = assess()
+    handlers.agree(assessed, event(aspect="quality"), request())
     [item] = {correction.item_id for correction in standing()}
-    handlers.agree(subject, event(aspect="correspondence"), request())
-    handlers.agree(subject, event(aspect="authenticity"), request())
+    handlers.agree(assessed, event(aspect="correspondence"), request())
+    handlers.agree(assessed, event(aspect="authenticity"), request())
     assert offered() == []
-    handlers.undo(subject, event(correction=standing()[0].id), request())
+    handlers.undo(assessed, event(correction=standing()[0].id), request())
     assert offered() == [item]
 
 
 def test_undo_pressed_twice_undoes_once(handlers, assess, standing):
-    subject = assess()
-    first = number(quality(handlers.save(subject, form(), request())))
-    second = number(quality(handlers.save(subject, form(score=1.2), request())))
+    assessed = assess()
+    first = number(quality(handlers.save(assessed, form(), request())))
+    second = number(quality(handlers.save(assessed, form(score=1.2), request())))
     for _ in range(2):
-        quality(handlers.undo(subject, event(correction=second), request()))
+        quality(handlers.undo(assessed, event(correction=second), request()))
     assert [c.id for c in standing()] == [first]
 
 
 def test_what_is_sent_twice_is_saved_once(handlers, assess, studio):
-    subject = assess()
+    assessed = assess()
     sent = form(token="the same")
-    first, again = (number(quality(handlers.save(subject, sent, request()))) for _ in range(2))
+    first, again = (number(quality(handlers.save(assessed, sent, request()))) for _ in range(2))
     assert first == again
     with studio.store.database.reading() as session:
         assert session.scalar(select(func.count(Submission.id))) == 1
-    quality(handlers.undo(subject, event(correction=first), request()))
-    assert subject.verdict(Aspect.QUALITY) is None
+    quality(handlers.undo(assessed, event(correction=first), request()))
+    assert assessed.saved(Aspect.QUALITY) is None
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_what_cannot_be_saved_is_told_in_the_card_and_the_form_stays(
 
 
 def test_a_store_that_fails_is_told_in_the_card(handlers, assess, studio, monkeypatch):
-    subject = assess()
+    assessed = assess()
 
     def fail(work):
         raise StoreError("The database is locked by another program; try again.")
@@ -208,17 +207,17 @@ def test_a_store_that_fails_is_told_in_the_card(handlers, assess, studio, monkey
     with monkeypatch.context() as patch:
         patch.setattr(studio.store.database, "transact", fail)
         for act, mode in ((handlers.save, "edit"), (handlers.agree, "read")):
-            card = quality(act(subject, form(), request()))
+            card = quality(act(assessed, form(), request()))
             assert "The database is locked by another program; try again.</p>" in card
             assert f'data-mode="{mode}"' in card
             assert "Saved as" not in card
-    assert number(quality(handlers.save(subject, form(), request())))
+    assert number(quality(handlers.save(assessed, form(), request())))
 
 
 def test_a_bug_is_a_sentence_and_loses_nothing(handlers, assess, studio, monkeypatch, caplog):
-    subject = assess()
+    assessed = assess()
     monkeypatch.setattr(studio.store.database, "transact", lambda work: 1 / 0)
-    card = quality(handlers.save(subject, form(), request()))
+    card = quality(handlers.save(assessed, form(), request()))
     assert "Something unexpected went wrong, and this was not saved" in card
     assert "ZeroDivisionError" not in card
     assert "ZeroDivisionError" in caplog.text
@@ -236,9 +235,9 @@ def test_a_second_tab_is_told_and_may_then_go_before(handlers, assess, standing)
 
 
 def test_without_keeping_the_first_correction_brings_its_assessment_along(handlers, assess, studio):
-    subject = assess(keep=False)
-    quality(handlers.save(subject, form(), request()))
-    cards = handlers.agree(subject, event(aspect="authenticity"), request())
+    assessed = assess(keep=False)
+    quality(handlers.save(assessed, form(), request()))
+    cards = handlers.agree(assessed, event(aspect="authenticity"), request())
     assert "Saved as" in cards[2]
     with studio.store.database.reading() as session:
         assert session.scalar(select(func.count(Item.id))) == 1
@@ -252,10 +251,10 @@ def test_a_failed_first_correction_leaves_nothing_half_saved(handlers, assess, s
 
 
 def test_text_is_escaped(handlers, assess):
-    subject = assess()
+    assessed = assess()
     card = quality(
         handlers.save(
-            subject, form(description=f"</textarea>{NASTY}", comment=NASTY, tags=['"><b>']), request()
+            assessed, form(description=f"</textarea>{NASTY}", comment=NASTY, tags=['"><b>']), request()
         )
     )
     assert "<img" not in card
@@ -264,11 +263,11 @@ def test_text_is_escaped(handlers, assess):
 
 
 def test_the_form_begins_with_what_was_said_last(handlers, assess):
-    subject = assess()
-    before = handlers.card(Aspect.QUALITY, subject)
+    assessed = assess()
+    before = handlers.card(Aspect.QUALITY, assessed)
     assert re.search(r"<textarea[^>]*>\none two three</textarea>", before)
     assert 'value="4.0"' in before
-    card = quality(handlers.save(subject, form(tags=["missed flaw", "too dark"]), request()))
+    card = quality(handlers.save(assessed, form(tags=["missed flaw", "too dark"]), request()))
     assert re.search(r"<textarea[^>]*>\nBlurred.</textarea>", card)
     assert 'value="2.3"' in card
     assert 'value="missed flaw" checked' in card
@@ -286,7 +285,7 @@ def test_viewers_see_no_buttons_but_how_to_get_them(assess):
 
 
 def test_viewers_cannot_save_whatever_they_send(assess, standing):
-    subject = assess(Login("ann", Role.ANNOTATOR))
+    assessed = assess(Login("ann", Role.ANNOTATOR))
     handlers = CorrectHandlers(Login("vera", Role.VIEWER))
     for act, data in (
         (handlers.save, form()),
@@ -294,14 +293,14 @@ def test_viewers_cannot_save_whatever_they_send(assess, standing):
         (handlers.undo, event(correction=1)),
     ):
         with pytest.raises(gr.Error, match="vera is signed in as a viewer") as error:
-            act(subject, data, request())
+            act(assessed, data, request())
         assert isinstance(error.value.__cause__, Forbidden)
     assert standing() == []
 
 
 def test_another_person_on_the_same_page_assesses_anew(assess, standing):
-    subject = assess(Login("ann", Role.ANNOTATOR))
-    card = quality(CorrectHandlers(Login("ben", Role.ANNOTATOR)).save(subject, form(), request()))
+    assessed = assess(Login("ann", Role.ANNOTATOR))
+    card = quality(CorrectHandlers(Login("ben", Role.ANNOTATOR)).save(assessed, form(), request()))
     assert "signed in as somebody else" in card
     assert standing() == []
 
