@@ -1,25 +1,28 @@
-# These do everything on a fresh machine: `make demo`, `make train` (installs for training) and `make test`.
+# Each target does everything on a fresh machine; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo train test lint browser
+.PHONY: demo train test lint browser help
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed ## install, and open the app on http://127.0.0.1:7860
 	$(RUN) app.py
 
-train: $(VENV)/installed-train
+train: $(VENV)/installed-train ## install what `python -m training` needs
 	@echo "Ready: . $(VENV)/bin/activate && python -m training --help"
 
 # Two workers with one thread each; the longest file comes first (tests/conftest.py), so one of them has it.
-test: $(VENV)/installed-dev browser
+test: $(VENV)/installed-dev browser ## all tests; those of the page in a real Chromium
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev ## ruff and the import contracts
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +44,7 @@ $(VENV)/installed-dev: requirements-dev.txt requirements-train.txt requirements-
 	touch $@
 
 # A browser for the UI tests: one that is there, else Debian's package, else Playwright's own.
-browser: $(VENV)/installed-dev
+browser: $(VENV)/installed-dev ## a Chromium for the tests, if there is none
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \

@@ -29,7 +29,7 @@ from m3agiqa.cli import main
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import TooLittleMemory
 
-DOCS = Path(__file__).parents[2] / "docs" / "memory.md"
+DOCS = Path(__file__).parents[2] / "docs" / "paper-model.md"
 ASPECTS = (Aspect.QUALITY, Aspect.AUTHENTICITY)
 
 

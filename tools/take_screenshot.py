@@ -1,4 +1,4 @@
-"""Takes docs/screenshot.png: the app after it has assessed an example. `python docs/take_screenshot.py`
+"""Takes docs/screenshot.png: the app after it has assessed an example. `python tools/take_screenshot.py`
 
 Needs a Chromium: the system's, or `playwright install chromium`.
 """
