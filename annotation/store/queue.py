@@ -6,7 +6,8 @@ else. Who saves when all slots are taken, because they came back late, has done 
 moves into the next slot that is given up. Calibration images (those with known answers) have no slots:
 everybody is to answer them, so they come in between, beside the order of the others.
 
-Who changes an item's slots locks its entry first, so that two people never share them out at once.
+Who changes an item's slots locks its entry first, so that two people never share them out at once. Nobody
+waits for an entry while holding a lock on a later one (by item id), so that transactions do not deadlock.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def enqueue(session: Session, item_ids: Iterable[int], overlap: int) -> int:
             f"An image needs at least 1 annotator and at most {MOST_ANNOTATORS}; the overlap asked for is "
             f"{overlap}."
         )
-    ids = list(dict.fromkeys(item_ids))
+    ids = sorted(set(item_ids))
     return sum(
         _enqueue(session, ids[start : start + QUERY_CHUNK], overlap)
         for start in range(0, len(ids), QUERY_CHUNK)
@@ -149,7 +150,8 @@ def take(
     """Ids of up to `count` items for a person to work on; fewer if there are no more.
 
     Items that they hold already come first, in the order in which they got them, and stay theirs for another
-    half hour. `gold_every`: about every how manyth item is a calibration image, 0 for none; `at`: the moment
+    half hour. Items that others are taking at this moment are left out unless there is nothing else at all.
+    `gold_every`: about every how manyth item is a calibration image, 0 for none; `at`: the moment
     (default: now).
     """
     at = at or now()
@@ -165,7 +167,7 @@ def take(
     while len(held) < count:
         item_id = _due_gold(session, person, gold_every)
         if item_id is None:
-            item_id = _next_free(session, person, order, pool)
+            item_id = _next_free(session, person, order, pool, wait=not held)
         if item_id is None:
             break
         _settle(session, item_id, at, person, WorkState.HELD)
@@ -194,7 +196,7 @@ def reopen(session: Session, item_id: int, annotator: str, at: datetime | None =
     person = _one_tab(session, annotator)
     if session.get(Assignment, (item_id, person)) is None:
         return False
-    others = set(_held(session, person)) - {item_id}
+    others = set(_held(session, person, item_id)) - {item_id}
     if len(others) >= MAX_LEASES:
         raise InputError(
             f"You have {len(others)} images in your hands already; save or skip one of them before you go "
@@ -219,7 +221,7 @@ def is_done(session: Session, item_id: int, annotator: str) -> bool:
 
 def release(session: Session, annotator: str, at: datetime | None = None) -> None:
     """The person gives up what they merely hold."""
-    person = annotator_named(session, annotator).id
+    person = _one_tab(session, annotator)
     for item_id in _held(session, person):
         _settle(session, item_id, at or now(), person, None)
 
@@ -273,7 +275,8 @@ def _settle(
     Holds of others that have run out are given up on the way; without a person, that is all. Gives whether
     the work is in that state now: what is done is not skipped, and there may be no slot left to hold.
     """
-    entry = session.scalar(_locked(QueueEntry.item_id == item_id))
+    is_gold = session.scalar(select(exists().where(GoldAnswer.item_id == item_id)))
+    entry = None if is_gold else session.scalar(_locked(QueueEntry.item_id == item_id))
     assignments = select(Assignment).where(Assignment.item_id == item_id)
     work = {
         assignment.annotator_id: assignment
@@ -296,7 +299,7 @@ def _settle(
             mine.slot = None
     session.flush()  # an item's slots are unique: each is given up before somebody else gets it
 
-    if session.scalar(select(exists().where(GoldAnswer.item_id == item_id))):
+    if is_gold:
         return True
     if entry is not None:
         _share_out(entry, sorted(work.values(), key=lambda assignment: assignment is not mine))
@@ -321,8 +324,11 @@ def _lapsed(assignment: Assignment, at: datetime) -> bool:
     return held and assignment.held_until < at
 
 
-def _next_free(session: Session, person: int, order: Order, pool: Pool) -> int | None:
-    """The first item with a free slot that this person has had nothing to do with."""
+def _next_free(session: Session, person: int, order: Order, pool: Pool, wait: bool) -> int | None:
+    """The first item with a free slot that this person has had nothing to do with.
+
+    `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
+    """
     candidates = (
         select(QueueEntry.item_id)
         .where(
@@ -336,11 +342,10 @@ def _next_free(session: Session, person: int, order: Order, pool: Pool) -> int |
     if pool is not Pool.ALL:
         from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO))
         candidates = candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
-    for skip_locked in (True, False):  # somebody else's candidate only if there is no other
-        item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=skip_locked))
-        if item_id is not None:
-            return item_id
-    return None
+    item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
+    if item_id is None and wait:
+        item_id = session.scalar(candidates.with_for_update(of=QueueEntry))
+    return item_id
 
 
 ORDERS = {
@@ -389,14 +394,16 @@ def _free_lapsed(session: Session, person: int, at: datetime) -> None:
         _settle(session, entry.item_id, at)
 
 
-def _held(session: Session, person: int) -> list[int]:
+def _held(session: Session, person: int, also_locked: int | None = None) -> list[int]:
     """What the person holds, in the order in which they got it; nobody else can give it up meanwhile."""
     held = (
         select(Assignment.item_id)
         .where(Assignment.annotator_id == person, Assignment.state == WorkState.HELD)
         .order_by(Assignment.turn)
     )
-    session.execute(_locked(QueueEntry.item_id.in_(held.order_by(None))))
+    session.execute(
+        _locked(QueueEntry.item_id.in_(held.order_by(None)) | (QueueEntry.item_id == also_locked))
+    )
     return list(session.scalars(held))
 
 

@@ -359,8 +359,11 @@ def test_calibration_images_are_no_part_of_the_ordinary_queue(line: Queue) -> No
 # --- many people -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overlap", [1, 2])
-def test_twenty_people_drain_the_queue_together(database: Database, overlap: int) -> None:
+@pytest.mark.parametrize(("overlap", "at_once"), [(1, 2), (2, 2), (5, 10)])
+def test_twenty_people_drain_the_queue_together(
+    database: Database, overlap: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("annotation.store.database.MAX_ATTEMPTS", 1)  # nobody deadlocks with anybody
     line = Queue(database)
     items = line.fill(100, overlap)
     together = threading.Barrier(20)
@@ -369,9 +372,10 @@ def test_twenty_people_drain_the_queue_together(database: Database, overlap: int
         name = f"person {number}"
         together.wait()
         given: list[int] = []
-        while held := line.take(name, 2):
-            given.append(held[0])
-            line.finish(held[0], name)
+        while held := line.take(name, at_once):
+            for item in held[: max(1, at_once // 2)]:
+                given.append(item)
+                line.finish(item, name)
         return given
 
     with ThreadPoolExecutor(20) as pool:
