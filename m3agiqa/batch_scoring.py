@@ -15,6 +15,7 @@ from m3agiqa.assessor import Assessment, Assessor
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import is_image_name
+from m3agiqa.tables import column_names, read_records
 
 COLUMNS = (
     "image",
@@ -100,35 +101,27 @@ def _with_prompt(row: Row, sidecar: str = "") -> Row:
 
 
 def _csv_rows(path: Path, image_root: Path) -> list[Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True, restval="")
-            names = reader.fieldnames or []
-            if "image" not in names:
-                raise InputError(
-                    f"{path} needs the columns image and prompt, separated by commas; "
-                    f"its first line is {','.join(names)[:80]!r}."
-                )
-            rows = [_csv_row(cells, image_root) for cells in reader]
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file or folder {path}.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a CSV in UTF-8; save it as “CSV UTF-8”.") from error
-    except csv.Error as error:
-        raise InputError(f"{path} is not a valid CSV (line {reader.line_num}: {error}).") from error
-    if not rows:
+    if not path.exists():
+        raise InputError(f"There is no file or folder {path}.")
+    header, *others = read_records(path, ragged=True) or [None]
+    names = column_names(header)
+    if "image" not in names:
+        raise InputError(
+            f"{path} needs the columns image and prompt, separated by commas; "
+            f"its first line is {','.join(names)[:80]!r}."
+        )
+    if not others:
         raise InputError(f"{path} has no rows below its header.")
-    return rows
+    return [_csv_row(names, record.cells, image_root) for record in others]
 
 
-def _csv_row(cells: dict[str | None, str], image_root: Path) -> Row:
-    image, prompt = cells["image"].strip(), cells.get("prompt", "").strip()
+def _csv_row(names: Sequence[str], texts: Sequence[str], image_root: Path) -> Row:
+    cells = dict(zip(names, (text.strip() for text in texts), strict=False))  # empty ones may be left out
+    image, prompt = cells.get("image", ""), cells.get("prompt", "")
     path = image_root / image
     if not image:
         return Row(image, path, prompt, error="The row names no image.")
-    if None in cells:  # what DictReader calls the cells beyond the header
+    if len(texts) > len(names):
         return Row(
             image,
             path,

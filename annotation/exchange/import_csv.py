@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from annotation.store.items import MAX_GENERATOR
 from annotation.store.people import MAX_NAME
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.tables import Record, column_names, csv_records
 
 DEFAULT_TOLERANCE = 1.0
 TOLERANCE_RANGE = MosScale(0.0, COMMON_SCALE.high - COMMON_SCALE.low)
 MAX_LINES = 300_000  # all of them are held in memory
-MAX_ROW_LINES = 200  # lines; a quotation mark that is never closed must not swallow the rest of the file
-MAX_HEADER = 10_000  # characters
-CSV_DELIMITERS = ",;\t"  # spreadsheets write the second in half of Europe, the third as "Unicode text"
 CSV_COLUMNS = frozenset(
     ["image", "prompt", "generator", "annotator", "gold_tolerance", *Aspect, *(f"gold_{a}" for a in Aspect)]
 )
@@ -55,16 +48,16 @@ def read_table(content: bytes, name: str) -> tuple[list[Row], list[tuple[str, st
     count = max(content.count(b"\n"), content.count(b"\r"))
     if count > MAX_LINES:
         raise InputError(f"{name} has {count:,} lines; at most {MAX_LINES:,} are read. Divide it.")
-    lines = _lines(content)
-    delimiter, columns = _header(lines, name)
+    records = csv_records(content)
+    columns = _columns(next(records, None), name)
     rows: list[Row] = []
     errors: list[tuple[str, str]] = []
-    for number, cells in _records(lines, delimiter, len(columns)):
-        place = f"line {number}"
+    for record in records:
+        place = f"line {record.line}"
         try:
-            if isinstance(cells, str):
-                raise InputError(cells)
-            rows.append(_row(place, dict(zip(columns, cells, strict=True))))
+            if record.problem:
+                raise InputError(record.problem)
+            rows.append(_row(place, dict(zip(columns, record.cells, strict=True))))
         except InputError as error:
             errors.append((place, str(error)))
     if not rows and not errors:
@@ -72,30 +65,11 @@ def read_table(content: bytes, name: str) -> tuple[list[Row], list[tuple[str, st
     return rows, errors
 
 
-def _lines(content: bytes) -> list[str | None]:
-    """Lines with their ends; None for one that is no text in UTF-8."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode("utf-16", errors="replace").replace("\0", "")
-        return list(io.StringIO(text, newline=""))  # str.splitlines would split at more than ends of lines
-    lines: list[str | None] = []
-    for line in content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True):
-        try:
-            lines.append(line.decode("utf-8").replace("\0", ""))
-        except UnicodeDecodeError:
-            lines.append(None)
-    return lines
-
-
-def _header(lines: Sequence[str | None], name: str) -> tuple[str, list[str]]:
-    first = (lines[0] if lines else None) or ""
-    for delimiter in CSV_DELIMITERS:
-        header = next(csv.reader([first[:MAX_HEADER]], delimiter=delimiter), [])
-        columns = [cell.strip().lower() for cell in header]
-        if "image" in columns:
-            break
-    else:
+def _columns(header: Record | None, name: str) -> list[str]:
+    columns = column_names(header)
+    if "image" not in columns:
         raise InputError(
-            f"{name} needs a column image, and has {first.strip()[:80]!r} as its first line. "
+            f"{name} needs a column image, and has {','.join(columns)[:80]!r} as its first line. "
             "Save it as “CSV UTF-8” with the names of the columns on top."
         )
     twice = {column for column in columns if column in CSV_COLUMNS and columns.count(column) > 1}
@@ -107,45 +81,7 @@ def _header(lines: Sequence[str | None], name: str) -> tuple[str, list[str]]:
             f"{name} has scores ({', '.join(scored)}) but no column annotator, which says who gave them. "
             "Add it, or take the columns of scores out."
         )
-    return delimiter, columns
-
-
-def _records(
-    lines: Sequence[str | None], delimiter: str, width: int
-) -> Iterator[tuple[int, list[str] | str]]:
-    """Line number (from 1) and cells of each row below the header, or why it cannot be read.
-
-    After a row that cannot be read, reading goes on in the line after its first.
-    """
-    at = 1
-    while at < len(lines):
-        number, line = at + 1, lines[at]
-        if line is None:
-            yield number, "The row is not UTF-8; save the table as “CSV UTF-8”."
-            at += 1
-            continue
-        if not line.strip(f"{delimiter} \r\n"):
-            at += 1
-            continue
-        near = takewhile(lambda each: each is not None, lines[at : at + MAX_ROW_LINES])
-        reader = csv.reader(near, delimiter=delimiter, strict=True)
-        try:
-            cells = next(reader)
-        except csv.Error:
-            yield number, "A quotation mark is out of place; put each text that holds one into double quotes."
-            at += 1
-            continue
-        if len(cells) == width:
-            yield number, cells
-            at += reader.line_num
-        else:
-            count = f"The row has {len(cells)} cells and the header {width}"
-            yield number, f"{count}; put texts that hold {_spoken(delimiter)} into double quotes."
-            at += 1
-
-
-def _spoken(delimiter: str) -> str:
-    return {",": "commas", ";": "semicolons", "\t": "tabs"}[delimiter]
+    return columns
 
 
 def _row(place: str, cells: dict[str, str]) -> Row:

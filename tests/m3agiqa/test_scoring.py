@@ -159,10 +159,10 @@ BAD_TABLES = {
     "empty": (b"", "needs the columns image and prompt"),
     "other columns": (b"file;prompt\na.png;a ball\n", "its first line is 'file;prompt'"),
     "no rows": (b"image,prompt\n", "has no rows"),
-    "not UTF-8": ("image,prompt\na.png,Bälle\n".encode("latin-1"), "not a CSV in UTF-8"),
-    "picture": (b"\x89PNG\r\n\x1a\n\0\0\0", "not a CSV in UTF-8"),
-    "open quote": (b'image,prompt\na.png,"a ball\n', "not a valid CSV"),
-    "endless cell": (b"image,prompt\na.png," + b"x" * 200_000, "not a valid CSV"),
+    "not UTF-8": ("image,prompt\na.png,Bälle\n".encode("latin-1"), "line 2: The row is not UTF-8"),
+    "picture": (b"\x89PNG\r\n\x1a\n\0\0\0", "line 1: The row is not UTF-8"),
+    "open quote": (b'image,prompt\na.png,"a ball\n', "line 2: The row is no valid CSV"),
+    "endless cell": (b"image,prompt\na.png," + b"x" * 200_000, "line 2: The row is no valid CSV"),
 }
 
 

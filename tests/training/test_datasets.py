@@ -323,8 +323,11 @@ def test_prompts_that_look_like_missing_values_stay_texts(tmp_path: Path) -> Non
             r"several columns for correspondence: correspondence, al",
         ),
         ("image,quality,quality\n1.png,1,1\n", r"has the column quality more than once"),
-        ("image,prompt,quality\n1.png,a, b,1\n", r"line 2 has 4 cells where the header has 3.*double quotes"),
-        ('image,quality\n1.png,1\n2.png,"1\n', r"t\.csv, line 3 is not CSV"),
+        (
+            "image,prompt,quality\n1.png,a, b,1\n",
+            r"line 2: The row has 4 cells and the header 3.*into double",
+        ),
+        ('image,quality\n1.png,1\n2.png,"1\n', r"t\.csv, line 3: The row is no valid CSV"),
         ("image,quality,split\n1.png,1,exam\n", r"t\.csv, line 2: 'exam' is no part of a split"),
         (
             "image,quality\n1.png,1\n\n1.png,2\n",
@@ -344,7 +347,7 @@ def test_wrong_tables_are_named(tmp_path: Path, text: str, message: str) -> None
 
 def test_tables_in_other_encodings_are_refused(tmp_path: Path) -> None:
     put_csv(tmp_path / "t.csv", ("image", "quality"), ("grün.png", 1), encoding="latin-1")
-    with pytest.raises(InputError, match=r"t\.csv is not a UTF-8 text file"):
+    with pytest.raises(InputError, match=r"t\.csv, line 2: The row is not UTF-8"):
         read("table", tmp_path / "t.csv", scale=(1, 5))
 
 

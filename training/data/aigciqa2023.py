@@ -23,10 +23,10 @@ from scipy.io.matlab import MatReadError
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
+from m3agiqa.tables import column_names, read_records
 from training.data.checks import ImageFinder, LocatedSample
 from training.data.conversations import cited_prompt, read_conversations
 from training.data.csv_table import table_entries
-from training.data.tables import read_cells
 
 MOS_SCALE = MosScale(0.0, 100.0)
 IMAGE_FOLDERS = ("Image/allimg", "allimg", "images", "image", "Image", "")
@@ -124,15 +124,13 @@ def _listed_prompts(file: Path) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"Cannot read {file} as text: {error}.") from error
         return [line.strip() for line in lines if line.strip()]
-    lines = read_cells(file)
-    names = [name.strip().lower() for name in lines[0][1]] if lines else []
-    column, lines = (names.index("prompt"), lines[1:]) if "prompt" in names else (2, lines)
-    prompts = []
-    for number, cells in lines:
-        if len(cells) <= column or not cells[column].strip():
-            raise InputError(f"{file}, line {number} has no prompt in column {column + 1}.")
-        prompts.append(cells[column].strip())
-    return prompts
+    records = read_records(file, ragged=True)
+    names = column_names(records[0]) if records else []
+    column, records = (names.index("prompt"), records[1:]) if "prompt" in names else (2, records)
+    for record in records:
+        if not "".join(record.cells[column : column + 1]).strip():
+            raise InputError(f"{file}, line {record.line} has no prompt in column {column + 1}.")
+    return [record.cells[column].strip() for record in records]
 
 
 def _conversation_prompts(folder: Path, count: int) -> list[str]:

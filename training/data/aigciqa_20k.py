@@ -15,9 +15,9 @@ from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.tables import read_table
 from training.data.checks import ImageFinder, LocatedSample
 from training.data.csv_table import read_scores, score_columns, table_entries
-from training.data.tables import read_table
 
 MOS_SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("images", "train", "val", "test", "all", "")

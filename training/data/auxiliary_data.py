@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
 from training.data import load_captions, load_unlabelled
-from training.data.splits import folded
 
 
 def prompted(extras: Path | None) -> list[Sample]:
@@ -22,9 +22,9 @@ def captioned(extras: Path | None, samples: Iterable[Sample]) -> list[tuple[Path
     """
     if extras is None:
         return []
-    said = {folded(sample.prompt) for sample in samples if sample.prompt}
+    said = {fold_prompt(sample.prompt) for sample in samples if sample.prompt}
     return [
         (image, captions)
         for image, captions in load_captions(extras)
-        if said.isdisjoint(map(folded, captions))
+        if said.isdisjoint(map(fold_prompt, captions))
     ]

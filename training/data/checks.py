@@ -9,8 +9,8 @@ from pathlib import Path
 from m3agiqa.aspects import MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
+from m3agiqa.tables import on_scale
 from training.data.splits import part
-from training.data.tables import on_scale
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
+from m3agiqa.tables import on_scale
 from training.data.checks import ImageFinder, LocatedSample, checked, merged
 from training.data.csv_table import read_scores
-from training.data.tables import on_scale
 from training.evaluation.rating_words import rating_word
 
 MOS_SCALE = MosScale(0.0, 5.0)

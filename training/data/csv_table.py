@@ -8,8 +8,8 @@ from pathlib import Path
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
+from m3agiqa.tables import Table, read_table
 from training.data.checks import ImageFinder, LocatedSample
-from training.data.tables import Table, read_table
 
 IMAGE_COLUMNS = ("image", "name")
 SCORE_COLUMNS = {

@@ -16,10 +16,11 @@ from pathlib import Path
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.files import sha256
+from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
 from training.data.checks import ImageFinder, checked
 from training.data.sample_file import sample_entries
-from training.data.splits import HELD_OUT, folded, keep_together
+from training.data.splits import HELD_OUT, keep_together
 from training.data.variants import image_hash
 
 MANIFEST_FILE = "manifest.json"
@@ -143,7 +144,7 @@ def _corrected(sample: Sample, said: Sample | None) -> Sample:
 
 def _without_leak(data: Sequence[Sample], corrected: list[Sample], added: list[Sample]) -> list[Sample]:
     """Corrected and added samples with an image in one part, and a prompt where the data has each in one."""
-    by_prompt = all(len(parts) == 1 for parts in _parts(data, lambda each: folded(each.prompt)).values())
+    by_prompt = all(len(parts) == 1 for parts in _parts(data, lambda each: fold_prompt(each.prompt)).values())
     generators = _parts(data, lambda sample: sample.generator)
     if all(len(parts) == 1 for parts in generators.values()):
         # Never the other way round: one annotated image would take all of its generator's out of training.
@@ -155,7 +156,7 @@ def _without_leak(data: Sequence[Sample], corrected: list[Sample], added: list[S
     def marks(sample: Sample) -> Iterator[Hashable]:
         yield "image", image_hash(sample.image)
         if by_prompt and sample.prompt:
-            yield "prompt", folded(sample.prompt)
+            yield "prompt", fold_prompt(sample.prompt)
 
     return keep_together([*corrected, *added], marks)
 

@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
 from m3agiqa.errors import InputError
+from m3agiqa.grouping import connected_groups, fold_prompt
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
-from training.data.tables import read_table
+from m3agiqa.tables import read_table
 
 SPLIT_PARTS = ("train", "test", "validation")
 """In the order of the paper's ratios."""
@@ -92,9 +89,7 @@ def keep_together(samples: Sequence[Sample], marks: Callable[[Sample], Iterable[
 
     That is test if any of them is there, else validation if any is, else train.
     """
-    first: dict[Hashable, int] = {}
-    links = [(first.setdefault(mark, n), n) for n, sample in enumerate(samples) for mark in marks(sample)]
-    groups = _joined(links, len(samples))
+    groups = connected_groups(map(marks, samples))
     parts: dict[int, str] = {}
     for sample, group in zip(samples, groups, strict=True):
         parts[group] = max(parts.get(group, "train"), sample.split, key=HELD_OUT.index)
@@ -108,11 +103,6 @@ def write_split(samples: Sequence[Sample], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(("id", "image", "split"))
         writer.writerows((sample.id, sample.image.name, sample.split) for sample in samples)
-
-
-def folded(prompt: str | None) -> str:
-    """A prompt without white space and capitals that make no difference; "" for none."""
-    return " ".join((prompt or "").split()).casefold()
 
 
 def apportion(count: int, ratios: Sequence[float]) -> list[int]:
@@ -154,7 +144,7 @@ def _drawn(samples: Sequence[Sample], ratios: Sequence[float], by: str, seed: in
 
 def _prompt(sample: Sample) -> str:
     """Samples of one prompt go together; those without a prompt go on their own."""
-    text = folded(sample.prompt)
+    text = fold_prompt(sample.prompt)
     return f"prompt {text}" if text else f"id {sample.id}"
 
 
@@ -183,25 +173,12 @@ def _one_generator_each(samples: Sequence[Sample]) -> None:
 
 def _groups(samples: Sequence[Sample], key: Callable[[Sample], str], seed: int) -> list[list[str]]:
     """Ids by group, in seeded order. Samples of one key or of one image are in one group."""
-    first: dict[tuple[str, str], int] = {}
-    links = [
-        (first.setdefault(mark, number), number)
-        for number, sample in enumerate(samples)
-        for mark in (("key", key(sample)), ("image", _file(sample)))
-    ]
-    found = defaultdict(list)
-    for sample, group in zip(samples, _joined(links, len(samples)), strict=True):
-        found[group].append(sample.id)
-    by_first = {min(group): group for group in found.values()}
+    groups = connected_groups((("key", key(sample)), ("image", _file(sample))) for sample in samples)
+    members = defaultdict(list)
+    for sample, group in zip(samples, groups, strict=True):
+        members[group].append(sample.id)
+    by_first = {min(group): group for group in members.values()}
     return [by_first[each] for each in shuffled(list(by_first), seed)]
-
-
-def _joined(links: Sequence[tuple[int, int]], count: int) -> Sequence[int]:
-    """The group of each of `count` things; those that a chain of links joins have the same."""
-    if not count:
-        return []
-    graph = coo_array((np.ones(len(links)), tuple(zip(*links, strict=True))), shape=(count, count))
-    return connected_components(graph, directed=False)[1].tolist()
 
 
 def _whole_groups(groups: list[list[str]], ratios: Sequence[float]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
+from m3agiqa.grouping import fold_prompt
 from m3agiqa.metrics import (
     Said,
     accuracy,
@@ -208,7 +209,7 @@ def within_prompts(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for aspect, part in _by_aspect(table[table["prompt"].notna()]):
-        folded = part["prompt"].map(lambda prompt: " ".join(prompt.split()).casefold())
+        folded = part["prompt"].map(fold_prompt)
         several = [
             images
             for prompt, images in part.groupby(folded)

@@ -24,8 +24,8 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.nano.prompt_alignment import HEAD, WHOLE, verdict
 from m3agiqa.backbones.nano.quality_regressor import JUDGED
+from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
-from training.data.splits import folded
 from training.evaluation.leave_source_out import mean_inside
 from training.nano import fit_prompt_alignment, fit_quality_regressor
 from training.nano.feature_cache import cached_features, captioned_views, select_rows, view_of
@@ -52,7 +52,7 @@ class HeldOutGrouping:
 
 def prompt_fold(sample: Sample) -> str:
     """Images of one prompt are in one fold; those without prompts are each by themselves."""
-    text = folded(sample.prompt) or sample.id
+    text = fold_prompt(sample.prompt) or sample.id
     return str(zlib.crc32(text.encode()) % PROMPT_FOLDS)
 
 
