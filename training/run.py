@@ -41,7 +41,7 @@ from training.remote.teachers import teacher
 from training.ship import ship
 from training.stages.curriculum import curriculum
 from training.stages.describe import describe
-from training.stages.describe_remote import Served, heard_by
+from training.stages.describe_remote import RemoteDescriptions, remote_identity
 from training.stages.distill import Replies, distill, plan
 from training.stages.encode import Telling, encode, given
 from training.stages.finetune import DONE_FILE as FINETUNED_FILE
@@ -187,13 +187,13 @@ class Run:
     @property
     def identity(self) -> str:
         """Who speaks and who reads it, in keys of the cache. Raises InputError while that is not known."""
-        return self.reader if self.served is None else heard_by(self.reader, self.served.model)
+        return self.reader if self.served is None else remote_identity(self.reader, self.served.model)
 
     @cached_property
-    def served(self) -> Served | None:
+    def served(self) -> RemoteDescriptions | None:
         """What a server's model has said; None where the backbone speaks itself."""
         server = self.config.server
-        return None if server is None else Served(server, self.folder / "served")
+        return None if server is None else RemoteDescriptions(server, self.folder / "served")
 
     def targets(self, aspect: Aspect, split: str) -> list[Target]:
         """Cached targets of a split. Raises InputError if there are none, or some are not described yet."""
@@ -282,7 +282,7 @@ class Run:
         With a server its model speaks, and nothing is read yet. Raises InputError if that failed for some.
         """
         if self.served is not None:
-            self._check_all_said(self.served.speak(self.cases, share))
+            self._check_all_said(self.served.describe(self.cases, share))
             return
         self._in_processes("describe", share)
         describe(self.cases, self.config.backbone, self.speaker, self.cache, share)
@@ -301,7 +301,7 @@ class Run:
         if self.served is None:
             describe(cases, self.config.backbone, self.speaker, cache)
         else:
-            self._check_all_said(self.served.speak(cases))
+            self._check_all_said(self.served.describe(cases))
             encode(self._heard(cases), self.config.backbone, self.speaker, cache)
         self._forget_reader()
 
@@ -409,7 +409,7 @@ class Run:
 
     def _heard(self, cases: Sequence[Variant]) -> list[Telling]:
         """What a server's model has said about cases; nothing where the backbone speaks itself."""
-        return [] if self.served is None else [*self.served.heard(cases)]
+        return [] if self.served is None else [*self.served.conversations(cases)]
 
     def _check_all_said(self, failed: dict[str, str]) -> None:
         """Raises InputError if conversations failed; all of them stand in log.txt."""

@@ -25,7 +25,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
-from training.remote.asking import ContentRefused, ServerError, TemporaryError
+from training.remote.client import ContentRefused, ServerError, TemporaryError
 from training.remote.teachers import (
     GeminiTeacher,
     OpenAITeacher,

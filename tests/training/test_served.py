@@ -29,10 +29,15 @@ from training.__main__ import main
 from training.data.variants import Variant, all_variants, own_variants
 from training.evaluation.cross_dataset import cross
 from training.parallel import Shard
-from training.remote.asking import ServerError
-from training.remote.client import ChatServer
+from training.remote.client import ChatServer, ServerError
 from training.run import Run
-from training.stages.describe_remote import IN_A_ROW, Served, ServerConfig, rating_in, whole_sentences
+from training.stages.describe_remote import (
+    MAX_FAILED_IN_A_ROW,
+    RemoteDescriptions,
+    ServerConfig,
+    rating_in,
+    whole_sentences,
+)
 
 KEY = "sk-very-secret-key"
 LIGHT = (Aspect.QUALITY, Aspect.AUTHENTICITY)
@@ -55,10 +60,12 @@ def cases(tmp_path: Path) -> list[Variant]:
     return own_variants(drawings(tmp_path / "data", 8, MosScale(1, 5), LIGHT), LIGHT)
 
 
-def served(stand: ChatStand, tmp_path: Path, slept: list[float] | None = None, **settings: object) -> Served:
+def served(
+    stand: ChatStand, tmp_path: Path, slept: list[float] | None = None, **settings: object
+) -> RemoteDescriptions:
     config = ServerConfig(stand.url, **{"patience": 0.01, "timeout": 5.0, **settings})
     sleep = None if slept is None else slept.append
-    return Served(config, tmp_path / "served", sleep)
+    return RemoteDescriptions(config, tmp_path / "served", sleep)
 
 
 def failing(*moods: tuple[int, str, Answer]) -> object:
@@ -87,9 +94,9 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
     ]
     cases = all_variants(samples, tuple(Aspect), seed=0)  # with damaged copies and unrelated prompts
     speaker = served(stand, tmp_path)
-    assert speaker.speak(cases) == {}
+    assert speaker.describe(cases) == {}
     wanted = [(case, aspect) for case in cases for aspect in case.aspects]
-    heard = speaker.heard(cases)
+    heard = speaker.conversations(cases)
     assert [(each.case, each.conversation.aspect) for each in heard] == wanted
     held = {
         (each.question, each.image.tobytes()): each.body["messages"]
@@ -116,35 +123,37 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
 def test_what_was_answered_is_not_asked_for_again(
     stand: ChatStand, cases: list[Variant], tmp_path: Path
 ) -> None:
-    served(stand, tmp_path).speak(cases[:5])
+    served(stand, tmp_path).describe(cases[:5])
     asked = len(stand.asked)
     again = served(stand, tmp_path)
-    again.speak(cases)
+    again.describe(cases)
     assert len(stand.asked) - asked == 2 * 2 * 3
     assert again.missing(cases) == []
     stand.shutdown()  # nothing is left to be asked, so that it may be gone
-    assert served(stand, tmp_path).speak(cases) == {}
-    assert len(served(stand, tmp_path).heard(cases)) == 16
+    assert served(stand, tmp_path).describe(cases) == {}
+    assert len(served(stand, tmp_path).conversations(cases)) == 16
 
 
 def test_shares_together_are_everything(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     for index in range(3):
-        served(stand, tmp_path).speak(cases, Shard(index, 3))
+        served(stand, tmp_path).describe(cases, Shard(index, 3))
     assert len(stand.asked) == 2 * 16
     assert served(stand, tmp_path).missing(cases) == []
 
 
 def test_another_model_speaks_for_itself(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
-    served(stand, tmp_path).speak(cases)
+    served(stand, tmp_path).describe(cases)
     other = served(stand, tmp_path, model="other")
     assert len(other.missing(cases)) == 16
     with pytest.raises(InputError, match=r"16 of 16 conversations were not described .*Run `describe`"):
-        other.heard(cases)
-    keys = {each.key("backbone") for each in served(stand, tmp_path).heard(cases)}
-    other.speak(cases)
-    assert keys.isdisjoint(each.key("backbone") for each in other.heard(cases))
+        other.conversations(cases)
+    keys = {each.key("backbone") for each in served(stand, tmp_path).conversations(cases)}
+    other.describe(cases)
+    assert keys.isdisjoint(each.key("backbone") for each in other.conversations(cases))
     assert keys.isdisjoint(case.key(aspect, "backbone") for case in cases for aspect in case.aspects)
-    assert keys.isdisjoint(each.key("other backbone") for each in served(stand, tmp_path).heard(cases))
+    assert keys.isdisjoint(
+        each.key("other backbone") for each in served(stand, tmp_path).conversations(cases)
+    )
 
 
 def test_requests_are_under_way_at_once(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_requests_are_under_way_at_once(stand: ChatStand, cases: list[Variant], 
         return ""
 
     stand.moods = wait
-    assert served(stand, tmp_path, at_once=6, timeout=30.0).speak(cases) == {}
+    assert served(stand, tmp_path, at_once=6, timeout=30.0).describe(cases) == {}
     assert stand.most_under_way == 6, "and never more"
     assert len(stand.asked) == 32
 
@@ -180,12 +189,16 @@ def test_patience_with_a_server_in_trouble(stand: ChatStand, cases: list[Variant
     ]
     stand.moods, slept = failing(*trouble), []
     speaker = served(stand, tmp_path, slept)
-    assert speaker.speak(cases) == {}
+    assert speaker.describe(cases) == {}
     rounds = Counter(each.round for each in stand.asked)
     assert rounds == {1: 16 + 2 * 6, 2: 16 + 2 * 4}, "both aspects cite the prompt"
     assert len(slept) == 2 * 8, "an answer that is no word is asked for again at once"
     assert sum(seconds >= 7 for seconds in slept) == 2, "as long as the server asks for"
-    fair = [each.rating for each in speaker.heard(cases) if "number 6" in each.conversation.turns[0].content]
+    fair = [
+        each.rating
+        for each in speaker.conversations(cases)
+        if "number 6" in each.conversation.turns[0].content
+    ]
     assert fair == [Rating.FAIR, Rating.FAIR]
 
 
@@ -198,7 +211,7 @@ def test_answers_that_take_too_long_are_asked_for_again(
         return ""
 
     stand.moods = late
-    assert served(stand, tmp_path, timeout=0.75).speak(cases[1:2]) == {}
+    assert served(stand, tmp_path, timeout=0.75).describe(cases[1:2]) == {}
     assert Counter(each.round for each in stand.asked) == {1: 4, 2: 2}
 
 
@@ -209,8 +222,10 @@ def test_a_description_that_was_cut_off_ends_with_a_sentence(
     choice = {"message": {"content": text}, "finish_reason": "length"}
     stand.moods = lambda asked, times: (200, {"choices": [choice]}, {}) if asked.round == 1 else ""
     speaker = served(stand, tmp_path)
-    speaker.speak(cases[:1])
-    assert [each.conversation.turns[1].content for each in speaker.heard(cases[:1])] == ["It is grey ?."] * 2
+    speaker.describe(cases[:1])
+    assert [each.conversation.turns[1].content for each in speaker.conversations(cases[:1])] == [
+        "It is grey ?."
+    ] * 2
 
 
 def test_a_sample_that_fails_takes_no_other_with_it(
@@ -229,7 +244,7 @@ def test_a_sample_that_fails_takes_no_other_with_it(
 
     stand.moods = mood
     cases[5].sample.image.write_bytes(b"no image")
-    failed = served(stand, tmp_path, at_once=3).speak(cases)
+    failed = served(stand, tmp_path, at_once=3).describe(cases)
     reasons = {f"d{n} {aspect}": reason for n in range(1, 6) for aspect in LIGHT for reason in [n]}
     assert failed.keys() == reasons.keys()
     assert "[bad, poor, fair, good, excellent], it says 'I like it.'" in failed["d1 quality"]
@@ -244,15 +259,17 @@ def test_a_sample_that_fails_takes_no_other_with_it(
 
     stand.moods = None
     before = len(stand.asked)
-    assert served(stand, tmp_path).speak([cases[1]]) == {}
+    assert served(stand, tmp_path).describe([cases[1]]) == {}
     assert [each.round for each in stand.asked[before:]] == [2, 2], "what it had described is kept"
 
 
 def test_nothing_more_is_asked_once_nothing_gets_through(stand: ChatStand, tmp_path: Path) -> None:
     many = own_variants(drawings(tmp_path / "data", 60, MosScale(1, 5), LIGHT), LIGHT)
     stand.moods = lambda asked, times: (500, {}, {}) if len(stand.asked) > 8 else ""
-    with pytest.raises(ServerError, match=rf"{IN_A_ROW} conversations in a row failed, .*status 500"):
-        served(stand, tmp_path, at_once=4, attempts=2).speak(many)
+    with pytest.raises(
+        ServerError, match=rf"{MAX_FAILED_IN_A_ROW} conversations in a row failed, .*status 500"
+    ):
+        served(stand, tmp_path, at_once=4, attempts=2).describe(many)
     assert len(stand.asked) < 100
     kept = 120 - len(served(stand, tmp_path).missing(many))
     assert kept >= 2
@@ -285,7 +302,7 @@ def test_a_server_that_will_never_answer_is_asked_once(
     with chat_stand(("seer", "other")) as stand:
         stand.moods = lambda asked, times: answer
         with pytest.raises(ServerError, match=sentence) as caught:
-            served(stand, tmp_path, model="blind", at_once=1).speak(cases)
+            served(stand, tmp_path, model="blind", at_once=1).describe(cases)
         assert KEY not in str(caught.value)
         assert len(stand.asked) <= 2
         assert {each.authorization for each in stand.asked} == {f"Bearer {KEY}"}
@@ -314,20 +331,20 @@ def test_a_model_must_be_known(
 ) -> None:
     with chat_stand(models) as stand:
         with pytest.raises(ServerError, match=sentence):
-            served(stand, tmp_path).speak(cases)
-        assert served(stand, tmp_path, model="seer").speak(cases[:1]) == {}
+            served(stand, tmp_path).describe(cases)
+        assert served(stand, tmp_path, model="seer").describe(cases[:1]) == {}
 
 
 def test_a_wrong_address_is_named(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    nobody = Served(ServerConfig(f"http://127.0.0.1:{port}"), tmp_path / "served")
+    nobody = RemoteDescriptions(ServerConfig(f"http://127.0.0.1:{port}"), tmp_path / "served")
     with pytest.raises(ServerError, match=rf"There is no answer from http://127.0.0.1:{port}/v1: .*refused"):
-        nobody.speak(cases)
-    astray = Served(ServerConfig(f"{stand.url}/api", "seer"), tmp_path / "served")
+        nobody.describe(cases)
+    astray = RemoteDescriptions(ServerConfig(f"{stand.url}/api", "seer"), tmp_path / "served")
     with pytest.raises(ServerError, match=r"There are no chat completions at .*/v1/api\. Mend"):
-        astray.speak(cases)
+        astray.describe(cases)
 
 
 @pytest.mark.parametrize(
@@ -498,10 +515,10 @@ def test_killed_at_work_it_goes_on_where_it_was(stand: ChatStand, tmp_path: Path
     stand.pause = 0.0
     assert main(command) == 0
     assert len(stand.asked) <= 80 + 2, "but for what was on its way"
-    assert len(served_of(run).heard(run.cases)) == 40
+    assert len(served_of(run).conversations(run.cases)) == 40
 
 
-def served_of(run: Run) -> Served:
+def served_of(run: Run) -> RemoteDescriptions:
     return Run.open(run.folder).served
 
 
@@ -516,5 +533,5 @@ def test_an_interruption_waits_for_no_one(stand: ChatStand, cases: list[Variant]
     stand.moods = mood
     began = time.monotonic()
     with pytest.raises(M3AgiqaError):
-        served(stand, tmp_path, at_once=4).speak(cases)
+        served(stand, tmp_path, at_once=4).describe(cases)
     assert time.monotonic() - began < 30

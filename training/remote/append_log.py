@@ -1,4 +1,4 @@
-"""Answers written down as they come, so that a kill loses none and nothing is asked for twice."""
+"""Replies appended to a file as they come, so that a kill loses none and nothing is asked for twice."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Self, TextIO, TypeVar
+from typing import Generic, Self, TextIO, TypeVar
 
 R = TypeVar("R")
 
 
 class AppendLog(Generic[R]):
-    """Rows (of one dataclass) in a file of JSON Lines; `add` returns once the row is on disk."""
+    """Rows (of one dataclass) in a file; `add` returns once the row is on disk."""
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, row_type: type[R]) -> None:
+        self.path, self.row_type = path, row_type
         self.rows: list[R] = list(self._read())
         self._lock = threading.Lock()
         self._file: TextIO | None = None
@@ -44,7 +44,6 @@ class AppendLog(Generic[R]):
             return
         for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                facts: Any = json.loads(line)
-                yield self.kind(**facts)
+                yield self.row_type(**json.loads(line))
             except (ValueError, TypeError):
                 continue  # the line that was being written when the run was killed

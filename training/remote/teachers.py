@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
-import httpx
 from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -20,8 +20,16 @@ from m3agiqa.images import open_image
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.prompts import TEACHER
 from m3agiqa.samples import Sample
-from training.remote.asking import ChatReply, ContentRefused, ServerError, TemporaryError
-from training.remote.client import KEY_VARIABLE, ChatServer, data_url, seconds
+from training.remote.client import (
+    KEY_VARIABLE,
+    ChatReply,
+    ChatServer,
+    ContentRefused,
+    ServerError,
+    TemporaryError,
+    data_url,
+    seconds,
+)
 
 OPENAI_URL = "https://api.openai.com/v1"
 SCORES_TEMPLATE = "The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}."
@@ -133,7 +141,7 @@ class OpenAITeacher:
     def __init__(self, model: str = "gpt-4o", endpoint: str | None = None, timeout: float = 120) -> None:
         self.name = model
         self._server = ChatServer(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL, timeout)
-        if httpx.URL(self._server.url).host not in ("localhost", "127.0.0.1", "::1"):
+        if urlsplit(self._server.url).hostname not in ("localhost", "127.0.0.1", "::1"):
             _key(KEY_VARIABLE)
 
     def explain(self, sample: Sample, question: str) -> ChatReply:

@@ -1,7 +1,7 @@
-"""Stage describe by a server: a model there speaks about the cases, many at a time.
+"""Stage describe by a server: a model there describes and rates the images, many requests at a time.
 
-Its answers are kept in a folder as they come. What the local backbone holds in mind over these conversations
-is read later (stage encode), and kept under keys that say who spoke.
+Its answers are kept in a folder as they come. The local backbone's hidden states over these conversations are
+computed later (stage encode), and cached under keys that name the model.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import TypeVar
@@ -23,30 +23,33 @@ from training.data.variants import Variant
 from training.parallel import Shard
 from training.progress import bar
 from training.remote.append_log import AppendLog
-from training.remote.asking import (
+from training.remote.client import (
     ChatReply,
+    ChatServer,
     ContentRefused,
+    Message,
     RequestRejected,
     ServerError,
     Sleep,
     TemporaryError,
+    base_url,
+    data_url,
     run_in_threads,
     with_retries,
 )
-from training.remote.client import ChatServer, Message, base_url, data_url
 from training.stages.encode import Telling
 from training.stages.hidden_cache import Entry
 
 T = TypeVar("T")
 
-REVISION = 1
+PROMPT_REVISION = 1
 """Raised whenever the same model would be asked differently."""
-MAX_TOKENS = 256  # of a description, as local backbones have it
+MAX_TOKENS = 256  # of an answer, as for local backbones
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-TEMPERATURES = (0.0, 0.5, 1.0)
+RATING_TEMPERATURES = (0.0, 0.5, 1.0)
 """Of the rating word, one for each time that it is asked for: the same question would get the same answer."""
-MODEL_FILE = "models.json"
-IN_A_ROW = 16
+MODELS_FILE = "models.json"
+MAX_FAILED_IN_A_ROW = 16
 """Conversations that failed one after another, at least, before nothing more is asked."""
 
 
@@ -81,8 +84,8 @@ class ServerConfig:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A line of the journal: a description, or the rating word that came after it."""
+class RemoteAnswer:
+    """A line of the log: a description, or the rating word that came after it."""
 
     key: str
     description: str
@@ -90,45 +93,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Heard(Telling):
-    """A conversation that a server's model has spoken, kept like one that the backbone itself has."""
+class RemoteConversation(Telling):
+    """A conversation that a server's model has generated, cached like one that the backbone itself has."""
 
     rating: Rating
     model: str
 
     def key(self, identity: str) -> str:
-        return self.case.key(self.conversation.aspect, heard_by(identity, self.model))
+        return self.case.key(self.conversation.aspect, remote_identity(identity, self.model))
 
     def entry(self, identity: str) -> Entry:
-        case, (_, said, _) = self.case, self.conversation.turns
-        return Entry(
-            key=self.key(identity),
-            sample=case.sample.id,
-            aspect=self.conversation.aspect,
-            kind=case.kind,
-            damage=case.damage,
-            prompt=case.prompt,
-            description=said.content,
-            rating=self.rating,
-        )
+        entry = super().entry(identity)
+        return replace(entry, kind=self.case.kind, rating=self.rating)
 
 
-def heard_by(identity: str, model: str) -> str:
-    """What is in keys of the cache instead of the backbone's identity, where it reads what another said."""
-    return f"{identity} reads {_speaker(model)}"
+def remote_identity(identity: str, model: str) -> str:
+    """What is in keys of the cache instead of the backbone's identity, where it reads what another wrote."""
+    return f"{identity} reads {_author(model)}"
 
 
-def _speaker(model: str) -> str:
-    return f"served {REVISION} {model}"
+def _author(model: str) -> str:
+    return f"served {PROMPT_REVISION} {model}"
 
 
 def _key(case: Variant, aspect: Aspect, model: str) -> str:
-    """Of an answer in the journal, whatever backbone will read it."""
-    return case.key(aspect, _speaker(model))
+    """Of an answer in the log, whatever backbone will read it."""
+    return case.key(aspect, _author(model))
 
 
-class Served:
-    """A server's model as speaker; a folder holds what it has said, so that it is not needed any more."""
+class RemoteDescriptions:
+    """Conversations by a server's model, kept in a folder, so that the server is not needed any more."""
 
     def __init__(self, config: ServerConfig, folder: Path, sleep: Sleep | None = None) -> None:
         """`sleep` waits in place of the clock."""
@@ -137,74 +131,64 @@ class Served:
     @property
     def model(self) -> str:
         """The model's name. Raises InputError while the server was not asked yet which one it has."""
-        known = self.config.model or self._noted().get(self.config.url)
-        if known is None:
+        model = self.config.model or self._known_models().get(self.config.url)
+        if model is None:
             raise InputError(f"Nothing was described by {self.config.url} yet. Run `describe` first.")
-        return known
-
-    @cached_property
-    def said(self) -> dict[str, Answer]:
-        """Answers by key, with the rating word where that is known too."""
-        found: dict[str, Answer] = {}
-        for path in sorted(self.folder.glob("answers*.jsonl")):
-            for row in AppendLog(path, Answer).rows:
-                if row.key not in found or row.rating is not None:
-                    found[row.key] = row
-        return found
+        return model
 
     def missing(self, cases: Sequence[Variant]) -> list[tuple[Variant, Aspect]]:
         """Conversations that are not finished yet; all of them while the model is not known."""
-        wanted = [(case, aspect) for case in cases for aspect in case.aspects]
-        if not self.config.model and self.config.url not in self._noted():
-            return wanted
-        model = self.model
-        return [each for each in wanted if self._finished(*each, model) is None]
+        if not self.config.model and self.config.url not in self._known_models():
+            return _pairs(cases)
+        answers, model = self._answers(), self.model
+        return [pair for pair in _pairs(cases) if not _is_rated(answers.get(_key(*pair, model)))]
 
-    def speak(self, cases: Sequence[Variant], share: Shard | None = None) -> dict[str, str]:
+    def describe(self, cases: Sequence[Variant], share: Shard | None = None) -> dict[str, str]:
         """Ask for what was not answered yet; returns why conversations failed, by what they are about.
 
         Raises ServerError where nothing gets through, after what was under way has been written down.
         """
         share = share or Shard()
-        mine = share.of(cases)
-        if not self.missing(mine):
+        cases = share.of(cases)
+        if not self.missing(cases):
             return {}
         server = ChatServer(self.config.url, self.config.timeout)
         self._find_model(server)
-        todo, total = self.missing(mine), sum(len(case.aspects) for case in mine)
+        todo, total = self.missing(cases), len(_pairs(cases))
         part = "" if share.count == 1 else f"-{share.index}-{share.count}"
         stop = Event()
         with (
-            AppendLog(self.folder / f"answers{part}.jsonl", Answer) as journal,
+            AppendLog(self.folder / f"answers{part}.jsonl", RemoteAnswer) as log,
             bar(None, "describe", total=total, start=total - len(todo)) as progress,
         ):
-            asking = _Asking(self, server, journal, self._sleep or stop.wait)
-            try:
-                run_in_threads(asking.hold, todo, self.config.at_once, stop, progress)
-            finally:
-                self.__dict__.pop("said", None)
+            asking = _Asking(self.config, self.model, server, self._answers(), log, self._sleep or stop.wait)
+            run_in_threads(asking.converse, todo, self.config.at_once, stop, progress)
         return asking.failed
 
-    def heard(self, cases: Sequence[Variant]) -> list[Heard]:
+    def conversations(self, cases: Sequence[Variant]) -> list[RemoteConversation]:
         """All conversations about the cases. Raises InputError while some are not finished."""
-        missing = self.missing(cases)
+        missing, pairs = self.missing(cases), _pairs(cases)
         if missing:
-            wanted = sum(len(case.aspects) for case in cases)
             raise InputError(
-                f"{len(missing):,} of {wanted:,} conversations were not described by {self.config.url} yet. "
-                "Run `describe` first."
+                f"{len(missing):,} of {len(pairs):,} conversations were not described by {self.config.url} "
+                "yet. Run `describe` first."
             )
-        model = self.model
-        return [self._heard(case, aspect, model) for case in cases for aspect in case.aspects]
+        answers, model = self._answers(), self.model
+        conversations = []
+        for case, aspect in pairs:
+            answer = answers[_key(case, aspect, model)]
+            described = Conversation.open(aspect, case.prompt).describe(answer.description)
+            conversations.append(RemoteConversation(case, described, Rating(answer.rating), model))
+        return conversations
 
-    def _heard(self, case: Variant, aspect: Aspect, model: str) -> Heard:
-        answer = self._finished(case, aspect, model)
-        told = Conversation.open(aspect, case.prompt).describe(answer.description)
-        return Heard(case, told, Rating(answer.rating), model)
-
-    def _finished(self, case: Variant, aspect: Aspect, model: str) -> Answer | None:
-        found = self.said.get(_key(case, aspect, model))
-        return found if found and found.rating else None
+    def _answers(self) -> dict[str, RemoteAnswer]:
+        """By key, with the rating word where that is known too."""
+        answers: dict[str, RemoteAnswer] = {}
+        for path in sorted(self.folder.glob("answers*.jsonl")):
+            for row in AppendLog(path, RemoteAnswer).rows:
+                if row.key not in answers or row.rating is not None:
+                    answers[row.key] = row
+        return answers
 
     def _find_model(self, server: ChatServer) -> None:
         """See that the server is there, and which model is meant."""
@@ -219,57 +203,67 @@ class Served:
                 f"{'' if not offered else '. Choose one with --server-model'}."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / MODEL_FILE, json.dumps({**self._noted(), self.config.url: offered[0]}))
+        models = {**self._known_models(), self.config.url: offered[0]}
+        write_atomically(self.folder / MODELS_FILE, json.dumps(models))
 
-    def _noted(self) -> dict[str, str]:
+    def _known_models(self) -> dict[str, str]:
         """The only model of each server that was asked for it."""
-        path = self.folder / MODEL_FILE
+        path = self.folder / MODELS_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 class _Asking:
     """The threads' side: one conversation after another, and what became of them."""
 
-    def __init__(self, served: Served, server: ChatServer, journal: AppendLog[Answer], sleep: Sleep) -> None:
-        self.config, self.model, self.said = served.config, served.model, served.said
-        self.server, self.journal, self.sleep = server, journal, sleep
+    def __init__(
+        self,
+        config: ServerConfig,
+        model: str,
+        server: ChatServer,
+        answers: dict[str, RemoteAnswer],
+        log: AppendLog[RemoteAnswer],
+        sleep: Sleep,
+    ) -> None:
+        self.config, self.model, self.server = config, model, server
+        self.answers, self.log, self.sleep = answers, log, sleep
         self.failed: dict[str, str] = {}
         self._lock = Lock()
-        self._in_a_row = 0
+        self._failed_in_a_row = 0
 
-    def hold(self, each: tuple[Variant, Aspect]) -> None:
-        """A conversation of two rounds, each answer into the journal."""
+    def converse(self, pair: tuple[Variant, Aspect]) -> None:
+        """A conversation of two rounds, each answer into the log."""
         try:
-            self._hold(*each)
+            self._converse(*pair)
         except InputError as error:  # of the image, which no server has seen
-            self.failed[_name(*each)] = str(error)
+            self.failed[_name(*pair)] = str(error)
         except (TemporaryError, ContentRefused, RequestRejected) as error:
-            self.failed[_name(*each)] = str(error)
-            self._count(str(error))
+            self.failed[_name(*pair)] = str(error)
+            self._count_failure(str(error))
         else:
-            self._in_a_row = 0
+            self._failed_in_a_row = 0
 
-    def _hold(self, case: Variant, aspect: Aspect) -> None:
+    def _converse(self, case: Variant, aspect: Aspect) -> None:
         key = _key(case, aspect, self.model)
-        known = self.said.get(key)
         picture = data_url(case.image(), "PNG", compress_level=1)  # nothing lost: its quality is judged
         opened = Conversation.open(aspect, case.prompt)
-        text = known.description if known else self._ask(lambda: self._description(opened, picture))
-        if known is None:
-            self.journal.add(Answer(key, text))
+        if key in self.answers:
+            text = self.answers[key].description
+        else:
+            text = self._ask(lambda: self._description(messages(opened, picture)))
+            self.log.add(RemoteAnswer(key, text))
         rating = self._rating(messages(opened.describe(text), picture))
-        self.journal.add(Answer(key, text, str(rating)))
+        self.log.add(RemoteAnswer(key, text, str(rating)))
 
-    def _description(self, opened: Conversation, picture: str) -> str:
-        reply = self._answer(messages(opened, picture), 0.0)
-        text = (whole_sentences(reply.text) if reply.cut else reply.text).strip()
+    def _description(self, question: list[Message]) -> str:
+        reply = self._answer(question, 0.0)
+        text = (whole_sentences(reply.text) if reply.truncated else reply.text).strip()
         if not text:
             raise TemporaryError("the description is empty")
         return text
 
-    def _rating(self, asked: list[Message]) -> Rating:
-        for temperature in TEMPERATURES:
-            reply = self._ask(lambda heat=temperature: self._answer(asked, heat))
+    def _rating(self, question: list[Message]) -> Rating:
+        for temperature in RATING_TEMPERATURES:
+            reply = self._ask(partial(self._answer, question, temperature))
             if rating := rating_in(reply.text):
                 return rating
         raise TemporaryError(f"asked for one of [{', '.join(RATINGS)}], it says {reply.text.strip()[:60]!r}")
@@ -277,34 +271,39 @@ class _Asking:
     def _ask(self, ask: Callable[[], T]) -> T:
         return with_retries(ask, self.config.attempts, self.config.patience, self.sleep)
 
-    def _answer(self, asked: list[Message], temperature: float) -> ChatReply:
-        return self.server.answer(self.model, asked, temperature=temperature, max_tokens=MAX_TOKENS)
+    def _answer(self, question: list[Message], temperature: float) -> ChatReply:
+        return self.server.answer(self.model, question, temperature=temperature, max_tokens=MAX_TOKENS)
 
-    def _count(self, reason: str) -> None:
+    def _count_failure(self, reason: str) -> None:
         """Raises ServerError where nothing gets through any more."""
         with self._lock:
-            self._in_a_row += 1
-            if self._in_a_row >= max(IN_A_ROW, self.config.at_once):
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= max(MAX_FAILED_IN_A_ROW, self.config.at_once):
                 raise ServerError(
-                    f"{self._in_a_row} conversations in a row failed, the last one because {reason}. What "
-                    "was answered is kept; mend the server, and the same command goes on."
+                    f"{self._failed_in_a_row} conversations in a row failed, the last one because {reason}. "
+                    "What was answered is kept; mend the server, and the same command goes on."
                 )
 
 
-def messages(told: Conversation, picture: str) -> list[Message]:
+def _pairs(cases: Sequence[Variant]) -> list[tuple[Variant, Aspect]]:
+    return [(case, aspect) for case in cases for aspect in case.aspects]
+
+
+def _is_rated(answer: RemoteAnswer | None) -> bool:
+    return answer is not None and bool(answer.rating)
+
+
+def messages(conversation: Conversation, picture: str) -> list[Message]:
     """A conversation's turns, the image before the first one's text."""
-    first, *others = told.turns
-    seen = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": first.content}]
-    return [
-        {"role": first.role, "content": seen},
-        *({"role": turn.role, "content": turn.content} for turn in others),
-    ]
+    first, *others = conversation.turns
+    content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": first.content}]
+    return [{"role": first.role, "content": content}, *(asdict(turn) for turn in others)]
 
 
 def rating_in(text: str) -> Rating | None:
     """The one rating word in an answer, whatever stands around it; None if there is none, or several."""
-    found = {word for word in re.findall(r"[^\W_]+", text.lower()) if word in set(Rating)}
-    return Rating(found.pop()) if len(found) == 1 else None
+    ratings = {word for word in re.findall(r"[^\W_]+", text.lower()) if word in set(Rating)}
+    return Rating(ratings.pop()) if len(ratings) == 1 else None
 
 
 def whole_sentences(text: str) -> str:
@@ -314,7 +313,5 @@ def whole_sentences(text: str) -> str:
 
 
 def _name(case: Variant, aspect: Aspect) -> str:
-    unlike = {"unrelated": "with an unrelated prompt", "changed": "with a changed prompt"}.get(
-        case.kind, case.damage
-    )
-    return " ".join(filter(None, [case.sample.id, str(aspect), unlike]))
+    prompts = {"unrelated": "with an unrelated prompt", "changed": "with a changed prompt"}
+    return " ".join(filter(None, [case.sample.id, str(aspect), prompts.get(case.kind, case.damage)]))

@@ -19,7 +19,7 @@ from m3agiqa.samples import Sample
 from m3agiqa.tables import on_scale
 from training.progress import bar
 from training.remote.append_log import AppendLog
-from training.remote.asking import ContentRefused, Sleep, TemporaryError, run_in_threads, with_retries
+from training.remote.client import ContentRefused, Sleep, TemporaryError, run_in_threads, with_retries
 from training.remote.teachers import Teacher, descriptions, question
 
 
