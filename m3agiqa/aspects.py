@@ -29,6 +29,12 @@ class Rating(StrEnum):
     GOOD = "good"
     EXCELLENT = "excellent"
 
+    @classmethod
+    def parse(cls, answer: str) -> Rating | None:
+        """The word, if an answer is nothing but one."""
+        word = answer.strip(" \t\r\n.,;:!'\"`*[]()").lower()
+        return cls(word) if word in set(cls) else None
+
 
 RATINGS = tuple(Rating)
 

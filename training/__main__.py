@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from m3agiqa.checkpoint.card import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
-from training.config import RunConfig, build, merged, read_yaml
+from training.config import RunConfig, build, field_docs, merged, read_yaml
 from training.convert import import_predictor
 from training.data.conversations import export_conversations
 from training.evaluation.ablations import ablate
@@ -27,19 +28,23 @@ from training.evaluation.report.before_after import as_text
 from training.evaluation.sanity import sanity
 from training.nano.held_out_groups import as_markdown, evaluate_held_out_groups
 from training.parallel import Shard, follow_starter
-from training.plan import plan as steps
+from training.pipeline import STAGE_NAMES, STAGES, Stage, register, run_stages
+from training.pipeline import plan as plan_stages
 from training.remote.teachers import teacher
-from training.run import Run
+from training.run import CONFIG_FILE, RunFolder
+from training.stages.describe_remote import ServerConfig
 from training.stages.distill import DistillConfig, Replies, distill, plan
 
-NANO = Path(__file__).with_name("configs") / "nano.yaml"
+Command = Callable[[argparse.Namespace], None]
+
+NANO_CONFIG = Path(__file__).with_name("configs") / "nano.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a stage; 0 if all went well, 2 for errors that the user can mend."""
     args = _parser().parse_args(argv)
     try:
-        args.stage(args)
+        args.command(args)
     except M3AgiqaError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -51,16 +56,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    stages = parser.add_subparsers(required=True, metavar="STAGE")
+    commands = parser.add_subparsers(required=True, metavar="STAGE")
 
-    def add(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = stages.add_parser(name, help=text, description=text)
-        sub.set_defaults(stage=function)
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
         return sub
 
-    def stage(name: str, function, text: str) -> argparse.ArgumentParser:
-        """A stage of a run."""
-        sub = add(name, function, text)
+    def of_run(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        """A command that works in the folder of a run."""
+        sub = add(name, command, text)
         sub.add_argument(
             "config", type=Path, nargs="?", help="settings of the run (YAML), see training/configs"
         )
@@ -74,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         return sub
 
-    everything = stage("run", _run, "all stages, from the data set to a checkpoint; skips what is done")
-    everything.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    everything = of_run("run", _run, "all stages, from the data set to a checkpoint; skips what is done")
+    _add_plan(everything)
     everything.add_argument(
         "--add-annotations",
         type=Path,
@@ -89,39 +94,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of registered models (default: models in M3AGIQA_DATA, or in data)",
     )
-    everything.add_argument("--until", choices=Run.STAGES, metavar="STAGE", help="the last stage to be run")
-    stage("datasets", _one("datasets"), "read and split the data set")
-    stage("align", _one("align"), "teach the connector alone (nano)")
-    stage("finetune", _one("finetune"), "teach the backbone to describe and rate")
-    for name, text in (
-        ("describe", "let the backbone speak; keep its hidden states"),
-        ("encode", "hidden states for the data's own descriptions"),
-    ):
-        sharing = stage(name, _shared(name), text)
-        sharing.add_argument("--share", help="INDEX/COUNT: do this part of the work alone")
-        if name == "describe":
-            _add_server(sharing)
-    stage("ship", _ship, "put a run's checkpoint together").add_argument(
-        "--out", type=Path, help="folder of the checkpoint (default: checkpoint in the run)"
-    )
-    stage("evaluate", lambda a: _show(_opened(a).evaluate()), "agreement on the test split; report.html")
-    for name, function, text in (
-        ("fit", _fit, "train the predictors from cached hidden states"),
-        ("transfer", _transfer, "agreement on sources that the predictor was refitted without"),
-    ):
-        sub = stage(name, function, text)
-        sub.add_argument("--aspect", type=Aspect, choices=list(Aspect), action="append")
-    checking = stage("sanity", _sanity, "damaged images and wrong prompts must score lower")
+    for stage in STAGES:
+        if stage.name != "distill":  # the command of this name needs no run
+            _add_stage_options(stage, of_run(stage.name, _run_stage, stage.summary))
+    checking = of_run("sanity", _sanity, "damaged images and wrong prompts must score lower")
     checking.add_argument("--model", default="nano", help="shipped name or checkpoint folder")
 
-    stage("proxies", _proxies, "agreement of nano's readers on new sources, generators and prompts")
+    of_run("proxies", _proxies, "agreement of nano's readers on new sources, generators and prompts")
     again = add("reproduce-nano", _reproduce, "make the shipped model again, from base weights")
     again.add_argument(
         "data", type=Path, help="folder of agi-teacher, agi-unlabelled, captions and m3-agiqa-conversations"
     )
     again.add_argument("--run", type=Path, help="folder of the run (default: runs/nano)")
-    again.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
-    again.add_argument("--until", choices=Run.STAGES, metavar="STAGE", help="the last stage to be run")
+    _add_plan(again)
 
     crossing = add("cross", _cross, "one run's model on another run's data (the paper's Table VI)")
     crossing.add_argument(
@@ -163,19 +148,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_server(describing: argparse.ArgumentParser) -> None:
-    describing.add_argument(
-        "--server",
-        metavar="URL",
-        help="let a model on a server speak (vLLM or another one with OpenAI's chat completions, key in "
-        "OPENAI_API_KEY); the run keeps this, and `encode` then reads what was said",
-    )
-    describing.add_argument(
-        "--server-model", metavar="NAME", help="name of the model there (default: its only one)"
-    )
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--until", choices=STAGE_NAMES, metavar="STAGE", help="the last stage to be run")
 
 
-def _add_distill(add) -> None:
+def _add_stage_options(stage: Stage, parser: argparse.ArgumentParser) -> None:
+    """Keyword arguments of the stage, and other ones that only its command has."""
+    keywords: dict[str, Callable[[Any], Any]] = {}
+    if stage.name in ("describe", "encode"):
+        keywords["share"] = lambda text: Shard.parse(text) if text else Shard.of_launcher()
+        parser.add_argument("--share", help="INDEX/COUNT: do this part of the work alone")
+    if stage.name == "describe":
+        docs = field_docs(ServerConfig)
+        parser.add_argument(
+            "--server",
+            metavar="URL",
+            help="let a model on a server describe; the run keeps this, `encode` then reads what was said. "
+            + docs["url"],
+        )
+        parser.add_argument("--server-model", metavar="NAME", help=docs["model"])
+    if stage.name in ("fit", "transfer"):
+        keywords["aspects"] = lambda aspects: aspects
+        parser.add_argument("--aspect", type=Aspect, choices=list(Aspect), action="append", dest="aspects")
+    if stage.name == "ship":
+        keywords["out"] = lambda folder: folder
+        parser.add_argument(
+            "--out", type=Path, help="folder of the checkpoint (default: checkpoint in the run)"
+        )
+    parser.set_defaults(stage=stage, keywords=keywords)
+
+
+def _add_distill(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
     told = add("distill", _distill, "let an online multimodal LLM put scores into words")
     told.add_argument("samples", type=Path, help="samples.jsonl with images and MOS")
     told.add_argument("--out", type=Path, required=True, help="folder for the answers and the samples")
@@ -188,32 +192,37 @@ def _add_distill(add) -> None:
     )
     told.add_argument("--scale", type=float, nargs=2, default=(1.0, 5.0), metavar=("LOW", "HIGH"))
     told.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+    docs = field_docs(DistillConfig)
     for option in fields(DistillConfig):
-        flag = "--" + option.name.replace("_", "-")
-        told.add_argument(flag, type=type(option.default), default=option.default, metavar="N")
+        flag, text = "--" + option.name.replace("_", "-"), f"{docs[option.name]} (default: %(default)s)"
+        told.add_argument(flag, type=type(option.default), default=option.default, metavar="N", help=text)
 
 
 # --- stages of a run -----------------------------------------------------------------------------
 
 
-def _opened(args: argparse.Namespace) -> Run:
-    """The run that is meant, begun if settings are given."""
+def _folder(args: argparse.Namespace) -> RunFolder:
+    """The run that is meant, with the settings that are given; nothing is written yet."""
     export, server = getattr(args, "add_annotations", None), _server(args)
     if args.config is None:
         if args.run is None:
             raise InputError("Give a settings file, or --run with the folder of a run that was begun before.")
-        run = Run.open(args.run)
+        run = RunFolder.open(args.run)
         if not args.set and export is None and not server:
             return run
-        settings = read_yaml(args.run / "config.yaml")
+        settings = read_yaml(args.run / CONFIG_FILE)
     else:
         settings = read_yaml(args.config)
     if export is not None:
         settings = merged(settings, {"annotations": str(export)})
     config = build(RunConfig, merged(_changed(settings, args.set), server), args.config or args.run)
-    run = Run(args.run or _default_folder(args.config, export), config)
-    if not getattr(args, "plan", False):
-        run.begin()
+    return RunFolder(args.run or _default_folder(args.config, export), config)
+
+
+def _begun(args: argparse.Namespace) -> RunFolder:
+    """The run that is meant; settings that are given are written down in it."""
+    run = _folder(args)
+    run.begin()
     return run
 
 
@@ -247,53 +256,43 @@ def _changed(settings: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    for step in steps(_opened(args)):
-        sys.stdout.write(f"{step.name:9} {step.state:9} {step.text}\n")
+    run = _folder(args) if args.plan else _begun(args)
+    for name, state, text in plan_stages(run):
+        sys.stdout.write(f"{name:9} {state:9} {text}\n")
     if args.plan:
         return
-    run = _opened(args)  # anew, as what was read to plan with may change
-    run.run(args.until)
-    if (run.folder / "report" / "report.html").exists():
-        sys.stdout.write(f"Report: {run.folder / 'report' / 'report.html'}\n")
-    if (run.folder / "checkpoint").exists():
-        sys.stdout.write(f"Try it: M3AGIQA_MODEL={run.folder / 'checkpoint'} python app.py\n")
+    run_stages(run, args.until)
+    if (run.report_folder / "report.html").exists():
+        sys.stdout.write(f"Report: {run.report_folder / 'report.html'}\n")
+    if run.checkpoint_folder.exists():
+        sys.stdout.write(f"Try it: M3AGIQA_MODEL={run.checkpoint_folder} python app.py\n")
     if run.config.annotations is not None and args.until in (None, "ship"):
         models = args.register or Path(os.environ.get("M3AGIQA_DATA") or "data") / "models"
-        candidate = run.register(models)
+        candidate = register(run, models)
         sys.stdout.write(f"\n{as_text(candidate.comparison)}\n\n")
         sys.stdout.write(f"Registered as {candidate.name} in {models}; promote it on the app's tab Models.\n")
 
 
-def _one(name: str):
-    return lambda args: getattr(_opened(args), name)()
-
-
-def _shared(name: str):
-    def stage(args: argparse.Namespace) -> None:
-        share = Shard.parse(args.share) if args.share else Shard.of_launcher()
-        follow_starter()
-        getattr(_opened(args), name)(share)
-
-    return stage
-
-
-def _fit(args: argparse.Namespace) -> None:
-    _opened(args).fit(args.aspect)
-
-
-def _transfer(args: argparse.Namespace) -> None:
-    run = _opened(args)
-    run.transfer(args.aspect)
-    _show(run.transferred())
+def _run_stage(args: argparse.Namespace) -> None:
+    follow_starter()
+    stage, keywords = args.stage, {name: parse(getattr(args, name)) for name, parse in args.keywords.items()}
+    run = _begun(args)
+    result = stage.run(run, **keywords)
+    if stage.name == "ship":
+        sys.stdout.write(f"{result.title} is in {args.out or run.checkpoint_folder}\n")
+    elif stage.name == "transfer":
+        _show(run.transferred())
+    elif result is not None:
+        _show(result)
 
 
 def _sanity(args: argparse.Namespace) -> None:
-    run = _opened(args)
+    run = _begun(args)
     _show(sanity(run.samples, find_checkpoint(args.model), run.cache, run.config.seed))
 
 
 def _proxies(args: argparse.Namespace) -> None:
-    run = _opened(args)
+    run = _begun(args)
     found = evaluate_held_out_groups(
         run.samples, run.config.extras, run.scale, run.folder / "proxies", run.config.seed
     )
@@ -303,22 +302,16 @@ def _proxies(args: argparse.Namespace) -> None:
 
 def _reproduce(args: argparse.Namespace) -> None:
     data = json.dumps(str(args.data))  # which is YAML too
-    args.config, args.set = NANO, [f"data.path={data}", f"extras={data}"]
+    args.config, args.set = NANO_CONFIG, [f"data.path={data}", f"extras={data}"]
     args.add_annotations = args.register = None
     _run(args)
-
-
-def _ship(args: argparse.Namespace) -> None:
-    run = _opened(args)
-    card = run.ship(args.out)
-    sys.stdout.write(f"{card.title} is in {args.out or run.folder / 'checkpoint'}\n")
 
 
 # --- other commands ------------------------------------------------------------------------------
 
 
 def _cross(args: argparse.Namespace) -> None:
-    _show(cross(Run.open(args.trained), Run.open(args.tested), args.retrain))
+    _show(cross(RunFolder.open(args.trained), RunFolder.open(args.tested), args.retrain))
 
 
 def _ablate(args: argparse.Namespace) -> None:

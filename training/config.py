@@ -5,9 +5,13 @@ Errors name the file and the setting.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -156,6 +160,16 @@ def build(kind: type[T], settings: Mapping[str, Any], source: object) -> T:
         raise InputError(f"{source}: {error}") from error
     _check_names(settings, made, source, "")
     return made
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The sentences below the fields of a dataclass, each on one line; fields without any are left out."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sharing a stage's work out over processes, on one machine or many."""
+"""Sharing a stage's work out over processes, on one machine or many, and how far it is."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from typing import TypeVar
+
+from tqdm import tqdm
 
 from m3agiqa.errors import InputError
 
@@ -96,3 +99,16 @@ def _first_failed(running: Sequence[subprocess.Popen[bytes]]) -> str | None:
         if None not in codes:
             return None
         time.sleep(0.1)
+
+
+def progress_bar(items: Iterable[T] | None, label: str, total: int | None = None, start: int = 0) -> tqdm[T]:
+    """A progress bar that also reads well in a log file; workers of a pool have none, as theirs would mix."""
+    return tqdm(
+        items,
+        desc=label,
+        total=total,
+        initial=start,
+        mininterval=2.0,
+        dynamic_ncols=True,
+        disable=parent_process() is not None,
+    )

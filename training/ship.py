@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.checkpoint.card import CARD_FILE, Card, predictor_file, read_card, write_card
@@ -15,13 +15,11 @@ from m3agiqa.predictor.model import PredictorConfig
 from training.data import fingerprint
 from training.evaluation.evaluate import evaluate
 from training.evaluation.sanity import sanity
+from training.run import RunFolder
 from training.stages.finetune import STATE
 
-if TYPE_CHECKING:
-    from training.run import Run
 
-
-def ship(run: Run, out: Path) -> Card:
+def ship(run: RunFolder, out: Path) -> Card:
     """Put a checkpoint together in `out`, with its card.
 
     An older checkpoint there is replaced. Raises InputError if there is anything else.
@@ -30,7 +28,7 @@ def ship(run: Run, out: Path) -> Card:
         raise InputError(f"{out} is there and is no checkpoint, so it is left alone. Choose another --out.")
 
     def write(folder: Path) -> None:
-        _copy_backbone(run.speaker, folder)
+        _copy_backbone(run.backbone_folder, folder)
         for aspect in run.aspects:
             fitted = run.fitted(aspect) if run.config.ship_seeds else run.fitted(aspect)[:1]
             for number, seed in enumerate(fitted):
@@ -49,7 +47,7 @@ def ship(run: Run, out: Path) -> Card:
     return read_card(out)
 
 
-def _card(run: Run, metrics: dict) -> Card:
+def _card(run: RunFolder, metrics: dict) -> Card:
     shapes = {a: json.loads((run.fitted(a)[0] / "fit.json").read_text())["predictor"] for a in run.aspects}
     return Card(
         name=run.config.name,
@@ -64,7 +62,7 @@ def _card(run: Run, metrics: dict) -> Card:
     )
 
 
-def _learned_from(run: Run) -> str:
+def _learned_from(run: RunFolder) -> str:
     train = [sample for sample in run.samples if sample.split == "train"]
     text = run.config.learned_from.format(count=len(train))
     if run.annotated is None:

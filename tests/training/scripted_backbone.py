@@ -21,10 +21,11 @@ from m3agiqa.backbones import NanoBackbone
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample, write_samples
+from training import pipeline
 from training.config import RunConfig
 from training.data import DataConfig
 from training.data.splits import SplitConfig
-from training.run import Run
+from training.run import RunFolder
 from training.stages.fit import FitConfig
 
 WIDTH = 6
@@ -111,12 +112,12 @@ def begun_run(
     scale: tuple[float, float] = (1.0, 5.0),
     aspects: Sequence[Aspect] = (Aspect.QUALITY,),
     **settings: object,
-) -> Run:
+) -> RunFolder:
     """A run whose stage datasets is done, on drawings that are split 2:1:1."""
     drawings(folder / "data", count, MosScale(*scale), aspects)
     split = SplitConfig(by="image", ratios=(2, 1, 1))
     data = DataConfig("samples", folder / "data" / "samples.jsonl", scale=scale, split=split)
-    run = Run(folder / "run", RunConfig(data, start=None, **{"fit": QUICK, **settings}))
+    run = RunFolder(folder / "run", RunConfig(data, start=None, **{"fit": QUICK, **settings}))
     run.begin()
-    run.datasets()
+    pipeline.datasets(run)
     return run

@@ -15,9 +15,10 @@ from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
+from training import pipeline
 from training.evaluation import ablations as ablate_module
 from training.evaluation.ablations import RESULTS_FILE, ablate
-from training.run import Run
+from training.run import RunFolder
 from training.stages.describe_remote import ServerConfig
 
 pytestmark = pytest.mark.usefixtures("scripted")
@@ -47,10 +48,10 @@ DIFFERENT = 6
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> RunFolder:
     """Described, on scores of quality alone."""
     run = begun_run(tmp_path)
-    run.describe()
+    pipeline.describe(run)
     ScriptedBackbone.asked.clear()
     return run
 
@@ -61,7 +62,7 @@ def opened_anew() -> None:
         cached.cache_clear()
 
 
-def grid(run: Run, **changes: Any) -> dict[str, Any]:
+def grid(run: RunFolder, **changes: Any) -> dict[str, Any]:
     return {"run": str(run.folder), "tables": TABLES, "seeds": [0, 1], **changes}
 
 
@@ -74,7 +75,7 @@ def numbers(out: Path) -> dict[str, tuple]:
     return {row["key"]: tuple(row[column] for column in columns) for row in results(out)}
 
 
-def test_tables_have_every_row_with_mean_and_spread(run: Run, tmp_path: Path) -> None:
+def test_tables_have_every_row_with_mean_and_spread(run: RunFolder, tmp_path: Path) -> None:
     text = ablate(grid(run), Path("grid.yaml"), tmp_path / "out")
     assert (tmp_path / "out" / "ablations.md").read_text() == text
     first, second = (part.splitlines() for part in re.split(r"^## ", text, flags=re.M)[1:])
@@ -105,7 +106,7 @@ def test_tables_have_every_row_with_mean_and_spread(run: Run, tmp_path: Path) ->
     assert abs(reached("none")) < 0.7, "without a description there is nothing to be read"
 
 
-def test_only_what_is_missing_is_spoken_and_read(run: Run, tmp_path: Path) -> None:
+def test_only_what_is_missing_is_spoken_and_read(run: RunFolder, tmp_path: Path) -> None:
     ablate(grid(run), Path("grid.yaml"), tmp_path / "out")
     asked = [told for requests in ScriptedBackbone.asked for each in requests for told in each.conversations]
     opened = [told for told in asked if len(told.turns) == 1 and told.turns[0].content.startswith("Please")]
@@ -116,7 +117,9 @@ def test_only_what_is_missing_is_spoken_and_read(run: Run, tmp_path: Path) -> No
     assert numbers(tmp_path / "again") == numbers(tmp_path / "out")
 
 
-def test_what_is_done_is_not_trained_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_trained_again(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, trained = tmp_path / "out", []
     text = ablate(grid(run), Path("grid.yaml"), out)
     before = numbers(out)
@@ -134,7 +137,7 @@ def test_what_is_done_is_not_trained_again(run: Run, tmp_path: Path, monkeypatch
     assert len(trained) == 1 + DIFFERENT, "a further seed of each row"
 
 
-def test_an_interrupted_grid_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_grid_goes_on(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ablate(grid(run), Path("grid.yaml"), tmp_path / "whole")
     fitted, trained = ablate_module.fit, []
 
@@ -152,16 +155,16 @@ def test_an_interrupted_grid_goes_on(run: Run, tmp_path: Path, monkeypatch: pyte
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
 
 
-def test_other_data_or_another_run_has_results_of_its_own(run: Run, tmp_path: Path) -> None:
+def test_other_data_or_another_run_has_results_of_its_own(run: RunFolder, tmp_path: Path) -> None:
     few = [{"title": "T", "rows": {"own": {}}}]
     ablate(grid(run, tables=few), Path("grid.yaml"), tmp_path / "out")
     other = begun_run(tmp_path / "other", count=36)
-    other.describe()
+    pipeline.describe(other)
     ablate(grid(other, tables=few), Path("grid.yaml"), tmp_path / "out")
     assert [row["n"] for row in results(tmp_path / "out")] == [10, 10, 9, 9]
 
 
-def test_several_processes_give_the_same_numbers(run: Run, tmp_path: Path) -> None:
+def test_several_processes_give_the_same_numbers(run: RunFolder, tmp_path: Path) -> None:
     few = [{"title": "T", "rows": {"own": {}, "last": {"fit": {"pooling": "last"}}}}]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -176,7 +179,7 @@ def test_several_processes_give_the_same_numbers(run: Run, tmp_path: Path) -> No
         assert two[key] == pytest.approx(row, abs=1e-6)
 
 
-def test_the_vocabulary_and_an_untuned_backbone_are_rows_like_others(run: Run, tmp_path: Path) -> None:
+def test_the_vocabulary_and_an_untuned_backbone_are_rows_like_others(run: RunFolder, tmp_path: Path) -> None:
     rows = {"hidden": {}, "vocab": {"fit": {"projection": "vocab"}}, "w/o ft": {"finetuned": False}}
     ablate(grid(run, tables=[{"title": "T", "rows": rows}], seeds=[0]), Path("grid.yaml"), tmp_path / "out")
     found = results(tmp_path / "out")
@@ -214,13 +217,13 @@ def test_the_best_epoch_is_chosen_where_the_run_says(tmp_path: Path) -> None:
         ({"aspect": "beauty"}, "aspect"),
     ],
 )
-def test_mistakes_in_a_grid_are_named(run: Run, tmp_path: Path, changes: dict, sentence: str) -> None:
+def test_mistakes_in_a_grid_are_named(run: RunFolder, tmp_path: Path, changes: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=f"grid.yaml: .*{sentence}"):
         ablate(grid(run, **changes), Path("grid.yaml"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_run_or_split_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_missing_run_or_split_is_named(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no run in"):
         ablate({**grid(run), "run": str(tmp_path / "none")}, Path("grid.yaml"), tmp_path / "out")
     with pytest.raises(InputError, match="no images with scores in its train split"):
@@ -237,11 +240,11 @@ def test_drawings_of_a_grid_have_the_scores_they_show(tmp_path: Path) -> None:
 def test_a_grid_over_a_run_whose_server_has_spoken(tmp_path: Path) -> None:
     with chat_stand() as stand:
         run = begun_run(tmp_path, server=ServerConfig(stand.url))
-        run.describe()
+        pipeline.describe(run)
         settings = grid(run, seeds=[0], tables=[{**TABLES[1], "rows": {"own": {}, "none": NO_DESCRIPTION}}])
         ablate(settings, Path("grid.yaml"), tmp_path / "out")
         assert len(stand.asked) == 2 * 40
     assert len(results(tmp_path / "out")) == 2
-    entries = Run.open(run.folder).cache.entries.values()
+    entries = RunFolder.open(run.folder).cache.entries.values()
     assert sum(entry.description.startswith("It is 0.") for entry in entries) == 40
     assert sum(entry.description == "" for entry in entries) == 40, "read without any"

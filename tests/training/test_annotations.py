@@ -27,7 +27,7 @@ from training.config import plain
 from training.data.human_feedback import merge, read_annotations
 from training.data.variants import image_hash
 from training.evaluation.report.before_after import as_text
-from training.run import Run
+from training.run import RunFolder
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
 SCALE = MosScale(1, 5)
@@ -286,7 +286,7 @@ def test_a_run_with_annotations_compares_and_registers(
     page = (run / "report" / "report.html").read_text()
     assert "Before and after" in page and f"{rows['data'].after.rmse:.3f}" in page
 
-    samples = {sample.id: sample for sample in Run.open(run).samples}
+    samples = {sample.id: sample for sample in RunFolder.open(run).samples}
     assert rows["people"].n == sum(s.split == "test" and Q in s.raters for s in samples.values())
     assert rows["data"].n == sum(s.split == "test" and not s.raters for s in samples.values())
     assert {predictor_file(Q, number) for number in range(3)} <= {p.name for p in candidate.folder.iterdir()}

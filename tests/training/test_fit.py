@@ -15,10 +15,10 @@ from m3agiqa.metrics import srcc
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample
 from training.evaluation.evaluate import agreement, share_lower
-from training.evaluation.leave_source_out import leave_source_out, source_groups, within_source
 from training.stages import fit as fit_module
 from training.stages.fit import FitConfig, Standardizer, fit, predict
 from training.stages.fit_data import Target
+from training.stages.leave_source_out import leave_source_out, source_groups, within_source
 from training.stages.losses import LossConfig
 
 CONFIG = FitConfig(dim=16, epochs=6, batch=8, lr=5e-3, dropout=0.1)

@@ -9,7 +9,7 @@ import pytest
 
 from m3agiqa.aspects import Rating
 from training.__main__ import main
-from training.evaluation.rating_words import classification, rating_word
+from training.evaluation.rating_words import classification
 
 MOS = {"a.png": 4.6, "b.png": 3.2, "c.png": 3.9, "d.png": 0.4}
 ANSWERS = {"a.png": "excellent", "b.png": "Good.", "c.png": "fair", "d.png": "It would be bad"}
@@ -60,12 +60,12 @@ def test_json_lines_do_as_well(files, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("answer", ["good", " Good.\n", '"GOOD"', "**good**"])
 def test_punctuation_around_a_word_is_forgiven(answer: str) -> None:
-    assert rating_word(answer) is Rating.GOOD
+    assert Rating.parse(answer) is Rating.GOOD
 
 
 @pytest.mark.parametrize("answer", ["", "The image is good", "goodish", "good or fair"])
 def test_an_answer_that_is_no_word_is_wrong(answer: str) -> None:
-    assert rating_word(answer) is None
+    assert Rating.parse(answer) is None
     assert classification([None], [Rating.GOOD])["accuracy"] == 0
 
 

@@ -9,21 +9,22 @@ import pytest
 from scripted_backbone import ScriptedBackbone, begun_run
 
 from m3agiqa.aspects import Aspect
+from training import pipeline
 from training.evaluation.sanity import sanity
-from training.run import Run
+from training.run import RunFolder
 
 
 @pytest.fixture
-def shipped(scripted: type[ScriptedBackbone], tmp_path: Path) -> Run:
+def shipped(scripted: type[ScriptedBackbone], tmp_path: Path) -> RunFolder:
     """A checkpoint that judges quality and correspondence."""
     run = begun_run(tmp_path, aspects=(Aspect.QUALITY, Aspect.CORRESPONDENCE), made_up=True)
-    run.describe()
-    run.fit()
-    run.ship()
+    pipeline.describe(run)
+    pipeline.fit(run)
+    pipeline.ship(run)
     return run
 
 
-def test_comparisons_without_images_are_left_out(shipped: Run) -> None:
+def test_comparisons_without_images_are_left_out(shipped: RunFolder) -> None:
     test = [sample for sample in shipped.samples if sample.split == "test"]
     prompted = [sample for sample in test if sample.prompt]
     checkpoint = shipped.folder / "checkpoint"

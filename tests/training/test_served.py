@@ -25,12 +25,13 @@ from scripted_backbone import ScriptedBackbone, begun_run, drawings, states
 from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, M3AgiqaError
+from training import pipeline
 from training.__main__ import main
 from training.data.variants import Variant, all_variants, own_variants
 from training.evaluation.cross_dataset import cross
 from training.parallel import Shard
 from training.remote.client import ChatServer, ServerError
-from training.run import Run
+from training.run import RunFolder
 from training.stages.describe_remote import (
     MAX_FAILED_IN_A_ROW,
     RemoteDescriptions,
@@ -405,7 +406,7 @@ def test_whole_sentences_are_a_beginning(text: str) -> None:
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def spoken(run: Run, split: str) -> list[str]:
+def spoken(run: RunFolder, split: str) -> list[str]:
     return [target.description for target in run.targets(Aspect.QUALITY, split)]
 
 
@@ -430,14 +431,14 @@ def test_a_whole_run_with_a_server(
 
     assert main(["run", *folder]) == 0
     assert len(stand.asked) == 2 * 40
-    run = Run.open(run.folder)
+    run = RunFolder.open(run.folder)
     for target in run.targets(Aspect.QUALITY, "test"):
         told = Conversation.open(Aspect.QUALITY, target.sample.prompt).describe(target.description)
         case = Variant(target.sample, "own", (Aspect.QUALITY,), target.sample.prompt)
         assert target.description.startswith("It is 0.")
         assert torch.equal(target.states, states(case.image(), told)), "of just this conversation"
         assert target.rating in RATINGS
-    found = run.evaluate()["quality"]
+    found = pipeline.write_outcome(run)["quality"]
     assert found["srcc"] > 0.5 and found["spoken_accuracy"] > 0.5
     assert "by seer on a server" in (run.folder / "report" / "report.html").read_text()
     assert (run.folder / "checkpoint" / "checkpoint.json").exists()
@@ -447,7 +448,7 @@ def test_a_whole_run_with_a_server(
     assert main(["fit", *folder, "--set", "server=null"]) == 2, "what a server's model said is not its own"
     assert main(["run", *folder, "--set", "server=null", "--until", "fit"]) == 0
     assert len(ScriptedBackbone.asked) > 0
-    assert set(spoken(Run.open(run.folder), "test")).isdisjoint(heard)
+    assert set(spoken(RunFolder.open(run.folder), "test")).isdisjoint(heard)
     assert main(["run", *folder, "--set", f"server={{url: {stand.url}, model: other}}", "--plan"]) == 0
     assert "40 of them new" in capsys.readouterr().out
     assert len(stand.asked) == 2 * 40
@@ -464,7 +465,7 @@ def test_what_failed_is_told_and_logged(stand: ChatStand, tmp_path: Path, capsys
     assert "d3 quality" in (run.folder / "log.txt").read_text()
     stand.moods = None
     assert main(arguments) == 0
-    assert Run.open(run.folder).config.server.model == "1.5", "a name, whatever it looks like"
+    assert RunFolder.open(run.folder).config.server.model == "1.5", "a name, whatever it looks like"
     other = ["describe", "--run", str(run.folder), "--server-model", "other"]
     assert main(other) == 0
     assert main([*other, "--set", "server=null"]) == 2
@@ -475,11 +476,11 @@ def test_what_failed_is_told_and_logged(stand: ChatStand, tmp_path: Path, capsys
 def test_a_served_run_crosses_over_to_other_data(stand: ChatStand, tmp_path: Path) -> None:
     config = ServerConfig(stand.url)
     trained = begun_run(tmp_path / "a", server=config)
-    for stage in (trained.describe, trained.encode, trained.fit):
-        stage()
+    for stage in (pipeline.describe, pipeline.encode, pipeline.fit):
+        stage(trained)
     asked = len(stand.asked)
     tested = begun_run(tmp_path / "b", count=24)
-    found = cross(Run.open(trained.folder), tested)
+    found = cross(RunFolder.open(trained.folder), tested)
     assert found["quality"]["n"] == 6
     assert 0 < len(stand.asked) - asked <= 12, "drawings that are the same are known"
     assert all(entry.description.startswith("It is 0.") for entry in tested.cache.entries.values())
@@ -515,11 +516,11 @@ def test_killed_at_work_it_goes_on_where_it_was(stand: ChatStand, tmp_path: Path
     stand.pause = 0.0
     assert main(command) == 0
     assert len(stand.asked) <= 80 + 2, "but for what was on its way"
-    assert len(served_of(run).conversations(run.cases)) == 40
+    assert len(served_of(run).conversations(run.variants)) == 40
 
 
-def served_of(run: Run) -> RemoteDescriptions:
-    return Run.open(run.folder).served
+def served_of(run: RunFolder) -> RemoteDescriptions:
+    return RunFolder.open(run.folder).served
 
 
 def test_an_interruption_waits_for_no_one(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:

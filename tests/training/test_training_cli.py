@@ -13,7 +13,8 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.metrics import srcc
 from training.__main__ import main
 from training.config import plain
-from training.run import Run
+from training.pipeline import STAGE_NAMES, STAGES
+from training.run import RunFolder
 from training.stages.fit import predict
 
 pytestmark = pytest.mark.usefixtures("scripted")
@@ -43,16 +44,23 @@ def steps(told: str) -> dict[str, str]:
     found = {}
     for line in told.splitlines():
         name, state = line[:9].strip(), line[10:19].strip()
-        if name in Run.STAGES:
+        if name in STAGE_NAMES:
             found[name] = state
     return found
+
+
+def test_stages_come_after_what_they_need_and_stand_in_the_documentation() -> None:
+    for place, each in enumerate(STAGES):
+        assert set(each.needs) <= set(STAGE_NAMES[:place])
+    rows = [f"| `{s.name}` | {s.summary} | {', '.join(s.needs)} | {s.makes} |" for s in STAGES]
+    assert "\n".join(rows) in (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def test_the_plan_names_every_stage_and_does_nothing(config: Path, capsys: pytest.CaptureFixture) -> None:
     before = files(config.parent)
     assert stage("run", config, "--plan") == 0
     told = capsys.readouterr().out
-    assert list(steps(told)) == list(Run.STAGES)
+    assert list(steps(told)) == list(STAGE_NAMES)
     assert files(config.parent) == before
     assert ScriptedBackbone.asked == []
     assert {name for name, state in steps(told).items() if state == "left out"} == {
@@ -110,7 +118,7 @@ def test_a_run_keeps_its_resolved_settings_and_a_log(config: Path) -> None:
     kept = yaml.safe_load((run / "config.yaml").read_text())
     assert kept["fit"]["epochs"] == 3
     assert kept["backbone"] == "nano", "what was not given is written down too"
-    assert Run.open(run).config.fit.epochs == 3
+    assert RunFolder.open(run).config.fit.epochs == 3
     assert "datasets: done in" in (run / "log.txt").read_text()
     assert json.loads((run / "dataset.json").read_text())["scale"] == [1, 5]
 
@@ -269,7 +277,7 @@ def test_predictors_over_the_vocabulary_are_kept_fused(config: Path, joint: bool
     changes = [f"fit.joint={str(joint).lower()}", "fit.projection=vocab", "fit.epochs=12"]
     options = [option for change in changes for option in ("--set", change)]
     assert stage("run", config, "--until", "fit", *options) == 0
-    run = Run.open(config.parent / "run")
+    run = RunFolder.open(config.parent / "run")
     names = {path.parent.parent.name for path in run.folder.rglob("fit.json")}
     assert names == ({"joint"} if joint else {"quality", "correspondence"})
     for aspect in run.aspects:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from m3agiqa import prompts
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
@@ -26,7 +26,6 @@ from m3agiqa.samples import Sample
 from m3agiqa.tables import on_scale
 from training.data.checks import ImageFinder, LocatedSample, checked, merged
 from training.data.csv_table import read_scores
-from training.evaluation.rating_words import rating_word
 
 MOS_SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("", "images", "image", "Image/allimg", "train", "val", "test", "all")
@@ -178,7 +177,7 @@ def _mos(rated: str, image: str, aspect: Aspect, scale: MosScale, scores: Scores
         if true is None:
             raise InputError(f"{place}: the table of scores has no {aspect} for {image}.")
         return true
-    rating = rating_word(rated)
+    rating = Rating.parse(rated)
     if rating is None:
         raise InputError(f"{place}: {rated!r} is none of {', '.join(RATINGS)}.")
     return scale.from_unit((RATINGS.index(rating) + 0.5) / len(RATINGS))

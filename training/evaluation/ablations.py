@@ -30,8 +30,8 @@ from m3agiqa.json_lines import read_json_lines
 from m3agiqa.metrics import plcc, srcc
 from training.config import build, merged, plain
 from training.data.variants import own_variants
-from training.progress import bar
-from training.run import Run
+from training.parallel import progress_bar
+from training.run import RunFolder
 from training.stages.describe import describe
 from training.stages.encode import Telling, encode
 from training.stages.fit import FitConfig, fit, predict
@@ -103,7 +103,7 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
     Resumes: predictors in `out`/results.jsonl are not trained again. Raises InputError.
     """
     config = build(AblationConfig, settings, path)
-    run = Run.open(config.run)
+    run = RunFolder.open(config.run)
     rows = [
         (t.title, name, _variant(config, run, changes, path))
         for t in config.tables
@@ -123,12 +123,12 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
     return text
 
 
-def _variant(config: AblationConfig, run: Run, changes: dict[str, Any], path: Path) -> RowSettings:
+def _variant(config: AblationConfig, run: RunFolder, changes: dict[str, Any], path: Path) -> RowSettings:
     own = {"fit": plain(run.config.fit)}
     return build(RowSettings, merged(merged(own, config.shared), changes), path)
 
 
-def _jobs(config: AblationConfig, run: Run, variant: RowSettings) -> list[Job]:
+def _jobs(config: AblationConfig, run: RunFolder, variant: RowSettings) -> list[Job]:
     """One for each seed."""
     made_from = f"{run.content} {_speaker(run, variant)} {run.config.select_on}"
     return [Job(config.run, config.aspect, variant, seed, made_from) for seed in config.seeds]
@@ -142,42 +142,42 @@ def _results(out: Path) -> dict[str, dict]:
 # --- states --------------------------------------------------------------------------------------
 
 
-def _folder(run: Run, variant: RowSettings) -> Path:
-    return run.speaker if variant.finetuned else run.untuned
+def _folder(run: RunFolder, variant: RowSettings) -> Path:
+    return run.backbone_folder if variant.finetuned else run.untuned_folder
 
 
-def _prepare(run: Run, aspect: Aspect, variants: list[RowSettings]) -> None:
+def _prepare(run: RunFolder, aspect: Aspect, variants: list[RowSettings]) -> None:
     """Speak and encode what the rows read and the run's cache does not hold yet."""
     backbone = run.config.backbone
     for variant in {(v.reading, v.finetuned): v for v in variants}.values():
         folder = _folder(run, variant)
         needed = {*variant.reading.needs(aspect)}
-        samples = [case.sample for case in run.cases if case.kind == "own" and aspect in case.aspects]
+        samples = [case.sample for case in run.variants if case.kind == "own" and aspect in case.aspects]
         cases = own_variants(samples, [each for each in Aspect if each in needed])
         if variant.finetuned:
-            run.speak(cases, run.cache)
+            run.describe(cases, run.cache)
         else:
             describe(cases, backbone, folder, run.cache)
         if not variant.reading.as_spoken:
             encode(_tellings(run, aspect, variant), backbone, folder, run.cache)
 
 
-def _reader(run: Run, variant: RowSettings) -> str:
+def _reader(run: RunFolder, variant: RowSettings) -> str:
     return backbone_id(run.config.backbone, _folder(run, variant))
 
 
-def _speaker(run: Run, variant: RowSettings) -> str:
+def _speaker(run: RunFolder, variant: RowSettings) -> str:
     """Who spoke in the run, or the backbone without fine-tuning."""
     return run.identity if variant.finetuned else _reader(run, variant)
 
 
-def _tellings(run: Run, aspect: Aspect, variant: RowSettings) -> list[Telling]:
-    return tellings(run.cases, run.cache, _speaker(run, variant), aspect, variant.reading)
+def _tellings(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[Telling]:
+    return tellings(run.variants, run.cache, _speaker(run, variant), aspect, variant.reading)
 
 
-def _targets(run: Run, aspect: Aspect, variant: RowSettings) -> list[Target]:
+def _targets(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[Target]:
     if variant.reading.as_spoken:
-        return targets(run.cases, run.cache, _speaker(run, variant), aspect, run.scale)
+        return targets(run.variants, run.cache, _speaker(run, variant), aspect, run.scale)
     return told_targets(_tellings(run, aspect, variant), run.cache, _reader(run, variant))
 
 
@@ -186,7 +186,7 @@ def _targets(run: Run, aspect: Aspect, variant: RowSettings) -> list[Target]:
 
 def _train(jobs: list[Job], out: Path, processes: int, total: int) -> Iterator[dict]:
     """Results as they come; one process trains in this one."""
-    with bar(None, "ablate", total=total, start=total - len(jobs)) as progress:
+    with progress_bar(None, "ablate", total=total, start=total - len(jobs)) as progress:
         if processes <= 1:
             for job in jobs:
                 yield _result(job, out)
@@ -215,8 +215,8 @@ def _begin(processes: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _loaded(run: Path, aspect: Aspect, reading: Reading, finetuned: bool) -> tuple[Run, list[Target]]:
-    opened = Run.open(run)
+def _loaded(run: Path, aspect: Aspect, reading: Reading, finetuned: bool) -> tuple[RunFolder, list[Target]]:
+    opened = RunFolder.open(run)
     return opened, _targets(opened, aspect, RowSettings(reading=reading, finetuned=finetuned))
 
 
@@ -254,7 +254,7 @@ def _result(job: Job, out: Path) -> dict:
 
 
 def _markdown(
-    config: AblationConfig, run: Run, rows: list[tuple[str, str, RowSettings]], results: dict[str, dict]
+    config: AblationConfig, run: RunFolder, rows: list[tuple[str, str, RowSettings]], results: dict[str, dict]
 ) -> str:
     tables = []
     for table in config.tables:

@@ -11,12 +11,12 @@ from m3agiqa.files import stamp
 from m3agiqa.predictor.model import Predictor
 from training.data.variants import own_variants
 from training.evaluation.evaluate import evaluate
-from training.run import Run
+from training.run import RunFolder
 from training.stages.fit import fit
 from training.stages.fit_data import Target, parts, targets
 
 
-def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[str, Any]]:
+def cross(trained: RunFolder, tested: RunFolder, retrain: bool = False) -> dict[str, dict[str, Any]]:
     """Agreement on the test split of `tested` for each aspect that both have.
 
     The backbone is always that of `trained`. Its predictors are used as they are, or with `retrain` new
@@ -28,7 +28,7 @@ def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[st
         raise InputError(f"{trained.folder} and {tested.folder} have no aspect in common.")
     wanted = {"train", "test", trained.config.select_on} if retrain else {"test"}
     cases = own_variants([sample for sample in tested.samples if sample.split in wanted], aspects)
-    trained.speak(cases, tested.cache)
+    trained.describe(cases, tested.cache)
     found = {}
     for aspect in aspects:
         every = targets(cases, tested.cache, trained.identity, aspect, tested.scale)
@@ -44,7 +44,7 @@ def cross(trained: Run, tested: Run, retrain: bool = False) -> dict[str, dict[st
 
 
 def _retrained(
-    trained: Run, tested: Run, aspect: Aspect, train: list[Target], validation: list[Target]
+    trained: RunFolder, tested: RunFolder, aspect: Aspect, train: list[Target], validation: list[Target]
 ) -> Predictor:
     """A predictor over hidden states, with the settings of `trained`."""
     config, head = trained.config.fit, trained.head
@@ -54,6 +54,6 @@ def _retrained(
     return predictor.fuse(head) if predictor.config.projection == "vocab" else predictor
 
 
-def _moved(target: Target, own: Run, other: Run) -> Target:
+def _moved(target: Target, own: RunFolder, other: RunFolder) -> Target:
     """A target whose MOS is told on another run's scale."""
     return replace(target, mos=other.scale.from_unit(own.scale.to_unit(target.mos)))

@@ -29,7 +29,7 @@ def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale)
         name = Path(str(row["image"])).name
         if name not in scores:
             raise InputError(f"{place}: {mos} has no row for the image {name}.")
-        predicted.append(rating_word(str(row["response_1"])))
+        predicted.append(Rating.parse(str(row["response_1"])))
         true.append(scale.rating(scores[name]))
     return classification(predicted, true)
 
@@ -46,12 +46,6 @@ def classification(predicted: Said, true: list[Rating]) -> dict[str, float]:
         precision, f1 = precision_and_f1(predicted, true, average)
         found |= {f"precision_{average}": precision, f"f1_{average}": f1}
     return found
-
-
-def rating_word(answer: str) -> Rating | None:
-    """The word, if the answer is nothing but one."""
-    word = answer.strip(" \t\r\n.,;:!'\"`*[]()").lower()
-    return Rating(word) if word in set(Rating) else None
 
 
 def _rows(path: Path) -> list[dict]:

@@ -47,7 +47,7 @@ from training.nano.fit_quality_regressor import (
     held_out_opinions,
     regression_data,
 )
-from training.progress import bar
+from training.parallel import progress_bar
 
 DONE_FILE = "align.json"
 FEATURES_FOLDER = "state-features"  # by this name it is no part of what was made
@@ -98,7 +98,7 @@ def align(
     trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
     state = out / "state"
     start = trainer.restore(state)
-    with bar(None, "align", total=config.epochs, start=start) as progress:
+    with progress_bar(None, "align", total=config.epochs, start=start) as progress:
         for epoch in range(start, config.epochs):
             loss = trainer.epoch(places, epoch)
             replace_folder(state, trainer.save)

@@ -21,7 +21,7 @@ from m3agiqa.samples import Sample
 from training.data.auxiliary_data import captioned, prompted
 from training.data.distortions import damage, depicts_prompt, jitter
 from training.data.variants import image_hash
-from training.progress import bar
+from training.parallel import progress_bar
 from training.stages.curriculum import CAPTION_FROM
 
 VIEWS_PER_FILE = 512  # views whose features are kept in one file; as many are lost at most when interrupted
@@ -69,7 +69,7 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
     files = [image_hash(view.image) for view in shown]
     stamp_or_empty(folder, list(zip(shown, files, strict=True)), backbone.revision)
     parts = []
-    with bar(None, "look", total=len(shown)) as progress:
+    with progress_bar(None, "look", total=len(shown)) as progress:
         for start in range(0, len(shown), VIEWS_PER_FILE):
             shard = shown[start : start + VIEWS_PER_FILE]
             path = folder / f"{start:06}.safetensors"

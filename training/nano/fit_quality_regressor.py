@@ -21,7 +21,7 @@ from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.nss_features import BRISQUE
 from m3agiqa.backbones.nano.quality_regressor import JUDGED, LANDMARKS, Opinions, Scaling, kernel
 from m3agiqa.samples import Sample
-from training.evaluation.leave_source_out import within_source
+from training.stages.leave_source_out import within_source
 
 LOOK_PENALTY, STAGE_PENALTY = 0.3, 0.5  # of ridge and kernel ridge, in mean squared lengths of a row
 BRISQUE_SHARES = {Aspect.QUALITY: 0.25, Aspect.AUTHENTICITY: 0.5}  # beside 1 for each of the other readers

@@ -26,11 +26,11 @@ from m3agiqa.backbones.nano.prompt_alignment import HEAD, WHOLE, verdict
 from m3agiqa.backbones.nano.quality_regressor import JUDGED
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
-from training.evaluation.leave_source_out import mean_inside
 from training.nano import fit_prompt_alignment, fit_quality_regressor
 from training.nano.feature_cache import cached_features, captioned_views, select_rows, view_of
 from training.nano.fit_quality_regressor import MIN_IMAGES_PER_SOURCE, is_clean
-from training.progress import bar
+from training.parallel import progress_bar
+from training.stages.leave_source_out import mean_inside
 
 PROMPT_FOLDS = 5
 RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
@@ -88,7 +88,7 @@ def evaluate_held_out_groups(
     places = [files[sample.image] for sample in asked]
     with (
         torch.inference_mode(),
-        bar(None, "proxies", total=len(HELD_OUT_GROUPINGS)) as progress,
+        progress_bar(None, "proxies", total=len(HELD_OUT_GROUPINGS)) as progress,
     ):
         found = []
         for grouping in HELD_OUT_GROUPINGS:

@@ -12,8 +12,7 @@ from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
 from m3agiqa.errors import InputError
 from training.data.variants import Variant
-from training.parallel import Shard
-from training.progress import bar
+from training.parallel import Shard, progress_bar
 from training.stages.hidden_cache import Entry, HiddenCache
 from training.stages.identity import backbone_id
 
@@ -42,7 +41,7 @@ def describe(
         return
     identity = backbone_id(backbone, folder, fetch=True)
     speaker, left = load_backbone(backbone, folder), todo(identity)
-    with bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
+    with progress_bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
         for batch in left:
             rows = [(case, aspect) for case in batch for aspect in case.aspects]
             spoken = []

@@ -20,8 +20,7 @@ from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.files import write_atomically
 from training.data.variants import Variant
-from training.parallel import Shard
-from training.progress import bar
+from training.parallel import Shard, progress_bar
 from training.remote.append_log import AppendLog
 from training.remote.client import (
     ChatReply,
@@ -159,7 +158,7 @@ class RemoteDescriptions:
         stop = Event()
         with (
             AppendLog(self.folder / f"answers{part}.jsonl", RemoteAnswer) as log,
-            bar(None, "describe", total=total, start=total - len(todo)) as progress,
+            progress_bar(None, "describe", total=total, start=total - len(todo)) as progress,
         ):
             asking = _Asking(self.config, self.model, server, self._answers(), log, self._sleep or stop.wait)
             run_in_threads(asking.converse, todo, self.config.at_once, stop, progress)

@@ -16,8 +16,7 @@ from threading import Event
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from m3agiqa.tables import on_scale
-from training.progress import bar
+from training.parallel import progress_bar
 from training.remote.append_log import AppendLog
 from training.remote.client import ContentRefused, Sleep, TemporaryError, run_in_threads, with_retries
 from training.remote.teachers import Teacher, descriptions, question
@@ -158,7 +157,7 @@ def distill(
                 failed[sample.id] = f"{teacher.name}: {error}"
                 return
 
-    with journal, bar(None, "distill", total=len(wanted), start=len(wanted) - len(todo)) as progress:
+    with journal, progress_bar(None, "distill", total=len(wanted), start=len(wanted) - len(todo)) as progress:
         run_in_threads(ask, todo, config.concurrency, stop, progress)
     known = journal.descriptions(wanted)
     new = journal.rows[before:]

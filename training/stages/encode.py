@@ -18,8 +18,7 @@ from m3agiqa.backbones.base import Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample
 from training.data.variants import Variant
-from training.parallel import Shard
-from training.progress import bar
+from training.parallel import Shard, progress_bar
 from training.stages.describe import batches_of, picture
 from training.stages.hidden_cache import Entry, HiddenCache
 from training.stages.identity import backbone_id
@@ -86,7 +85,7 @@ def encode(
         return
     identity = backbone_id(backbone, folder, fetch=True)
     reader, left = load_backbone(backbone, folder), todo(identity)
-    with bar(None, "encode", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
+    with progress_bar(None, "encode", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
         for batch in left:
             groups = _by_image(batch)
             requests = [Request(g[0].case.image(), tuple(each.conversation for each in g)) for g in groups]

@@ -31,7 +31,7 @@ from m3agiqa.backbones import backbone_class
 from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
 from m3agiqa.errors import InputError
 from m3agiqa.files import latest_folder, replace_folder
-from training.progress import bar
+from training.parallel import progress_bar
 from training.stages.curriculum import Lesson
 
 STATE = "state"
@@ -157,7 +157,7 @@ def teach(
     trainer = _Trainer(accelerator, backbone, len(groups), config)
     out.mkdir(parents=True, exist_ok=True)
     start = trainer.restore(state)
-    with tqdm(disable=True) if not main else bar(None, "finetune", len(groups), start) as progress:
+    with tqdm(disable=True) if not main else progress_bar(None, "finetune", len(groups), start) as progress:
         for step in range(start, len(groups)):
             loss = trainer.step(step, groups[step], batches)
             progress.update()

@@ -21,7 +21,7 @@ from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
 from m3agiqa.predictor.extractors import Extractor
 from m3agiqa.predictor.model import Pooling, Predictor, PredictorConfig, Projection
-from training.progress import bar
+from training.parallel import progress_bar
 from training.stages.fit_data import Target
 from training.stages.losses import LossConfig, agreement_loss, hinge
 
@@ -122,7 +122,7 @@ def fit(
     parts = {"predictor": predictor, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     best = _Best(predictor.state_dict())
     done = _restore(state, parts, best, device)
-    with bar(None, label, total=config.epochs * steps, start=done * steps) as progress:
+    with progress_bar(None, label, total=config.epochs * steps, start=done * steps) as progress:
         for epoch in range(done, config.epochs):
             if config.patience and epoch - best.epoch > config.patience:
                 break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,22 +12,20 @@ from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.registry import METRICS, Agreement, Compared, Comparison
 from m3agiqa.metrics import plcc, rmse, srcc
 from training.data.variants import own_variants
+from training.run import RunFolder
 from training.stages.describe import describe
 from training.stages.fit import predict
 from training.stages.fit_data import targets
 from training.stages.identity import backbone_id
 
-if TYPE_CHECKING:
-    from training.run import Run
 
-
-def compare(run: Run) -> Comparison:
+def compare(run: RunFolder) -> Comparison:
     """Both models on the run's test split, in points of its scale.
 
     What the model before says is spoken first where its backbone is another one than the run's. Raises
     WeightsError where it is damaged.
     """
-    card = read_card(run.before)
+    card = read_card(run.baseline)
     scored = run.annotated.scored if run.annotated else {}
     rows = []
     for aspect in run.aspects:
@@ -80,15 +77,15 @@ def as_text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _predicted_before(run: Run, card: Card, aspect: Aspect) -> dict[str, float] | None:
+def _predicted_before(run: RunFolder, card: Card, aspect: Aspect) -> dict[str, float] | None:
     """What the model before predicts of the test images, by id; None where it does not judge the aspect."""
     if aspect not in card.predictors:
         return None
     scored = [sample for sample in run.samples if sample.split == "test" and aspect in sample.mos]
     cases = own_variants(scored, [aspect])
-    describe(cases, card.backbone, run.before, run.cache)
-    found = targets(cases, run.cache, backbone_id(card.backbone, run.before), aspect, run.scale)
-    predictor = load_predictor(run.before, aspect, card.predictors[aspect])
+    describe(cases, card.backbone, run.baseline, run.cache)
+    found = targets(cases, run.cache, backbone_id(card.backbone, run.baseline), aspect, run.scale)
+    predictor = load_predictor(run.baseline, aspect, card.predictors[aspect])
     raw, scale = predict(predictor, [target.states for target in found]), card.scales[aspect]
     moved = [run.scale.from_unit(scale.to_unit(value)) for value in raw]
     return {target.sample.id: value for target, value in zip(found, moved, strict=True)}

@@ -7,7 +7,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -19,18 +19,16 @@ from training.data import fingerprint
 from training.evaluation.evaluate import evaluate, prediction_table, summary
 from training.evaluation.report import write_report
 from training.evaluation.report.before_after import compare
+from training.run import RunFolder
 from training.stages.fit_data import told_targets
 
-if TYPE_CHECKING:
-    from training.run import Run
 
-
-def write_outcome(run: Run) -> dict[str, Any]:
+def write_outcome(run: RunFolder) -> dict[str, Any]:
     """Write report.html, metrics.json and tables into the run's `report`, unless they are of what there is.
 
     With annotations also the comparison with the model before. Returns the summary by aspect.
     """
-    out = run.folder / "report"
+    out = run.report_folder
     if is_written(run):
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["summary"]
     tables = [
@@ -53,21 +51,21 @@ def write_outcome(run: Run) -> dict[str, Any]:
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["summary"]
 
 
-def is_written(run: Run) -> bool:
+def is_written(run: RunFolder) -> bool:
     """Whether the report is of the predictors that there are now. Raises InputError if one is not fitted."""
-    path = run.folder / "report" / "made_from.txt"
+    path = run.report_folder / "made_from.txt"
     return path.exists() and path.read_text() == _made_from(run)
 
 
-def _made_from(run: Run) -> str:
+def _made_from(run: RunFolder) -> str:
     shown = run.config.name, run.config.version, run.config.encode
-    made_from = [shown, run.fitted_from, [run.facts(name, seed) for name, seed in run.fits()]]
+    made_from = [shown, run.fitted_from, [run.fit_facts(name, seed) for name, seed in run.fits()]]
     if run.annotated is not None:
-        made_from.append((run.version, sha256(run.before / CARD_FILE)))
+        made_from.append((run.version, sha256(run.baseline / CARD_FILE)))
     return repr(made_from)
 
 
-def _over_seeds(run: Run, aspect: Aspect) -> dict[str, Any]:
+def _over_seeds(run: RunFolder, aspect: Aspect) -> dict[str, Any]:
     """SRCC and PLCC of every seed's predictor on the test split, their mean and spread."""
     if len(run.config.seeds) == 1:
         return {}
@@ -84,20 +82,22 @@ def _over_seeds(run: Run, aspect: Aspect) -> dict[str, Any]:
     return found
 
 
-def _with_given(run: Run) -> dict[str, dict[str, dict]] | None:
+def _with_given(run: RunFolder) -> dict[str, dict[str, dict]] | None:
     """The same predictors on the data's own descriptions, where these were encoded."""
     if not run.config.encode:
         return None
     found = {}
     for aspect in run.aspects:
         about = [each for each in run.given if each.conversation.aspect is aspect]
-        told = told_targets([each for each in about if aspect in each.case.sample.mos], run.cache, run.reader)
+        told = told_targets(
+            [each for each in about if aspect in each.case.sample.mos], run.cache, run.backbone_identity
+        )
         if len(told) > 2:
             found[str(aspect)] = evaluate(run.best(aspect), told, run.scale)
     return {"reading the data's own descriptions": found} if found else None
 
 
-def _provenance(run: Run) -> dict[str, str]:
+def _provenance(run: RunFolder) -> dict[str, str]:
     """Facts for a report, by name."""
     config = run.config
     return {
@@ -117,7 +117,7 @@ def _provenance(run: Run) -> dict[str, str]:
     }
 
 
-def _annotations(run: Run) -> dict[str, str]:
+def _annotations(run: RunFolder) -> dict[str, str]:
     if run.annotated is None:
         return {}
     return {"annotations": f"{run.annotated.version}, {len(run.annotated.scored):,} samples scored by people"}
