@@ -16,6 +16,7 @@ from threading import Event
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
+from m3agiqa.tables import on_scale
 from training.parallel import progress_bar
 from training.remote.append_log import AppendLog
 from training.remote.client import ContentRefused, Sleep, TemporaryError, run_in_threads, with_retries
