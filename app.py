@@ -23,9 +23,7 @@ from annotation.ui.context import Studio
 from annotation.ui.data.tab import data_tab
 from annotation.ui.failures.tab import failures_tab
 from annotation.ui.header import page_head
-from annotation.ui.model_banner import follow_model, model_banner
-from annotation.ui.model_loader import ModelLoader, from_registry
-from annotation.ui.models.serving import model_to_serve
+from annotation.ui.model_service import ModelLoader, follow_model, from_registry, model_banner, model_to_serve
 from annotation.ui.models.tab import models_tab
 from m3agiqa.errors import M3AgiqaError
 

@@ -40,18 +40,19 @@ class ImageFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, source: Path | bytes, name: str) -> StoredImage:
+    def add(self, source: Path | bytes, name: str, size: tuple[int, int] | None = None) -> StoredImage:
         """Keep a copy of an image file; once this returns, it is on disk.
 
-        The same content is kept once. Raises InputError for what is no image that can be assessed, and
-        StoreError where it cannot be written.
+        The same content is kept once. `size` (width, height) is that of an image that has been opened
+        already; without it, that is done here. Raises InputError for what is no image that can be assessed,
+        and StoreError where it cannot be written.
         """
         content = source if isinstance(source, bytes) else _read(source)
         if len(content) > MAX_FILE:
             raise InputError(
                 f"The file {name} is larger than {MAX_FILE // 2**20} MB; save it in a smaller format."
             )
-        width, height = open_image(content).size
+        width, height = size or open_image(content).size
         sha256 = hashlib.sha256(content).hexdigest()
         file = f"{sha256[:2]}/{sha256}{_suffix(content)}"
         self._write(file, content)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui.access import Access
-from annotation.ui.model_loader import ModelLoader
-from annotation.ui.waiting_line import WaitingLine
+from annotation.ui.model_service import ModelLoader, WaitingLine
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,12 @@ from tiny_minicpm import write_base  # noqa: E402
 from annotation.settings import Settings  # noqa: E402
 from annotation.ui import zero_gpu  # noqa: E402
 from annotation.ui.assess.runs import Runs  # noqa: E402
-from annotation.ui.model_loader import ModelLoader, from_registry  # noqa: E402
-from annotation.ui.uploads import Upload  # noqa: E402
-from annotation.ui.waiting_line import WaitingLine  # noqa: E402
+from annotation.ui.images import Upload  # noqa: E402
+from annotation.ui.model_service import (  # noqa: E402
+    ModelLoader,
+    WaitingLine,
+    from_registry,
+)
 from m3agiqa import Aspect, Assessor, DescriptionDelta, M3AgiqaError, MosScale, Rating  # noqa: E402
 from m3agiqa.assessor import Event  # noqa: E402
 from m3agiqa.backbones.base import Delta, Request, Spoken  # noqa: E402

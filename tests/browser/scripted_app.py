@@ -24,7 +24,7 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui.access import Access
 from annotation.ui.context import Studio
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event, clean_prompt
 from m3agiqa.checkpoint.card import Card

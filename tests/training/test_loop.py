@@ -23,7 +23,7 @@ from annotation.store import Store
 from annotation.store.corrections import AspectResponse, NewSubmission, save
 from annotation.store.items import add_item
 from annotation.store.log import promote
-from annotation.ui.models.serving import model_to_serve
+from annotation.ui.model_service import model_to_serve
 from m3agiqa import Assessor
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import BACKBONES

@@ -13,7 +13,7 @@ from typing import Any
 from annotation.exchange.importing import ImportReport, import_into
 from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
-from annotation.ui.uploads import Upload
+from annotation.ui.images import Upload
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
 

@@ -66,6 +66,8 @@ class Prefetch:
         with self._changed:
             self._ended.set()
             self._changed.notify_all()
+        self._studio.loader.wake()
+        self._studio.line.wake()
         if self._thread is not None:
             self._thread.join(5)
 

@@ -21,7 +21,7 @@ from annotation.ui.assess.cards import QUESTIONS
 from annotation.ui.context import Studio
 from annotation.ui.correction_form import submissions
 from annotation.ui.correction_form.submissions import Entered, ShownAnswers
-from annotation.ui.pictures import address
+from annotation.ui.images import image_url
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
 
@@ -159,7 +159,7 @@ class Annotating:
         aspects = [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
         return {
             "item": item_id,
-            "image": address(self.studio.store.images, item.image.file),
+            "image": image_url(self.studio.store.images, item.image.file),
             "width": item.image.width,
             "height": item.image.height,
             "prompt": prompt,

@@ -34,7 +34,7 @@ from annotation.ui.context import Studio
 from annotation.ui.correction_form import submissions
 from annotation.ui.correction_form.form import correction_form
 from annotation.ui.correction_form.submissions import Entered
-from annotation.ui.uploads import Upload
+from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -96,7 +96,7 @@ class AssessedImage:
     def keep(self) -> None:
         """Store image and assessment, and put them into the annotation queue. Raises M3AgiqaError."""
         with self._lock:
-            image = self._store.images.add(self.upload.path, self.upload.name)
+            image = self._stored_image()
 
             def record_and_enqueue(session: Session) -> _Record:
                 record = self._recorded(session, image)
@@ -124,7 +124,7 @@ class AssessedImage:
         with self._lock:
             image = None
             if self._record is None:  # assessments are not kept, or that one could not be
-                image = self._store.images.add(self.upload.path, self.upload.name)
+                image = self._stored_image()
 
             def save_and_finish(session: Session) -> tuple[_Record, SavedResponse]:
                 record = self._record or self._recorded(session, image)
@@ -172,6 +172,9 @@ class AssessedImage:
 
             self._store.database.transact(withdraw_and_reopen)
             self._saved[aspect].pop()
+
+    def _stored_image(self) -> StoredImage:
+        return self._store.images.add(self.upload.path, self.upload.name, self.upload.image().size)
 
     def _is_complete(self, session: Session, item_id: int) -> bool:
         """Whether this person has said something of every aspect that was judged."""

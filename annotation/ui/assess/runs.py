@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
-from annotation.ui.model_loader import LoadState, ModelLoader
-from annotation.ui.uploads import Upload
-from annotation.ui.waiting_line import WaitingLine
+from annotation.ui.images import Upload
+from annotation.ui.model_service import LoadState, ModelLoader, Observable, WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, clean_prompt
 from m3agiqa.checkpoint.card import Card
@@ -21,8 +20,7 @@ from m3agiqa.errors import M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)
 
-UPDATE_INTERVAL = 0.1  # seconds between two looks at a run
-CLOCK_INTERVAL = 0.5  # seconds after which the clock moves although nothing else has
+CLOCK_INTERVAL = 0.5  # seconds after which the page's clock moves although nothing else has
 
 
 class Stage(StrEnum):
@@ -58,13 +56,13 @@ class RunState:
         return self.stage in (Stage.FINISHED, Stage.STOPPED, Stage.FAILED)
 
 
-class Run:
+class Run(Observable[RunState]):
     """An assessment in a thread of its own, so that neither page nor network can slow the model."""
 
     def __init__(self, upload: Upload, prompt: str, loader: ModelLoader, line: WaitingLine) -> None:
+        super().__init__(RunState(has_prompt=bool(prompt.strip())))
         self.upload = upload
         self.prompt = prompt
-        self.state = RunState(has_prompt=bool(prompt.strip()))
         self._loader = loader
         self._line = line
         self._stop = threading.Event()
@@ -80,26 +78,13 @@ class Run:
     def stop(self) -> None:
         """End it wherever it is: loading, in the line, or before the model's next token."""
         self._stop.set()
+        self._loader.wake()
+        self._line.wake()
 
     @property
     def seconds(self) -> float:
         """Time since the model took it up, or since the button was pressed while it has not."""
         return (self._ended or time.monotonic()) - self._began
-
-    async def watch(self) -> AsyncIterator[RunState]:
-        """The states as they change, the final one last; never more often than a page needs them.
-
-        It polls instead of blocking a thread: many visitors may wait at once, and Stop must get through.
-        """
-        shown, shown_at = None, 0.0
-        while True:
-            state = self.state
-            if state is not shown or time.monotonic() - shown_at >= CLOCK_INTERVAL:
-                shown, shown_at = state, time.monotonic()
-                yield state
-            if state.over:
-                return
-            await asyncio.sleep(UPDATE_INTERVAL)
 
     def _work(self) -> None:
         try:
@@ -114,18 +99,18 @@ class Run:
             self._update(stage=Stage.FAILED, error=sentence)
 
     def _assess(self) -> None:
-        # First what needs no waiting: bad input is told at once, not at the end of the line.
+        # First what needs no waiting: bad input is reported at once, not at the end of the line.
         prompt = clean_prompt(self.prompt)
-        self.upload.check()
+        self.upload.image()
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
         with self._line.turn(self._stop.is_set, self._in_line):
             self._began = time.monotonic()
             self._update(stage=Stage.ASSESSING, card=assessor.card)
-            for event in assessor.stream(self.upload.path, prompt, stop=self._stop.is_set):
+            for event in assessor.stream(self.upload.image(), prompt, stop=self._stop.is_set):
                 match event:
                     case DescriptionDelta(aspect, text):
-                        said = self.state.descriptions.get(aspect, "") + text
-                        self._update(descriptions={**self.state.descriptions, aspect: said})
+                        description = self.state.descriptions.get(aspect, "") + text
+                        self._update(descriptions={**self.state.descriptions, aspect: description})
                     case AspectResult(aspect):
                         self._update(results={**self.state.results, aspect: event})
                     case Assessment():
@@ -138,12 +123,12 @@ class Run:
         if (self.state.stage, self.state.place) != (Stage.WAITING, place):
             self._update(stage=Stage.WAITING, place=place)
 
-    def _update(self, **changes: object) -> None:
-        """Replace the state as a whole: only this run's thread writes, anyone may read."""
+    def _update(self, **changes: Any) -> None:
+        """Only this run's thread does."""
         state = replace(self.state, **changes)
         if state.over:
             self._ended = time.monotonic()
-        self.state = state
+        self.set_state(state)
 
 
 class Runs:

@@ -13,9 +13,10 @@ from annotation.ui.assess import correct
 from annotation.ui.assess.cards import card, provenance
 from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLES, gallery
-from annotation.ui.assess.runs import Run, Runs, RunState
+from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState
 from annotation.ui.context import Studio
-from annotation.ui.uploads import Upload
+from annotation.ui.images import Upload
+from annotation.ui.model_service import banner_html
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
@@ -53,7 +54,7 @@ class AssessHandlers:
             return
         run = self.runs.begin(visitor, upload, prompt or "")
         try:
-            async for state in run.watch():
+            async for state in run.follow(CLOCK_INTERVAL):
                 yield self.show(state, run.seconds)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
@@ -94,7 +95,7 @@ class AssessHandlers:
             messages.status(state, seconds),
             messages.message(message or (state.error if state else "")),
             provenance(state.assessment if state else None, kept),
-            messages.model_banner(self.studio.loader.state),
+            banner_html(self.studio.loader.state),
             gr.update(interactive=not busy),
             gr.update(visible=busy),
         )
@@ -105,7 +106,7 @@ class AssessHandlers:
         if upload is None:
             return None, messages.message("")
         try:
-            upload.check()
+            upload.image()
         except InputError as error:
             return None, messages.message(str(error))
         return find_prompt(upload.path), messages.message("")

@@ -14,7 +14,7 @@ from annotation.failures.error_table import Agreement, Key, agreements
 from annotation.failures.filters import Place
 from annotation.failures.sources import Opinion
 from annotation.ui.access import Person, Role
-from annotation.ui.previews import preview
+from annotation.ui.images import preview
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 

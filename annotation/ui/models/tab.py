@@ -11,7 +11,13 @@ from annotation.store.log import promoted
 from annotation.ui import messages, theme
 from annotation.ui.access import Role
 from annotation.ui.context import Studio
-from annotation.ui.models.serving import Offer, offers, serve_instead, shown_name
+from annotation.ui.model_service import (
+    ServableModel,
+    banner_html,
+    display_name,
+    promote_model,
+    servable_models,
+)
 from m3agiqa.checkpoint.card import shipped
 from m3agiqa.checkpoint.registry import METRICS, Agreement, Compared, Comparison
 from m3agiqa.errors import M3AgiqaError
@@ -20,7 +26,7 @@ NO_CANDIDATE = (
     "No model has been trained from corrections yet: export the annotations, then run "
     "<code>python -m training run CONFIG --add-annotations EXPORT</code>; the new model appears here."
 )
-IMAGES = {"people": "scored by people", "data": "of the data set"}
+PART_NAMES = {"people": "scored by people", "data": "of the data set"}
 
 # What `show` returns: message, list of models. `promote` adds the model banner.
 Shown = tuple[str, str]
@@ -48,40 +54,40 @@ class ModelsHandlers:
         loader = self.studio.loader
         try:
             person = self.studio.access.require(request, Role.ADMIN)
-            serve_instead(loader, self.studio.store, self.studio.settings, name, person.name)
-            told = ""
+            promote_model(loader, self.studio.store, self.studio.settings, name, person.name)
+            problem = ""
         except M3AgiqaError as error:
-            told = f"{error} {shown_name(loader.name)} stays in service."
+            problem = f"{error} {display_name(loader.name)} stays in service."
         message, listed = self.show(request)
-        return messages.message(told) if told else message, listed, messages.model_banner(loader.state)
+        return messages.message(problem) if problem else message, listed, banner_html(loader.state)
 
     def _list(self, request: gr.Request) -> str:
         studio = self.studio
         may_promote = studio.access.person(request).role.allows(Role.ADMIN)
         with studio.store.database.reading() as session:
             wanted = promoted(session)
-        found = offers(studio.settings, studio.loader)
-        return models_list(found, studio.loader.name, wanted, may_promote)
+        models = servable_models(studio.settings, studio.loader)
+        return models_list(models, studio.loader.name, wanted, may_promote)
 
 
-def models_list(found: list[Offer], served: str, wanted: str | None, may_promote: bool) -> str:
+def models_list(models: list[ServableModel], served: str, wanted: str | None, may_promote: bool) -> str:
     """All models as HTML; `served` judges now, `wanted` is the one that was promoted last."""
     lines = []
     if wanted is not None and wanted != served:
-        lost, instead = escape(shown_name(wanted)), escape(shown_name(served))
+        lost, instead = escape(display_name(wanted)), escape(display_name(served))
         lines.append(
             f'<p class="model-note" role="status"><b>{lost}</b> was promoted, but could not be '
             f"served when this server started; <b>{instead}</b> judges instead.</p>"
         )
-    if not any(offer.registered_at for offer in found):
+    if not any(model.registered_at for model in models):
         lines.append(f'<p class="model-note">{NO_CANDIDATE}</p>')
-    cards = "".join(_card(offer, offer.name == served, may_promote) for offer in found)
+    cards = "".join(_card(model, model.name == served, may_promote) for model in models)
     return f'{"".join(lines)}<div class="models">{cards}</div>'
 
 
-def _card(offer: Offer, is_served: bool, may_promote: bool) -> str:
-    name, title = escape(shown_name(offer.name), quote=True), escape(offer.title)
-    learned_from = f"<p>Learned from {escape(offer.card.learned_from)}.</p>" if offer.card else ""
+def _card(model: ServableModel, is_served: bool, may_promote: bool) -> str:
+    name, title = escape(display_name(model.name), quote=True), escape(model.title)
+    learned_from = f"<p>Learned from {escape(model.card.learned_from)}.</p>" if model.card else ""
     if is_served:
         action = '<span class="in-service">In service</span>'
     elif may_promote:
@@ -91,16 +97,16 @@ def _card(offer: Offer, is_served: bool, may_promote: bool) -> str:
         )
     else:
         action = ""
-    if offer.registered_at:
-        origin = f"Registered {offer.registered_at:%Y-%m-%d %H:%M} UTC as {name}"
+    if model.registered_at:
+        origin = f"Registered {model.registered_at:%Y-%m-%d %H:%M} UTC as {name}"
     else:
-        origin = "Shipped" if offer.name in shipped() else f"Set by M3AGIQA_MODEL: {name}"
+        origin = "Shipped" if model.name in shipped() else f"Set by M3AGIQA_MODEL: {name}"
     return (
         f'<article class="model{" served" if is_served else ""}" data-model="{name}">'
         f"<header><h3>{title}</h3>{action}</header>"
         f"{learned_from}"
         f'<p class="origin">{origin}</p>'
-        f"{comparison_table(offer.comparison) if offer.comparison else ''}"
+        f"{comparison_table(model.comparison) if model.comparison else ''}"
         f"</article>"
     )
 
@@ -119,7 +125,7 @@ def comparison_table(comparison: Comparison) -> str:
 
 def _row(row: Compared) -> str:
     cells = "".join(_cell(metric, row.before, row.after) for metric in METRICS)
-    name = f"{row.aspect.capitalize()}, {IMAGES.get(row.part, escape(row.part))}"
+    name = f"{row.aspect.capitalize()}, {PART_NAMES.get(row.part, escape(row.part))}"
     return f'<tr><th scope="row">{name}</th><td>{row.n:,}</td>{cells}</tr>'
 
 
@@ -127,8 +133,8 @@ def _cell(metric: str, before: Agreement | None, after: Agreement) -> str:
     new = getattr(after, metric)
     old = math.nan if before is None else getattr(before, metric)
     verdict = _verdict(metric, old, new)
-    heard = f' <span class="visually-hidden">{verdict}</span>' if verdict else ""
-    return f'<td class="{verdict}">{_number(metric, old)} → <b>{_number(metric, new)}</b>{heard}</td>'
+    spoken = f' <span class="visually-hidden">{verdict}</span>' if verdict else ""
+    return f'<td class="{verdict}">{_number(metric, old)} → <b>{_number(metric, new)}</b>{spoken}</td>'
 
 
 def _verdict(metric: str, old: float, new: float) -> str:

@@ -16,7 +16,7 @@ from annotation.store.models import Item, QueueEntry
 from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.annotate.tab import ImportHandlers
 from annotation.ui.context import Studio
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_service import ModelLoader
 
 REQUEST = SimpleNamespace(username=None)
 NO_NUMBERS = (0, None, 1.5, "many", "2", [3], {}, float("nan"), 10**9)

@@ -28,7 +28,7 @@ from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.annotate.api import AnnotationApi
 from annotation.ui.annotate.work import Annotating
 from annotation.ui.context import Studio
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError, WeightsError
 

@@ -15,7 +15,7 @@ from annotation.store.models import Assessment, QueueEntry
 from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLES
 from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers
-from annotation.ui.uploads import Upload
+from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.image_metadata import EmbeddedPrompt
 

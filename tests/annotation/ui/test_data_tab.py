@@ -24,7 +24,7 @@ from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import KEPT, ExportVersions
 from annotation.ui.data.tab import DataHandlers, means_csv
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 

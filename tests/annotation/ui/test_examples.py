@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from annotation.ui.assess.draw_examples import PICTURES
+import runpy
+from pathlib import Path
+
 from annotation.ui.assess.examples import EXAMPLES, FOLDER, gallery
 from m3agiqa.images import open_image
 
 
 def test_every_example_is_drawn_by_the_project_and_can_be_read():
-    assert {path.name for path in FOLDER.iterdir()} == set(PICTURES) == {e.image for e in EXAMPLES}
+    drawn = runpy.run_path(str(Path(__file__).parents[3] / "tools/draw_examples.py"))["PICTURES"]
+    assert {path.name for path in FOLDER.iterdir()} == set(drawn) == {e.image for e in EXAMPLES}
     for example in EXAMPLES:
         assert open_image(example.path).size == (640, 640)
 

@@ -24,7 +24,7 @@ from annotation.store.models import QueueEntry
 from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
 from annotation.ui.context import Studio
 from annotation.ui.failures.tab import NO_SCORES, NOTHING, FailuresHandlers, failures_tab
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
 
 OF_RUN = {"data": "run:ffffffffffff", "model": "run:one/report/predictions.csv"}

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from annotation.ui import messages
 from annotation.ui.assess.runs import RunState, Stage
-from annotation.ui.model_loader import LoadState
+from annotation.ui.model_service import LoadState, banner_html
 from m3agiqa.errors import WeightsError
 
 
@@ -27,19 +27,17 @@ def test_status_shows_loading_and_the_time():
 
 
 def test_banner_follows_the_load():
-    assert "value=" not in messages.model_banner(LoadState("Loading the language model", 0.0))
-    assert 'value="0.400"' in messages.model_banner(LoadState("Downloading weights", 0.4))
-    failed = messages.model_banner(LoadState(error=WeightsError("The file <x> is missing.")))
+    assert "value=" not in banner_html(LoadState("Loading the language model", 0.0))
+    assert 'value="0.400"' in banner_html(LoadState("Downloading weights", 0.4))
+    failed = banner_html(LoadState(error=WeightsError("The file <x> is missing.")))
     assert 'role="alert"' in failed
     assert "The file &lt;x&gt; is missing. Assessing an image tries it again." in failed
     card = SimpleNamespace(title="nano 1.0", learned_from="an LLM's scores")
-    ready = messages.model_banner(LoadState(assessor=SimpleNamespace(card=card)))
+    ready = banner_html(LoadState(assessor=SimpleNamespace(card=card)))
     assert "nano 1.0" in ready
     assert "Learned from an LLM&#x27;s scores." in ready
     assert "alert" not in ready
-    instead = messages.model_banner(
-        LoadState(assessor=SimpleNamespace(card=card), notice="<x> is too large.")
-    )
+    instead = banner_html(LoadState(assessor=SimpleNamespace(card=card), notice="<x> is too large."))
     assert instead.startswith(ready) and "&lt;x&gt; is too large." in instead and 'role="alert"' in instead
 
 

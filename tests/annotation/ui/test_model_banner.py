@@ -9,7 +9,7 @@ import gradio as gr
 
 import app
 from annotation.ui.context import Studio
-from annotation.ui.model_loader import ModelLoader
+from annotation.ui.model_service import ModelLoader
 
 
 def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio) -> None:

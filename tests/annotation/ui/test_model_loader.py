@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from annotation.settings import Settings
-from annotation.ui.model_loader import ModelLoader, from_registry
+from annotation.ui.model_service import ModelLoader, from_registry
 from m3agiqa import Assessor
 from m3agiqa.errors import InputError, Stopped, TooLittleMemory, WeightsError
 

@@ -18,8 +18,7 @@ from annotation.store.log import promote, promoted
 from annotation.store.models import AuditEntry
 from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.context import Studio
-from annotation.ui.model_loader import ModelLoader
-from annotation.ui.models.serving import Offer, model_to_serve, offers
+from annotation.ui.model_service import ModelLoader, ServableModel, model_to_serve, servable_models
 from annotation.ui.models.tab import ModelsHandlers, models_list
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card, write_card
@@ -176,7 +175,7 @@ def test_the_promoted_model_is_served_after_a_restart_as_long_as_it_is_there(
     assert loader.state.notice.startswith(
         f"{candidate} was promoted, but cannot be served. There is no model"
     )
-    listed = models_list(offers(settings, loader), "nano", candidate, may_promote=True)
+    listed = models_list(servable_models(settings, loader), "nano", candidate, may_promote=True)
     assert f"<b>{candidate}</b> was promoted, but could not be served" in listed
 
 
@@ -204,13 +203,13 @@ def test_the_settings_model_can_be_gone_back_to_though_it_comes_from_elsewhere(
 
 
 def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, candidate: str) -> None:
-    listed = models_list(offers(settings, ModelLoader("nano")), "nano", None, may_promote=False)
+    listed = models_list(servable_models(settings, ModelLoader("nano")), "nano", None, may_promote=False)
     assert "&lt;people&gt;" in listed and "<people>" not in listed
     assert "Quality, scored by people" in listed and "Quality, of the data set" in listed
     assert '<td class="better">0.400 → <b>0.700</b>' in listed
     assert '<td class="better">−0.800 → <b>+0.100</b>' in listed, "nearer to no error"
     assert '<td class="">– → <b>–</b></td>' in listed
-    hostile = Offer('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
+    hostile = ServableModel('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
     assert "<script>" not in models_list([hostile], "nano", "<i>", may_promote=True)
     assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from annotation.ui.assess.runs import Run, Runs, Stage
-from annotation.ui.model_loader import ModelLoader
-from annotation.ui.uploads import Upload
-from annotation.ui.waiting_line import WaitingLine
+from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, Stage
+from annotation.ui.images import Upload
+from annotation.ui.model_service import ModelLoader, WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import WeightsError
 
@@ -20,7 +19,7 @@ def finish(run: Run) -> list:
     """All states that a page would have seen."""
 
     async def collect() -> list:
-        return [state async for state in run.watch()]
+        return [state async for state in run.follow(CLOCK_INTERVAL)]
 
     return asyncio.run(asyncio.wait_for(collect(), 10))
 
@@ -212,7 +211,7 @@ def test_the_page_is_told_the_time_even_when_nothing_else_happens(loader, assess
     wait_for_text(run)
 
     async def two() -> list:
-        watch = run.watch()
+        watch = run.follow(CLOCK_INTERVAL)
         return [await anext(watch), await anext(watch)]
 
     first, second = asyncio.run(asyncio.wait_for(two(), 5))

@@ -1,4 +1,4 @@
-"""Draws the example images of the Assess tab: `python -m annotation.ui.assess.draw_examples`.
+"""Draws the example images of the Assess tab: `python -m tools.draw_examples`.
 
 All of them are computed here, so that they are the project's own and nobody else's pictures are needed.
 """

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from annotation.ui.waiting_line import WaitingLine
+from annotation.ui.model_service import WaitingLine
 from m3agiqa.errors import Stopped
 
 
@@ -95,6 +95,7 @@ def test_stopping_leaves_the_line_and_lets_the_next_one_move_up():
         thread.start()
         wait_until(lambda: len(line) == 2)
         stopped.set()
+        line.wake()
         thread.join(5)
         assert len(raised) == 1
         assert len(line) == 1

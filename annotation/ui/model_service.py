@@ -1,0 +1,398 @@
+"""The one model that judges here: loading it, taking turns at it, and the choice of another one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import gradio as gr
+
+from annotation.settings import Settings, as_variables
+from annotation.store import Store
+from annotation.store.log import promote, promoted
+from annotation.ui import zero_gpu
+from m3agiqa.assessor import Assessor
+from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
+from m3agiqa.checkpoint.registry import Comparison, candidates, registered
+from m3agiqa.download.pypi import Progress
+from m3agiqa.errors import InputError, M3AgiqaError, Stopped, TooLittleMemory, WeightsError
+
+log = logging.getLogger(__name__)
+
+UPDATE_INTERVAL = 0.1  # seconds between two updates of a page
+
+# --- states that pages follow ------------------------------------------------------------------
+
+
+class _State(Protocol):
+    @property
+    def over(self) -> bool: ...
+
+
+State = TypeVar("State", bound=_State)
+
+
+class Observable(Generic[State]):
+    """A state that a thread replaces as a whole, and that threads and pages can wait for."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._changed = threading.Condition()
+        self._followers: set[Callable[[], None]] = set()
+
+    def set_state(self, state: State) -> None:
+        with self._changed:
+            self.state = state
+            self._changed.notify_all()
+            for wake in self._followers:
+                wake()
+
+    async def follow(self, heartbeat: float | None = None) -> AsyncIterator[State]:
+        """The states as they change, the final one last; the same one again after `heartbeat` seconds.
+
+        No thread is blocked meanwhile, as many visitors may wait at once and Stop must get through.
+        """
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(changed.set)
+
+        with self._changed:
+            self._followers.add(wake)
+        try:
+            while True:
+                changed.clear()
+                state, shown_at = self.state, loop.time()
+                yield state
+                if state.over:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), heartbeat)
+                if not self.state.over:
+                    await asyncio.sleep(shown_at + UPDATE_INTERVAL - loop.time())
+        finally:
+            with self._changed:
+                self._followers.discard(wake)
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """How far loading is; exactly one of `assessor` and `error` is set once it has ended."""
+
+    message: str = "Starting"
+    fraction: float = 0.0
+    assessor: Assessor | None = None
+    error: M3AgiqaError | None = None
+    notice: str = ""
+    """Why it is not the model that was to be served."""
+
+    @property
+    def over(self) -> bool:
+        return self.assessor is not None or self.error is not None
+
+    @property
+    def progress(self) -> str:
+        return f"{self.message}, {self.fraction:.0%}" if self.fraction else self.message
+
+
+def from_registry(settings: Settings) -> Callable[[str, Progress], Assessor]:
+    """Loads a registered model by its name there, and any other by name or path, placed as settings say."""
+
+    def load(name: str, progress: Progress) -> Assessor:
+        try:
+            with zero_gpu.loading():
+                assessor = Assessor.from_pretrained(
+                    registered(name, settings.models) or name,
+                    progress,
+                    quantize=settings.quantize,
+                    device=settings.device,
+                    revision=settings.revision if name == settings.model else None,
+                )
+        except M3AgiqaError as error:
+            raise type(error)(as_variables(str(error)) + _advice(error, name, settings)) from error
+        return zero_gpu.on_demand(assessor, settings.device)
+
+    return load
+
+
+def _advice(error: M3AgiqaError, name: str, settings: Settings) -> str:
+    """What whoever runs the server may do, beside what the error says."""
+    advice = ""
+    if isinstance(error, TooLittleMemory) and "SPACE_ID" in os.environ:
+        advice += " In this Space's Settings, larger hardware can be chosen, ZeroGPU among it."
+    if name == settings.model != Settings.model:
+        advice += f" Without M3AGIQA_MODEL, {Settings.model} judges here."
+    return advice
+
+
+class ModelLoader(Observable[LoadState]):
+    """Loads one model at most once at a time; a failed load can be started again."""
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[str, Progress], Assessor] = Assessor.from_pretrained,
+        instead: str | None = None,
+    ) -> None:
+        """`instead`: the model to serve if this one, which was promoted, cannot be loaded."""
+        super().__init__(LoadState())
+        self.name = name
+        self._load = load
+        self._instead = instead
+        self._thread: threading.Thread | None = None
+        """Whose model is wanted."""
+        self._switching = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to load in a background thread, unless that has happened already."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
+                self._thread.start()
+
+    def switch(self, name: str, confirm: Callable[[], None] = lambda: None) -> None:
+        """Load another model in the calling thread and serve it from then on.
+
+        Whoever has the old one finishes with it. `confirm` is called when the new one is loaded and not yet
+        served; if that or the loading fails, the error is raised and the old one stays in service.
+        """
+        with self._switching:
+            assessor = self._loaded(name, lambda message, fraction: None)
+            confirm()
+            with self._changed:
+                self._thread = threading.current_thread()  # what another one is still loading is not wanted
+                self._set_if_wanted(LoadState("Ready", 1.0, assessor=assessor), name)
+
+    def retry(self) -> None:
+        """Begin anew if loading has failed, e.g. because the network was away."""
+        with self._changed:
+            if self.state.error is not None:
+                self.set_state(LoadState())
+                self._thread = None
+        self.start()
+
+    def wait(self, stop: Callable[[], bool], report: Callable[[LoadState], None]) -> Assessor:
+        """The loaded model. Raises what loading raised, and Stopped once `stop` answers True; see `wake`."""
+        self.retry()
+        with self._changed:
+            while not (state := self.state).over:
+                if stop():
+                    raise Stopped("Stopped while the model was loading.")
+                report(state)
+                self._changed.wait()
+        if state.error is not None:
+            raise state.error
+        assert state.assessor is not None
+        return state.assessor
+
+    def wake(self) -> None:
+        """Have everybody who waits ask their `stop` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        def progress(message: str, fraction: float) -> None:
+            self._set_if_wanted(replace(self.state, message=message, fraction=fraction))
+
+        notice = ""
+        for name in dict.fromkeys((self.name, self._instead or self.name)):
+            try:
+                state = LoadState("Ready", 1.0, assessor=self._loaded(name, progress), notice=notice)
+                break
+            except M3AgiqaError as error:
+                log.warning("The model %s cannot be loaded: %s", name, error)
+                state = LoadState(error=error, notice=notice)
+                notice = f"{Path(name).name} was promoted, but cannot be served. {error}"
+        self._set_if_wanted(state, name if state.assessor else None)
+
+    def _set_if_wanted(self, state: LoadState, name: str | None = None) -> None:
+        with self._changed:
+            if self._thread is threading.current_thread():
+                self.name = name or self.name
+                self.set_state(state)
+
+    def _loaded(self, name: str, progress: Progress) -> Assessor:
+        """Raises M3AgiqaError, whatever went wrong: a page that waits for ever would hide it."""
+        try:
+            return self._load(name, progress)
+        except M3AgiqaError:
+            raise
+        except Exception as error:
+            log.exception("Loading the model %s failed", name)
+            raise WeightsError(f"The model {name} could not be loaded; the app's log says why.") from error
+
+
+# --- turns -------------------------------------------------------------------------------------
+
+
+class WaitingLine:
+    """First come, first served: visitors take turns at the model; whoever stops waiting leaves the line."""
+
+    def __init__(self) -> None:
+        self._tickets: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, stop: Callable[[], bool], on_place: Callable[[int], None]) -> Iterator[None]:
+        """Wait until it is one's turn and keep it for the `with` block.
+
+        `on_place` hears the place in the line (2 is next) while waiting, whenever it may have changed.
+        Raises Stopped once `stop` answers True; it is asked when the line changes, and after `wake`.
+        """
+        ticket = object()
+        with self._changed:
+            self._tickets.append(ticket)
+        try:
+            self._wait(ticket, stop, on_place)
+            yield
+        finally:
+            with self._changed:
+                self._tickets.remove(ticket)
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Have everybody who waits ask their `stop` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def _wait(self, ticket: object, stop: Callable[[], bool], on_place: Callable[[int], None]) -> None:
+        with self._changed:
+            while True:
+                if stop():
+                    raise Stopped("Stopped while waiting.")
+                place = self._tickets.index(ticket) + 1
+                if place == 1:
+                    return
+                on_place(place)
+                self._changed.wait()
+
+
+# --- which model -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ServableModel:
+    """A model that may be put into service."""
+
+    name: str
+    """In the registry, or what M3AGIQA_MODEL may be set to."""
+    card: Card | None
+    """None if the model has to be loaded before it is known."""
+    registered_at: datetime | None = None
+    """None for those that were not registered here."""
+    comparison: Comparison | None = None
+
+    @property
+    def title(self) -> str:
+        return self.card.title if self.card else display_name(self.name)
+
+
+def model_to_serve(store: Store, settings: Settings) -> str:
+    """The model that was promoted last, or the settings' where there is none. Raises StoreError."""
+    with store.database.reading() as session:
+        return promoted(session) or settings.model
+
+
+def servable_models(settings: Settings, loader: ModelLoader) -> list[ServableModel]:
+    """Registered models, the newest first, then that of the settings and those that are shipped."""
+    models = [
+        ServableModel(each.name, each.card, each.registered_at, each.comparison)
+        for each in candidates(settings.models)
+    ]
+    listed = {model.name for model in models}
+    others = dict.fromkeys((settings.model, *shipped()))
+    return models + [ServableModel(name, _card(name, loader)) for name in others if name not in listed]
+
+
+def _card(name: str, loader: ModelLoader) -> Card | None:
+    """A model's card, if it can be had without a download."""
+    folder = local_checkpoint(name)
+    if folder is not None:
+        try:
+            return read_card(folder, verify=False)
+        except WeightsError:
+            return None  # what is wrong will be said when it is loaded
+    served = loader.state.assessor
+    return served.card if served is not None and loader.name == name else None
+
+
+def display_name(name: str) -> str:
+    """A model's name as pages have it: of a path on the server they know the last part only."""
+    last = Path(name).name
+    return name if name == last else f"…/{last}"
+
+
+def promote_model(loader: ModelLoader, store: Store, settings: Settings, name: str, annotator: str) -> None:
+    """Load the model of this display name, store the decision, and only then serve the model.
+
+    If any of that fails, M3AgiqaError is raised and everything stays as it was.
+    """
+    names = [model.name for model in servable_models(settings, loader)]
+    chosen = next((known for known in names if display_name(known) == name), None)
+    if chosen is None:
+        raise InputError("This model is no longer registered; choose another.")
+
+    def decide() -> None:
+        store.database.transact(lambda session: promote(session, chosen, annotator))
+
+    loader.switch(chosen, decide)
+
+
+# --- the line on top of the page ---------------------------------------------------------------
+
+
+def banner_html(load: LoadState) -> str:
+    """How loading goes; in the end which model judges and what it learned from, or why there is none."""
+    notice = f'<p class="banner failed" role="alert">{escape(load.notice)}</p>' if load.notice else ""
+    if load.error is not None:
+        failure = escape(f"{load.error} Assessing an image tries it again.")
+        return f'{notice}<p class="banner failed" role="alert">{failure}</p>'
+    if load.assessor is not None:
+        card = load.assessor.card
+        learned_from = f"Learned from {escape(card.learned_from)}."
+        return f'<p class="banner">Model <b>{escape(card.title)}</b>. {learned_from}</p>{notice}'
+    value = f' value="{load.fraction:.3f}"' if load.fraction else ""  # without a value the bar wanders
+    return (
+        f'<div class="banner loading"><label for="loading">{escape(load.progress)}</label>'
+        f'<progress id="loading" max="1"{value}></progress></div>'
+    )
+
+
+def model_banner(loader: ModelLoader) -> gr.HTML:
+    """Build the line."""
+    return gr.HTML(banner_html(loader.state), elem_id="model")
+
+
+def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Sequence[gr.Tab]) -> None:
+    """Let the line follow the model whenever the page or a tab is opened; loading starts, if need be."""
+
+    async def follow() -> AsyncIterator[str]:
+        loader.start()
+        async for state in loader.follow():
+            yield banner_html(state)
+
+    gr.on(
+        [demo.load, *(tab.select for tab in tabs)],
+        follow,
+        outputs=banner,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
