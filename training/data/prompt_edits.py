@@ -4,78 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Literal
 
 from m3agiqa.aspects import MosScale
-from m3agiqa.backbones.nano.text import NUMBERS
+from m3agiqa.backbones.nano.text import IRREGULAR_FORMS, NUMBERS, read_lexicon, read_words
 from m3agiqa.samples import Sample
 
 Attribute = Literal["colour", "number", "object", "place"]
 PROMPT_ATTRIBUTES: tuple[Attribute, ...] = ("colour", "number", "object", "place")
 
-COLOUR_WORDS = frozenset(
-    {"red", "blue", "green", "yellow", "purple", "orange", "pink", "brown", "black", "white"}
-)
+LEXICONS = Path(__file__).with_name("lexicons")
+COLOUR_WORDS = read_words(LEXICONS / "colours.txt")
 """What a colour is changed into."""
-OTHER_COLOURS = frozenset({"gold", "silver", "grey", "gray"})
+OTHER_COLOURS = read_words(LEXICONS / "other_colours.txt")
 COUNT_WORDS = frozenset(NUMBERS[1:8])
-OBJECT_KINDS = tuple(
-    frozenset(words.split())
-    for words in (
-        "dog cat bird horse elephant bear lion tiger zebra giraffe rabbit sheep cow panda octopus owl fish "
-        "monkey mouse wolf penguin kitten duck raccoon butterfly snake frog",
-        "car bus train boat bicycle motorcycle airplane truck ship surfboard skateboard rocket submarine",
-        "pizza sandwich banana apple hamburger cake bread orange coffee donut egg carrot broccoli",
-        "chair couch bench table bed refrigerator microwave oven toilet desk lamp",
-        "umbrella clock vase book laptop suitcase backpack bottle cup knife hat guitar piano keyboard sign "
-        "mirror toothbrush",
-        "man woman girl boy baby robot ogre knight astronaut athlete physician student child",
-        "church castle house skyscraper tower temple bridge storefront barn",
-    )
-)
-"""Things of one kind, which may stand for each other in a sentence."""
-PLACE_WORDS = frozenset(
-    {"forest", "beach", "city", "street", "mountain", "desert", "ocean", "lake", "river", "field", "garden"}
-    | {"library", "classroom", "laboratory", "kitchen", "office", "nightclub", "jungle", "park", "campus"}
-    | {"station"}
-)
-LOOKALIKE_PAIRS = (
-    {"man", "knight"},
-    {"man", "astronaut"},
-    {"man", "athlete"},
-    {"man", "physician"},
-    {"woman", "athlete"},
-    {"woman", "physician"},
-    {"woman", "girl"},
-    {"man", "boy"},
-    {"boy", "child"},
-    {"girl", "child"},
-    {"baby", "child"},
-    {"student", "child"},
-    {"cat", "kitten"},
-    {"boat", "ship"},
-    {"castle", "tower"},
-    {"skyscraper", "tower"},
-    {"church", "tower"},
-    {"park", "garden"},
-    {"field", "garden"},
-    {"forest", "jungle"},
-    {"city", "street"},
-    {"campus", "park"},
-)
+PLACE_WORDS = read_words(LEXICONS / "places.txt")
+OBJECT_KINDS = tuple(map(frozenset, read_lexicon(LEXICONS / "object_kinds.txt")))
+"""Objects of one kind may stand for each other in a sentence."""
+LOOKALIKE_PAIRS = tuple(map(set, read_lexicon(LEXICONS / "lookalike_pairs.txt")))
 """An image of the one may well show the other."""
-IRREGULAR_PLURALS = {
-    "man": "men",
-    "woman": "women",
-    "child": "children",
-    "mouse": "mice",
-    "knife": "knives",
-    "wolf": "wolves",
-    "sheep": "sheep",
-    "fish": "fish",
-}
-"""Plurals."""
+IRREGULAR_PLURALS = {base: form for form, base in IRREGULAR_FORMS.items()}
 
 CHANGED_WORDS: dict[Attribute, tuple[str, ...]] = {
     "colour": (

@@ -14,30 +14,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from m3agiqa.backbones.nano.text import base_form, content_words, raw_words
+from m3agiqa.backbones.nano.text import base_form, content_words, raw_words, read_words
 from m3agiqa.metrics import srcc
+from training.data.prompt_edits import LEXICONS
 
-PRAISE_WORDS = frozenset(
-    """
-    accurate appealing attractive balanced beautiful believable clean clear coherent consistent convincing
-    correct correctly crisp detailed excellent exactly faithful faithfully fine fully good great harmonious
-    high impressive lifelike natural naturally pleasant pleasing polished precise professional realistic
-    recognizable rich sharp smooth solid strong stunning successful successfully vibrant vivid well
-    """.split()  # noqa: SIM905 - as a text it can be read
-)
-BLAME_WORDS = frozenset(
-    """
-    absent artifact artifacts artificial awkward awkwardly bad blotchy blurred blurry broken cartoonish
-    chaotic cluttered confusing crude deformed dirty distorted dull extra fails fake flat fused garbled
-    grainy harsh illegible implausible impossible incoherent inconsistent incorrect indistinct jagged lack
-    lacking lacks low malformed mangled melted messy misshapen missing muddy murky noisy odd oversaturated
-    overly pixelated plastic poor poorly smeared smudged soft strange unclear uncanny unnatural unnaturally
-    unrealistic unrecognizable unrelated vague warped washed weak weird wrong
-    """.split()  # noqa: SIM905
-)
-NEGATIONS = frozenset(
-    {"no", "not", "never", "without", "hardly", "barely", "nor", "neither", "lack", "lacks", "little"}
-)
+PRAISE_WORDS = read_words(LEXICONS / "praise.txt")
+BLAME_WORDS = read_words(LEXICONS / "blame.txt")
+NEGATIONS = read_words(LEXICONS / "negations.txt")
 NEGATION_REACH = 3  # words after one of them that it turns into their opposite
 LOOP_LENGTH = 4  # words; so many in a row that come LOOP_REPEATS times are a loop
 LOOP_REPEATS = 3

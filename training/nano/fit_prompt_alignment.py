@@ -33,13 +33,14 @@ from m3agiqa.backbones.nano.prompt_alignment import (
     length_class,
     unfitted,
 )
-from m3agiqa.backbones.nano.text import content_words, raw_words
+from m3agiqa.backbones.nano.text import content_words, raw_words, read_words
 from m3agiqa.backbones.nano.word_states import Meanings
 from m3agiqa.samples import Sample
 from training.data.auxiliary_data import captioned, prompted
-from training.data.prompt_edits import changes
+from training.data.prompt_edits import LEXICONS, changes
 from training.nano.feature_cache import select_rows
 from training.nano.fit_quality_regressor import in_sources, is_clean
+from training.stages.leave_source_out import leave_one_group_out
 
 CLASS_NAMES_FILE = Path(__file__).with_name("imagenet_classes.tsv")
 DEFINITION_SHARE = 0.5  # of a class's definition beside its name
@@ -49,11 +50,7 @@ MIN_WEIGHT = 0.3  # of an image that does not show what was asked for
 UNSCORED_WEIGHT = 0.5
 MIN_TEXTS_PER_WORD = 2  # texts that a word of the dictionary stands in
 JUDGING_SHARE = 0.09  # of the descriptions; a word in more of them speaks of judging, not of what is there
-JUDGING_WORDS = frozenset(
-    {"prompt", "ask", "describe", "description", "match", "clearly", "detail", "plain", "nothing", "however"}
-    | {"although", "generate", "real", "render", "rating", "score", "quality", "texture", "blur", "soft"}
-    | {"sharp", "edge", "smooth", "look"}
-)
+JUDGING_WORDS = read_words(LEXICONS / "judging.txt")
 WORD_DIMENSIONS = 200  # dimensions in which words are told apart
 N_FOLDS = 3
 SHARED_DIMENSIONS = 128  # dimensions of the common space
@@ -381,40 +378,41 @@ def hold_out_groups(
     groups: Sequence[str | None] | None = None,
     prompts_too: bool = True,
 ) -> HeldOutAlignment:
-    """Of samples with their rows in what is seen.
+    """Of samples that have prompts, with their rows in what is seen.
 
     `groups` says which group each is of, and without it these are the sources. All prompts of a group are
     forgotten with it, unless not `prompts_too`.
     """
     groups = [sample.source for sample in samples] if groups is None else groups
-    sums = torch.full((len(samples),), math.nan)
     unrelated: list[float] = []
     changed: dict[str, list[bool]] = {}
-    for group in dict.fromkeys(groups):
-        inside = [i for i, sample in enumerate(samples) if groups[i] == group and sample.prompt]
-        if not inside:
-            continue
-        prompts = {samples[i].prompt.strip() for i in inside} if prompts_too else set()
-        matchers = fit_matchers(material.without({rows[i] for i in inside}, prompts))
-        sights = matchers.sights(select_rows(material.seen, [rows[i] for i in inside]))
 
-        def matches(prompt: str, sights: list = sights, matchers: Matchers = matchers) -> Tensor:
+    def fit(_: list[int], held_out: list[int]) -> Matchers:
+        prompts = {samples[i].prompt.strip() for i in held_out} if prompts_too else set()
+        return fit_matchers(material.without({rows[i] for i in held_out}, prompts))
+
+    def predict(matchers: Matchers, held_out: list[int]) -> Tensor:
+        sights = matchers.sights(select_rows(material.seen, [rows[i] for i in held_out]))
+
+        def matches(prompt: str) -> Tensor:
             number = length_class(prompt, N_FOLDS)
             return matchers.each[number].total(sights[number], prompt, material.meanings)
 
-        asked = [samples[i].prompt for i in inside]
+        asked = [samples[i].prompt for i in held_out]
         table = {prompt: matches(prompt) for prompt in dict.fromkeys(asked)}
-        for place, i in enumerate(inside):
-            mine = table[asked[place]][place]
-            sums[i] = mine
-            others = [found[place] < mine for prompt, found in table.items() if prompt != asked[place]]
+        own = torch.stack([table[prompt][row] for row, prompt in enumerate(asked)])
+        for row, prompt in enumerate(asked):
+            others = [scores[row] < own[row] for other, scores in table.items() if other != prompt]
             if others:
                 unrelated.append(sum(map(float, others)) / len(others))
-        for prompt, mine in table.items():
-            places = [place for place, each in enumerate(asked) if each == prompt]
+        for prompt, right in table.items():
+            images = [row for row, each in enumerate(asked) if each == prompt]
             for change in changes(prompt, Random(prompt)):
-                worse = matches(change.prompt)
-                changed.setdefault(change.attribute, []).extend(bool(worse[p] < mine[p]) for p in places)
+                wrong = matches(change.prompt)
+                changed.setdefault(change.attribute, []).extend(bool(wrong[i] < right[i]) for i in images)
+        return own
+
+    sums = leave_one_group_out(fit, predict, groups, torch.full((len(samples),), math.nan))
     usual = torch.tensor([0.0, 1.0])
     learned = sums[[sample.split == "train" for sample in samples]]
     if len(learned) > 1 and learned.std() > 0:

@@ -21,7 +21,7 @@ from m3agiqa.backbones.nano.connector import Seen
 from m3agiqa.backbones.nano.nss_features import BRISQUE
 from m3agiqa.backbones.nano.quality_regressor import JUDGED, LANDMARKS, Opinions, Scaling, kernel
 from m3agiqa.samples import Sample
-from training.stages.leave_source_out import within_source
+from training.stages.leave_source_out import leave_one_group_out, within_source
 
 LOOK_PENALTY, STAGE_PENALTY = 0.3, 0.5  # of ridge and kernel ridge, in mean squared lengths of a row
 BRISQUE_SHARES = {Aspect.QUALITY: 0.25, Aspect.AUTHENTICITY: 0.5}  # beside 1 for each of the other readers
@@ -114,16 +114,19 @@ def held_out_opinions(
 
     `groups` says which group each image is of; without it these are the sources.
     """
-    found = torch.full_like(examples.scores, torch.nan)
+
+    def fit(train: list[int], _: list[int]) -> Opinions | None:
+        if not train:
+            return None
+        opinions = Opinions()
+        fit_quality_regressor(opinions, examples.part(train), seed)
+        return opinions
+
+    def predict(opinions: Opinions, rows: list[int]) -> Tensor:
+        return opinions(examples.statistics[rows], examples.appearance[rows]).to(examples.scores.dtype)
+
     groups = examples.sources if groups is None else groups
-    for group in dict.fromkeys(groups):
-        outside = [row for row, other in enumerate(groups) if other != group]
-        inside = [row for row, other in enumerate(groups) if other == group]
-        if outside:
-            opinions = Opinions()
-            fit_quality_regressor(opinions, examples.part(outside), seed)
-            found[inside] = opinions(examples.statistics[inside], examples.appearance[inside])
-    return found
+    return leave_one_group_out(fit, predict, groups, torch.full_like(examples.scores, torch.nan))
 
 
 def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> dict[str, dict]:

@@ -28,9 +28,9 @@ from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
 from training.nano import fit_prompt_alignment, fit_quality_regressor
 from training.nano.feature_cache import cached_features, captioned_views, select_rows, view_of
-from training.nano.fit_quality_regressor import MIN_IMAGES_PER_SOURCE, is_clean
+from training.nano.fit_quality_regressor import MIN_IMAGES_PER_SOURCE, is_clean, ridge
 from training.parallel import progress_bar
-from training.stages.leave_source_out import mean_inside
+from training.stages.leave_source_out import leave_one_group_out, mean_inside
 
 PROMPT_FOLDS = 5
 RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
@@ -150,21 +150,23 @@ def _rows(
 
 def _ridges(pooled: Tensor, samples: Sequence[Sample], groups: Sequence[str]) -> dict[Aspect, Tensor]:
     """Of each aspect, scores [N] by a ridge that was fitted without the image's group."""
-    found = {}
-    for aspect in Aspect:
+    x = pooled.double()
+
+    def scores(aspect: Aspect) -> Tensor:
         mos = torch.tensor([sample.mos.get(aspect, math.nan) for sample in samples], dtype=torch.double)
-        predicted = torch.full_like(mos, math.nan)
-        for group in dict.fromkeys(groups):
-            inside = torch.tensor([other == group for other in groups])
-            train = ~inside & ~mos.isnan()
-            if not train.any():
-                continue
-            x = pooled.double()
+
+        def fit(train: list[int], _: list[int]) -> tuple[Tensor, Tensor, Tensor] | None:
+            train = [row for row in train if not mos[row].isnan()]
+            if not train:
+                return None
             mean, spread = x[train].mean(0), x[train].std(0) + 1e-6
-            x = (x - mean) / spread
-            weight = fit_quality_regressor.ridge(
-                x[train], (mos[train] - mos[train].mean())[:, None], RIDGE_PENALTY
-            )
-            predicted[inside] = (x[inside] @ weight)[:, 0]
-        found[aspect] = predicted
-    return found
+            centred_mos = (mos[train] - mos[train].mean())[:, None]
+            return mean, spread, ridge((x[train] - mean) / spread, centred_mos, RIDGE_PENALTY)
+
+        def predict(model: tuple[Tensor, Tensor, Tensor], rows: list[int]) -> Tensor:
+            mean, spread, weight = model
+            return ((x[rows] - mean) / spread @ weight)[:, 0]
+
+        return leave_one_group_out(fit, predict, groups, torch.full_like(mos, math.nan))
+
+    return {aspect: scores(aspect) for aspect in Aspect}

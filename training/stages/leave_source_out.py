@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from training.stages.fit_data import Target
 BOOTSTRAP_DRAWS = 500  # resamples of an interval
 TRANSFER_COLUMNS = ("sample", "source", "mos", "predicted")
 
+Model = TypeVar("Model")
+
 
 def source_groups(samples: Sequence[Sample], large: float = 0.1) -> list[list[str]]:
     """Sources to leave out together: each with a large share of the images alone, the others at once."""
@@ -26,6 +29,25 @@ def source_groups(samples: Sequence[Sample], large: float = 0.1) -> list[list[st
     alone = [[source] for source, share in shares.items() if share >= large]
     together = [source for source, share in shares.items() if share < large]
     return [*alone, together] if together else alone
+
+
+def leave_one_group_out(
+    fit: Callable[[list[int], list[int]], Model | None],
+    predict: Callable[[Model, list[int]], Tensor],
+    groups: Sequence[Hashable],
+    out: Tensor,
+) -> Tensor:
+    """`out` [N, ...] with the rows of each group predicted by a model that was fitted without the group.
+
+    `fit` is given the rows of all other groups and the held-out ones; where it returns None, rows of `out`
+    stay as they are. `predict` is given the model and the held-out rows.
+    """
+    for group in dict.fromkeys(groups):
+        held_out = [row for row, other in enumerate(groups) if other == group]
+        model = fit([row for row, other in enumerate(groups) if other != group], held_out)
+        if model is not None:
+            out[held_out] = predict(model, held_out)
+    return out
 
 
 def leave_source_out(

@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
-STOP = frozenset(
-    """
-    about across after all also and any are away been being between both but can did does down each
-    for from get had has have her here him his image into its just like many more most much not off
-    only other our out over own photo photograph picture she some such than that the their them then
-    there these they this those through under very was were what when where which while who whose
-    why will with would you your
-    """.split()  # noqa: SIM905 - as a text it can be read
-)
+LEXICONS = Path(__file__).with_name("lexicons")
+
+
+def read_lexicon(path: Path) -> list[list[str]]:
+    """The words of each line of a text file, without comments (#)."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.split() for line in lines if not line.startswith("#")]
+
+
+def read_words(path: Path) -> frozenset[str]:
+    """All words of a lexicon."""
+    return frozenset(word for line in read_lexicon(path) for word in line)
+
+
+STOP_WORDS = read_words(LEXICONS / "stop_words.txt")
+IRREGULAR_FORMS: dict[str, str] = dict(read_lexicon(LEXICONS / "irregular_forms.txt"))
+"""Base forms by irregular plurals and verb forms."""
 UNSPACED = "\u2e80"  # from here on there are scripts without spaces, of about two letters a word
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-IRREGULAR = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "people": "person",
-    "persons": "person",
-    "kids": "kid",
-    "mice": "mouse",
-    "geese": "goose",
-    "feet": "foot",
-    "teeth": "tooth",
-    "leaves": "leaf",
-    "knives": "knife",
-    "wolves": "wolf",
-    "shelves": "shelf",
-    "ran": "run",
-    "ridden": "ride",
-    "riding": "ride",
-    "sat": "sit",
-    "written": "write",
-    "writing": "write",
-}
 
 
 def raw_words(text: str) -> list[str]:
@@ -56,14 +43,14 @@ def content_words(text: str, common: Mapping[str, float]) -> list[str]:
 
     `common` says how often words are said; a base form must be one of them.
     """
-    found = (base_form(word, common) for word in raw_words(text) if word not in STOP)
-    return list(dict.fromkeys(word for word in found if word not in STOP))
+    found = (base_form(word, common) for word in raw_words(text) if word not in STOP_WORDS)
+    return list(dict.fromkeys(word for word in found if word not in STOP_WORDS))
 
 
 def base_form(word: str, common: Mapping[str, float]) -> str:
     """Singular of a noun, infinitive of a verb: of the forms that the ending allows, the commonest."""
-    if word in IRREGULAR:
-        return IRREGULAR[word]
+    if word in IRREGULAR_FORMS:
+        return IRREGULAR_FORMS[word]
     forms = [form for form in _forms(word) if len(form) > 2 and form in common]
     return max(forms, key=lambda form: (common[form], form), default=word)
 
