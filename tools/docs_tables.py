@@ -1,8 +1,8 @@
-"""Writes the tables of settings in docs/ from the dataclasses: `python tools/docs_tables.py`
+"""Writes the tables in docs/ that follow from the code: `python tools/docs_tables.py`
 
-A table stands between `<!-- settings: MODULE.CLASS, without NAME … -->` and `<!-- end -->`; names of nested
-dataclasses have dots. With `variables` instead of `settings` the names are those of environment
-variables, with which a field's text begins.
+A table stands between `<!-- KIND: MODULE.NAME, without FIELD … -->` and `<!-- end -->`. Its kind is `settings`
+(a dataclass; nested ones have dots, unless they are among the fields left out), `variables` (a dataclass whose
+fields are explained by an environment variable and a text) or `stages` (of a run).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib import import_module
 from itertools import pairwise
@@ -20,42 +20,52 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(
-    r"(<!-- (settings|variables): ([\w.]+)\.(\w+)(?:, without ([\w. ]+))? -->\n).*?(?=<!-- end -->)", re.S
-)
-VARIABLE = re.compile(r"([A-Z0-9_]+)(?:=\d)?: (.*)")
+BLOCK = re.compile(r"(<!-- (\w+): ([\w.]+)\.(\w+)(?:, without ([\w ]+))? -->\n).*?(?=<!-- end -->)", re.S)
+VARIABLE = re.compile(r"([A-Z0-9_]+(?:=\d)?): (.*)")
 
 
 def with_tables(text: str) -> str:
-    """A document with all of its tables as the dataclasses are now."""
+    """A document with all of its tables as the code is now."""
     return BLOCK.sub(_block, text)
 
 
 def _block(block: re.Match[str]) -> str:
-    kind = getattr(import_module(block[3]), block[4])
-    rows = _settings(kind, (block[5] or "").split()) if block[2] == "settings" else _variables(kind)
-    head = f"| {block[2].removesuffix('s')} | default | what |\n|---|---|---|\n"
-    return block[1] + head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    described, without = getattr(import_module(block[3]), block[4]), (block[5] or "").split()
+    rows = {
+        "settings": lambda: [("setting", "default", "what"), *_settings(described, without)],
+        "variables": lambda: [("variable", "default", "what"), *_variables(described)],
+        "stages": lambda: [("stage", "what it does", "leaves"), *_stages(described)],
+    }[block[2]]()
+    rows.insert(1, ("---",) * 3)
+    return block[1] + "".join(f"|{'|'.join(row)}|\n" for row in rows)
 
 
-def _settings(kind: type, left_out: list[str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def _stages(stages: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
+    for stage in stages:
+        yield f"`{stage.name}`", stage.summary, ", ".join(f"`{file}`" for file in stage.makes.split(", "))
+
+
+def _settings(kind: type, without: list[str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     texts, types = _field_texts(kind), get_type_hints(kind)
     for field in fields(kind):
         name = prefix + field.name
-        if name in left_out:
-            continue
-        nested = next((t for t in (types[field.name], *get_args(types[field.name])) if is_dataclass(t)), None)
-        first_sentence = re.split(r"(?<=\.)\s", texts.get(field.name, ""))[0]
+        choices = (types[field.name], *get_args(types[field.name]))
+        nested = next((choice for choice in choices if is_dataclass(choice)), None)
+        first_sentence = re.split(r"(?<=\.)\s(?=[A-Z])", texts.get(field.name, ""))[0]
         yield f"`{name}`", "" if nested and field.default is MISSING else _default(field), first_sentence
-        if nested and field.name != "transfer":  # which has the settings of `fit` once more
-            yield from _settings(nested, left_out, f"{name}.")
+        if nested and field.name not in without:
+            yield from _settings(nested, without, f"{name}.")
 
 
 def _variables(kind: type) -> Iterator[tuple[str, str, str]]:
     texts = _field_texts(kind)
     for field in fields(kind):
         name, text = VARIABLE.fullmatch(texts[field.name]).groups()
-        yield f"`{name}`", _default(field), text
+        yield (
+            f"`{name}`",
+            str(int(field.default)) if isinstance(field.default, bool) else _default(field),
+            text,
+        )
 
 
 def _field_texts(kind: type) -> dict[str, str]:

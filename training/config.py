@@ -48,23 +48,21 @@ class RunConfig:
     data: DataConfig
     """The data set and its split."""
     annotations: Path | None = None
-    """Folder of an export of annotations (`python -m annotation export`), which goes before the data:
-    people's descriptions and scores replace others, and count by the number of people."""
+    """Folder of an export of annotations, which goes before the data: people's descriptions and scores replace
+    others, and count by the number of people."""
     before: str | None = None
-    """Checkpoint (shipped name or folder) that the new one is compared with where there are annotations;
-    null: that of `start`, or the shipped nano."""
+    """Checkpoint that the new one is compared with where there are annotations; null: that of `start`, or nano."""
     name: str = "nano"
     """Name of the checkpoint that comes out."""
     version: str = "0.1.0"
+    """Of the checkpoint."""
     learned_from: str = "{count:,} images with mean opinion scores"
-    """One sentence for people on what it learned from and whose scores these are; {count} is the number of
-    training images."""
+    """What it learned from and whose scores these are, for users; {count} is the number of training images."""
     backbone: str = "nano"
-    """nano, minicpm, or hf:organisation/name (with @revision or not; or a folder) for a model of the Hugging
-    Face Hub that writes text about images."""
+    """nano, minicpm, or hf:organisation/name (or a folder) for an image-text-to-text model of transformers."""
     start: str | None = SHIPPED_BACKBONE
-    """Checkpoint (shipped name or folder) whose backbone is used or tuned further; null: base weights;
-    "shipped": the shipped one of this backbone, which only nano has, else base weights."""
+    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: that of nano, base weights
+    for other backbones."""
     teacher: TeacherConfig | None = None
     """Stage distill; null where the data has descriptions already, or none are wanted."""
     extras: Path | None = None
@@ -75,26 +73,23 @@ class RunConfig:
     finetune: FinetuneConfig | None = None
     """Stage finetune; null: the backbone of `start` speaks as it is."""
     server: ServerConfig | None = None
-    """Who speaks in stage describe: a model on a server, and stage encode then reads what it said; null: the
-    backbone itself."""
+    """Server whose model describes the images, so that the backbone only encodes; null: the backbone itself."""
     made_up: bool = False
-    """Whether damaged copies and unrelated prompts are described as well: some of the training images' for
-    the hinge (fit.losses.worse), the test images' for the sanity check. Adds about a half to describe."""
+    """Whether synthetic negatives (damaged copies, wrong prompts) are described too, for the losses of
+    predictors and the sanity check. Adds about a half to describe."""
     processes: int = 1
-    """Processes that share describe (without a server) and encode on this machine, each with its part of the
-    cores."""
+    """Processes that share describe and encode on this machine."""
     encode: bool = False
     """Stage encode: also read the data's own descriptions, to see what better ones would gain. What a server
     said is read in any case."""
     fit: FitConfig = field(default_factory=FitConfig)
     seeds: tuple[int, ...] = (0,)
-    """Of predictors; agreement is reported as mean and spread, and the best by validation is kept."""
+    """Of predictors; the best by validation is kept."""
     ship_seeds: bool = False
-    """Whether the checkpoint has the predictors of all seeds: their spread says how sure a MOS is, and each
-    costs a little time."""
+    """Whether the checkpoint has the predictors of all seeds: their spread says how sure a MOS is."""
     select_on: Literal["validation", "test"] = "validation"
-    """Where the best epoch and seed are chosen. "test" repeats the paper, whose data has no validation part,
-    and flatters the numbers."""
+    """Where the best epoch and seed are chosen; test repeats the paper, whose data has no validation part, and
+    flatters the numbers."""
     transfer: FitConfig | None = None
     """Stage transfer: settings of refits without a source of images; null: left out."""
     seed: int = 0
