@@ -1,8 +1,8 @@
 """Writes the tables in docs/ that follow from the code: `python tools/docs_tables.py`
 
-A table stands between `<!-- KIND: MODULE.NAME, without FIELD … -->` and `<!-- end -->`. Its kind is `settings`
-(a dataclass; nested ones have dots, unless they are among the fields left out), `variables` (a dataclass whose
-fields are explained by an environment variable and a text) or `stages` (of a run).
+A table stands between `<!-- KIND: MODULE.NAME, without FIELD … -->` and `<!-- end -->`. Its kind is
+`settings` (a dataclass; nested ones have dots, unless they are among the fields left out), `variables` (a
+dataclass whose fields are explained by an environment variable and a text) or `stages` (of a run).
 """
 
 from __future__ import annotations

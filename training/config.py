@@ -48,21 +48,24 @@ class RunConfig:
     data: DataConfig
     """The data set and its split."""
     annotations: Path | None = None
-    """Folder of an export of annotations, which goes before the data: people's descriptions and scores replace
-    others, and count by the number of people."""
+    """Folder of an export of annotations, which goes before the data: people's descriptions and scores
+    replace others, and count by the number of people."""
     before: str | None = None
-    """Checkpoint that the new one is compared with where there are annotations; null: that of `start`, or nano."""
+    """Checkpoint that the new one is compared with where there are annotations; null: that of `start`, or
+    nano."""
     name: str = "nano"
     """Name of the checkpoint that comes out."""
     version: str = "0.1.0"
     """Of the checkpoint."""
     learned_from: str = "{count:,} images with mean opinion scores"
-    """What it learned from and whose scores these are, for users; {count} is the number of training images."""
+    """What it learned from and whose scores these are, for users; {count} is the number of training
+    images."""
     backbone: str = "nano"
-    """nano, minicpm, or hf:organisation/name (or a folder) for an image-text-to-text model of transformers."""
+    """nano, minicpm, or hf:organisation/name (or a folder) for an image-text-to-text model of
+    transformers."""
     start: str | None = SHIPPED_BACKBONE
-    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: that of nano, base weights
-    for other backbones."""
+    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: that of nano, base
+    weights for other backbones."""
     teacher: TeacherConfig | None = None
     """Stage distill; null where the data has descriptions already, or none are wanted."""
     extras: Path | None = None
@@ -73,7 +76,8 @@ class RunConfig:
     finetune: FinetuneConfig | None = None
     """Stage finetune; null: the backbone of `start` speaks as it is."""
     server: ServerConfig | None = None
-    """Server whose model describes the images, so that the backbone only encodes; null: the backbone itself."""
+    """Server whose model describes the images, so that the backbone only encodes; null: the backbone
+    itself."""
     made_up: bool = False
     """Whether synthetic negatives (damaged copies, wrong prompts) are described too, for the losses of
     predictors and the sanity check. Adds about a half to describe."""
@@ -88,8 +92,8 @@ class RunConfig:
     ship_seeds: bool = False
     """Whether the checkpoint has the predictors of all seeds: their spread says how sure a MOS is."""
     select_on: Literal["validation", "test"] = "validation"
-    """Where the best epoch and seed are chosen; test repeats the paper, whose data has no validation part, and
-    flatters the numbers."""
+    """Where the best epoch and seed are chosen; test repeats the paper, whose data has no validation part,
+    and flatters the numbers."""
     transfer: FitConfig | None = None
     """Stage transfer: settings of refits without a source of images; null: left out."""
     seed: int = 0
