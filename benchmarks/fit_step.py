@@ -27,7 +27,8 @@ from m3agiqa.backbones import load_backbone  # noqa: E402
 from m3agiqa.backbones.base import Request  # noqa: E402
 from m3agiqa.checkpoint.card import find_checkpoint  # noqa: E402
 from m3agiqa.conversation import Conversation  # noqa: E402
-from m3agiqa.predictor.model import Predictor, PredictorConfig  # noqa: E402
+from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
+from m3agiqa.predictor.model import Predictor  # noqa: E402
 from training.stages.hidden_cache import Entry, HiddenCache  # noqa: E402
 
 PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))

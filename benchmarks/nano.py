@@ -30,7 +30,8 @@ from m3agiqa.backbones.nano.model import NO_REPEAT_NGRAM  # noqa: E402
 from m3agiqa.batch_scoring import AT_ONCE  # noqa: E402
 from m3agiqa.conversation import Conversation  # noqa: E402
 from m3agiqa.images import open_image  # noqa: E402
-from m3agiqa.predictor.model import Predictor, PredictorConfig  # noqa: E402
+from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
+from m3agiqa.predictor.model import Predictor  # noqa: E402
 
 PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))
 PROMPT = "a lighthouse on a cliff at dusk, calm sea, oil painting"

@@ -18,7 +18,8 @@ from m3agiqa.backbones.minicpm.chat import MARKS
 from m3agiqa.backbones.minicpm.memory import LORA_RANK
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 
 COPIED = ("vpm.", "resampler.", "llm.model.embed_tokens.")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -36,7 +36,7 @@ class Rating(StrEnum):
         return cls(word) if word in set(cls) else None
 
 
-RATINGS = tuple(Rating)
+RATING_WORDS = tuple(Rating)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class MosScale:
 
     def rating(self, mos: float) -> Rating:
         """The word for a MOS: five equal ranges of the scale (paper, section III-A)."""
-        return RATINGS[min(int(self.to_unit(mos) * len(RATINGS)), len(RATINGS) - 1)]
+        return RATING_WORDS[min(int(self.to_unit(mos) * len(RATING_WORDS)), len(RATING_WORDS) - 1)]
 
 
 COMMON_SCALE = MosScale(1, 5)

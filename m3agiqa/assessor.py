@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
@@ -51,7 +52,7 @@ class AspectResult:
         """Whether the raw value lies visibly outside the scale."""
         return abs(self.raw_mos - self.mos) >= VISIBLE_DIFFERENCE
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the spread only where there is one."""
         return {
             "description": self.description,
@@ -74,7 +75,7 @@ class Assessment:
     learned_from: str
     seconds: float
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "image": self.image,
@@ -160,14 +161,14 @@ class Assessor:
         """
         started = time.perf_counter()
         request = self._request(image, prompt, aspects)
-        chosen = [conversation.aspect for conversation in request.conversations]
+        chosen = _aspects(request)
         results = {}
-        for said in self.backbone.describe([request], stop):
-            aspect = chosen[said.row]
-            if isinstance(said, Delta):
-                yield DescriptionDelta(aspect, said.text)
+        for output in self.backbone.describe([request], stop):
+            aspect = chosen[output.row]
+            if isinstance(output, Delta):
+                yield DescriptionDelta(aspect, output.text)
                 continue
-            results[aspect] = self._result(aspect, said)
+            results[aspect] = self._result(aspect, output)
             yield results[aspect]
         yield self._assessment(image, request, results, time.perf_counter() - started)
 
@@ -204,12 +205,12 @@ class Assessor:
         self, subjects: Sequence[tuple[ImageSource, str | None]], requests: dict[int, Request], started: float
     ) -> dict[int, Assessment]:
         """Assessments of some of the subjects, by their numbers."""
-        rows = [(index, c.aspect) for index, request in requests.items() for c in request.conversations]
+        rows = [(index, aspect) for index, request in requests.items() for aspect in _aspects(request)]
         results: dict[int, dict[Aspect, AspectResult]] = {index: {} for index in requests}
-        for said in self.backbone.describe(list(requests.values())) if requests else ():
-            if isinstance(said, Spoken):
-                index, aspect = rows[said.row]
-                results[index][aspect] = self._result(aspect, said)
+        for output in self.backbone.describe(list(requests.values())) if requests else ():
+            if isinstance(output, Spoken):
+                index, aspect = rows[output.row]
+                results[index][aspect] = self._result(aspect, output)
         seconds = (time.perf_counter() - started) / max(len(requests), 1)
         return {
             index: self._assessment(subjects[index][0], request, results[index], seconds)
@@ -223,11 +224,11 @@ class Assessor:
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in self._choose(aspects, prompt))
         return Request(open_image(image), conversations)
 
-    def _result(self, aspect: Aspect, said: Spoken) -> AspectResult:
-        raw, scale = self.predictors[aspect].predict(said.hidden), self.card.scales[aspect]
-        others = [other.predict(said.hidden) for other in self.others.get(aspect, ())]
+    def _result(self, aspect: Aspect, output: Spoken) -> AspectResult:
+        raw, scale = self.predictors[aspect].predict(output.hidden), self.card.scales[aspect]
+        others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
         spread = stdev([raw, *others]) if others else None
-        return AspectResult(aspect, said.description, said.rating, scale.clamp(raw), raw, scale, spread)
+        return AspectResult(aspect, output.description, output.rating, scale.clamp(raw), raw, scale, spread)
 
     def _assessment(
         self, image: ImageSource, request: Request, results: dict[Aspect, AspectResult], seconds: float
@@ -235,7 +236,7 @@ class Assessor:
         return Assessment(
             image=_name(image),
             prompt=request.conversations[0].prompt,
-            aspects={c.aspect: results[c.aspect] for c in request.conversations},  # not in order of finishing
+            aspects={aspect: results[aspect] for aspect in _aspects(request)},  # not in order of finishing
             model=self.card.title,
             learned_from=self.card.learned_from,
             seconds=seconds,
@@ -263,6 +264,10 @@ def clean_prompt(prompt: str | None) -> str | None:
             f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be read. Shorten it."
         )
     return text or None
+
+
+def _aspects(request: Request) -> list[Aspect]:
+    return [conversation.aspect for conversation in request.conversations if conversation.aspect]
 
 
 def _name(image: ImageSource) -> str | None:

@@ -17,7 +17,7 @@ from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import is_image_name
 from m3agiqa.tables import column_names, read_records
 
-COLUMNS = (
+RESULT_COLUMNS = (
     "image",
     "prompt",
     *(f"{aspect}_mos" for aspect in Aspect),
@@ -31,7 +31,7 @@ COLUMNS = (
     "error",
 )
 
-AT_ONCE = 8
+BATCH_SIZE = 8
 """Images; more are hardly faster on few cores, and lost where a run is stopped."""
 MAX_SIDECAR = 100_000  # characters; a longer text is no prompt, and csv could not read it back
 
@@ -96,23 +96,23 @@ def _with_prompt(row: Row, sidecar: str = "") -> Row:
     """The row with a prompt found beside or inside the image, if there is one."""
     if sidecar.strip():
         return Row(row.image, row.path, sidecar.strip(), "text file of the same name")
-    found = find_prompt(row.path)
-    return Row(row.image, row.path, found.text, found.origin) if found else row
+    embedded = find_prompt(row.path)
+    return Row(row.image, row.path, embedded.text, embedded.origin) if embedded else row
 
 
 def _csv_rows(path: Path, image_root: Path) -> list[Row]:
     if not path.exists():
         raise InputError(f"There is no file or folder {path}.")
-    header, *others = read_records(path, ragged=True) or [None]
-    names = column_names(header)
+    records = read_records(path, ragged=True)
+    names = column_names(records[0]) if records else []
     if "image" not in names:
         raise InputError(
             f"{path} needs the columns image and prompt, separated by commas; "
             f"its first line is {','.join(names)[:80]!r}."
         )
-    if not others:
+    if len(records) == 1:
         raise InputError(f"{path} has no rows below its header.")
-    return [_csv_row(names, record.cells, image_root) for record in others]
+    return [_csv_row(names, record.cells, image_root) for record in records[1:]]
 
 
 def _csv_row(names: Sequence[str], texts: Sequence[str], image_root: Path) -> Row:
@@ -137,15 +137,18 @@ def _csv_row(names: Sequence[str], texts: Sequence[str], image_root: Path) -> Ro
 def score(rows: Iterable[Row], output: ScoreFile, assessor: Assessor) -> Iterator[str]:
     """Judge all rows, some at once, append each to the output, and yield its error ("": all went well)."""
     waiting = iter(rows)
-    while batch := list(islice(waiting, AT_ONCE)):
+    while batch := list(islice(waiting, BATCH_SIZE)):
         good = [row for row in batch if not row.error]
         judged = dict(zip(map(id, good), _judge(good, assessor), strict=True))
         for row in batch:
             cells = {"image": row.image, "prompt": row.prompt, "prompt_origin": row.prompt_origin}
             cells |= {"model": assessor.card.title, "learned_from": assessor.card.learned_from}
             answer = judged.get(id(row), row.error)
-            error = "" if isinstance(answer, Assessment) else str(answer)
-            output.append({**cells, **({} if error else _cells(answer)), "error": error})
+            if isinstance(answer, Assessment):
+                cells, error = cells | _cells(answer), ""
+            else:
+                error = str(answer)
+            output.append({**cells, "error": error})
             yield error
 
 
@@ -202,7 +205,7 @@ class ScoreFile:
     def _read(self) -> tuple[list[dict[str, str]], int]:
         """Complete records, and how many bytes of the file they and the header take."""
         content = self.path.read_bytes()
-        if _HEADER.startswith(content):  # empty, or stopped within its first line
+        if _HEADER_LINE.startswith(content):  # empty, or stopped within its first line
             return [], 0
         consumed = valid = 0
 
@@ -222,9 +225,9 @@ class ScoreFile:
         except csv.Error:
             if consumed < len(content):  # not merely a quoted text that was cut off
                 raise self._foreign() from None
-        if table[:1] != [list(COLUMNS)] or any(len(cells) != len(COLUMNS) for cells in table):
+        if table[:1] != [list(RESULT_COLUMNS)] or any(len(cells) != len(RESULT_COLUMNS) for cells in table):
             raise self._foreign()
-        return [dict(zip(COLUMNS, cells, strict=True)) for cells in table[1:]], valid
+        return [dict(zip(RESULT_COLUMNS, cells, strict=True)) for cells in table[1:]], valid
 
     def _foreign(self) -> InputError:
         return InputError(
@@ -254,13 +257,13 @@ class ScoreFile:
         with self.path.open("ab") as file:
             file.truncate(self._valid_bytes)  # drops a half-written last row
             if not self._valid_bytes:
-                file.write(_HEADER)
+                file.write(_HEADER_LINE)
 
     def append(self, cells: dict[str, str]) -> None:
         """Write one row. Raises InputError when the disk does not take it."""
         try:
             with self.path.open("ab") as file:
-                file.write(_line([cells.get(name, "") for name in COLUMNS]))
+                file.write(_line([cells.get(name, "") for name in RESULT_COLUMNS]))
         except OSError as error:
             raise InputError(
                 f"{self.path} cannot be written: {error.strerror}. The rows before are kept; "
@@ -274,4 +277,4 @@ def _line(cells: Sequence[str]) -> bytes:
     return text.getvalue().encode("utf-8", errors="surrogateescape")  # file names may be any bytes
 
 
-_HEADER = _line(COLUMNS)
+_HEADER_LINE = _line(RESULT_COLUMNS)

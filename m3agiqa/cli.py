@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries tell developers, not users
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to fail
     try:
         args.command(args)
     except M3AgiqaError as error:
@@ -164,12 +166,12 @@ def _assess(args: argparse.Namespace) -> None:
 
 def _prompt(args: argparse.Namespace) -> str | None:
     if args.prompt is not None:
-        return args.prompt
-    found = find_prompt(args.image)
-    if found is None:
+        return str(args.prompt)
+    embedded = find_prompt(args.image)
+    if embedded is None:
         return None
-    _note(f"Prompt read from the image file, {found.origin}: {found.text}")
-    return found.text
+    _note(f"Prompt read from the image file, {embedded.origin}: {embedded.text}")
+    return embedded.text
 
 
 def _table(assessment: Assessment) -> str:
@@ -256,8 +258,15 @@ def _score(args: argparse.Namespace) -> None:
     assessor = _load(args)
     output.start(assessor.card.title)
     # Several images are done at once; all but the first would be shown with the next ones otherwise.
-    at_once = {"mininterval": 0, "miniters": 1, "smoothing": 0}
-    bar = tqdm(score(todo, output, assessor), total=len(todo), unit="image", file=sys.stderr, **at_once)
+    bar = tqdm(
+        score(todo, output, assessor),
+        total=len(todo),
+        unit="image",
+        file=sys.stderr,
+        mininterval=0,
+        miniters=1,
+        smoothing=0,
+    )
     failed = sum(bool(error) for error in bar)
     _print(f"scored {len(todo) - failed}, failed {failed}" + (" (see the error column)" if failed else ""))
 

@@ -34,7 +34,7 @@ class Conversation:
         Raises InputError when the aspect needs a prompt and there is none.
         """
         prompt = _fold(prompt)
-        text = _question(aspect, prompt, prompts.DESCRIBE, prompts.DESCRIBE_WITHOUT_PROMPT)
+        text = _question(aspect, prompt, prompts.DESCRIBE_PROMPTS, prompts.DESCRIBE_WITHOUT_PROMPT)
         return cls(aspect, (Turn("user", text),), prompt)
 
     @classmethod
@@ -50,11 +50,12 @@ class Conversation:
         With pairs of an aspect and its description the user asks for each of them in turn (paper,
         Table III); the rating is always about this conversation's own aspect.
         """
+        assert self.aspect is not None, "a caption has no second round"
         turns: list[Turn] = []
         for described in descriptions:
             aspect, text = (self.aspect, described) if isinstance(described, str) else described
             turns += [*Conversation.open(aspect, self.prompt).turns, Turn("assistant", text)]
-        return replace(self, turns=(*turns, Turn("user", prompts.RATE[self.aspect])))
+        return replace(self, turns=(*turns, Turn("user", prompts.RATE_PROMPTS[self.aspect])))
 
     def rate(self, rating: Rating) -> Conversation:
         """The assistant's one-word answer, which closes the conversation."""

@@ -23,5 +23,5 @@ class Stopped(M3AgiqaError):
 
 def reason(error: Exception) -> str:
     """What a library's error says, in one line; of tensors that do not fit, which torch lists, the first."""
-    said = str(error).split("\n\t")[:2][-1]
-    return " ".join(said.split()).rstrip(".")
+    message = str(error).split("\n\t")[:2][-1]
+    return " ".join(message.split()).rstrip(".")

@@ -47,7 +47,7 @@ def _metadata(source: ImageSource) -> tuple[Fields, Fields]:
     """Text chunks and EXIF texts of a file, by name."""
     try:
         with opened(source) as image:
-            texts = {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
+            texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
             return _short(texts), _short(_exif_texts(image))
     except Exception:  # damaged metadata makes the decoders raise all kinds of errors
         return {}, {}
@@ -190,8 +190,8 @@ def _get(value: object, key: str) -> object:
 
 
 def _string(value: object, key: str) -> str | None:
-    found = _get(value, key)
-    return found if isinstance(found, str) else None
+    text = _get(value, key)
+    return text if isinstance(text, str) else None
 
 
 # --- ComfyUI graphs ----------------------------------------------------------------------------
@@ -201,7 +201,7 @@ _TEXT_INPUT = re.compile(
 )
 _PASS_ON = re.compile(r"conditioning\w*|any_?\d*|input\d*|")  # combine, area, switch and reroute nodes
 _TEXT_NODE = re.compile(r"text|string|prompt|primitive", re.IGNORECASE)
-_SAMPLER = re.compile(r"sampler|guider", re.IGNORECASE)
+_SAMPLER_NODE = re.compile(r"sampler|guider", re.IGNORECASE)
 
 
 def _from_graph(graph: object) -> str | None:
@@ -227,7 +227,7 @@ def _conditioning(graph: Mapping[str, object], side: str) -> tuple[list[str], se
     walk = _Walk(graph, side)
     texts: list[str] = []
     for node in graph.values():
-        if _SAMPLER.search(_string(node, "class_type") or ""):
+        if _SAMPLER_NODE.search(_string(node, "class_type") or ""):
             for name in (side, "conditioning") if side == "positive" else (side,):
                 texts += walk.follow(_inputs(node).get(name))
     return list(dict.fromkeys(text for text in texts if text.strip())), walk.seen

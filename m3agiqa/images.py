@@ -16,11 +16,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from m3agiqa.errors import InputError
 
 # Pillow knows more, some of which start other programs (EPS) or are no images of generators.
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 MIN_SIDE = 32  # pixels
 MAX_PIXELS = 64_000_000  # e.g. 8000 x 8000; about 200 MB once decoded
 
-ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -36,13 +36,13 @@ def open_image(source: ImageSource) -> Image.Image:
             image.load()
             return _to_rgb(_upright(image))
     except FileNotFoundError as error:
-        raise InputError(f"There is no file {source}.") from error
+        raise InputError(f"There is no file {error.filename}.") from error
     except IsADirectoryError as error:
-        raise InputError(f"{source} is a folder, not an image; `score` takes folders.") from error
+        raise InputError(f"{error.filename} is a folder, not an image; `score` takes folders.") from error
     except PermissionError as error:
-        raise InputError(f"The file {source} may not be read (permission denied).") from error
+        raise InputError(f"The file {error.filename} may not be read (permission denied).") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"The image has too many pixels. {_LIMIT}") from error
+        raise InputError(f"The image has too many pixels. {_SIZE_LIMIT}") from error
     except UnidentifiedImageError as error:
         raise InputError(
             "This is not an image that can be read. Give a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
@@ -51,7 +51,7 @@ def open_image(source: ImageSource) -> Image.Image:
         raise InputError("The image file is damaged or cut off; save or download it again.") from error
 
 
-_LIMIT = (
+_SIZE_LIMIT = (
     f"At most {MAX_PIXELS / 1e6:.0f} megapixels (for example 8000 × 8000) can be assessed; scale it down."
 )
 
@@ -62,13 +62,13 @@ def opened(source: ImageSource) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
     elif isinstance(source, str | os.PathLike):
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
             yield image
     else:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         position = file.tell()
         try:
-            yield Image.open(file, formats=FORMATS)
+            yield Image.open(file, formats=IMAGE_FORMATS)
         finally:
             file.seek(position)
 
@@ -76,7 +76,7 @@ def opened(source: ImageSource) -> Iterator[Image.Image]:
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InputError(f"The image has {width} × {height} pixels. {_LIMIT}")
+        raise InputError(f"The image has {width} × {height} pixels. {_SIZE_LIMIT}")
     if min(width, height) < MIN_SIDE:
         raise InputError(
             f"The image has {width} × {height} pixels, which is too small to judge; "
@@ -107,4 +107,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def is_image_name(path: Path) -> bool:
     """Whether a file's name says that `open_image` can read it."""
-    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+    return Image.registered_extensions().get(path.suffix.lower()) in IMAGE_FORMATS

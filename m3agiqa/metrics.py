@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize, special, stats
 
-from m3agiqa.aspects import RATINGS, Rating
+from m3agiqa.aspects import RATING_WORDS, Rating
 
 Scores = Sequence[float] | np.ndarray
-Said = Sequence[Rating | None]
+Ratings = Sequence[Rating | None]
 """Rating words; None where a model's answer was none, which is never right."""
 
 
@@ -64,7 +64,7 @@ def krcc(predicted: Scores, true: Scores) -> float:
     return _correlation(stats.kendalltau, predicted, true)
 
 
-def _correlation(test: Callable[[Scores, Scores], object], predicted: Scores, true: Scores) -> float:
+def _correlation(test: Callable[[Scores, Scores], Any], predicted: Scores, true: Scores) -> float:
     if min(len(predicted), len(true)) < 2 or np.ptp(predicted) == 0 or np.ptp(true) == 0:
         return math.nan
     return float(test(predicted, true).statistic)
@@ -75,19 +75,21 @@ def rmse(predicted: Scores, true: Scores) -> float:
     return float(np.sqrt(np.mean((np.asarray(predicted) - np.asarray(true)) ** 2)))
 
 
-def accuracy(predicted: Said, true: Sequence[Rating]) -> float:
+def accuracy(predicted: Ratings, true: Sequence[Rating]) -> float:
     """Share of equal rating words."""
     return float(np.mean([p == t for p, t in zip(predicted, true, strict=True)]))
 
 
-def rough_accuracy(predicted: Said, true: Sequence[Rating]) -> float:
+def rough_accuracy(predicted: Ratings, true: Sequence[Rating]) -> float:
     """Share of rating words at most one class away (paper, Eq. 11)."""
     pairs = zip(predicted, true, strict=True)
-    return float(np.mean([p is not None and abs(RATINGS.index(p) - RATINGS.index(t)) <= 1 for p, t in pairs]))
+    return float(
+        np.mean([p is not None and abs(RATING_WORDS.index(p) - RATING_WORDS.index(t)) <= 1 for p, t in pairs])
+    )
 
 
 def precision_and_f1(
-    predicted: Said, true: Sequence[Rating], average: Literal["macro", "weighted"]
+    predicted: Ratings, true: Sequence[Rating], average: Literal["macro", "weighted"]
 ) -> tuple[float, float]:
     """Mean precision and mean F1 over the words that occur on either side.
 
@@ -96,25 +98,25 @@ def precision_and_f1(
     """
     pairs = list(zip(predicted, true, strict=True))
     precisions, f1s, weights = [], [], []
-    for word in RATINGS:
-        said, meant = sum(p is word for p, _ in pairs), sum(t is word for _, t in pairs)
-        if said or meant:
+    for word in RATING_WORDS:
+        n_predicted, n_true = sum(p is word for p, _ in pairs), sum(t is word for _, t in pairs)
+        if n_predicted or n_true:
             right = sum(p is t is word for p, t in pairs)
-            precisions.append(right / said if said else 0.0)
-            f1s.append(2 * right / (said + meant))
-            weights.append(meant if average == "weighted" else 1)
+            precisions.append(right / n_predicted if n_predicted else 0.0)
+            f1s.append(2 * right / (n_predicted + n_true))
+            weights.append(n_true if average == "weighted" else 1)
     return float(np.average(precisions, weights=weights)), float(np.average(f1s, weights=weights))
 
 
-def confusion(predicted: Said, true: Sequence[Rating]) -> np.ndarray:
-    """Counts [5, 5] in the order of RATINGS: rows are true words, columns predicted ones.
+def confusion(predicted: Ratings, true: Sequence[Rating]) -> np.ndarray:
+    """Counts [5, 5] in the order of RATING_WORDS: rows are true words, columns predicted ones.
 
     None has no column, so what a row lacks of its word's count are answers that were none.
     """
-    counts = np.zeros((len(RATINGS), len(RATINGS)), dtype=int)
-    for said, meant in zip(predicted, true, strict=True):
-        if said is not None:
-            counts[RATINGS.index(meant), RATINGS.index(said)] += 1
+    counts = np.zeros((len(RATING_WORDS), len(RATING_WORDS)), dtype=int)
+    for answer, truth in zip(predicted, true, strict=True):
+        if answer is not None:
+            counts[RATING_WORDS.index(truth), RATING_WORDS.index(answer)] += 1
     return counts
 
 

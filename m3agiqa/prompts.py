@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from m3agiqa.aspects import Aspect
 
-TEACHER = """\
+TEACHER_PROMPT = """\
 Analyze this image generated from the text prompt: '{prompt}'.
 
 The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}. \
@@ -82,7 +82,7 @@ ONE_ROUND_WITHOUT_PROMPT = {
 }
 """The same without the sentence about the prompt."""
 
-DESCRIBE = {
+DESCRIBE_PROMPTS = {
     Aspect.QUALITY: (
         "Please closely examine this AI-generated image and provide a detailed analysis of its content "
         "and quality. The original prompt for the image was: '{prompt}' What can you deduce about the "
@@ -114,7 +114,7 @@ DESCRIBE_WITHOUT_PROMPT = {
 }
 """The same without the sentences about the prompt, which the paper always has and users may not."""
 
-RATE = {
+RATE_PROMPTS = {
     Aspect.QUALITY: (
         "Based on your analysis, could you please rate the image's overall quality? Choose one word from "
         "the following list: [bad, poor, fair, good, excellent], where the words range from low to high "

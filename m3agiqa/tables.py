@@ -8,7 +8,6 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -103,10 +102,10 @@ def on_scale(value: float, scale: MosScale, what: str) -> float:
 
 def read_table(path: Path) -> Table:
     """A table from a .csv or .xlsx file, read as by read_records. Raises InputError naming file and line."""
-    header, *others = read_records(path) or [None]
-    if header is None:
+    records = read_records(path)
+    if not records:
         raise InputError(f"{path} is empty.")
-    names = column_names(header)
+    names = column_names(records[0])
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise InputError(f"{path} has the column {twice[0]} more than once.")
@@ -115,7 +114,7 @@ def read_table(path: Path) -> Table:
             f"{path}, line {record.line}",
             dict(zip(names, (cell.strip() for cell in record.cells), strict=True)),
         )
-        for record in others
+        for record in records[1:]
     ]
     return Table(path, tuple(names), tuple(rows))
 
@@ -158,8 +157,9 @@ def csv_records(content: bytes, *, ragged: bool = False) -> Iterator[Record]:
             continue
         if not line.strip(f"{delimiter} \r\n"):
             continue
-        readable = takewhile(lambda each: each is not None, lines[at - 1 : at - 1 + MAX_ROW_LINES])
-        reader = csv.reader(readable, delimiter=delimiter, strict=True)
+        reader = csv.reader(
+            _readable(lines[at - 1 : at - 1 + MAX_ROW_LINES]), delimiter=delimiter, strict=True
+        )
         try:
             cells = next(reader)
         except csv.Error as error:
@@ -188,6 +188,14 @@ def _lines(content: bytes) -> list[str | None]:
         except UnicodeDecodeError:
             lines.append(None)
     return lines
+
+
+def _readable(lines: Sequence[str | None]) -> Iterator[str]:
+    """The lines before the first one that is no text."""
+    for line in lines:
+        if line is None:
+            return
+        yield line
 
 
 def _delimiter(lines: Sequence[str | None]) -> str:

@@ -20,7 +20,8 @@ from m3agiqa.backbones import load_backbone
 from m3agiqa.checkpoint.card import find_checkpoint, load_predictor
 from m3agiqa.errors import InputError
 from m3agiqa.files import is_stamped
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample, read_samples
 from training.config import RunConfig, build, plain, read_yaml
 from training.data import fingerprint

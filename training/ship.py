@@ -11,7 +11,7 @@ from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.checkpoint.card import CARD_FILE, Card, predictor_file, read_card, write_card
 from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder
-from m3agiqa.predictor.model import PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
 from training.data import fingerprint
 from training.evaluation.evaluate import evaluate
 from training.evaluation.sanity import sanity

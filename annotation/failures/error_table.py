@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
 from m3agiqa.metrics import plcc, srcc
 
 INPUT_COLUMNS = (
@@ -73,7 +73,7 @@ def cases(given: pd.DataFrame) -> pd.DataFrame:
 
 
 def _words_apart(rating: str | None, predicted: float, scale: MosScale) -> float:
-    return abs(RATINGS.index(rating) - RATINGS.index(scale.rating(predicted))) if rating else np.nan
+    return abs(RATING_WORDS.index(rating) - RATING_WORDS.index(scale.rating(predicted))) if rating else np.nan
 
 
 def beside(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

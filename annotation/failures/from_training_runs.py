@@ -12,7 +12,7 @@ import pandas as pd
 
 from annotation.failures.error_table import cases
 from annotation.failures.sources import DataSet, Judged, Opinion, Version
-from m3agiqa.aspects import COMMON_SCALE, RATINGS, Aspect, MosScale
+from m3agiqa.aspects import COMMON_SCALE, RATING_WORDS, Aspect, MosScale
 from m3agiqa.errors import InputError
 
 REQUIRED_COLUMNS = ("sample", "image", "aspect", "mos", "predicted")
@@ -173,7 +173,7 @@ def _checked(read: pd.DataFrame, name: str) -> pd.DataFrame:
     _all(read["aspect"].isin(list(Aspect)), f"aspect is none of {', '.join(Aspect)}", name)
     _all(~read.duplicated(["item", "aspect"]), "sample and aspect have been there before", name)
     if "rating" in read:  # a word that is none of the five is no answer
-        read["rating"] = read["rating"].where(read["rating"].isin(list(RATINGS)))
+        read["rating"] = read["rating"].where(read["rating"].isin(list(RATING_WORDS)))
     return read
 
 

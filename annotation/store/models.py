@@ -16,7 +16,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -209,8 +209,8 @@ class AspectAssessment(Base):
     def uncertainty(self) -> float:
         """Distance of the MOS from the range of the rating word, plus the spread, in units of the scale."""
         unit = self.scale.to_unit(self.mos)
-        low = RATINGS.index(self.rating) / len(RATINGS)
-        distance = max(low - unit, unit - low - 1 / len(RATINGS), 0.0)
+        low = RATING_WORDS.index(self.rating) / len(RATING_WORDS)
+        distance = max(low - unit, unit - low - 1 / len(RATING_WORDS), 0.0)
         return distance + (self.spread or 0.0) / (self.scale_high - self.scale_low)
 
 

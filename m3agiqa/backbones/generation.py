@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from m3agiqa.aspects import RATINGS
+from m3agiqa.aspects import RATING_WORDS
 from m3agiqa.backbones.base import Delta, Spoken
 from m3agiqa.backbones.kv_cache import Reading, padded
 from m3agiqa.errors import Stopped
@@ -107,7 +107,7 @@ class Speech:
         words = self.head(self.reading.last)[:, self.chat.words].argmax(-1)
         for i, (word, states) in enumerate(zip(words.tolist(), self.reading.states(), strict=True)):
             hidden = states[: len(states) - self.header].cpu()
-            yield Spoken(self.rows[i], self.chat.text(self.said[i]).strip(), RATINGS[word], hidden)
+            yield Spoken(self.rows[i], self.chat.text(self.said[i]).strip(), RATING_WORDS[word], hidden)
 
     def _cut(self) -> None:
         """End rows that ran out of tokens at their last whole sentence; forget what came after it."""

@@ -14,7 +14,10 @@ from m3agiqa.errors import InputError, TooLittleMemory
 
 CUDA_OVERHEAD = 500_000_000
 """Bytes of a GPU that are left to its libraries, and to what the allocator rounds up."""
-SOLD = {"cuda": (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192), "cpu": (8, 16, 32, 64, 128, 256)}
+COMMON_MEMORY_SIZES = {
+    "cuda": (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192),
+    "cpu": (8, 16, 32, 64, 128, 256),
+}
 """Usual sizes of memory in GB."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -99,7 +102,7 @@ def too_little(
 
 def size_sold(need: int, gpu: bool) -> int:
     """The smallest usual memory, in GB, with room for so many bytes; else the largest that there is."""
-    sizes = SOLD["cuda" if gpu else "cpu"]
+    sizes = COMMON_MEMORY_SIZES["cuda" if gpu else "cpu"]
     return next((size for size in sizes if size * 10**9 >= need + CUDA_OVERHEAD), sizes[-1])
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.files import sha256
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 
 CARD_FILE = "checkpoint.json"
-SHIPPED = Path(__file__).parents[1] / "checkpoints"
+SHIPPED_FOLDER = Path(__file__).parents[1] / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ def write_card(card: Card, folder: Path) -> None:
 
 def shipped() -> list[str]:
     """Names of the checkpoints that come with this package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
+    return sorted(path.parent.name for path in SHIPPED_FOLDER.glob(f"*/{CARD_FILE}"))
 
 
 def local_checkpoint(name_or_path: str | Path) -> Path | None:
     """The folder of a shipped checkpoint's name, or of a local path; None if there is no checkpoint."""
-    folders = (SHIPPED / str(name_or_path), Path(name_or_path))
+    folders = (SHIPPED_FOLDER / str(name_or_path), Path(name_or_path))
     return next((folder for folder in folders if (folder / CARD_FILE).is_file()), None)
 
 

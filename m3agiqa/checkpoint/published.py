@@ -34,7 +34,7 @@ from m3agiqa.predictor.model import Predictor
 
 SOURCES_FILE = "sources.json"
 """What a model was put together from: all repositories, each with its commit or the hash of a folder."""
-FORMAT = 1
+FOLDER_FORMAT = 1
 """Of the folder; raised when the same parts would be put together differently."""
 
 
@@ -73,14 +73,14 @@ class PublishedModel:
 
     @property
     def learned_from(self) -> str:
-        said = ", ".join(f"{each.dataset} ({aspect})" for aspect, each in self.aspects.items())
-        return f"people's scores of AI-generated images: {said}; trained and published by {self.by}"
+        datasets = ", ".join(f"{each.dataset} ({aspect})" for aspect, each in self.aspects.items())
+        return f"people's scores of AI-generated images: {datasets}; trained and published by {self.by}"
 
 
 # The authors' program limits all three scores to [0, 5]. The examples that they published (quality 2.20 to
 # 4.47, authenticity 2.52) and their rating words are on that scale, too. As AIGCIQA2023 itself has [0, 100],
 # its scores must have been divided by 20. Lengths and slices are those of their settings for each data set.
-_FIVE = MosScale(0.0, 5.0)
+_AUTHORS_SCALE = MosScale(0.0, 5.0)
 M3_AGIQA = PublishedModel(
     name="m3-agiqa",
     version="1.0",
@@ -91,7 +91,7 @@ M3_AGIQA = PublishedModel(
             "strawhat/minicpm2.5-AIGIQA-20k-ft",
             "aigciqa-30k/quality/best-epoch=11-val_SRCC=0.89.ckpt",
             "AIGCIQA-20k",
-            _FIVE,
+            _AUTHORS_SCALE,
             context_length=768,
             max_slice_nums=4,
         ),
@@ -99,13 +99,13 @@ M3_AGIQA = PublishedModel(
             "strawhat/minicpm2.5-agiqa-3k-corr-ft",
             "agiqa-3k/alignment/best-epoch=14-val_SRCC=0.87.ckpt",
             "AGIQA-3k",
-            _FIVE,
+            _AUTHORS_SCALE,
         ),
         Aspect.AUTHENTICITY: PublishedAspect(
             "strawhat/minicpm2.5-aigciqa2023-auth-ft",
             "aigciqa2023/authenticity/best-epoch=15-val_SRCC=0.83.ckpt",
             "AIGCIQA2023",
-            _FIVE,
+            _AUTHORS_SCALE,
         ),
     },
 )
@@ -117,7 +117,7 @@ def _alone(model: PublishedModel, aspect: Aspect) -> PublishedModel:
     )
 
 
-PUBLISHED = {
+PUBLISHED_MODELS = {
     model.name: model for model in (M3_AGIQA, *(_alone(M3_AGIQA, aspect) for aspect in M3_AGIQA.aspects))
 }
 """By name; each model with all of its aspects, and each aspect by itself, without the others' adapters."""
@@ -137,7 +137,7 @@ def assembled(
     check_transformers()
     check_revision(revision, model.name, model.repositories)
     versions = {name: _version(name, revision_of(name, revision)) for name in model.repositories}
-    facts = {"format": FORMAT, "model": asdict(model), "repositories": versions}
+    facts = {"format": FOLDER_FORMAT, "model": asdict(model), "repositories": versions}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     target = home() / "published" / f"{model.name}-{key}"
     if is_intact(target):
@@ -184,14 +184,14 @@ def _predictors(
                 "revision."
             )
         predictor = read_predictor(file, each.context_length)
-        head = _told(head_blocks(base), f"Fusing the predictor of {aspect}", progress)
+        head = _reported(head_blocks(base), f"Fusing the predictor of {aspect}", progress)
         try:
             yield aspect, predictor.fuse(head)
         except ValueError as error:
             raise WeightsError(f"{file} does not fit {BASE}: {error}.") from error
 
 
-def _told(blocks: Iterator[tuple[Tensor, float]], message: str, progress: Progress) -> Iterator[Tensor]:
+def _reported(blocks: Iterator[tuple[Tensor, float]], message: str, progress: Progress) -> Iterator[Tensor]:
     for block, done in blocks:
         yield block
         progress(message, done)

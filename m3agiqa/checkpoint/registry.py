@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, read_card
@@ -17,7 +18,7 @@ from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.files import new_folder, write_atomically
 
 REGISTRATION_FILE = "registration.json"
-METRICS = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
+METRIC_NAMES = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
 """What people call the fields of Agreement."""
 
 
@@ -54,12 +55,13 @@ class Comparison:
     after: str
     rows: tuple[Compared, ...]
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return _plain(asdict(self))
+        facts: dict[str, Any] = _plain(asdict(self))
+        return facts
 
     @classmethod
-    def from_dict(cls, facts: dict) -> Comparison:
+    def from_dict(cls, facts: dict[str, Any]) -> Comparison:
         """Raises ValueError, TypeError or KeyError for what `to_dict` has not made."""
         rows = [
             Compared(
@@ -119,13 +121,13 @@ def register(checkpoint: Path, folder: Path, comparison: Comparison | None = Non
 
 def candidates(folder: Path) -> list[Candidate]:
     """All registered checkpoints, the newest first; folders that are none of them are passed over."""
-    found: list[Candidate] = []
+    readable: list[Candidate] = []
     for card in folder.glob(f"[!.]*/{CARD_FILE}"):
         try:
-            found.append(_read(card.parent))
+            readable.append(_read(card.parent))
         except WeightsError:
             continue  # perhaps of another version
-    return sorted(found, key=lambda each: (each.registered_at, each.name), reverse=True)
+    return sorted(readable, key=lambda each: (each.registered_at, each.name), reverse=True)
 
 
 def registered(name: str, folder: Path) -> Path | None:
@@ -153,7 +155,7 @@ def _read(folder: Path) -> Candidate:
         raise WeightsError(f"{path} is missing or damaged: {error}. Register the model anew.") from error
 
 
-def _write(path: Path, facts: dict) -> None:
+def _write(path: Path, facts: dict[str, Any]) -> None:
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n", durable=True)
 
@@ -163,13 +165,13 @@ def _as_name(title: str) -> str:
     return re.sub(r"[^\w.+]+", "-", title).strip(".-") or "model"
 
 
-def _agreement(facts: dict | None) -> Agreement | None:
+def _agreement(facts: dict[str, Any] | None) -> Agreement | None:
     if facts is None:
         return None
     return Agreement(**{name: math.nan if value is None else float(value) for name, value in facts.items()})
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     """As JSON can hold it: NaN becomes null."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}

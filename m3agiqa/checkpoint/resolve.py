@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint.card import CARD_FILE, local_checkpoint, shipped
-from m3agiqa.checkpoint.published import PUBLISHED, assembled
+from m3agiqa.checkpoint.published import PUBLISHED_MODELS, assembled
 from m3agiqa.checkpoint.revisions import Revision, check_revision, parse_revision, revision_of
 from m3agiqa.download.hub import NotOnHub, commit, snapshot, version_of
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError
 
-FILES = ("*.json", "*.safetensors")  # no weights that need unpickling, no code
+CHECKPOINT_FILES = ("*.json", "*.safetensors")  # no weights that need unpickling, no code
 
 
 def checkpoint_named(
@@ -32,8 +32,8 @@ def checkpoint_named(
     """
     name = str(name_or_path)
     revision = parse_revision(revision) if isinstance(revision, str) else revision or None
-    if name in PUBLISHED:
-        return assembled(PUBLISHED[name], progress, revision, placement)
+    if name in PUBLISHED_MODELS:
+        return assembled(PUBLISHED_MODELS[name], progress, revision, placement)
     folder = local_checkpoint(name_or_path)
     if folder is not None:
         if revision is not None:
@@ -44,7 +44,7 @@ def checkpoint_named(
         raise InputError(f"The folder {name} has no {CARD_FILE}, so it is no model.")
     if _may_be_repository(name):
         return _from_hub(name, progress, revision)
-    known = ", ".join([*shipped(), *PUBLISHED])
+    known = ", ".join([*shipped(), *PUBLISHED_MODELS])
     raise InputError(
         f"There is no model {name!r}. Give one of {known}; a folder with a {CARD_FILE}; or "
         "organisation/name of a model on the Hugging Face Hub that has one."
@@ -70,4 +70,4 @@ def _from_hub(name: str, progress: Progress | None, revision: Revision | None) -
         raise InputError(
             f"{name} on the Hugging Face Hub is not a model of this program, as it has no {CARD_FILE}."
         )
-    return snapshot(name, FILES, progress, wanted)
+    return snapshot(name, CHECKPOINT_FILES, progress, wanted)

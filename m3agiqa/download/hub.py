@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -35,8 +36,8 @@ from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, WeightsError, reason
 
 FOLDER_VARIABLE = "M3AGIQA_HUB_FOLDER"
-COMMIT = re.compile(r"[0-9a-f]{40}")
-PIECES, PIECE = 64, 2**16
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+SAMPLED_PIECES, PIECE_BYTES = 64, 2**16
 """Of a large file so many pieces of so many bytes say which file it is."""
 
 # They warn where no file has a name that was asked for, which whoever needs the file says better, and of each
@@ -65,14 +66,14 @@ def snapshot(
     if folder is not None:
         return folder
     with _in_words(repository, revision):
-        folder = snapshot_download(
+        path = snapshot_download(
             repository,
             revision=revision,
             allow_patterns=list(files),
             local_files_only=not fetch,
             tqdm_class=_reporting_to(progress, f"Downloading {repository}"),
         )
-        return Path(folder)
+        return Path(path)
 
 
 def version_of(repository: str, revision: str | None = None) -> str:
@@ -114,7 +115,7 @@ def version(folder: Path, files: Sequence[str] = ("*",)) -> str:
 
     Of large files only pieces are read, so that gigabytes take a moment.
     """
-    if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name):
+    if folder.parent.name == "snapshots" and COMMIT_HASH.fullmatch(folder.name):
         return folder.name  # that is how the Hub's cache is laid out
     digest = hashlib.sha256()
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -124,15 +125,15 @@ def version(folder: Path, files: Sequence[str] = ("*",)) -> str:
         size = path.stat().st_size
         digest.update(f"{name} {size}\n".encode())
         with path.open("rb") as file:
-            for start in range(0, size, max(PIECE, size // PIECES)):
+            for start in range(0, size, max(PIECE_BYTES, size // SAMPLED_PIECES)):
                 file.seek(start)
-                digest.update(file.read(PIECE))
+                digest.update(file.read(PIECE_BYTES))
     return f"sha256:{digest.hexdigest()}"
 
 
 def commit(version: str) -> str | None:
     """A version that is a commit; None for that of a folder of someone's own."""
-    return version if COMMIT.fullmatch(version) else None
+    return version if COMMIT_HASH.fullmatch(version) else None
 
 
 # --- what can go wrong -------------------------------------------------------------------------
@@ -182,13 +183,13 @@ def _full(at: str) -> WeightsError:
     )
 
 
-def _reporting_to(progress: Progress | None, message: str) -> type[tqdm]:
+def _reporting_to(progress: Progress | None, message: str) -> type[tqdm[Any]]:
     """A bar class that tells `progress`, if any, the share of bytes that is there, and prints nothing."""
 
-    class Reporting(tqdm):
-        most = 0  # bytes; of what is received and what is written, two bars tell
+    class Reporting(tqdm):  # type: ignore[type-arg] # no generic at runtime
+        most: float = 0  # bytes; of what is received and what is written, two bars tell
 
-        def __init__(self, *args: object, **kwargs: object) -> None:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})
 

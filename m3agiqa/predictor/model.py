@@ -1,55 +1,19 @@
-"""The predictor: from what the MLLM held in mind to a mean opinion score (paper, Eq. 6-9)."""
+"""The predictor: from the MLLM's hidden states to a mean opinion score (paper, Eq. 6-9)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m3agiqa.predictor.extractors import Extractor, build_extractor
+from m3agiqa.predictor.config import Pooling, PredictorConfig
+from m3agiqa.predictor.extractors import build_extractor
 
-Projection = Literal["hidden", "vocab", "none"]
-Pooling = Literal["mean", "max", "last", "first+last"]
-ROWS = 4096
+HEAD_ROWS_AT_ONCE = 4096
 """So many rows of an output head are brought to 32 bit at a time."""
-
-
-@dataclass(frozen=True)
-class PredictorConfig:
-    """Shape of a predictor; the defaults are the paper's, except the input size."""
-
-    input_size: int
-    """Width of the input: the backbone's hidden size, or its vocabulary for projection="vocab"."""
-    projection: Projection = "hidden"
-    """What W_proj reads. "vocab": logits, as in the paper. "hidden": hidden states (paper, "w/o lm_head");
-    for a frozen head both are the same function class, and `Predictor.fuse` turns a vocab predictor into a
-    hidden one exactly. "none": the extractor is as wide as the hidden states, which are only scaled."""
-    extractor: Extractor = "xlstm"
-    """What reads the sequence; "none" pools the projected states as they are."""
-    pooling: Pooling = "mean"
-    """How the sequence becomes one vector; "first+last" is the mean of these two positions."""
-    dim: int = 512
-    """Width of W_proj's output and of the extractor."""
-    blocks: int = 4
-    """Layers of the extractor."""
-    slstm_at: tuple[int, ...] = (1,)
-    """Blocks of the xLSTM that are sLSTM; the others are mLSTM."""
-    heads: int = 4
-    conv_kernel: int = 4
-    qkv_block: int = 4
-    feedforward_factor: float = 1.3
-    regression_dim: int = 128
-    """Width between the two layers of the regression head."""
-    dropout: float = 0.0
-    context_length: int = 1024
-    """Longest sequence that is read; of a longer one only the beginning is."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slstm_at", tuple(self.slstm_at))  # JSON has lists only
 
 
 class Predictor(nn.Module):
@@ -60,7 +24,7 @@ class Predictor(nn.Module):
         self.config = config
         if config.projection == "none":
             width = config.input_size
-            self.projection: nn.Module = Scale(width)
+            self.projection: Scale | nn.Linear = Scale(width)
         else:
             width = config.dim
             self.projection = nn.Linear(config.input_size, width)
@@ -84,12 +48,13 @@ class Predictor(nn.Module):
         else:
             projected = F.linear(states, self.projection.weight @ head, self.projection.bias)
         pooled = pool(self.extractor(projected, lengths), lengths, self.config.pooling)
-        return self.regression(self.dropout(pooled)).squeeze(-1)
+        mos: Tensor = self.regression(self.dropout(pooled)).squeeze(-1)
+        return mos
 
     @torch.inference_mode()
     def predict(self, states: Tensor) -> float:
         """Raw MOS of one conversation's states [L, input_size]."""
-        return self(states[None], torch.tensor([len(states)])).item()
+        return float(self(states[None], torch.tensor([len(states)])).item())
 
     def fuse(self, head: Tensor | Iterable[Tensor]) -> Predictor:
         """The same function on hidden states: W_proj (W_head h) = (W_proj W_head) h.
@@ -102,7 +67,7 @@ class Predictor(nn.Module):
         weights = self.state_dict()
         over_vocabulary, size = weights["projection.weight"], self.config.input_size
         rows, product = 0, None
-        for block in head.split(ROWS) if isinstance(head, Tensor) else head:
+        for block in torch.split(head, HEAD_ROWS_AT_ONCE) if isinstance(head, Tensor) else head:
             rows += len(block)
             if rows > size:
                 break

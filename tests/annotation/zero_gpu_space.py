@@ -103,7 +103,8 @@ from m3agiqa.backbones.base import Delta, Request, Spoken  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as minicpm  # noqa: E402
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE  # noqa: E402
 from m3agiqa.checkpoint.card import Card, save_predictor, write_card  # noqa: E402
-from m3agiqa.predictor.model import Predictor, PredictorConfig  # noqa: E402
+from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
+from m3agiqa.predictor.model import Predictor  # noqa: E402
 
 
 def move_to_gpu(callback: object = None) -> None:

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from m3agiqa import Aspect, MosScale, Rating
-from m3agiqa.aspects import RATINGS
+from m3agiqa.aspects import RATING_WORDS
 
 finite = st.floats(-1e6, 1e6)
 
@@ -36,7 +36,7 @@ def test_unit_roundtrip(scale: MosScale, mos: float) -> None:
 @given(scales(), finite, finite)
 def test_rating_never_falls_when_the_mos_rises(scale: MosScale, a: float, b: float) -> None:
     low, high = sorted((a, b))
-    assert RATINGS.index(scale.rating(low)) <= RATINGS.index(scale.rating(high))
+    assert RATING_WORDS.index(scale.rating(low)) <= RATING_WORDS.index(scale.rating(high))
 
 
 def test_rating_splits_the_scale_into_five_equal_ranges() -> None:

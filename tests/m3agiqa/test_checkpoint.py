@@ -19,7 +19,8 @@ from m3agiqa.checkpoint.card import (
     save_predictor,
     write_card,
 )
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 
 CONFIG = PredictorConfig(input_size=8, dim=16, blocks=2, heads=2, context_length=16)
 CARD = Card(

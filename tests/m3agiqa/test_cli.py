@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from m3agiqa import Aspect, Assessor, DescriptionDelta, cli
-from m3agiqa.checkpoint.card import SHIPPED
+from m3agiqa.checkpoint.card import SHIPPED_FOLDER
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,7 +178,7 @@ def test_tampered_and_unknown_models(
     image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.undo()
-    shutil.copytree(SHIPPED / "nano", tmp_path / "copy")
+    shutil.copytree(SHIPPED_FOLDER / "nano", tmp_path / "copy")
     with (tmp_path / "copy" / "connector.safetensors").open("ab") as file:
         file.write(b"\0")
     assert cli.main(["assess", str(image_file), "--json", "--model", str(tmp_path / "copy")]) == 2

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.errors import InputError
-from m3agiqa.predictor.extractors import Extractor
-from m3agiqa.predictor.model import Pooling, Predictor, PredictorConfig, pool
+from m3agiqa.predictor.config import Extractor, Pooling, PredictorConfig
+from m3agiqa.predictor.model import Predictor, pool
 
 EXTRACTORS = get_args(Extractor)
 ALL = list(product(EXTRACTORS, get_args(Pooling)))

@@ -13,7 +13,15 @@ from hub_server import NOBODY, Hub, reached, serving
 from m3agiqa import InputError, WeightsError
 from m3agiqa.backbones import load_backbone
 from m3agiqa.download import hub
-from m3agiqa.download.hub import FOLDER_VARIABLE, PIECE, PIECES, commit, snapshot, version, version_of
+from m3agiqa.download.hub import (
+    FOLDER_VARIABLE,
+    PIECE_BYTES,
+    SAMPLED_PIECES,
+    commit,
+    snapshot,
+    version,
+    version_of,
+)
 
 NAME = "someone/something"
 
@@ -153,7 +161,7 @@ def test_folders_stand_in_for_repositories(
 
 def test_the_version_of_a_folder_is_its_content(server: Hub, tmp_path: Path) -> None:
     assert commit(version(snapshot(NAME))) == version_of(NAME)
-    weights = bytearray(PIECES * PIECE * 3)
+    weights = bytearray(SAMPLED_PIECES * PIECE_BYTES * 3)
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         (folder / ".cache").mkdir(parents=True)
@@ -161,7 +169,7 @@ def test_the_version_of_a_folder_is_its_content(server: Hub, tmp_path: Path) -> 
         (folder / "weights.bin").write_bytes(weights)
     first, second = map(version, folders)
     assert first == second and commit(first) is None
-    for place in (0, len(weights) - 2 * PIECE - 1):
+    for place in (0, len(weights) - 2 * PIECE_BYTES - 1):
         changed = bytearray(weights)
         changed[place] = 1
         (folders[1] / "weights.bin").write_bytes(changed)

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from m3agiqa.aspects import RATINGS, Rating
+from m3agiqa.aspects import RATING_WORDS, Rating
 from m3agiqa.metrics import (
     accuracy,
     bootstrap_interval,
@@ -72,10 +72,10 @@ def test_rmse_is_in_units_of_the_scale():
     assert rmse([1.0, 5.0], [2.0, 5.0]) == pytest.approx(0.5**0.5)
 
 
-@given(st.lists(st.tuples(st.sampled_from(RATINGS), st.sampled_from(RATINGS)), min_size=1))
+@given(st.lists(st.tuples(st.sampled_from(RATING_WORDS), st.sampled_from(RATING_WORDS)), min_size=1))
 def test_rough_accuracy_forgives_one_class(drawn):
     said, meant = zip(*drawn, strict=True)
-    gaps = [abs(RATINGS.index(a) - RATINGS.index(b)) for a, b in drawn]
+    gaps = [abs(RATING_WORDS.index(a) - RATING_WORDS.index(b)) for a, b in drawn]
     assert rough_accuracy(said, meant) == pytest.approx(np.mean([gap <= 1 for gap in gaps]))
     assert accuracy(said, meant) <= rough_accuracy(said, meant)
 
@@ -94,7 +94,7 @@ def test_the_interval_holds_the_estimate_and_narrows_with_more_images():
     assert high - low < few_high - few_low
 
 
-words = st.sampled_from(RATINGS)
+words = st.sampled_from(RATING_WORDS)
 
 
 @given(st.lists(st.tuples(words | st.none(), words), min_size=1))
@@ -193,7 +193,7 @@ def test_confusion_counts_every_answer_that_is_a_word(drawn):
     said, meant = zip(*drawn, strict=True) if drawn else ((), ())
     counts = confusion(said, meant)
     assert counts.shape == (5, 5)
-    for row, word in enumerate(RATINGS):
+    for row, word in enumerate(RATING_WORDS):
         assert counts[row].sum() == sum(t is word and p is not None for p, t in drawn)
         assert counts[:, row].sum() == said.count(word)
     assert np.trace(counts) == sum(p is t for p, t in drawn)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from xlstm import xLSTMBlockStack
 
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 
 CONFIG = PredictorConfig(input_size=24, dim=32, heads=2, context_length=160, regression_dim=16)
 

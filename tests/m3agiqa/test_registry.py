@@ -22,7 +22,8 @@ from m3agiqa.checkpoint.registry import (
     find,
     register,
 )
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 
 CONFIG = PredictorConfig(input_size=4, dim=8, blocks=1, heads=2, context_length=8, extractor="none")
 CARD = Card(

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from PIL import Image
 from scripted_backbone import brightness
 
-from m3agiqa.aspects import RATINGS
+from m3agiqa.aspects import RATING_WORDS
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ class ChatStand(ThreadingHTTPServer):
             if said != "":
                 return said
             light = brightness(asked.image)
-            return f"It is {light:.3f} bright." if asked.round == 1 else f"{RATINGS[min(4, int(5 * light))]}."
+            return (
+                f"It is {light:.3f} bright."
+                if asked.round == 1
+                else f"{RATING_WORDS[min(4, int(5 * light))]}."
+            )
         finally:
             with self.lock:
                 self.under_way -= 1

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
 from m3agiqa.backbones import NanoBackbone
 from m3agiqa.backbones.base import Delta, Request, Spoken
 from m3agiqa.conversation import Conversation
@@ -60,7 +60,7 @@ class ScriptedBackbone:
         for row, (image, opened) in enumerate(rows):
             text = f"{opened.aspect}: {brightness(image):.3f}"
             yield Delta(row, text)
-            rating = RATINGS[min(4, int(5 * brightness(image)))]
+            rating = RATING_WORDS[min(4, int(5 * brightness(image)))]
             yield Spoken(row, text, rating, states(image, opened.describe(text)))
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from drawings import draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
@@ -81,12 +81,12 @@ def test_images_are_found_by_the_end_of_their_path(tmp_path: Path, images: Path,
         import_conversations(path, Q)
 
 
-@pytest.mark.parametrize("rating", RATINGS)
+@pytest.mark.parametrize("rating", RATING_WORDS)
 def test_a_word_becomes_the_middle_of_its_fifth(tmp_path: Path, images: Path, rating: str) -> None:
     scale = MosScale(0.0, 100.0)
     path = put(tmp_path / "q.json", item(0, rating=rating))
     (sample,) = import_conversations(path, Q, images, scale)
-    assert sample.mos[Q] == pytest.approx(10 + 20 * RATINGS.index(rating))
+    assert sample.mos[Q] == pytest.approx(10 + 20 * RATING_WORDS.index(rating))
     assert scale.rating(sample.mos[Q]) == rating
 
 

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from m3agiqa.aspects import RATINGS, Aspect
+from m3agiqa.aspects import RATING_WORDS, Aspect
 from m3agiqa.samples import Sample
 from training.data import TEACHER_SCALE, load_teacher
 from training.data.distortions import DAMAGE_WORDS
@@ -38,8 +38,8 @@ def test_every_conversation_ends_with_an_answer(lessons: list[list[Lesson]]) -> 
     described = [c for c in held if c.turns[0].content.startswith("Please closely examine")]
     rated = [c for c in described if len(c.turns) == 4]
     assert {len(c.turns) for c in described} == {2, 4}, "some go on to the rating"
-    assert {c.turns[-1].content for c in rated} <= set(RATINGS)
-    assert any(len(c.turns) == 2 and c.turns[-1].content in RATINGS for c in held), "one round"
+    assert {c.turns[-1].content for c in rated} <= set(RATING_WORDS)
+    assert any(len(c.turns) == 2 and c.turns[-1].content in RATING_WORDS for c in held), "one round"
 
 
 def test_wrong_prompts_and_damage_are_taught_as_bad(data: Path, lessons: list[list[Lesson]]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scripted_backbone import ScriptedBackbone, drawings, states
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
 from m3agiqa.backbones.base import Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
@@ -74,7 +74,7 @@ def test_everything_is_spoken_about_and_kept_as_it_was_said(cases: list[Variant]
         assert (entry.sample, entry.aspect, entry.kind) == (case.sample.id, aspect, case.kind)
         assert (entry.damage, entry.prompt) == (case.damage, case.prompt)
         assert entry.description.startswith(str(aspect))
-        assert entry.rating in RATINGS
+        assert entry.rating in RATING_WORDS
         told = Conversation.open(aspect, case.prompt).describe(entry.description)
         assert torch.equal(found[key], states(case.image(), told))
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
-from m3agiqa.prompts import TEACHER
+from m3agiqa.prompts import TEACHER_PROMPT
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
 from training.remote.client import ContentRefused, ServerError, TemporaryError
@@ -148,7 +148,9 @@ def openai(stand: Stand) -> OpenAITeacher:
 
 def test_the_question_is_the_papers_template(sample) -> None:
     asked = question(sample("a {red} fox"), SCALE)
-    assert asked == TEACHER.format(prompt="a {red} fox", mos_q=3.25, mos_a="4", mos_au="2", min=1, max=5)
+    assert asked == TEACHER_PROMPT.format(
+        prompt="a {red} fox", mos_q=3.25, mos_a="4", mos_au="2", min=1, max=5
+    )
 
 
 def test_scores_that_are_not_known_are_not_named(sample) -> None:

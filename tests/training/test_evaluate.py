@@ -13,7 +13,8 @@ import torch
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.metrics import plcc_logistic, rmse, srcc
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample
 from training.evaluation.evaluate import (
     NO_PROMPT,

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import load_predictor
-from m3agiqa.predictor.model import Predictor, PredictorConfig
+from m3agiqa.predictor.config import PredictorConfig
+from m3agiqa.predictor.model import Predictor
 from training.__main__ import main
 from training.convert import PREDICTOR_FILE
 

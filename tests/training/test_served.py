@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_backbone import ScriptedBackbone, begun_run, drawings, states
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, M3AgiqaError
 from training import pipeline
@@ -114,7 +114,7 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
         assert rated == {"role": "user", "content": second.content}
         light = float(np.asarray(case.image().convert("L")).mean()) / 255
         assert said.content == f"It is {light:.3f} bright."
-        assert telling.rating is RATINGS[min(4, int(5 * light))]
+        assert telling.rating is RATING_WORDS[min(4, int(5 * light))]
     assert len(stand.asked) == 2 * len(wanted)
     assert {each.body["temperature"] for each in stand.asked} == {0.0}
     assert {each.body["model"] for each in stand.asked} == {"seer"}
@@ -437,7 +437,7 @@ def test_a_whole_run_with_a_server(
         case = Variant(target.sample, "own", (Aspect.QUALITY,), target.sample.prompt)
         assert target.description.startswith("It is 0.")
         assert torch.equal(target.states, states(case.image(), told)), "of just this conversation"
-        assert target.rating in RATINGS
+        assert target.rating in RATING_WORDS
     found = pipeline.write_outcome(run)["quality"]
     assert found["srcc"] > 0.5 and found["spoken_accuracy"] > 0.5
     assert "by seer on a server" in (run.folder / "report" / "report.html").read_text()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from m3agiqa import prompts
-from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
@@ -38,7 +38,7 @@ OLDER_QUALITY = (
 )
 KNOWN_QUESTIONS = {
     aspect: (text, OLDER_QUALITY) if aspect is Aspect.QUALITY else (text,)
-    for aspect, text in prompts.DESCRIBE.items()
+    for aspect, text in prompts.DESCRIBE_PROMPTS.items()
 }
 ASPECT_WORDS = {"alignment": Aspect.CORRESPONDENCE, **{str(aspect): aspect for aspect in Aspect}}
 """What names of files call the aspects."""
@@ -179,8 +179,8 @@ def _mos(rated: str, image: str, aspect: Aspect, scale: MosScale, scores: Scores
         return true
     rating = Rating.parse(rated)
     if rating is None:
-        raise InputError(f"{place}: {rated!r} is none of {', '.join(RATINGS)}.")
-    return scale.from_unit((RATINGS.index(rating) + 0.5) / len(RATINGS))
+        raise InputError(f"{place}: {rated!r} is none of {', '.join(RATING_WORDS)}.")
+    return scale.from_unit((RATING_WORDS.index(rating) + 0.5) / len(RATING_WORDS))
 
 
 def _named_aspect(path: Path) -> Aspect | None:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale, Rating
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.metrics import (
-    Said,
+    Ratings,
     accuracy,
     bootstrap_interval,
     confusion,
@@ -161,7 +161,7 @@ def _aspect_summary(part: pd.DataFrame, scale: MosScale) -> dict[str, object]:
 
 
 def _spoken(
-    words: Said, predicted: Sequence[float], true: Sequence[float], scale: MosScale
+    words: Ratings, predicted: Sequence[float], true: Sequence[float], scale: MosScale
 ) -> dict[str, float]:
     """SRCC of the words that there are; a missing word is never the predicted one."""
     if not any(words):
@@ -174,10 +174,10 @@ def _spoken(
     }
 
 
-def _ranks(words: Said, true: Sequence[float]) -> tuple[list[float], list[float]]:
+def _ranks(words: Ratings, true: Sequence[float]) -> tuple[list[float], list[float]]:
     """The words that there are as numbers from 0, and the scores beside them."""
     said = [(word, mos) for word, mos in zip(words, true, strict=True) if word is not None]
-    return [RATINGS.index(word) for word, _ in said], [mos for _, mos in said]
+    return [RATING_WORDS.index(word) for word, _ in said], [mos for _, mos in said]
 
 
 # --- by group ----------------------------------------------------------------------------------

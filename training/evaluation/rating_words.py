@@ -10,7 +10,7 @@ import pandas as pd
 from m3agiqa.aspects import MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
-from m3agiqa.metrics import Said, accuracy, precision_and_f1, rough_accuracy
+from m3agiqa.metrics import Ratings, accuracy, precision_and_f1, rough_accuracy
 
 
 def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale) -> dict[str, float]:
@@ -34,7 +34,7 @@ def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale)
     return classification(predicted, true)
 
 
-def classification(predicted: Said, true: list[Rating]) -> dict[str, float]:
+def classification(predicted: Ratings, true: list[Rating]) -> dict[str, float]:
     """How many answers there are, how many were no rating word, and how right they are."""
     found: dict[str, float] = {
         "n": len(true),

@@ -18,7 +18,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 from m3agiqa.json_lines import read_json_lines
-from m3agiqa.prompts import TEACHER
+from m3agiqa.prompts import TEACHER_PROMPT
 from m3agiqa.samples import Sample
 from training.remote.client import (
     KEY_VARIABLE,
@@ -61,7 +61,7 @@ def question(sample: Sample, scale: MosScale) -> str:
         if aspect in sample.mos
     ]
     sentence = f"The {', '.join(told)}." if told else ""
-    text = TEACHER.replace(SCORES_TEMPLATE, sentence)
+    text = TEACHER_PROMPT.replace(SCORES_TEMPLATE, sentence)
     return text.format(prompt=sample.prompt or "", min=f"{scale.low:g}", max=f"{scale.high:g}")
 
 

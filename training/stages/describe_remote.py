@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TypeVar
 
-from m3agiqa.aspects import RATINGS, Aspect, Rating
+from m3agiqa.aspects import RATING_WORDS, Aspect, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.files import write_atomically
@@ -265,7 +265,9 @@ class _Asking:
             reply = self._ask(partial(self._answer, question, temperature))
             if rating := rating_in(reply.text):
                 return rating
-        raise TemporaryError(f"asked for one of [{', '.join(RATINGS)}], it says {reply.text.strip()[:60]!r}")
+        raise TemporaryError(
+            f"asked for one of [{', '.join(RATING_WORDS)}], it says {reply.text.strip()[:60]!r}"
+        )
 
     def _ask(self, ask: Callable[[], T]) -> T:
         return with_retries(ask, self.config.attempts, self.config.patience, self.sleep)

@@ -19,8 +19,8 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
-from m3agiqa.predictor.extractors import Extractor
-from m3agiqa.predictor.model import Pooling, Predictor, PredictorConfig, Projection
+from m3agiqa.predictor.config import Extractor, Pooling, PredictorConfig, Projection
+from m3agiqa.predictor.model import Predictor
 from training.parallel import progress_bar
 from training.stages.fit_data import Target
 from training.stages.losses import LossConfig, agreement_loss, hinge

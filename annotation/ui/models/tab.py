@@ -19,7 +19,7 @@ from annotation.ui.model_service import (
     servable_models,
 )
 from m3agiqa.checkpoint.card import shipped
-from m3agiqa.checkpoint.registry import METRICS, Agreement, Compared, Comparison
+from m3agiqa.checkpoint.registry import METRIC_NAMES, Agreement, Compared, Comparison
 from m3agiqa.errors import M3AgiqaError
 
 NO_CANDIDATE = (
@@ -113,7 +113,7 @@ def _card(model: ServableModel, is_served: bool, may_promote: bool) -> str:
 
 def comparison_table(comparison: Comparison) -> str:
     """Before and after on the same held-out images."""
-    heads = "".join(f'<th scope="col">{label}</th>' for label in METRICS.values())
+    heads = "".join(f'<th scope="col">{label}</th>' for label in METRIC_NAMES.values())
     body = "".join(_row(row) for row in comparison.rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Before and after"><table>'
@@ -124,7 +124,7 @@ def comparison_table(comparison: Comparison) -> str:
 
 
 def _row(row: Compared) -> str:
-    cells = "".join(_cell(metric, row.before, row.after) for metric in METRICS)
+    cells = "".join(_cell(metric, row.before, row.after) for metric in METRIC_NAMES)
     name = f"{row.aspect.capitalize()}, {PART_NAMES.get(row.part, escape(row.part))}"
     return f'<tr><th scope="row">{name}</th><td>{row.n:,}</td>{cells}</tr>'
 

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
-from m3agiqa.aspects import RATINGS
+from m3agiqa.aspects import RATING_WORDS
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
 
@@ -55,7 +55,7 @@ class Chat:
     def words(self) -> list[int]:
         """The first tokens of the rating words, each with a letter of its own, where an answer begins."""
         for lead in (self._lead(True, 1), ""):  # the space before a word may be a token of its own
-            words = [self._encode(lead + str(word))[0] for word in RATINGS]
+            words = [self._encode(lead + str(word))[0] for word in RATING_WORDS]
             if len(set(words)) == len(words):
                 break
         return words

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from m3agiqa.aspects import RATINGS
+from m3agiqa.aspects import RATING_WORDS
 from m3agiqa.conversation import Conversation, Turn
 from m3agiqa.errors import WeightsError
 
@@ -92,7 +92,7 @@ class Chat:
     @property
     def words(self) -> list[int]:
         """The first tokens of the rating words."""
-        return [self.say(word)[0] for word in RATINGS]
+        return [self.say(word)[0] for word in RATING_WORDS]
 
     def next_question(self, turn: Turn) -> list[int]:
         """What follows an answer's words: its end, and the user's next turn."""

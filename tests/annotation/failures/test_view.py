@@ -23,7 +23,7 @@ from annotation.failures.filters import (
     select,
     tags,
 )
-from m3agiqa.aspects import RATINGS, Aspect
+from m3agiqa.aspects import RATING_WORDS, Aspect
 from m3agiqa.errors import InputError
 
 
@@ -87,7 +87,7 @@ tables = st.lists(
             "mos": scores,
             "predicted": scores,
             "aspect": st.sampled_from(Aspect).map(str),
-            "rating": st.none() | st.sampled_from(RATINGS).map(str),
+            "rating": st.none() | st.sampled_from(RATING_WORDS).map(str),
             "prompt": st.none() | st.text(max_size=5),
             "generator": st.none() | st.sampled_from("ab"),
         }

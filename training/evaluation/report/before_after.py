@@ -9,7 +9,7 @@ import pandas as pd
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
-from m3agiqa.checkpoint.registry import METRICS, Agreement, Compared, Comparison
+from m3agiqa.checkpoint.registry import METRIC_NAMES, Agreement, Compared, Comparison
 from m3agiqa.metrics import plcc, rmse, srcc
 from training.data.variants import own_variants
 from training.run import RunFolder
@@ -53,23 +53,23 @@ def as_frame(comparison: Comparison) -> pd.DataFrame:
         {"part": row.part, "aspect": str(row.aspect), "n": row.n}
         | {
             f"{metric}_{when}": None if found is None else getattr(found, metric)
-            for metric in METRICS
+            for metric in METRIC_NAMES
             for when, found in (("before", row.before), ("after", row.after))
         }
         for row in comparison.rows
     ]
-    names = [f"{metric}_{when}" for metric in METRICS for when in ("before", "after")]
+    names = [f"{metric}_{when}" for metric in METRIC_NAMES for when in ("before", "after")]
     return pd.DataFrame(rows, columns=["part", "aspect", "n", *names])
 
 
 def as_text(comparison: Comparison) -> str:
     """A table for a terminal."""
     lines = [f"Before: {comparison.before}. After: {comparison.after}."]
-    heads = "".join(f"{label:>20}" for label in METRICS.values())
+    heads = "".join(f"{label:>20}" for label in METRIC_NAMES.values())
     lines.append(f"{'held-out images':34}{'n':>6}{heads}")
     for row in comparison.rows:
         whose = {"people": "scored by people", "data": "of the data"}[row.part]
-        cells = [f"{_shown(row.before, metric)} → {_shown(row.after, metric)}" for metric in METRICS]
+        cells = [f"{_shown(row.before, metric)} → {_shown(row.after, metric)}" for metric in METRIC_NAMES]
         name = f"{row.aspect}, {whose}"
         lines.append(f"{name:34}{row.n:>6}{''.join(f'{cell:>20}' for cell in cells)}")
     if not any(row.part == "people" for row in comparison.rows):

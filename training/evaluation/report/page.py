@@ -11,8 +11,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from m3agiqa.aspects import RATINGS, Aspect, MosScale
-from m3agiqa.checkpoint.registry import METRICS, Comparison
+from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
+from m3agiqa.checkpoint.registry import METRIC_NAMES, Comparison
 from training.evaluation.report import plots
 from training.evaluation.report.examples import ExampleGroup, example_groups
 
@@ -97,8 +97,8 @@ def render(
             classes=CLASSIFICATION_LABELS,
             compared=COMPARED_METRICS,
             comparison=comparison,
-            before_after=METRICS,
-            ratings=RATINGS,
+            before_after=METRIC_NAMES,
+            ratings=RATING_WORDS,
             this_run=THIS_RUN,
             colours=len(plots.SERIES_COLORS),
         )
@@ -199,6 +199,6 @@ def _matrices(found: dict) -> Iterator[Matrix]:
         if counts is not None:
             rows = [
                 (str(word), [(count, count / max(sum(row), 1)) for count in row])
-                for word, row in zip(RATINGS, counts, strict=True)
+                for word, row in zip(RATING_WORDS, counts, strict=True)
             ]
             yield Matrix(title, columns, rows, found.get(f"{prefix}unparsed", 0))

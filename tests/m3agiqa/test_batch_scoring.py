@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from m3agiqa import Aspect, Assessor, InputError
 from m3agiqa.backbones.base import Delta, Request, Spoken
-from m3agiqa.batch_scoring import COLUMNS, ScoreFile, read_rows, score
+from m3agiqa.batch_scoring import RESULT_COLUMNS, ScoreFile, read_rows, score
 
 
 def run(source: Path, out: Path, assessor: Assessor) -> list[str]:
@@ -59,7 +59,7 @@ def table(pictures: Path) -> Path:
 def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
     run(table, tmp_path / "out.csv", scripted)
     done = records(tmp_path / "out.csv")
-    assert tuple(done[0]) == COLUMNS
+    assert tuple(done[0]) == RESULT_COLUMNS
     assert [row["image"] for row in done] == [
         "a.png",
         "gone.png",
@@ -93,7 +93,7 @@ def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
 def test_columns_that_the_documentation_promises() -> None:
     kinds = ("mos", "description")
     promised = ["image", "prompt", *(f"{aspect}_{kind}" for kind in kinds for aspect in Aspect), "error"]
-    assert [name for name in COLUMNS if name in promised] == promised
+    assert [name for name in RESULT_COLUMNS if name in promised] == promised
 
 
 def test_unforeseen_error_of_one_row(
@@ -247,7 +247,7 @@ def test_full_disk(
 def test_killed_run_goes_on(
     pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3agiqa.batch_scoring.AT_ONCE", 1)
+    monkeypatch.setattr("m3agiqa.batch_scoring.BATCH_SIZE", 1)
     out = tmp_path / "out.csv"
     assess_all = scripted.assess_all
 
