@@ -40,6 +40,11 @@ def javascript(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
+def press(elem_id: str) -> str:
+    """For `js=`: presses a button that is hidden, once the page has its new value."""
+    return f'() => setTimeout(() => document.querySelector("#{elem_id}").click(), 100)'
+
+
 def launch_options() -> dict:
     """What Gradio wants at launch, not when the page is built."""
     return {

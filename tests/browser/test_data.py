@@ -85,7 +85,7 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     expect(people.get_by_role("row", name="roberta")).to_contain_text("−0.40")
     quality = page.locator("#data-agreement").get_by_role("row", name="Quality")
     expect(quality).to_contain_text("8 images, 2 people")
-    expect(page.locator("#data-means svg")).to_have_count(1)
+    expect(page.locator("#data-charts svg.marks")).to_have_count(1)
     expect(page.locator("#data-uncertain")).to_contain_text("prompt 3")
 
     score(team_server.data, 8)
@@ -133,6 +133,6 @@ def test_an_annotator_sees_themselves_alone(sign_in: SignIn) -> None:
 def test_a_viewer_sees_counts_alone(sign_in: SignIn) -> None:
     page = sign_in("vera")
     expect(page.locator("#data-annotators")).to_contain_text("Who may annotate sees their own figures")
-    expect(page.locator("#data-means svg")).to_have_count(1)
+    expect(page.locator("#data-charts svg.marks")).to_have_count(1)
     expect(page.locator("#data-export")).to_be_hidden()
     assert "roberta" not in page.content() and ">zoe<" not in page.content()

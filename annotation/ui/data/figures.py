@@ -6,48 +6,50 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+import gradio as gr
 import numpy as np
+import pandas as pd
 
 from annotation.statistics.inter_rater import Coefficient
 from annotation.statistics.mos import MeanOpinion, Subject
 from annotation.statistics.overview import AnnotatorSummary, Overview
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 
-NONE = '<span class="none">–</span>'
-BIN = 0.5  # points of MOS per bar
-LEAST_CERTAIN = 50  # images that the table of mean opinions shows
-PROMPT = 120  # characters of it
+NO_NUMBER = '<span class="none">–</span>'
+BIN_WIDTH = 0.5  # points of MOS per bar
+MAX_LEAST_CERTAIN = 50  # images that the table of mean opinions shows
+MAX_PROMPT = 120  # characters of it
 
-EMPTY = (
+NO_OPINIONS = (
     '<p class="empty">Nobody has given an opinion yet. Correct an assessment on the Assess tab, or work '
     "through images on the Annotate tab; what people say is counted here.</p>"
 )
 
 
-def summary(found: Overview) -> str:
+def summary(overview: Overview) -> str:
     """How much there is."""
-    several = f"{found.items:,} with their prompts" if found.items != found.images else ""
+    several = f"{overview.items:,} with their prompts" if overview.items != overview.images else ""
     tiles = [
-        ("Images", found.images, several),
-        ("Assessments by models", found.assessments, ""),
-        ("Opinions in force", found.corrections, "each on one aspect of an image"),
-        ("Superseded", found.superseded, "by the same person's newer ones"),
-        ("Undone", found.undone, ""),
-        ("Annotators", len(found.annotators), ""),
+        ("Images", overview.images, several),
+        ("Assessments by models", overview.assessments, ""),
+        ("Opinions in force", overview.corrections, "each on one aspect of an image"),
+        ("Superseded", overview.superseded, "by the same person's newer ones"),
+        ("Undone", overview.undone, ""),
+        ("Annotators", len(overview.annotators), ""),
     ]
     shown = "".join(
         f"<div><dt>{name}</dt><dd>{number:,}</dd><small>{escape(more)}</small></div>"
         for name, number, more in tiles
     )
-    return f'<dl class="tiles">{shown}</dl>' + ("" if found.corrections else EMPTY)
+    return f'<dl class="tiles">{shown}</dl>' + ("" if overview.corrections else NO_OPINIONS)
 
 
 # --- agreement ---------------------------------------------------------------------------------
 
 
-def agreement(found: Overview) -> str:
+def agreement(overview: Overview) -> str:
     """A row for each aspect; below, what the coefficients are and why some are missing."""
-    if not found.corrections:
+    if not overview.corrections:
         return ""
     head = (
         "Aspect",
@@ -59,11 +61,12 @@ def agreement(found: Overview) -> str:
         "SRCC, each with the others",
         "SRCC, pairs",
     )
-    rows, reasons = [], {}
-    for of_aspect in found.aspects.values():
+    rows: list[list[str]] = []
+    reasons: dict[str, None] = {}
+    for of_aspect in overview.aspects.values():
         on = of_aspect.agreement
         coefficients = (on.alpha, on.single, on.mean, on.with_others, on.pairwise)
-        confirmed = NONE if math.isnan(of_aspect.confirmed) else f"{of_aspect.confirmed:.0%}"
+        confirmed = NO_NUMBER if math.isnan(of_aspect.confirmed) else f"{of_aspect.confirmed:.0%}"
         rows.append([f"{of_aspect.corrections:,}", confirmed, *(_coefficient(one) for one in coefficients)])
         reasons |= {one.reason: None for one in coefficients if one.reason}
     notes = (
@@ -73,7 +76,7 @@ def agreement(found: Overview) -> str:
     )
     if reasons:
         notes += f"<p>– {escape(' '.join(reasons))}</p>"
-    return _titled("Agreement", _table(head, zip(found.aspects, rows, strict=True)) + notes)
+    return _titled("Agreement", _table(head, zip(overview.aspects, rows, strict=True)) + notes)
 
 
 def _coefficient(one: Coefficient) -> str:
@@ -87,67 +90,41 @@ def _coefficient(one: Coefficient) -> str:
 # --- mean opinions -----------------------------------------------------------------------------
 
 
-def mean_opinions(found: Overview) -> str:
-    """For each aspect, how MOS are distributed, and how certain they are."""
-    if not found.corrections:
+def mean_opinions(overview: Overview) -> str:
+    """The heading of the distributions, and how MOS are computed."""
+    if not overview.corrections:
         return ""
-    charts = "".join(_distribution(aspect, found) for aspect in found.aspects)
-    note = (
+    return _titled(
+        "Mean opinion scores",
         "<p>MOS by ITU-T P.910: without the annotators’ biases, the consistent ones counting for more, "
-        "after screening out who errs in both directions (ITU-R BT.500). The line is the raw mean.</p>"
+        "after screening out who errs in both directions (ITU-R BT.500).</p>",
     )
-    return _titled("Mean opinion scores", f'<div class="charts">{charts}</div>{note}')
 
 
-def _distribution(aspect: Aspect, found: Overview) -> str:
-    means = list(found.aspects[aspect].scaling.opinions.values())
+def distribution(aspect: Aspect, overview: Overview) -> gr.BarPlot:
+    """How the MOS of an aspect are distributed, and how certain they are; hidden while there are none."""
+    means = list(overview.aspects[aspect].scaling.opinions.values()) if overview.corrections else []
     if not means:
-        return f"<figure><figcaption><b>{aspect.capitalize()}</b> no opinions yet</figcaption></figure>"
-    mos = np.array([mean.mos for mean in means])
-    raw = np.array([mean.raw_mean for mean in means])
+        return gr.BarPlot(None, visible=False)
+    edges = np.arange(COMMON_SCALE.low, COMMON_SCALE.high + BIN_WIDTH, BIN_WIDTH)
+    counts, _ = np.histogram([mean.mos for mean in means], edges)
+    bars = pd.DataFrame({"MOS": edges[:-1] + BIN_WIDTH / 2, "Images": counts})
     images = "1 image" if len(means) == 1 else f"{len(means):,} images"
+    mos, raw = (np.mean([getattr(mean, name) for mean in means]) for name in ("mos", "raw_mean"))
     widths = [(mean.high - mean.low) / 2 for mean in means if mean.raters > 1 and not math.isnan(mean.low)]
-    alone = sum(mean.raters == 1 for mean in means)
-    certainty = f"95 % interval ±{np.mean(widths):.2f} where several people scored. " if widths else ""
-    lonely = f"{alone:,} with one person's opinion alone." if alone else ""
-    return (
-        f"<figure>{_histogram(aspect, mos, raw)}<figcaption><b>{aspect.capitalize()}</b> {images}, "
-        f"mean {mos.mean():.2f}, raw {raw.mean():.2f}. {certainty}{lonely}</figcaption></figure>"
+    certainty = f" 95 % interval ±{np.mean(widths):.2f} where several people scored." if widths else ""
+    single = sum(mean.raters == 1 for mean in means)
+    lonely = f" {single:,} with one person's opinion alone." if single else ""
+    return gr.BarPlot(
+        bars, caption=f"{images}, mean {mos:.2f}, raw {raw:.2f}.{certainty}{lonely}", visible=True
     )
 
 
-def _histogram(aspect: Aspect, mos: np.ndarray, raw: np.ndarray) -> str:
-    edges = np.arange(COMMON_SCALE.low, COMMON_SCALE.high + BIN, BIN)
-    bars, line = np.histogram(mos, edges)[0], np.histogram(raw, edges)[0]
-    top = max(bars.max(), line.max())
-    width, height = 200, 90
-    step = width / len(bars)
-    drawn = "".join(
-        f'<rect x="{at * step + 1:.1f}" y="{height * (1 - bar / top):.1f}" width="{step - 2:.1f}" '
-        f'height="{height * bar / top:.1f}"><title>{edges[at]:g} to {edges[at + 1]:g}: {bar:,} images'
-        "</title></rect>"
-        for at, bar in enumerate(bars)
-    )
-    points = " ".join(
-        f"{x:.1f},{height * (1 - number / top):.1f}"
-        for at, number in enumerate(line)
-        for x in (at * step, (at + 1) * step)
-    )
-    ticks = "".join(
-        f'<text x="{(score - COMMON_SCALE.low) / BIN * step:.1f}" y="{height + 13}">{score}</text>'
-        for score in range(int(COMMON_SCALE.low), int(COMMON_SCALE.high) + 1)
-    )
-    return (
-        f'<svg viewBox="-8 -4 {width + 16} {height + 22}" role="img" '
-        f'aria-label="Distribution of MOS of {aspect}">{drawn}<polyline points="{points}"/>{ticks}</svg>'
-    )
-
-
-def least_certain(found: Overview) -> str:
+def least_certain(overview: Overview) -> str:
     """The images whose MOS has the widest intervals, where another opinion tells most."""
     known = [
         (aspect, mean)
-        for aspect, of_aspect in found.aspects.items()
+        for aspect, of_aspect in overview.aspects.items()
         for mean in of_aspect.scaling.opinions.values()
         if mean.raters > 1 and not math.isnan(mean.low)
     ]
@@ -155,13 +132,13 @@ def least_certain(found: Overview) -> str:
         return ""
     known.sort(key=lambda pair: (pair[1].low - pair[1].high, pair[1].item))
     head = ("Aspect", "Image", "Prompt", "MOS", "95 % interval", "Raw mean", "Annotators")
-    rows = [(aspect, _mean_row(mean, found)) for aspect, mean in known[:LEAST_CERTAIN]]
+    rows = [(aspect, _mean_row(mean, overview)) for aspect, mean in known[:MAX_LEAST_CERTAIN]]
     return _titled("Least certain images", _table(head, rows), "Where another opinion tells most.")
 
 
-def _mean_row(mean: MeanOpinion, found: Overview) -> list[str]:
-    prompt = str(found.of_items.at[mean.item, "prompt"]) or "no prompt"
-    shown = prompt if len(prompt) <= PROMPT else prompt[: PROMPT - 1] + "…"
+def _mean_row(mean: MeanOpinion, overview: Overview) -> list[str]:
+    prompt = str(overview.of_items.at[mean.item, "prompt"]) or "no prompt"
+    shown = prompt if len(prompt) <= MAX_PROMPT else prompt[: MAX_PROMPT - 1] + "…"
     return [
         f"#{mean.item}",
         f'<span class="prompt">{escape(shown)}</span>',
@@ -200,15 +177,15 @@ def annotators(people: Sequence[AnnotatorSummary], title: str, note: str = "") -
 
 
 def _annotator(person: AnnotatorSummary) -> list[str]:
-    right = NONE
+    right = NO_NUMBER
     if person.gold_asked:
         share = person.gold_right / person.gold_asked
         right = f"{share:.0%} <small>{person.gold_right} of {person.gold_asked}</small>"
     return [
         f"{person.corrections:,}",
         f"{person.images:,}",
-        NONE if math.isnan(person.median_seconds) else f"{person.median_seconds:.0f} s",
-        NONE if math.isnan(person.per_hour) else f"{person.per_hour:.0f}",
+        NO_NUMBER if math.isnan(person.median_seconds) else f"{person.median_seconds:.0f} s",
+        NO_NUMBER if math.isnan(person.per_hour) else f"{person.per_hour:.0f}",
         _signed(person.difference),
         *(_bias(person.subjects.get(aspect)) for aspect in Aspect),
         right,
@@ -217,12 +194,12 @@ def _annotator(person: AnnotatorSummary) -> list[str]:
 
 
 def _signed(points: float) -> str:
-    return NONE if math.isnan(points) else f"{points:+.2f}".replace("-", "−")
+    return NO_NUMBER if math.isnan(points) else f"{points:+.2f}".replace("-", "−")
 
 
 def _bias(subject: Subject | None) -> str:
     if subject is None or math.isnan(subject.bias):
-        return NONE
+        return NO_NUMBER
     spread = "" if math.isnan(subject.inconsistency) else f" <small>± {subject.inconsistency:.2f}</small>"
     out = ' <strong class="outlying">screened out</strong>' if subject.outlying else ""
     side, share = ("over" if subject.bias > 0 else "under"), min(abs(subject.bias) / 2, 1)
@@ -234,8 +211,8 @@ def _bias(subject: Subject | None) -> str:
 
 
 def _titled(title: str, content: str, note: str = "") -> str:
-    said = f"<p>{escape(note)}</p>" if note else ""
-    return f'<section class="figures"><h3>{escape(title)}</h3>{said}{content}</section>'
+    about = f"<p>{escape(note)}</p>" if note else ""
+    return f'<section class="figures"><h3>{escape(title)}</h3>{about}{content}</section>'
 
 
 def _table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:

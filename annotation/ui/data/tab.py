@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import threading
-import time
 from html import escape
 from typing import Any
 
@@ -22,7 +21,7 @@ from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import ExportVersions
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 
 AGGREGATES_ONLY = (
@@ -32,7 +31,7 @@ AGGREGATES_ONLY = (
 
 # What `show` returns: message, summary, agreement, mean opinions, annotators, then for admins the least
 # certain images, the file of all mean opinions, the form's visibility, its generators and sources, versions,
-# the download's visibility.
+# the download's visibility; at last the distribution of each aspect's MOS.
 Shown = tuple[Any, ...]
 
 
@@ -49,19 +48,21 @@ class DataHandlers:
         """The database as it is now, as far as this person may see it."""
         try:
             person = self.studio.access.require(request, Role.VIEWER)
-            found = self._overview()
+            current = self._overview()
             admin = person.role.allows(Role.ADMIN)
             return (
                 messages.message(""),
-                figures.summary(found),
-                figures.agreement(found),
-                figures.mean_opinions(found),
-                _annotators(found, person),
-                figures.least_certain(found) if admin else "",
-                *(self._form(found) if admin else _no_form()),
+                figures.summary(current),
+                figures.agreement(current),
+                figures.mean_opinions(current),
+                _annotators(current, person),
+                figures.least_certain(current) if admin else "",
+                *(self._form(current) if admin else _no_form()),
+                *(figures.distribution(aspect, current) for aspect in Aspect),
             )
         except M3AgiqaError as error:
-            return messages.message(str(error)), "", "", "", "", "", *_no_form()
+            no_charts = [gr.update(value=None, visible=False)] * len(Aspect)
+            return messages.message(str(error)), "", "", "", "", "", *_no_form(), *no_charts
 
     def export(
         self,
@@ -97,17 +98,16 @@ class DataHandlers:
         except M3AgiqaError as error:
             return messages.message(str(error)), gr.skip(), gr.skip()
 
-    def download(self, request: gr.Request, name: Any) -> tuple[str, Any]:
+    def download(self, request: gr.Request, name: Any) -> tuple[str, str | None]:
         """Message, and a version as a file for the browser to save."""
         try:
             self.studio.access.require(request, Role.ADMIN)
             path = self.versions.find(name).file
         except M3AgiqaError as error:
-            return messages.message(str(error)), gr.skip()
+            return messages.message(str(error)), None
         # Gradio serves copies of its own, under names that cannot be guessed: the data folder itself is
         # closed, because whoever may look may not have everybody's names.
-        copy = processing_utils.save_file_to_cache(path, get_upload_folder())
-        return messages.message(""), {"path": copy, "name": path.name, "at": time.time()}
+        return messages.message(""), processing_utils.save_file_to_cache(path, get_upload_folder())
 
     # --- what they share
 
@@ -119,15 +119,15 @@ class DataHandlers:
                 self._known = now, overview(session)
             return self._known[1]
 
-    def _form(self, found: Overview) -> tuple[Any, ...]:
+    def _form(self, current: Overview) -> tuple[Any, ...]:
         with self.studio.store.database.reading() as session:
             generators = session.scalars(select(Generator.name).order_by(Generator.name)).all()
             sources = session.scalars(select(Item.source).distinct().order_by(Item.source)).all()
         versions = self.versions.all()
         newest = versions[0].name if versions else None
         return (
-            self._means(found) if found.corrections else gr.update(value=None, visible=False),
-            gr.update(visible=bool(found.corrections)),
+            self._means(current) if current.corrections else gr.update(value=None, visible=False),
+            gr.update(visible=bool(current.corrections)),
             gr.update(choices=list(generators), visible=bool(generators)),
             gr.update(choices=list(sources)),
             gr.update(
@@ -136,19 +136,19 @@ class DataHandlers:
             gr.update(visible=bool(versions)),
         )
 
-    def _means(self, found: Overview) -> dict:
+    def _means(self, current: Overview) -> dict:
         """All mean opinions as a CSV to download."""
-        text = means_csv(found).encode()
+        text = means_csv(current).encode()
         path = processing_utils.save_bytes_to_cache(text, "mean-opinions.csv", get_upload_folder())
         return gr.update(value=path, visible=True)
 
 
-def _annotators(found: Overview, person: Person) -> str:
+def _annotators(current: Overview, person: Person) -> str:
     """Everybody's figures for admins, their own for annotators, none for viewers."""
     if person.role.allows(Role.ADMIN):
-        return figures.annotators(found.annotators, "Annotators")
+        return figures.annotators(current.annotators, "Annotators")
     if person.role.allows(Role.ANNOTATOR):
-        own = [each for each in found.annotators if each.name == person.name]
+        own = [each for each in current.annotators if each.name == person.name]
         return figures.annotators(own, "Your own figures", "Only you and the admins see them.")
     return AGGREGATES_ONLY
 
@@ -181,13 +181,13 @@ def _report(name: str, counts: dict[str, Any]) -> str:
     )
 
 
-def means_csv(found: Overview) -> str:
+def means_csv(current: Overview) -> str:
     """Every mean opinion with its 95 % interval and raw mean, on the scale from 1 to 5."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(["item", "image_sha256", "aspect", "mos", "low", "high", "raters", "raw_mean"])
-    hashes = found.of_items["image_sha256"].to_dict()
-    for aspect, of_aspect in found.aspects.items():
+    hashes = current.of_items["image_sha256"].to_dict()
+    for aspect, of_aspect in current.aspects.items():
         for mean in of_aspect.scaling.opinions.values():
             numbers = [
                 "" if number != number else f"{number:.4f}"  # NaN: no interval is known
@@ -208,6 +208,20 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     summary = gr.HTML("", elem_id="data-summary")
     agreement = gr.HTML("", elem_id="data-agreement")
     means = gr.HTML("", elem_id="data-means")
+    with gr.Row(elem_id="data-charts"):
+        charts = [
+            gr.BarPlot(
+                x="MOS",
+                y="Images",
+                x_bin=figures.BIN_WIDTH,
+                x_lim=[COMMON_SCALE.low, COMMON_SCALE.high],
+                title=aspect.capitalize(),
+                height=220,
+                min_width=220,
+                visible=False,
+            )
+            for aspect in Aspect
+        ]
     people = gr.HTML("", elem_id="data-annotators")
     uncertain = gr.HTML("", elem_id="data-uncertain")
     csv_file = gr.DownloadButton(
@@ -246,17 +260,17 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             )
             gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
         start = gr.Button("Export", variant="primary", elem_id="export-start")
-        told = gr.HTML(messages.message(""), elem_id="export-message")
+        result = gr.HTML(messages.message(""), elem_id="export-message")
         with gr.Row():
             versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
             download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)
-    file = gr.HTML(None, html_template="", js_on_load=theme.javascript("data_save.js"), elem_id="data-file")
+    file = gr.DownloadButton(visible="hidden", elem_id="data-file")
 
     shown = [message, summary, agreement, means, people, uncertain]
     gr.on(
         [tab.select, refresh.click],
         handlers.show,
-        outputs=[*shown, csv_file, form, generators, sources, versions, download],
+        outputs=[*shown, csv_file, form, generators, sources, versions, download, *charts],
         show_progress="minimal",
         show_progress_on=summary,
         concurrency_limit=None,
@@ -266,18 +280,18 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     start.click(
         handlers.export,
         inputs=[name, aspects, min_raters, generators, sources, method, gold],
-        outputs=[told, versions, download],
+        outputs=[result, versions, download],
         preprocess=False,
-        show_progress_on=told,
+        show_progress_on=result,
         concurrency_limit=1,
         api_visibility="private",
     )
     download.click(
         handlers.download,
         inputs=versions,
-        outputs=[told, file],
+        outputs=[result, file],
         preprocess=False,
-        show_progress_on=told,
+        show_progress_on=result,
         api_visibility="private",
-    )
+    ).then(None, js=theme.press("data-file"), api_visibility="private")
     return handlers

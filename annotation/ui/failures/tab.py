@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
@@ -10,6 +9,8 @@ from typing import Any, TypeVar
 
 import gradio as gr
 import pandas as pd
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
 
 from annotation.failures.catalogue import Catalogue, Choices
 from annotation.failures.error_table import Key
@@ -69,8 +70,8 @@ COMPARED_ORDERS = [
     ("Second model further away by most", Order.LOSS),
 ]
 
-SCRIPTS = ("choose", "copy", "save")
-CHOOSE, COPY, SAVE = (theme.javascript(f"failures_{name}.js") for name in SCRIPTS)
+CHOOSE_SCRIPT = theme.javascript("failures_choose.js")
+COPY_SCRIPT = theme.javascript("failures_copy.js")
 
 # What `show` returns: message, agreement, scatter, list, detail, link, the case that is open.
 Shown = tuple[str, str, str, str, str, str, str]
@@ -143,16 +144,17 @@ class FailuresHandlers:
         except M3AgiqaError as error:
             return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip()
 
-    def export(self, request: gr.Request, *values: Any) -> tuple[str, Any]:
+    def export(self, request: gr.Request, *values: Any) -> tuple[str, str | None]:
         """Message, and the selection as a file for the browser to save."""
         try:
             looked = self._look(request, _view(values))
             if looked.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to download.")
         except M3AgiqaError as error:
-            return messages.message(str(error)), gr.skip()
-        file = {"name": "failure-cases.csv", "text": to_csv(looked.selected), "at": time.time()}
-        return messages.message(""), file
+            return messages.message(str(error)), None
+        content = to_csv(looked.selected).encode()
+        path = processing_utils.save_bytes_to_cache(content, "failure-cases.csv", get_upload_folder())
+        return messages.message(""), path
 
     def queue(self, request: gr.Request, overlap: Any, *values: Any) -> str:
         """Put the images of the selection into the annotation queue; tells how that went."""
@@ -368,10 +370,10 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
     message = gr.HTML(messages.message(""), elem_id="failures-message")
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
-            points = gr.HTML("", elem_id="failures-scatter", js_on_load=CHOOSE)
+            points = gr.HTML("", elem_id="failures-scatter", js_on_load=CHOOSE_SCRIPT)
             agreement = gr.HTML("", elem_id="failures-agreement")
             with gr.Row(elem_id="failures-actions"):
-                link = gr.HTML("", elem_id="failures-link", js_on_load=COPY)
+                link = gr.HTML("", elem_id="failures-link", js_on_load=COPY_SCRIPT)
                 export = gr.Button("Download as CSV", size="md", elem_id="failures-export", min_width=150)
             with gr.Row(visible=False, elem_id="failures-queue") as queue_row:
                 overlap = gr.Number(
@@ -384,9 +386,9 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
                 queue = gr.Button("Put into the annotation queue", size="md", elem_id="failures-enqueue")
             queued = gr.HTML("", elem_id="failures-queued")
         with gr.Column(min_width=320):
-            listed = gr.HTML("", elem_id="failures-list", js_on_load=CHOOSE)
-            detail = gr.HTML("", elem_id="failures-detail", js_on_load=CHOOSE)
-    file = gr.HTML(None, html_template="", js_on_load=SAVE, elem_id="failures-file")
+            listed = gr.HTML("", elem_id="failures-list", js_on_load=CHOOSE_SCRIPT)
+            detail = gr.HTML("", elem_id="failures-detail", js_on_load=CHOOSE_SCRIPT)
+    file = gr.DownloadButton(visible="hidden", elem_id="failures-file")
     opened, case = gr.State(False), gr.State("")
 
     controls = [
@@ -427,7 +429,9 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         trigger_mode="multiple",
         **quiet,
     )
-    export.click(handlers.export, inputs=view, outputs=[message, file], **quiet)
+    export.click(handlers.export, inputs=view, outputs=[message, file], **quiet).then(
+        None, js=theme.press("failures-file"), api_visibility="private"
+    )
     queue.click(
         handlers.queue,
         inputs=[overlap, *view],
