@@ -17,7 +17,7 @@ from annotation.ui.images import Upload
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
 
-ALONE = (".zip", ".csv")  # these bring their own order; other files are imported together
+IMPORTED_ALONE = (".zip", ".csv")  # these bring their own order; other files are imported together
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are in."""
@@ -38,10 +38,12 @@ def import_uploads(
     """
     if not files:
         raise InputError("Choose images, a ZIP archive or a CSV file first.")
-    if not any(is_image_name(Path(file.name)) or file.name.lower().endswith(ALONE) for file in files):
+    if not any(
+        is_image_name(Path(file.name)) or file.name.lower().endswith(IMPORTED_ALONE) for file in files
+    ):
         raise InputError("There is no image, ZIP archive or CSV file among these.")
-    with _together(files) as folder:
-        sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ALONE]
+    with _one_folder(files) as folder:
+        sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMPORTED_ALONE]
         has_table = any(path.suffix.lower() == ".csv" for path in sources)
         if not has_table and len(sources) < len(files):
             _check_prompts(files)
@@ -74,13 +76,13 @@ def _check_prompts(files: list[Upload]) -> None:
 
 
 @contextmanager
-def _together(files: list[Upload]) -> Iterator[Path]:
+def _one_folder(files: list[Upload]) -> Iterator[Path]:
     """A folder of them all under their owner's names; of two with the same name each has its own folder."""
-    with tempfile.TemporaryDirectory(dir=files[0].path.parents[1], prefix="import-") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(dir=files[0].path.parents[1], prefix="import-") as temporary:
+        folder = Path(temporary)
         for number, upload in enumerate(files):
             try:
-                _put(upload, folder, number)
+                _link_or_copy(upload, folder, number)
             except OSError as error:
                 raise InputError(
                     f"{upload.name[:80]} cannot be taken over ({error.strerror}); choose it again, under a "
@@ -89,7 +91,7 @@ def _together(files: list[Upload]) -> Iterator[Path]:
         yield folder
 
 
-def _put(upload: Upload, folder: Path, number: int) -> None:
+def _link_or_copy(upload: Upload, folder: Path, number: int) -> None:
     place = folder / upload.name
     if place.exists():
         place = folder / f"{number}" / upload.name

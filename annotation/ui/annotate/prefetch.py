@@ -19,8 +19,8 @@ from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)
 
-AHEAD = 3  # items of the queue that nobody holds yet, assessed after each request
-PATIENCE = 30.0  # seconds before a model or a store that has failed is tried again
+ITEMS_AHEAD = 3  # items of the queue that nobody holds yet, assessed after each request
+RETRY_SECONDS = 30.0  # seconds before a model or a store that has failed is tried again
 
 
 class Prefetch:
@@ -35,9 +35,9 @@ class Prefetch:
         self._wanted: dict[int, None] = {}  # a set in order
         self._ahead = 0
         self._failures: dict[int, str] = {}
-        self._trouble = ""
-        self._trouble_at = 0.0
-        self._asked = copy_context()
+        self._failure_of_all = ""
+        self._failed_at = 0.0
+        self._request_context = copy_context()
         """Of the last request: where GPUs are shared out, it is that annotator's share which is used."""
         self._changed = threading.Condition()
         self._ended = threading.Event()
@@ -49,8 +49,8 @@ class Prefetch:
             if self._ended.is_set():
                 return
             self._wanted |= dict.fromkeys(item for item in items if item not in self._failures)
-            self._ahead = AHEAD
-            self._asked = copy_context()
+            self._ahead = ITEMS_AHEAD
+            self._request_context = copy_context()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
                 self._thread.start()
@@ -59,7 +59,7 @@ class Prefetch:
 
     def failure(self, item: int) -> str:
         """Why there is no answer for this item and none is under way; "" if there will be one."""
-        return self._failures.get(item) or self._trouble
+        return self._failures.get(item) or self._failure_of_all
 
     def stop(self) -> None:
         """End the worker, before the model's next token."""
@@ -74,14 +74,14 @@ class Prefetch:
     def _work(self) -> None:
         while (item := self._next()) is not None:
             try:
-                self._asked.copy().run(self._assess, item)
-                self._trouble = ""
+                self._request_context.copy().run(self._assess, item)
+                self._failure_of_all = ""
             except Stopped:  # for a visitor, or because the app ends
                 continue
             except InputError as error:
                 self._failures[item] = str(error)
             except M3AgiqaError as error:  # the model's or the store's, not this item's
-                self._trouble, self._trouble_at = str(error), time.monotonic()
+                self._failure_of_all, self._failed_at = str(error), time.monotonic()
                 log.warning("The queue's items cannot be assessed: %s", error)
                 with self._changed:
                     self._wanted.clear()  # whoever still wants them asks again
@@ -96,9 +96,11 @@ class Prefetch:
         """The most urgent item, waiting until there is one; None at the end."""
         while not self._ended.is_set():
             with self._changed:
-                rest = self._trouble_at + PATIENCE - time.monotonic() if self._trouble else 0.0
-                if rest > 0:
-                    self._changed.wait(rest)
+                seconds_left = (
+                    self._failed_at + RETRY_SECONDS - time.monotonic() if self._failure_of_all else 0.0
+                )
+                if seconds_left > 0:
+                    self._changed.wait(seconds_left)
                     continue
                 if self._wanted:
                     return next(iter(self._wanted))
@@ -106,13 +108,13 @@ class Prefetch:
                     self._changed.wait()
                     continue
                 self._ahead -= 1
-            if (item := self._coming_up()) is not None:
+            if (item := self._next_in_queue()) is not None:
                 return item
             with self._changed:
                 self._ahead = 0
         return None
 
-    def _coming_up(self) -> int | None:
+    def _next_in_queue(self) -> int | None:
         """The next of the queue that nobody holds and the served model has not assessed."""
         assessor = self._studio.loader.state.assessor
         if assessor is None:
@@ -141,8 +143,8 @@ class Prefetch:
         with store.database.reading() as session:
             if session.scalar(select(_assessed_by(assessor.card).where(Assessment.item_id == item).exists())):
                 return
-            known = require_item(session, item)
-            path, prompt = store.images.path(known.image.file), known.prompt.text
+            queued = require_item(session, item)
+            path, prompt = store.images.path(queued.image.file), queued.prompt.text
         with line.turn(self._ended.is_set, lambda place: None):
             *_, assessment = assessor.stream(path, prompt or None, stop=self._must_stop)
         store.database.transact(lambda session: record_assessment(session, item, assessment, assessor.card))

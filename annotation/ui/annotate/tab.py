@@ -16,15 +16,19 @@ from annotation.ui.annotate.work import Annotating
 from annotation.ui.context import Studio
 from m3agiqa.errors import M3AgiqaError
 
-ORDERS = {Order.RANDOM: "Random", Order.UNCERTAIN: "Uncertain first", Order.LEAST: "Least annotated first"}
-POOLS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}
+ORDER_LABELS = {
+    Order.RANDOM: "Random",
+    Order.UNCERTAIN: "Uncertain first",
+    Order.LEAST: "Least annotated first",
+}
+POOL_LABELS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}
 
-CHOOSE = (
+IMPORT_HINT = (
     "Drop images, a ZIP archive, or a CSV file (columns image, prompt, generator) together with its images; "
     "or choose a folder. What is known already is recognised."
 )
 
-KEYS = (
+KEY_HELP = (
     ("1–5", "score"),
     ("↑ ↓", "aspect"),
     ("← →", "fine"),
@@ -33,7 +37,7 @@ KEYS = (
     ("C", "comment"),
     ("Z", "zoom"),
 )
-KEYS_IN_A_FIELD = (("Esc", "leave field"), ("Ctrl+Enter", "save and go on"))
+FIELD_KEY_HELP = (("Esc", "leave field"), ("Ctrl+Enter", "save and go on"))
 
 
 def annotate_tab(studio: Studio) -> Annotating:
@@ -51,7 +55,7 @@ def annotate_tab(studio: Studio) -> Annotating:
                 elem_id="import-files",
             )
             with gr.Column(min_width=280):
-                gr.HTML(f'<p class="annotate-hint">{escape(CHOOSE)}</p>')
+                gr.HTML(f'<p class="annotate-hint">{escape(IMPORT_HINT)}</p>')
                 name = gr.Textbox(
                     label="Name of this import", placeholder="by default the file's", elem_id="import-name"
                 )
@@ -101,9 +105,11 @@ class ImportHandlers:
 
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
-            called = payloads.text(name or "", "The name of this import")
-            wanted = payloads.annotators_per_image(overlap)
-            reports = import_uploads(self.studio, person, uploads(files), called, wanted, report)
+            import_name = payloads.text(name or "", "The name of this import")
+            annotators_per_image = payloads.annotators_per_image(overlap)
+            reports = import_uploads(
+                self.studio, person, uploads(files), import_name, annotators_per_image, report
+            )
         except M3AgiqaError as error:
             return messages.message(str(error))
         lines = "\n".join(report.text for report in reports)
@@ -116,15 +122,15 @@ _QUEUE_CHANGED = '() => document.dispatchEvent(new Event("m3agiqa-queue"))'
 
 def _page() -> str:
     """The working area before the first item; static/annotate.js fills it."""
-    keys = "".join(f"<span><kbd>{key}</kbd> {escape(what)}</span>" for key, what in KEYS)
+    keys = "".join(f"<span><kbd>{key}</kbd> {escape(what)}</span>" for key, what in KEY_HELP)
     keys += "".join(
-        f'<span class="typing"><kbd>{key}</kbd> {escape(what)}</span>' for key, what in KEYS_IN_A_FIELD
+        f'<span class="typing"><kbd>{key}</kbd> {escape(what)}</span>' for key, what in FIELD_KEY_HELP
     )
     return f"""
 <section class="annotate loading without-item" tabindex="-1" aria-label="Annotation">
   <div class="bar">
-    {_select("order", "Order", {str(key): text for key, text in ORDERS.items()})}
-    {_select("pool", "Images", {str(key): text for key, text in POOLS.items()})}
+    {_select("order", "Order", {str(key): text for key, text in ORDER_LABELS.items()})}
+    {_select("pool", "Images", {str(key): text for key, text in POOL_LABELS.items()})}
     <label class="blind" title="Hide the model's answer to an aspect until you have scored it">
       <input type="checkbox" data-part="blind"> Blind</label>
     <div class="progress">

@@ -45,7 +45,7 @@ CARD_SCRIPT = theme.javascript("assess-correct.js")
 MAX_SECONDS_TO_AGREE = 120.0  # who takes longer has done something else meanwhile
 
 SIGN_IN = '<p class="hint">Sign in as an annotator to correct this.</p>'
-UNEXPECTED = "Something unexpected went wrong, and this was not saved; the app's log says more."
+UNEXPECTED_ERROR = "Something unexpected went wrong, and this was not saved; the app's log says more."
 
 # A card for each aspect, in their order; gr.skip() for those that stay as they are.
 Cards = tuple[str | dict, ...]
@@ -268,7 +268,7 @@ class CorrectHandlers:
             problem = str(error)
         except Exception:  # a bug; what was typed must stay on the page
             log.exception("Correcting %s failed", aspect)
-            problem = UNEXPECTED
+            problem = UNEXPECTED_ERROR
         card = self.card(aspect, assessed, problem, editing=editing and bool(problem))
         return tuple(card if other is aspect else gr.skip() for other in Aspect)
 

@@ -14,7 +14,7 @@ from annotation.store import Store
 from m3agiqa.errors import InputError
 from m3agiqa.files import atomic_path
 
-KEPT = 10
+MAX_VERSIONS = 10
 """Versions that stay; each one has all images in it."""
 
 
@@ -47,7 +47,7 @@ class ExportVersions:
         """Export as annotation.exchange.exporting.export does, into a new ZIP. Raises InputError.
 
         The same annotations under the same name and date are the same version, which is replaced. Of others,
-        the newest stay, KEPT in all.
+        the newest stay, MAX_VERSIONS in all.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class ExportVersions:
                 with atomic_path(self.folder / f"{report.version}.zip") as packed:
                     _pack(report.folder, packed, report.version)
             older = [version for version in self.all() if version.name != report.version]
-            for version in older[KEPT - 1 :]:
+            for version in older[MAX_VERSIONS - 1 :]:
                 version.file.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
@@ -67,8 +67,8 @@ class ExportVersions:
 
     def all(self) -> list[ExportVersion]:
         """Newest first; files that are no exports are passed over."""
-        found = [version for path in self.folder.glob("*.zip") if (version := _read(path)) is not None]
-        return sorted(found, key=lambda version: (version.created, version.name), reverse=True)
+        versions = [version for path in self.folder.glob("*.zip") if (version := _read(path)) is not None]
+        return sorted(versions, key=lambda version: (version.created, version.name), reverse=True)
 
     def find(self, name: object) -> ExportVersion:
         """Raises InputError if there is none of that name."""

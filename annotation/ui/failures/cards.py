@@ -18,12 +18,12 @@ from annotation.ui.images import preview
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
-LISTED = 300
+MAX_LISTED = 300
 """Cases in the list at most; the buttons of an open case lead through all."""
 
 
 @dataclass(frozen=True)
-class Names:
+class ModelNames:
     """What the two models and the human scores are called."""
 
     mos: str
@@ -34,13 +34,13 @@ class Names:
 # --- all of them -------------------------------------------------------------------------------
 
 
-def agreement_table(selected: pd.DataFrame, names: Names, waiting: int) -> str:
+def agreement_table(selected: pd.DataFrame, names: ModelNames, waiting: int) -> str:
     """SRCC, PLCC and mean error of the selection, by aspect and model; `waiting` more have no MOS."""
     compared = "gain" in selected
     other = agreements(selected, "other_predicted") if compared else {}
     rows = []
-    for aspect, found in agreements(selected).items():
-        rows.append(_agreement_row(aspect.capitalize(), names.model, found))
+    for aspect, agreement in agreements(selected).items():
+        rows.append(_agreement_row(aspect.capitalize(), names.model, agreement))
         if compared:
             rows.append(_agreement_row(aspect.capitalize(), names.other, other[aspect]))
     nearer = ""
@@ -67,13 +67,13 @@ def agreement_table(selected: pd.DataFrame, names: Names, waiting: int) -> str:
     )
 
 
-def _agreement_row(aspect: str, model: str, found: Agreement) -> str:
+def _agreement_row(aspect: str, model: str, agreement: Agreement) -> str:
     cells = (
-        f"{found.count:,}",
-        _number(found.srcc),
-        _number(found.plcc),
-        f"{found.bias:+.2f}",
-        f"{found.over / found.count:.0%}",
+        f"{agreement.count:,}",
+        _number(agreement.srcc),
+        _number(agreement.plcc),
+        f"{agreement.bias:+.2f}",
+        f"{agreement.over / agreement.count:.0%}",
     )
     numbers = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr><th scope="row">{aspect}</th><td>{escape(model)}</td>{numbers}</tr>'
@@ -90,11 +90,11 @@ def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> s
     compared = "gain" in selected
     rows = [
         _list_row(row, Key(row.item, row.aspect) == chosen, one_aspect)
-        for row in selected.head(LISTED).itertuples(index=False)
+        for row in selected.head(MAX_LISTED).itertuples(index=False)
     ]
     more = (
-        f'<p class="plot-note">The first {LISTED} of {len(selected):,} cases.</p>'
-        if len(selected) > LISTED
+        f'<p class="plot-note">The first {MAX_LISTED} of {len(selected):,} cases.</p>'
+        if len(selected) > MAX_LISTED
         else ""
     )
     heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
@@ -113,9 +113,9 @@ def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
         scores += f" | {row.other_predicted:.1f}"
         better = "nearer" if row.gain > 0 else "further"
         gain = f'<span class="gain {better}">{row.gain:+.2f}</span>'
-    on = ' aria-current="true"' if current else ""
+    current_mark = ' aria-current="true"' if current else ""
     return (
-        f'<li><button type="button" data-case="{escape(str(Key(row.item, row.aspect)))}"{on}>'
+        f'<li><button type="button" data-case="{escape(str(Key(row.item, row.aspect)))}"{current_mark}>'
         f'<span class="error {"over" if row.error > 0 else "under"}">{row.error:+.2f}</span>'
         f'<span class="scores">{scores}</span>{gain}'
         f'<span class="about">{escape(", ".join(about))}</span>'
@@ -132,7 +132,7 @@ def case_detail(
     count: int,
     image: pd.DataFrame,
     opinions: Sequence[Opinion],
-    names: Names,
+    names: ModelNames,
     reader: Person,
 ) -> str:
     """One case: its image, what it was made from, and every aspect of it; `image` has their rows.
@@ -141,7 +141,7 @@ def case_detail(
     """
     rows = {row.aspect: row for row in image.itertuples(index=False)}
     case = rows[key.aspect]
-    people = _people_as_told(opinions, reader)
+    people = _displayed_names(opinions, reader)
     sections = "".join(
         _aspect(
             row,
@@ -162,7 +162,7 @@ def case_detail(
     )
 
 
-def _people_as_told(opinions: Sequence[Opinion], reader: Person) -> dict[str, str]:
+def _displayed_names(opinions: Sequence[Opinion], reader: Person) -> dict[str, str]:
     """By their names: what the reader may call them."""
     people = sorted({opinion.annotator for opinion in opinions})
     if reader.role.allows(Role.ADMIN):
@@ -199,14 +199,16 @@ def _facts(case: tuple) -> str:
 
 
 def _aspect(
-    row: tuple, opinions: Sequence[Opinion], people: Mapping[str, str], names: Names, open_one: bool
+    row: tuple, opinions: Sequence[Opinion], people: Mapping[str, str], names: ModelNames, open_one: bool
 ) -> str:
     scale = MosScale(row.scale_low, row.scale_high)
     compared = hasattr(row, "other_predicted")
-    says = [_says(names.model, row.predicted, row.error, row.rating, row.description, scale, "first")]
+    predictions = [
+        _prediction(names.model, row.predicted, row.error, row.rating, row.description, scale, "first")
+    ]
     if compared:
-        says.append(
-            _says(
+        predictions.append(
+            _prediction(
                 names.other,
                 row.other_predicted,
                 row.other_error,
@@ -221,16 +223,18 @@ def _aspect(
         if row.reference
         else ""
     )
-    said = "".join(_opinion(opinion, people[opinion.annotator]) for opinion in opinions)
-    heard = f'<div class="says people"><h5>People</h5><ul>{said}</ul></div>' if said else ""
+    responses = "".join(_opinion(opinion, people[opinion.annotator]) for opinion in opinions)
+    people_section = (
+        f'<div class="says people"><h5>People</h5><ul>{responses}</ul></div>' if responses else ""
+    )
     return (
         f'<section class="aspect{" open" if open_one else ""}" aria-label="{row.aspect.capitalize()}">'
         f"<header><h4>{row.aspect.capitalize()}</h4>{_score(row, names)}</header>{_track(row, scale, names)}"
-        f'<div class="sayings">{"".join(says)}{reference}{heard}</div></section>'
+        f'<div class="sayings">{"".join(predictions)}{reference}{people_section}</div></section>'
     )
 
 
-def _score(row: tuple, names: Names) -> str:
+def _score(row: tuple, names: ModelNames) -> str:
     interval = f", 95 % from {row.mos_low:.1f} to {row.mos_high:.1f}" if not math.isnan(row.mos_low) else ""
     count = "" if math.isnan(row.raters) else f" ({row.raters:.0f} {_people(row.raters)}{interval})"
     return f'<p class="people-score">{escape(names.mos)} <b>{row.mos:.2f}</b>{count}</p>'
@@ -240,7 +244,7 @@ def _people(count: float) -> str:
     return "person" if count == 1 else "people"
 
 
-def _track(row: tuple, scale: MosScale, names: Names) -> str:
+def _track(row: tuple, scale: MosScale, names: ModelNames) -> str:
     """Where on the scale people and the models are."""
 
     def at(mos: float) -> str:
@@ -252,18 +256,18 @@ def _track(row: tuple, scale: MosScale, names: Names) -> str:
         band = f'<span class="band" style="left:{at(row.mos_low)};width:{width}"></span>'
     marks = f'<span class="mark people" style="left:{at(row.mos)}"></span>'
     marks += f'<span class="mark first" style="left:{at(row.predicted)}"></span>'
-    told = f"{names.mos} {row.mos:.2f}, {names.model} {row.predicted:.2f}"
+    label = f"{names.mos} {row.mos:.2f}, {names.model} {row.predicted:.2f}"
     if hasattr(row, "other_predicted"):
         marks += f'<span class="mark other" style="left:{at(row.other_predicted)}"></span>'
-        told += f", {names.other} {row.other_predicted:.2f}"
+        label += f", {names.other} {row.other_predicted:.2f}"
     return (
-        f'<div class="track" role="img" aria-label="{escape(told)}">'
+        f'<div class="track" role="img" aria-label="{escape(label)}">'
         f'<span class="end">{scale.low:g}</span><div class="line">{band}{marks}</div>'
         f'<span class="end">{scale.high:g}</span></div>'
     )
 
 
-def _says(
+def _prediction(
     model: str,
     predicted: float,
     error: float,
@@ -272,11 +276,11 @@ def _says(
     scale: MosScale,
     which: str,
 ) -> str:
-    meant = scale.rating(predicted)
+    expected = scale.rating(predicted)
     pill = f'<span class="rating {rating}">{rating}</span>' if rating else ""
     differs = (
-        f'<p class="differs">It says “{rating}”, but its score is in the range of “{meant}”.</p>'
-        if rating and rating != meant
+        f'<p class="differs">It says “{rating}”, but its score is in the range of “{expected}”.</p>'
+        if rating and rating != expected
         else ""
     )
     text = f"<p>{escape(description)}</p>" if description else '<p class="none">No description.</p>'

@@ -1,4 +1,7 @@
-"""The scatter of predicted against human MOS as SVG, with the counts along both axes."""
+"""The scatter of predicted against human MOS as SVG, with the counts along both axes.
+
+Gradio's own plots do not tell which point was clicked, and cannot be used with the keyboard.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import pandas as pd
 
 from annotation.failures.error_table import Key
 
-DRAWN = 5000
+MAX_DRAWN = 5000
 """Points at most; of more cases those with the largest errors are drawn."""
-BINS = 20
-LEFT, TOP, SIDE, COUNTS = 52, 66, 450, 50  # of the square plot, and the depth of the counts beside it
-WIDTH, HEIGHT = LEFT + SIDE + TOP, TOP + SIDE + 52
+HISTOGRAM_BINS = 20
+LEFT_PX, TOP_PX, SIDE_PX = 52, 66, 450  # of the square plot
+DEPTH_PX = 50  # of the counts beside it
+WIDTH_PX, HEIGHT_PX = LEFT_PX + SIDE_PX + TOP_PX, TOP_PX + SIDE_PX + 52
 
 
 def scatter(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> str:
@@ -22,8 +26,8 @@ def scatter(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> str:
         return '<p class="nothing">No case matches these filters. Widen them to see points here.</p>'
     low, high = float(selected["scale_low"].min()), float(selected["scale_high"].max())
     drawn = selected
-    if len(selected) > DRAWN:
-        worst = selected["error"].abs().nlargest(DRAWN, keep="first").index
+    if len(selected) > MAX_DRAWN:
+        worst = selected["error"].abs().nlargest(MAX_DRAWN, keep="first").index
         drawn = selected.loc[worst.sort_values()]
     compared = "gain" in selected
     label = (
@@ -31,15 +35,16 @@ def scatter(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> str:
     )
     marks = _marks(drawn, low, high, chosen, compared)
     note = (
-        f'<p class="plot-note">The {DRAWN:,} cases with the largest errors are drawn, of {len(selected):,}. '
+        f'<p class="plot-note">The {MAX_DRAWN:,} cases with the largest errors are drawn, '
+        f"of {len(selected):,}. "
         "The counts and correlations are of all.</p>"
         if len(drawn) < len(selected)
         else ""
     )
     return (
         f'<figure class="scatter{" compared" if compared else ""}">'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="application" tabindex="0" aria-label="{escape(label)}"'
-        f' aria-keyshortcuts="ArrowLeft ArrowRight">'
+        f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="application" tabindex="0"'
+        f' aria-label="{escape(label)}" aria-keyshortcuts="ArrowLeft ArrowRight">'
         f"{_axes(low, high, mos_label)}{_counts(selected, low, high)}"
         f'<g class="points">{marks}</g></svg>'
         f"<figcaption>{_legend(compared)}</figcaption></figure>{note}"
@@ -50,21 +55,21 @@ def _axes(low: float, high: float, mos_label: str) -> str:
     lines = []
     for tick in _ticks(low, high):
         x, y = _x(tick, low, high), _y(tick, low, high)
-        bottom, right = TOP + SIDE, LEFT + SIDE
+        bottom, right = TOP_PX + SIDE_PX, LEFT_PX + SIDE_PX
         lines.append(
-            f'<path class="grid" d="M{x:.1f} {TOP}V{bottom}M{LEFT} {y:.1f}H{right}"/>'
+            f'<path class="grid" d="M{x:.1f} {TOP_PX}V{bottom}M{LEFT_PX} {y:.1f}H{right}"/>'
             f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
-            f'<text class="tick" x="{LEFT - 9}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+            f'<text class="tick" x="{LEFT_PX - 9}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
         )
-    middle = TOP + SIDE / 2
+    middle = TOP_PX + SIDE_PX / 2
     return (
-        f'<rect class="paper" x="{LEFT}" y="{TOP}" width="{SIDE}" height="{SIDE}"/>'
+        f'<rect class="paper" x="{LEFT_PX}" y="{TOP_PX}" width="{SIDE_PX}" height="{SIDE_PX}"/>'
         f"{''.join(lines)}"
-        f'<path class="identity" d="M{LEFT} {TOP + SIDE}L{LEFT + SIDE} {TOP}"/>'
-        f'<text class="side-label" x="{LEFT + 12}" y="{TOP + 20}">overestimated</text>'
-        f'<text class="side-label" x="{LEFT + SIDE - 12}" y="{TOP + SIDE - 12}" text-anchor="end">'
-        "underestimated</text>"
-        f'<text class="axis" x="{LEFT + SIDE / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
+        f'<path class="identity" d="M{LEFT_PX} {TOP_PX + SIDE_PX}L{LEFT_PX + SIDE_PX} {TOP_PX}"/>'
+        f'<text class="side-label" x="{LEFT_PX + 12}" y="{TOP_PX + 20}">overestimated</text>'
+        f'<text class="side-label" x="{LEFT_PX + SIDE_PX - 12}" y="{TOP_PX + SIDE_PX - 12}"'
+        ' text-anchor="end">underestimated</text>'
+        f'<text class="axis" x="{LEFT_PX + SIDE_PX / 2}" y="{HEIGHT_PX - 8}" text-anchor="middle">'
         f"{escape(mos_label)}</text>"
         f'<text class="axis" x="15" y="{middle}" text-anchor="middle"'
         f' transform="rotate(-90 15 {middle})">predicted MOS</text>'
@@ -77,8 +82,8 @@ def _ticks(low: float, high: float) -> np.ndarray:
 
 def _counts(selected: pd.DataFrame, low: float, high: float) -> str:
     """How many cases there are along each axis."""
-    edges = np.linspace(low, high, BINS + 1)
-    step = SIDE / BINS
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    step = SIDE_PX / HISTOGRAM_BINS
     above = np.histogram(np.clip(selected["mos"], low, high), edges)[0]
     beside = np.histogram(np.clip(selected["predicted"], low, high), edges)[0]
     most = max(above.max(), beside.max())
@@ -86,15 +91,15 @@ def _counts(selected: pd.DataFrame, low: float, high: float) -> str:
     for index, (column, row) in enumerate(zip(above, beside, strict=True)):
         span = f"{edges[index]:.3g} to {edges[index + 1]:.3g}"
         if column:
-            depth = COUNTS * column / most
+            depth = DEPTH_PX * column / most
             bars.append(
-                f'<rect x="{LEFT + index * step + 1:.1f}" y="{TOP - 6 - depth:.1f}" width="{step - 2:.1f}"'
-                f' height="{depth:.1f}"><title>{column} with MOS {span}</title></rect>'
+                f'<rect x="{LEFT_PX + index * step + 1:.1f}" y="{TOP_PX - 6 - depth:.1f}"'
+                f' width="{step - 2:.1f}" height="{depth:.1f}"><title>{column} with MOS {span}</title></rect>'
             )
         if row:
-            depth = COUNTS * row / most
+            depth = DEPTH_PX * row / most
             bars.append(
-                f'<rect x="{LEFT + SIDE + 6}" y="{TOP + SIDE - (index + 1) * step + 1:.1f}"'
+                f'<rect x="{LEFT_PX + SIDE_PX + 6}" y="{TOP_PX + SIDE_PX - (index + 1) * step + 1:.1f}"'
                 f' width="{depth:.1f}" height="{step - 2:.1f}">'
                 f"<title>{row} predicted {span}</title></rect>"
             )
@@ -108,14 +113,14 @@ def _marks(drawn: pd.DataFrame, low: float, high: float, chosen: Key | None, com
         key = Key(row.item, row.aspect)
         x, y = _x(row.mos, low, high), _y(row.predicted, low, high)
         side = "over" if row.error > 0 else "under"
-        on = ' aria-current="true"' if key == chosen else ""
-        told = f"MOS {row.mos:.2f}, predicted {row.predicted:.2f}"
-        case = f'data-case="{escape(str(key))}"{on}'
+        current_mark = ' aria-current="true"' if key == chosen else ""
+        label = f"MOS {row.mos:.2f}, predicted {row.predicted:.2f}"
+        case = f'data-case="{escape(str(key))}"{current_mark}'
         if compared:
             better = "nearer" if row.gain > 0 else "further"
             y_other = _y(row.other_predicted, low, high)
             marks.append(
-                f'<g class="{better}" {case}><title>{told}, then {row.other_predicted:.2f}</title>'
+                f'<g class="{better}" {case}><title>{label}, then {row.other_predicted:.2f}</title>'
                 f'<path d="M{x:.1f} {y:.1f}V{y_other:.1f}"/>'
                 f'<circle class="end" cx="{x:.1f}" cy="{y_other:.1f}" r="3"/>'
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
@@ -123,7 +128,7 @@ def _marks(drawn: pd.DataFrame, low: float, high: float, chosen: Key | None, com
         else:
             marks.append(
                 f'<circle class="{side}" {case} cx="{x:.1f}" cy="{y:.1f}" r="4.5">'
-                f"<title>{told}</title></circle>"
+                f"<title>{label}</title></circle>"
             )
     return "".join(marks)
 
@@ -142,8 +147,8 @@ def _legend(compared: bool) -> str:
 
 
 def _x(mos: float, low: float, high: float) -> float:
-    return LEFT + SIDE * (min(max(mos, low), high) - low) / (high - low)
+    return LEFT_PX + SIDE_PX * (min(max(mos, low), high) - low) / (high - low)
 
 
 def _y(mos: float, low: float, high: float) -> float:
-    return TOP + SIDE * (1 - (min(max(mos, low), high) - low) / (high - low))
+    return TOP_PX + SIDE_PX * (1 - (min(max(mos, low), high) - low) / (high - low))

@@ -31,41 +31,41 @@ from annotation.store.items import MAX_SOURCE
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Forbidden, Person, Role
 from annotation.ui.context import Studio
-from annotation.ui.failures.cards import Names, agreement_table, case_detail, case_list
+from annotation.ui.failures.cards import ModelNames, agreement_table, case_detail, case_list
 from annotation.ui.failures.scatter import scatter
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 
-NOTHING = "There is nothing to look into yet: assess images and have people score them, or train a model."
+NOTHING_YET = "There is nothing to look into yet: assess images and have people score them, or train a model."
 NO_MODEL = "No model has assessed an image here yet."
 NO_SCORES = "No person has scored an image that this model has assessed."
 
-CLOSED = (
+ADMINS_ONLY = (
     "On this server everybody scores before they see what the model says, so only admins look into the "
     "annotation database here; choose a training run as the data set."
 )
 
-ALL = [("All", "")]
-ASPECTS = ALL + [(aspect.capitalize(), str(aspect)) for aspect in Aspect]
-SIDES = [("Any", Side.ANY), ("Over", Side.OVER), ("Under", Side.UNDER)]
-WORDS = [
+ALL_CHOICE = [("All", "")]
+ASPECT_CHOICES = ALL_CHOICE + [(aspect.capitalize(), str(aspect)) for aspect in Aspect]
+SIDE_CHOICES = [("Any", Side.ANY), ("Over", Side.OVER), ("Under", Side.UNDER)]
+WORD_CHOICES = [
     ("Any", Words.ANY),
     ("Word and score agree", Words.AGREE),
     ("They differ", Words.DIFFER),
     ("By two words or more", Words.FAR),
 ]
-NEARER = [
+NEARER_CHOICES = [
     ("Any", Nearer.ANY),
     ("The first model is", Nearer.FIRST),
     ("The second model is", Nearer.OTHER),
 ]
-ORDERS = [
+ORDER_CHOICES = [
     ("Largest error first", Order.WORST),
     ("Smallest error first", Order.BEST),
     ("Most overestimated first", Order.OVER),
     ("Most underestimated first", Order.UNDER),
 ]
-COMPARED_ORDERS = [
+COMPARED_ORDER_CHOICES = [
     ("Second model nearer by most", Order.GAIN),
     ("Second model further away by most", Order.LOSS),
 ]
@@ -78,11 +78,11 @@ Shown = tuple[str, str, str, str, str, str, str]
 # What `arrange` returns: an update of each control and of the row for annotators, then the same.
 Arranged = tuple[Any, ...]
 
-Found = TypeVar("Found", DataSet, Version)
+Titled = TypeVar("Titled", DataSet, Version)
 
 
 @dataclass(frozen=True)
-class Looked:
+class ResolvedView:
     """A view with what it refers to."""
 
     view: View
@@ -93,8 +93,8 @@ class Looked:
     selected: pd.DataFrame
 
     @property
-    def names(self) -> Names:
-        return Names(self.data.mos_label, self.model.title, self.other.title if self.other else "")
+    def names(self) -> ModelNames:
+        return ModelNames(self.data.mos_label, self.model.title, self.other.title if self.other else "")
 
 
 class FailuresHandlers:
@@ -129,30 +129,30 @@ class FailuresHandlers:
         except InputError as error:  # perhaps a number is not typed to its end
             return _as_it_was(str(error))
         try:
-            return self._show(request, self._look(request, view))
+            return self._show(request, self._resolve(request, view))
         except M3AgiqaError as error:
             return _empty(str(error))
 
     def choose(self, request: gr.Request, event: gr.EventData, *values: Any) -> tuple[str, str, str, str]:
         """A point, a row or a neighbour is clicked: message, detail, link, and its key."""
         try:
-            looked = self._look(request, replace(_view(values), case=str(getattr(event, "case", ""))))
-            key = Key.parse(looked.view.case)
-            if key is None or place(looked.selected, key) is None:
+            resolved = self._resolve(request, replace(_view(values), case=str(getattr(event, "case", ""))))
+            key = Key.parse(resolved.view.case)
+            if key is None or place(resolved.selected, key) is None:
                 raise InputError("This case is no longer among the selected ones; choose another.")
-            return messages.message(""), self._detail(request, looked, key), _link(looked.view), str(key)
+            return messages.message(""), self._detail(request, resolved, key), _link(resolved.view), str(key)
         except M3AgiqaError as error:
             return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip()
 
     def export(self, request: gr.Request, *values: Any) -> tuple[str, str | None]:
         """Message, and the selection as a file for the browser to save."""
         try:
-            looked = self._look(request, _view(values))
-            if looked.selected.empty:
+            resolved = self._resolve(request, _view(values))
+            if resolved.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to download.")
         except M3AgiqaError as error:
             return messages.message(str(error)), None
-        content = to_csv(looked.selected).encode()
+        content = to_csv(resolved.selected).encode()
         path = processing_utils.save_bytes_to_cache(content, "failure-cases.csv", get_upload_folder())
         return messages.message(""), path
 
@@ -161,15 +161,15 @@ class FailuresHandlers:
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
             wanted = payloads.annotators_per_image(overlap)
-            looked = self._look(request, _view(values))
-            if looked.selected.empty:
+            resolved = self._resolve(request, _view(values))
+            if resolved.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to queue.")
             store = self.studio.store
-            if isinstance(self.catalogue.source(looked.data.key), Annotations):
-                queued = queue_items(store, looked.selected, wanted, person.name)
+            if isinstance(self.catalogue.source(resolved.data.key), Annotations):
+                queued = queue_items(store, resolved.selected, wanted, person.name)
             else:
-                source = looked.data.title[:MAX_SOURCE]
-                queued = queue_samples(store, looked.selected, wanted, person.name, source)
+                source = resolved.data.title[:MAX_SOURCE]
+                queued = queue_samples(store, resolved.selected, wanted, person.name, source)
         except M3AgiqaError as error:
             return messages.message(str(error))
         return _queued(queued, wanted)
@@ -191,17 +191,21 @@ class FailuresHandlers:
             return *_updates(view, choices, self.studio.access.person(request)), *_empty(str(error))
         try:
             if not view.model:
-                raise InputError(NO_MODEL if any(found.versions for found in choices.data_sets) else NOTHING)
-            shown = self._show(request, self._look(request, view))
-            gone = [name for name in LINKED if _lost(wanted, replace(view, case=shown[-1]), name)]
+                raise InputError(
+                    NO_MODEL if any(found.versions for found in choices.data_sets) else NOTHING_YET
+                )
+            shown = self._show(request, self._resolve(request, view))
+            gone = [name for name in LINKED_NAMES if _lost(wanted, replace(view, case=shown[-1]), name)]
             if says_what_is_gone and gone:
-                sentence = f"The link's {LINKED[gone[0]]} is no longer there, so this is something else."
+                sentence = (
+                    f"The link's {LINKED_NAMES[gone[0]]} is no longer there, so this is something else."
+                )
                 shown = messages.message(sentence), *shown[1:]
         except M3AgiqaError as error:
             shown = _empty(str(error))
         return *_updates(view, choices, self.studio.access.person(request)), *shown
 
-    def _look(self, request: gr.Request, view: View) -> Looked:
+    def _resolve(self, request: gr.Request, view: View) -> ResolvedView:
         """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
         self.studio.access.require_name(request)
         self._check_open(request, view.data)
@@ -211,61 +215,63 @@ class FailuresHandlers:
         if view.other:
             other = _find(self.catalogue.comparable(data, model.key), view.other, "The second model version")
         table = self.catalogue.table(model.key, view.other)
-        return Looked(view, data, model, other, table, select(table, view))
+        return ResolvedView(view, data, model, other, table, select(table, view))
 
     def _check_open(self, request: gr.Request, data: str) -> None:
         """Raises Forbidden for what would tell people the model's answers before they score."""
         closed = self.studio.settings.blind and isinstance(self.catalogue.source(data), Annotations)
         if closed and not self.studio.access.person(request).role.allows(Role.ADMIN):
-            raise Forbidden(CLOSED)
+            raise Forbidden(ADMINS_ONLY)
 
-    def _show(self, request: gr.Request, looked: Looked) -> Shown:
+    def _show(self, request: gr.Request, resolved: ResolvedView) -> Shown:
         """The page for a view; the first case is open unless another one is."""
-        if looked.table.empty:
+        if resolved.table.empty:
             return _empty(NO_SCORES)
-        selected, names = looked.selected, looked.names
-        waiting = 0 if looked.other else self.catalogue.waiting(looked.model.key)
-        key = Key.parse(looked.view.case)
+        selected, names = resolved.selected, resolved.names
+        waiting = 0 if resolved.other else self.catalogue.waiting(resolved.model.key)
+        key = Key.parse(resolved.view.case)
         if key is None or place(selected, key) is None:
             key = key_at(selected, 0) if len(selected) else None
-        view = replace(looked.view, case=str(key or ""))
+        view = replace(resolved.view, case=str(key or ""))
         return (
             messages.message(""),
             agreement_table(selected, names, waiting),
             scatter(selected, names.mos, key),
             case_list(selected, key, bool(view.aspect)),
-            self._detail(request, looked, key) if key else "",
+            self._detail(request, resolved, key) if key else "",
             _link(view),
             view.case,
         )
 
-    def _detail(self, request: gr.Request, looked: Looked, key: Key) -> str:
-        table = looked.table
+    def _detail(self, request: gr.Request, resolved: ResolvedView, key: Key) -> str:
+        table = resolved.table
         return case_detail(
             key,
-            place(looked.selected, key),
-            len(looked.selected),
+            place(resolved.selected, key),
+            len(resolved.selected),
             table[table["item"] == key.item],
-            self.catalogue.source(looked.data.key).opinions(key.item),
-            looked.names,
+            self.catalogue.source(resolved.data.key).opinions(key.item),
+            resolved.names,
             self.studio.access.person(request),
         )
 
 
 # --- controls and views ------------------------------------------------------------------------
 
-CONTROLS = [field.name for field in fields(View) if field.name != "case"]
+CONTROL_NAMES = [field.name for field in fields(View) if field.name != "case"]
 
 
 def _view(values: Sequence[Any]) -> View:
     """From the controls' values. Raises InputError for limits that are none, and for what no page sends."""
     kinds = {"side": Side, "words": Words, "nearer": Nearer, "order": Order, "least": float, "most": float}
-    given = dict(zip([*CONTROLS, "case"], values, strict=True))
+    given = dict(zip([*CONTROL_NAMES, "case"], values, strict=True))
     try:
-        said = {name: kinds.get(name, str)(value) for name, value in given.items() if value not in (None, "")}
+        chosen = {
+            name: kinds.get(name, str)(value) for name, value in given.items() if value not in (None, "")
+        }
     except (ValueError, TypeError) as error:
         raise InputError("This is not something to choose here; reload the page.") from error
-    return View(**said)
+    return View(**chosen)
 
 
 def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
@@ -275,12 +281,12 @@ def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
         "data": [(found.title, found.key) for found in choices.data_sets],
         "model": [(version.title, version.key) for version in choices.models],
         "other": [("None", ""), *((version.title, version.key) for version in choices.others)],
-        "generator": ALL + [(name, name) for name in choices.generators],
-        "tag": ALL + [(tag, tag) for tag in choices.tags],
-        "order": ORDERS + COMPARED_ORDERS * compared,
+        "generator": ALL_CHOICE + [(name, name) for name in choices.generators],
+        "tag": ALL_CHOICE + [(tag, tag) for tag in choices.tags],
+        "order": ORDER_CHOICES + COMPARED_ORDER_CHOICES * compared,
     }
     updates = []
-    for name in CONTROLS:
+    for name in CONTROL_NAMES:
         update = {"value": getattr(view, name)}
         if name in offered:
             update["choices"] = offered[name]
@@ -291,7 +297,7 @@ def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
 
 
 def _unchanged() -> tuple[Any, ...]:
-    return (gr.skip(),) * (len(CONTROLS) + 1)
+    return (gr.skip(),) * (len(CONTROL_NAMES) + 1)
 
 
 def _empty(sentence: str) -> Shown:
@@ -302,7 +308,7 @@ def _as_it_was(sentence: str) -> Shown:
     return messages.message(sentence), *(gr.skip(),) * 6
 
 
-LINKED = {
+LINKED_NAMES = {
     "data": "data set",
     "model": "model version",
     "other": "model to compare with",
@@ -317,7 +323,7 @@ def _lost(wanted: View, view: View, name: str) -> bool:
     return bool(getattr(wanted, name)) and getattr(wanted, name) != getattr(view, name)
 
 
-def _find(known: Iterable[Found], key: str, what: str) -> Found:
+def _find(known: Iterable[Titled], key: str, what: str) -> Titled:
     for found in known:
         if found.key == key:
             return found
@@ -355,17 +361,21 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         model = gr.Dropdown([], label="Model version", elem_id="failures-model")
         other = gr.Dropdown([("None", "")], value="", label="Compare with", elem_id="failures-other")
         nearer = gr.Dropdown(
-            NEARER, value=Nearer.ANY, label="Nearer to people", visible=False, elem_id="failures-nearer"
+            NEARER_CHOICES,
+            value=Nearer.ANY,
+            label="Nearer to people",
+            visible=False,
+            elem_id="failures-nearer",
         )
-        order = gr.Dropdown(ORDERS, value=Order.WORST, label="Sort by", elem_id="failures-order")
+        order = gr.Dropdown(ORDER_CHOICES, value=Order.WORST, label="Sort by", elem_id="failures-order")
     with gr.Row(elem_id="failures-filters"):
-        aspect = gr.Radio(ASPECTS, value="", label="Aspect", elem_id="failures-aspect")
-        side = gr.Radio(SIDES, value=Side.ANY, label="Estimated", elem_id="failures-side")
+        aspect = gr.Radio(ASPECT_CHOICES, value="", label="Aspect", elem_id="failures-aspect")
+        side = gr.Radio(SIDE_CHOICES, value=Side.ANY, label="Estimated", elem_id="failures-side")
         least = gr.Number(label="Error from", step=0.1, min_width=90, elem_id="failures-least")
         most = gr.Number(label="Error to", step=0.1, min_width=90, elem_id="failures-most")
-        words = gr.Dropdown(WORDS, value=Words.ANY, label="Rating word", elem_id="failures-words")
-        generator = gr.Dropdown(ALL, value="", label="Generator", elem_id="failures-generator")
-        tag = gr.Dropdown(ALL, value="", label="Tag of annotators", elem_id="failures-tag")
+        words = gr.Dropdown(WORD_CHOICES, value=Words.ANY, label="Rating word", elem_id="failures-words")
+        generator = gr.Dropdown(ALL_CHOICE, value="", label="Generator", elem_id="failures-generator")
+        tag = gr.Dropdown(ALL_CHOICE, value="", label="Tag of annotators", elem_id="failures-tag")
         text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")
     message = gr.HTML(messages.message(""), elem_id="failures-message")
     with gr.Row(elem_id="failures-all", equal_height=False):

@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 from opinions_given import crowd, picture, say
 from sqlalchemy import select
@@ -22,7 +21,7 @@ from annotation.ui import messages
 from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.data import figures
-from annotation.ui.data.export_versions import KEPT, ExportVersions
+from annotation.ui.data.export_versions import MAX_VERSIONS, ExportVersions
 from annotation.ui.data.tab import DataHandlers, means_csv
 from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
@@ -198,7 +197,7 @@ class TestExport:
     def test_the_newest_versions_stay_and_what_is_no_export(self, store: Store, tmp_path: Path) -> None:
         crowd(store, 1, PEOPLE)
         versions = ExportVersions(tmp_path / "exports")
-        made = [versions.make(store, name=f"export{number}").version for number in range(KEPT)]
+        made = [versions.make(store, name=f"export{number}").version for number in range(MAX_VERSIONS)]
         (versions.folder / "notes.zip").write_bytes(b"mine")
         assert {version.name for version in versions.all()} == set(made)
         oldest = versions.all()[-1].name

@@ -23,7 +23,7 @@ from annotation.store import Store
 from annotation.store.models import QueueEntry
 from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
 from annotation.ui.context import Studio
-from annotation.ui.failures.tab import NO_SCORES, NOTHING, FailuresHandlers, failures_tab
+from annotation.ui.failures.tab import NO_SCORES, NOTHING_YET, FailuresHandlers, failures_tab
 from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
 
@@ -218,7 +218,7 @@ def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(
 def test_nothing_at_all_is_a_sentence(store: Store, loader: ModelLoader, tmp_path: Path) -> None:
     handlers = FailuresHandlers(Studio(Settings(data=tmp_path, runs=tmp_path / "x"), store, Access(), loader))
     _, *outputs = handlers.open(asked(), False, *values())
-    assert said(shown(outputs)["message"]) == escape(NOTHING)
+    assert said(shown(outputs)["message"]) == escape(NOTHING_YET)
     judge(store, add(store), BOTH)
     _, *outputs = handlers.open(asked(), False, *values())
     assert said(shown(outputs)["message"]) == NO_SCORES
