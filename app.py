@@ -17,7 +17,7 @@ from annotation.store import Store
 from annotation.ui import theme, zero_gpu
 from annotation.ui.access import Access
 from annotation.ui.annotate.tab import annotate_tab
-from annotation.ui.assess.examples import FOLDER as EXAMPLES
+from annotation.ui.assess.examples import EXAMPLES_FOLDER
 from annotation.ui.assess.tab import assess_tab
 from annotation.ui.context import Studio
 from annotation.ui.data.tab import data_tab
@@ -29,12 +29,12 @@ from m3agiqa.errors import M3AgiqaError
 
 log = logging.getLogger(__name__)
 
-HOUR = 3600
+DELETE_CACHE = (3600, 24 * 3600)  # seconds between two looks for old uploads, and their greatest age
 
 
 def build(studio: Studio) -> gr.Blocks:
     """The page with all its tabs."""
-    with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
+    with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
         page_head(studio.access, demo)
         banner = model_banner(studio.loader)
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
@@ -59,12 +59,12 @@ def serve(studio: Studio) -> None:
     if warning := studio.access.warning(server_name):
         log.warning(warning)
     demo = build(studio)
-    if zero_gpu.HERE:  # at launch, it readies for the GPU what is loaded by then
+    if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)
     demo.launch(
         server_name=server_name,
-        allowed_paths=[str(EXAMPLES), str(studio.settings.images.resolve())],
+        allowed_paths=[str(EXAMPLES_FOLDER), str(studio.settings.images.resolve())],
         max_file_size="200mb",
         prevent_thread_lock=True,
         **studio.access.launch_options(),

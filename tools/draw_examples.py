@@ -10,30 +10,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from annotation.ui.assess.examples import FOLDER
+from annotation.ui.assess.examples import EXAMPLES_FOLDER
 
-SIDE = 640  # pixels of the finished images
+IMAGE_SIDE = 640  # pixels of the finished images
 OVERSAMPLING = 2  # drawn larger and scaled down, for smooth edges
 
 Vector = np.ndarray  # [..., 3]: a colour from 0 to 1, or a direction
 
 
-def draw_all(folder: Path = FOLDER) -> None:
+def draw_all(folder: Path = EXAMPLES_FOLDER) -> None:
     """Write every example as WebP."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items():
+    for name, draw in DRAWINGS.items():
         draw().save(folder / name, quality=88, method=6)
 
 
 def _finish(colours: Vector) -> Image.Image:
     """[S, S, 3] colours from 0 to 1 -> an image of the final size."""
     image = Image.fromarray((colours.clip(0, 1) * 255).round().astype(np.uint8))
-    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
     """x to the right and y downwards, both from 0 to 1, [S, S] each."""
-    size = SIDE * OVERSAMPLING
+    size = IMAGE_SIDE * OVERSAMPLING
     axis = (np.arange(size) + 0.5) / size
     return np.meshgrid(axis, axis)
 
@@ -79,7 +79,7 @@ def lighthouse() -> Image.Image:
     scene = np.where(((y > cliff_top) & (x > 0.52))[..., None], cliff, scene)
     image = Image.fromarray((scene.clip(0, 1) * 255).astype(np.uint8))
     _draw_tower(image)
-    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
 
 
 def _draw_tower(image: Image.Image) -> None:
@@ -128,8 +128,10 @@ def _draw_tower(image: Image.Image) -> None:
 
 def blurred_lighthouse() -> Image.Image:
     """The same picture as a bad camera would take it: out of focus and noisy."""
-    soft = np.asarray(lighthouse().filter(ImageFilter.GaussianBlur(SIDE / 70))).astype(np.float64)
-    noise = np.random.default_rng(3).normal(0, 9, (SIDE // 2, SIDE // 2, 1)).repeat(2, 0).repeat(2, 1)
+    soft = np.asarray(lighthouse().filter(ImageFilter.GaussianBlur(IMAGE_SIDE / 70))).astype(np.float64)
+    noise = (
+        np.random.default_rng(3).normal(0, 9, (IMAGE_SIDE // 2, IMAGE_SIDE // 2, 1)).repeat(2, 0).repeat(2, 1)
+    )
     return Image.fromarray((soft * 0.9 + 8 + noise).clip(0, 255).astype(np.uint8))
 
 
@@ -141,12 +143,12 @@ def spheres() -> Image.Image:
     return _finish(_trace(eye, _unit(rays), bounces=2) ** (1 / 2.2))
 
 
-BALLS = [  # centre, radius, colour
+BALL_SHAPES = [  # centre, radius, colour
     (np.array([-1.02, 0.62, 0.35]), 0.62, np.array([0.80, 0.07, 0.06])),
     (np.array([0.28, 0.80, 0.95]), 0.80, np.array([0.85, 0.58, 0.10])),
     (np.array([0.98, 0.42, -0.55]), 0.42, np.array([0.03, 0.38, 0.16])),
 ]
-LAMP = np.array([-3.5, 5.5, -3.0])
+LAMP_POSITION = np.array([-3.5, 5.5, -3.0])
 
 
 def _unit(vectors: Vector) -> Vector:
@@ -165,7 +167,7 @@ def _hit_ball(origin: Vector, ray: Vector, centre: Vector, radius: float) -> np.
 def _trace(origin: Vector, ray: Vector, bounces: int) -> Vector:
     """Light that comes back along each ray, linear."""
     floor = np.where(ray[..., 1] < -1e-6, -origin[..., 1] / np.minimum(ray[..., 1], -1e-6), np.inf)
-    hits = np.stack([floor] + [_hit_ball(origin, ray, centre, radius) for centre, radius, _ in BALLS])
+    hits = np.stack([floor] + [_hit_ball(origin, ray, centre, radius) for centre, radius, _ in BALL_SHAPES])
     nearest, distance = hits.argmin(0), hits.min(0)
     backdrop = _mix(
         np.array([0.50, 0.55, 0.62]), np.array([0.10, 0.14, 0.24]), ray[..., 1].clip(-0.1, 0.9) + 0.1
@@ -175,11 +177,11 @@ def _trace(origin: Vector, ray: Vector, bounces: int) -> Vector:
     checks = (np.floor(point[..., 0] * 1.6) + np.floor(point[..., 2] * 1.6)) % 2
     colour = _mix(np.array([0.72, 0.69, 0.63]), np.array([0.12, 0.12, 0.14]), checks)
     normal = np.broadcast_to(np.array([0.0, 1.0, 0.0]), point.shape).copy()
-    for i, (centre, radius, tint) in enumerate(BALLS, start=1):
+    for i, (centre, radius, tint) in enumerate(BALL_SHAPES, start=1):
         colour[nearest == i] = tint
         normal[nearest == i] = ((point - centre) / radius)[nearest == i]
     lit = _light(point, normal)
-    to_lamp = _unit(LAMP - point)
+    to_lamp = _unit(LAMP_POSITION - point)
     mirrored = ray - 2 * (ray * normal).sum(-1, keepdims=True) * normal
     shine = (mirrored * to_lamp).sum(-1).clip(0) ** 90 * (nearest > 0) * lit
     result = colour * (0.16 + 0.95 * (normal * to_lamp).sum(-1).clip(0) * lit)[..., None]
@@ -197,11 +199,11 @@ def _light(point: Vector, normal: Vector) -> np.ndarray:
     rng = np.random.default_rng(0)
     share = np.zeros(point.shape[:-1])
     samples = 12
-    for spot in LAMP + rng.normal(0, 0.28, (samples, 3)):
+    for spot in LAMP_POSITION + rng.normal(0, 0.28, (samples, 3)):
         ray = _unit(spot - point)
         start = point + normal * 1e-3
         free = np.ones(share.shape, dtype=bool)
-        for centre, radius, _ in BALLS:
+        for centre, radius, _ in BALL_SHAPES:
             free &= ~np.isfinite(_hit_ball(start, ray, centre, radius))
         share += free / samples
     return share
@@ -243,7 +245,7 @@ def planet() -> Image.Image:
     return _finish(_mix(scene, ring_colour, 0.85 * ring * (v >= 0)))
 
 
-PICTURES = {
+DRAWINGS = {
     "lighthouse.webp": lighthouse,
     "lighthouse-blurred.webp": blurred_lighthouse,
     "spheres.webp": spheres,

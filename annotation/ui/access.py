@@ -18,7 +18,7 @@ from m3agiqa.errors import M3AgiqaError
 
 __all__ = ["Access", "Forbidden", "Person", "Role", "SpaceAccess", "UsersAccess"]
 
-LOCAL = "local"
+LOCAL_USER = "local"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Access:
 
     def person(self, request: gr.Request) -> Person:
         """Whoever makes the request. Raises Forbidden for somebody who is no longer a user."""
-        return Person(LOCAL, Role.ADMIN)
+        return Person(LOCAL_USER, Role.ADMIN)
 
     def require(self, request: gr.Request, role: Role) -> Person:
         """The person, if their role allows what `role` may do; else Forbidden is raised."""

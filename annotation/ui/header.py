@@ -9,12 +9,12 @@ import gradio as gr
 from annotation.ui.access import Access, SpaceAccess, UsersAccess
 from m3agiqa.errors import M3AgiqaError
 
-TITLE = """
+TITLE_HTML = """
 <header class="studio">
   <h1>M3-AGIQA <span>Studio</span></h1>
   <p>Judges an AI-generated image the way people would: quality, correspondence with its prompt, and
-  authenticity, each with a description, a rating and a mean opinion score. Whose scores the model learned
-  from is said below.</p>
+  authenticity, each with a description, a rating and a mean opinion score. The line below names the model
+  and whose scores it learned from.</p>
 </header>
 """
 SIGN_OUT = '<a href="logout">Sign out</a>'
@@ -27,14 +27,14 @@ def page_head(access: Access, demo: gr.Blocks) -> None:
         return signed_in(access, request)
 
     with gr.Row(elem_id="head"):
-        gr.HTML(TITLE)
+        gr.HTML(TITLE_HTML)
         if not access.has_login:
             return
         with gr.Column(elem_id="login", scale=0, min_width=280):
-            shown = gr.HTML("", elem_id="who")
+            user_line = gr.HTML("", elem_id="who")
             if isinstance(access, SpaceAccess):
                 gr.LoginButton(size="sm", elem_id="sign-in")
-    demo.load(who, outputs=shown, show_progress="hidden", queue=False, api_visibility="private")
+    demo.load(who, outputs=user_line, show_progress="hidden", queue=False, api_visibility="private")
 
 
 def signed_in(access: Access, request: gr.Request) -> str:
@@ -45,5 +45,5 @@ def signed_in(access: Access, request: gr.Request) -> str:
     except M3AgiqaError as error:
         return f"<p>{escape(str(error))} {way_out}</p>"
     if not person.name:
-        return "<p>Visitors may look and assess; who signs in may annotate, too.</p>"
+        return "<p>Visitors may look and assess; sign in to annotate as well.</p>"
     return f"<p>Signed in as <b>{escape(person.name)}</b> ({person.role}) {way_out}</p>"

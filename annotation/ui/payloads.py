@@ -8,12 +8,12 @@ from annotation.settings import MOST_ANNOTATORS
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 
-LARGEST = 2**31 - 1  # of the databases' whole numbers
+MAX_INTEGER = 2**31 - 1  # of the databases' whole numbers
 
 
 def whole(value: Any, what: str) -> int:
     """An id or a number of things; raises InputError naming `what` it should have been."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INTEGER:
         raise InputError(f"{what} must be a whole number, not {value!r:.40}.")
     return value
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import gradio as gr
 
-STATIC = Path(__file__).parent / "static"
+STATIC_FOLDER = Path(__file__).parent / "static"
 
 # System fonts: the page asks no other server for anything.
-_SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
-_MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "monospace")
+_SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+_MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Consolas", "monospace")
 
 
 def theme() -> gr.themes.Base:
@@ -20,8 +20,8 @@ def theme() -> gr.themes.Base:
         secondary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_lg,
-        font=_SANS,
-        font_mono=_MONO,
+        font=_SANS_FONTS,
+        font_mono=_MONO_FONTS,
     ).set(
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
@@ -37,7 +37,7 @@ def theme() -> gr.themes.Base:
 
 def javascript(name: str) -> str:
     """A file of `static/`, e.g. for gr.HTML(js_on_load=...)."""
-    return (STATIC / name).read_text(encoding="utf-8")
+    return (STATIC_FOLDER / name).read_text(encoding="utf-8")
 
 
 def press(elem_id: str) -> str:
@@ -47,9 +47,10 @@ def press(elem_id: str) -> str:
 
 def launch_options() -> dict:
     """What Gradio wants at launch, not when the page is built."""
+    base = STATIC_FOLDER / "studio.css"
     return {
         "theme": theme(),
-        "css_paths": [STATIC / "studio.css", *sorted(set(STATIC.glob("*.css")) - {STATIC / "studio.css"})],
+        "css_paths": [base, *sorted(set(STATIC_FOLDER.glob("*.css")) - {base})],
         "head": f"<script>{javascript('keys.js')}</script>",
         "footer_links": ["settings", "gradio"],
         "run_history": False,

@@ -30,11 +30,11 @@ from m3agiqa.images import ImageSource
 
 log = logging.getLogger(__name__)
 
-HERE = spaces is not None
+ON_ZERO_GPU = spaces is not None
 FIRST_THREAD = threading.get_ident()  # which has imported spaces
-DURATION = 60  # seconds that an assessment may take; what is asked for counts against a visitor's quota
-POLL = 0.1  # seconds between two looks at `stop`
-WITHOUT_GPU = ("nano",)
+MAX_DURATION = 60  # seconds that an assessment may take; what is asked for counts against a visitor's quota
+STOP_CHECK_INTERVAL = 0.1  # seconds; `stop` is a function, which can only be asked again and again
+CPU_BACKBONES = ("nano",)
 """Backbones that run on the CPU, wherever they are."""
 
 
@@ -46,7 +46,7 @@ def _nothing() -> None:
     """ZeroGPU ends a Space at its start if no function of it may ask for a GPU, whichever model it serves."""
 
 
-if HERE:
+if ON_ZERO_GPU:
     spaces.GPU(_nothing)
     # transformers would load in threads of its own, in which a real GPU would be looked for; see `loading`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
@@ -55,7 +55,7 @@ if HERE:
 @contextmanager
 def loading() -> Iterator[None]:
     """Within it, weights can go to "cuda" on ZeroGPU, whichever thread loads them."""
-    if not HERE or threading.get_ident() == FIRST_THREAD:
+    if not ON_ZERO_GPU or threading.get_ident() == FIRST_THREAD:
         yield
         return
     from spaces.zero.torch.patching import dispatch_mode, function_mode
@@ -66,7 +66,7 @@ def loading() -> Iterator[None]:
 
 def on_demand(assessor: Assessor, device: str | None = None) -> Assessor:
     """The assessor as it has to be called here; the same one unless ZeroGPU lends its model a GPU."""
-    if not HERE or device == "cpu" or assessor.card.backbone in WITHOUT_GPU:
+    if not ON_ZERO_GPU or device == "cpu" or assessor.card.backbone in CPU_BACKBONES:
         return assessor
     return OnDemand(assessor)
 
@@ -86,7 +86,7 @@ class OnDemand(Assessor):
             except M3AgiqaError as error:  # raised, no more than its class's name would come back
                 yield error
 
-        self._on_gpu = spaces.GPU(duration=DURATION)(judge)
+        self._on_gpu = spaces.GPU(duration=MAX_DURATION)(judge)
 
     def stream(
         self,
@@ -97,18 +97,18 @@ class OnDemand(Assessor):
     ) -> Iterator[Event]:
         """As Assessor.stream; `stop` also ends the wait for a GPU. Raises GpuError if there is none."""
         events: Queue[Event | Exception | None] = Queue()
-        left = threading.Event()
+        abandoned = threading.Event()
 
         def call() -> None:
             try:
-                with closing(self._on_gpu(image, prompt, aspects)) as said:
-                    for event in said:
-                        if left.is_set():
+                with closing(self._on_gpu(image, prompt, aspects)) as gpu_events:
+                    for event in gpu_events:
+                        if abandoned.is_set():
                             return  # being closed, it ends the work in the other process
                         events.put(event)
                 events.put(None)
             except Exception as error:
-                events.put(_in_words(error))
+                events.put(_as_gpu_error(error))
 
         # The visitor's request goes along: the GPU's time is theirs.
         threading.Thread(target=copy_context().run, args=(call,), name="zero-gpu", daemon=True).start()
@@ -118,19 +118,19 @@ class OnDemand(Assessor):
                     raise event
                 yield event
         finally:
-            left.set()
+            abandoned.set()
 
 
 def _next(events: Queue[Event | Exception | None], stop: Callable[[], bool]) -> Event | Exception | None:
     while not stop():
         try:
-            return events.get(timeout=POLL)
+            return events.get(timeout=STOP_CHECK_INTERVAL)
         except Empty:
             continue
     raise Stopped("Stopped on request.")
 
 
-def _in_words(error: Exception) -> GpuError:
+def _as_gpu_error(error: Exception) -> GpuError:
     """What `spaces` raises, as a sentence for the page."""
     if not isinstance(error, gr.Error):
         log.error("ZeroGPU failed", exc_info=error)
@@ -139,7 +139,7 @@ def _in_words(error: Exception) -> GpuError:
     if message == "GPU task aborted":
         return GpuError(
             f"ZeroGPU took its GPU away before the assessment had ended, perhaps because it took longer than "
-            f"{DURATION} seconds. Try again, or with a smaller image."
+            f"{MAX_DURATION} seconds. Try again, or with a smaller image."
         )
     if title == "ZeroGPU worker error":  # the message is the name of an exception, which spaces has printed
         return GpuError(f"The model failed on the GPU ({message}); the app's log says more.")

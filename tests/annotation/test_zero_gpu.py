@@ -41,7 +41,7 @@ def test_the_same_events_come_from_a_process_that_has_a_gpu(found) -> None:
     assert found["events"] == found["nano"]
     assert [name for name, _ in found["events"]] == ["DescriptionDelta", "AspectResult", "Assessment"]
     assert found["elsewhere"] and found["released"]
-    assert found["seconds asked for"] == [str(zero_gpu.DURATION)]
+    assert found["seconds asked for"] == [str(zero_gpu.MAX_DURATION)]
 
 
 def test_events_come_while_the_model_is_still_speaking(found) -> None:

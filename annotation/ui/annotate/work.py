@@ -17,7 +17,7 @@ from annotation.store.models import AspectAssessment, Assessment, Submission
 from annotation.ui import payloads
 from annotation.ui.access import Person
 from annotation.ui.annotate.prefetch import Prefetch
-from annotation.ui.assess.cards import QUESTIONS
+from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.context import Studio
 from annotation.ui.correction_form import submissions
 from annotation.ui.correction_form.submissions import Entered, ShownAnswers
@@ -166,7 +166,7 @@ class Annotating:
             "aspects": [
                 {
                     "aspect": str(aspect),
-                    "question": QUESTIONS[aspect],
+                    "question": ASPECT_QUESTIONS[aspect],
                     **_scale(scales.get(aspect, COMMON_SCALE)),
                     "tags": list(corrections.ERROR_TAGS[aspect]),
                     "revision": 1 + corrections.latest_revision(session, item_id, aspect, person.name),

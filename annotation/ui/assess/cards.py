@@ -1,4 +1,4 @@
-"""HTML of what the model says: one card per aspect, and whose judgement it is."""
+"""HTML of an assessment: one card per aspect, and which model it comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from annotation.ui.assess.runs import RunState, Stage
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment
 
-QUESTIONS = {
+ASPECT_QUESTIONS = {
     Aspect.QUALITY: "Is it sharp, clean and well composed?",
     Aspect.CORRESPONDENCE: "Does it show what the prompt asks for?",
     Aspect.AUTHENTICITY: "Could it be real?",
@@ -21,37 +21,39 @@ NO_PROMPT = (
     "Not judged: correspondence compares the image with its prompt, and there is no prompt. "
     "Type one and assess again."
 )
-KEPT = '<p class="kept">Images assessed here are kept on this server, for people to annotate.</p>'
+KEPT_NOTE = '<p class="kept">Images assessed here are kept on this server, for people to annotate.</p>'
 NO_PREDICTOR = "Not judged: this model was not trained for this aspect."
 
 
 def card(
     aspect: Aspect,
     state: RunState | None,
-    said: AspectResponse | None = None,
+    response: AspectResponse | None = None,
     below: str = "",
     editing: bool = False,
 ) -> str:
     """One aspect: description, then rating word, MOS and gauge once they are known.
 
-    What a person has `said` stands in place of the model's answer. `below` is HTML for correcting the card
+    A person's `response` stands in place of the model's answer. `below` is HTML for correcting the card
     (annotation.ui.assess.correct), of which the form alone is seen while `editing`.
     """
-    look, description = _description(aspect, state)
+    css_class, description = _description(aspect, state)
     result = state.results.get(aspect) if state else None
-    if result and said:
-        look = "finished corrected"
-        description = f"<p>{escape(said.description or result.description)}</p>"
-    word = (said.scale.rating(said.score) if said and not said.agrees else result.rating) if result else ""
+    if result and response:
+        css_class = "finished corrected"
+        description = f"<p>{escape(response.description or result.description)}</p>"
+    word = result.rating if result else ""
+    if result and response and not response.agrees:
+        word = response.scale.rating(response.score)
     rating = f'<span class="rating {word}">{word}</span>' if word else ""
     return (
-        f'<article id="card-{aspect}" class="card {look}" aria-labelledby="title-{aspect}"'
-        f' aria-busy="{str(look in ("waiting", "speaking")).lower()}"'
+        f'<article id="card-{aspect}" class="card {css_class}" aria-labelledby="title-{aspect}"'
+        f' aria-busy="{str(css_class in ("waiting", "speaking")).lower()}"'
         f' data-mode="{"edit" if editing else "read"}">'
         f'<header><h3 id="title-{aspect}">{aspect.capitalize()}</h3>{rating}</header>'
-        f'<p class="question">{QUESTIONS[aspect]}</p>'
+        f'<p class="question">{ASPECT_QUESTIONS[aspect]}</p>'
         f'<div class="description" aria-live="polite">{description}</div>'
-        f"{_tags(said) if said else ''}{_score(result, said) if result else ''}{below}"
+        f"{_tags(response) if response else ''}{_score(result, response) if result else ''}{below}"
         f"</article>"
     )
 
@@ -66,35 +68,35 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
         return "without-prompt", f"<p>{NO_PROMPT}</p>"
     if state.stage is Stage.FINISHED:
         return "without-prompt", f"<p>{NO_PREDICTOR}</p>"
-    said = escape(state.descriptions.get(aspect, ""))
+    text = escape(state.descriptions.get(aspect, ""))
     if state.stage is Stage.STOPPED:
-        return "stopped", (f"<p>{said}</p>" if said else "") + '<p class="ended">Stopped.</p>'
+        return "stopped", (f"<p>{text}</p>" if text else "") + '<p class="ended">Stopped.</p>'
     if state.over:
-        return "idle", f"<p>{said}</p>"
-    if said:
-        return "speaking", f"<p>{said}</p>"
+        return "idle", f"<p>{text}</p>"
+    if text:
+        return "speaking", f"<p>{text}</p>"
     return "waiting", ""
 
 
-def _tags(said: AspectResponse) -> str:
-    chips = "".join(f"<li>{escape(tag)}</li>" for tag in said.tags)
-    comment = f'<p class="comment">{escape(said.comment)}</p>' if said.comment else ""
+def _tags(response: AspectResponse) -> str:
+    chips = "".join(f"<li>{escape(tag)}</li>" for tag in response.tags)
+    comment = f'<p class="comment">{escape(response.comment)}</p>' if response.comment else ""
     return (f'<ul class="said-tags">{chips}</ul>' if chips else "") + comment
 
 
-def _score(result: AspectResult, said: AspectResponse | None = None) -> str:
+def _score(result: AspectResult, response: AspectResponse | None = None) -> str:
     scale, score = result.scale, result.mos
     span = f"{scale.low:g}–{scale.high:g}"
     kind, beside = '<abbr title="mean opinion score">MOS</abbr>', ""
-    if said and not said.agrees:
-        score, kind = said.score, "by you"
+    if response and not response.agrees:
+        score, kind = response.score, "by you"
         beside = f'<small class="raw" title="What the model said">model {result.mos:.1f}</small>'
     elif result.limited:
         beside = (
             '<small class="raw" title="What the predictor said, before it was limited to the scale">'
             f"raw {result.raw_mos:.2f}</small>"
         )
-    whose = "your score" if said and not said.agrees else "mean opinion score"
+    whose = "your score" if response and not response.agrees else "mean opinion score"
     return (
         '<footer class="score">'
         f'<p class="mos"><strong>{score:.1f}</strong> of {span} {kind} {beside}</p>'
@@ -120,5 +122,5 @@ def provenance(assessment: Assessment | None, kept: bool = False) -> str:
         f'<p class="provenance"><span>Judged by <b>{escape(assessment.model)}</b>. '
         f"Learned from {escape(assessment.learned_from)}.</span>"
         f'<a id="download" class="download" href="{href}" download="{escape(name)}">Download JSON</a></p>'
-        f"{KEPT if kept else ''}"
+        f"{KEPT_NOTE if kept else ''}"
     )

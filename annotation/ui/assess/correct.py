@@ -214,7 +214,7 @@ class CorrectHandlers:
         return cards.card(
             aspect,
             assessed.state,
-            said=saved.response if saved else None,
+            response=saved.response if saved else None,
             below=self._below(aspect, assessed, saved, problem),
             editing=editing,
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-FOLDER = Path(__file__).parent / "examples"
-THUMBNAIL = 192  # pixels
+EXAMPLES_FOLDER = Path(__file__).parent / "examples"
+THUMBNAIL_SIDE = 192  # pixels
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Example:
 
     @property
     def path(self) -> Path:
-        return FOLDER / self.image
+        return EXAMPLES_FOLDER / self.image
 
 
-_LIGHTHOUSE = "a lighthouse on a cliff above a calm sea at sunset, blue mountains in the distance"
+_LIGHTHOUSE_PROMPT = "a lighthouse on a cliff above a calm sea at sunset, blue mountains in the distance"
 
-EXAMPLES = (
-    Example("lighthouse.webp", _LIGHTHOUSE, "Sharp, fits its prompt"),
-    Example("lighthouse-blurred.webp", _LIGHTHOUSE, "The same, blurred and noisy"),
+EXAMPLE_IMAGES = (
+    Example("lighthouse.webp", _LIGHTHOUSE_PROMPT, "Sharp, fits its prompt"),
+    Example("lighthouse-blurred.webp", _LIGHTHOUSE_PROMPT, "The same, blurred and noisy"),
     Example(
         "spheres.webp", "three glossy balls, red, gold and green, on a checkered floor", "Clean rendering"
     ),
@@ -43,9 +43,9 @@ def gallery() -> str:
     """HTML buttons with thumbnails; each carries the index of its example."""
     buttons = "".join(
         f'<button type="button" class="example" data-index="{i}" title="{escape(example.prompt)}">'
-        f'<img src="{_thumbnail(example.path)}" alt="" width="{THUMBNAIL}" height="{THUMBNAIL}">'
+        f'<img src="{_thumbnail(example.path)}" alt="" width="{THUMBNAIL_SIDE}" height="{THUMBNAIL_SIDE}">'
         f"<span>{escape(example.caption)}</span></button>"
-        for i, example in enumerate(EXAMPLES)
+        for i, example in enumerate(EXAMPLE_IMAGES)
     )
     return f'<h2 class="examples-title">Or try an example</h2><div class="examples">{buttons}</div>'
 
@@ -54,7 +54,7 @@ def _thumbnail(path: Path) -> str:
     """A data URL, so that the page needs no further request."""
     with Image.open(path) as image:
         small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import gradio as gr
@@ -12,7 +13,7 @@ from annotation.ui.access import Person
 from annotation.ui.assess import correct
 from annotation.ui.assess.cards import card, provenance
 from annotation.ui.assess.correct import AssessedImage
-from annotation.ui.assess.examples import EXAMPLES, gallery
+from annotation.ui.assess.examples import EXAMPLE_IMAGES, gallery
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload
@@ -40,7 +41,7 @@ class AssessHandlers:
 
     async def assess(
         self, image: dict | None, prompt: str | None, request: gr.Request
-    ) -> AsyncIterator[Shown]:
+    ) -> AsyncIterator[tuple[Any, ...]]:
         """Run one assessment and show it as it grows, then keep it; ends the visitor's earlier one."""
         visitor = request.session_hash or ""
         upload = Upload.from_payload(image)
@@ -52,14 +53,15 @@ class AssessHandlers:
             self.runs.stop(visitor)
             yield self.show(None, message=str(error))
             return
-        run = self.runs.begin(visitor, upload, prompt or "")
+        run, shown = self.runs.begin(visitor, upload, prompt or ""), None
         try:
             async for state in run.follow(CLOCK_INTERVAL):
-                yield self.show(state, run.seconds)
+                before, shown = shown, self.show(state, run.seconds)
+                yield _changes(before, shown)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
         if run.state.assessment is not None:
-            yield await anyio.to_thread.run_sync(self._finish, run, person)
+            yield _changes(shown, await anyio.to_thread.run_sync(self._finish, run, person))
 
     def _finish(self, run: Run, person: Person) -> Shown:
         """Keep the assessment, if they are kept; it is shown and can be corrected either way."""
@@ -111,7 +113,7 @@ class AssessHandlers:
             return None, messages.message(str(error))
         return find_prompt(upload.path), messages.message("")
 
-    def offer_prompt(self, prompt: str | None, found: EmbeddedPrompt | None, filled: str) -> Offered:
+    def offer_prompt(self, prompt: str | None, embedded: EmbeddedPrompt | None, filled: str) -> Offered:
         """Fill the prompt box from the file, unless the visitor has typed something.
 
         `filled` is what the page itself has put into the box; it belongs to the image before and goes
@@ -120,7 +122,7 @@ class AssessHandlers:
         prompt = prompt or ""
         if prompt.strip() and prompt != filled:
             return gr.skip(), "", ""
-        text, origin = (found.text, found.origin) if found else ("", "")
+        text, origin = (embedded.text, embedded.origin) if embedded else ("", "")
         return (text if text != prompt else gr.skip()), messages.prompt_origin(origin), text
 
     def clear_other(self, assessed: AssessedImage | None, image: dict | None) -> tuple:
@@ -132,8 +134,15 @@ class AssessHandlers:
 
     def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
         """Put an example's image and prompt in."""
-        example = EXAMPLES[int(event.index)]
+        example = EXAMPLE_IMAGES[int(event.index)]
         return str(example.path), example.prompt, "", example.prompt, messages.message("")
+
+
+def _changes(before: Shown | None, after: Shown) -> tuple[Any, ...]:
+    """The outputs that differ; the others get no update."""
+    if before is None:
+        return after
+    return tuple(gr.skip() if new == old else new for old, new in zip(before, after, strict=True))
 
 
 def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
@@ -171,8 +180,8 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
         with gr.Row(elem_id="cards"):
             cards = [gr.HTML(card(aspect, None), js_on_load=correct.CARD_SCRIPT) for aspect in Aspect]
         source = gr.HTML("", elem_id="provenance")
-        examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE)
-    found, filled, assessed = gr.State(None), gr.State(""), gr.State(None)
+        examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE_SCRIPT)
+    embedded, filled, assessed = gr.State(None), gr.State(""), gr.State(None)
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
     # own error for what is no image, without its text chunks for what is one.
@@ -201,14 +210,14 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
         [image.upload, image.clear],
         handlers.put_in,
         inputs=image,
-        outputs=[found, message],
+        outputs=[embedded, message],
         preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
     ).then(  # a step of its own, because uploading takes long enough to type something meanwhile
         handlers.offer_prompt,
-        inputs=[prompt, found, filled],
+        inputs=[prompt, embedded, filled],
         outputs=[prompt, origin, filled],
         show_progress="hidden",
         concurrency_limit=None,
@@ -225,7 +234,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
     return handlers
 
 
-_CHOOSE = """
+_CHOOSE_SCRIPT = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button.example");
   if (button) trigger("click", { index: button.dataset.index });

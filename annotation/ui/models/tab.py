@@ -26,6 +26,10 @@ NO_CANDIDATE = (
     "No model has been trained from corrections yet: export the annotations, then run "
     "<code>python -m training run CONFIG --add-annotations EXPORT</code>; the new model appears here."
 )
+TRAINING_NOTE = (
+    "Of what people correct, a model trained with <code>your-images.yaml</code> learns the scores only: "
+    "corrected descriptions reach no checkpoint yet."
+)
 PART_NAMES = {"people": "scored by people", "data": "of the data set"}
 
 # What `show` returns: message, list of models. `promote` adds the model banner.
@@ -72,7 +76,7 @@ class ModelsHandlers:
 
 def models_list(models: list[ServableModel], served: str, wanted: str | None, may_promote: bool) -> str:
     """All models as HTML; `served` judges now, `wanted` is the one that was promoted last."""
-    lines = []
+    lines = [f'<p class="model-note">{TRAINING_NOTE}</p>']
     if wanted is not None and wanted != served:
         lost, instead = escape(display_name(wanted)), escape(display_name(served))
         lines.append(

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from annotation.store.database import StoreError
 from annotation.store.models import Assessment, QueueEntry
 from annotation.ui.assess.correct import AssessedImage
-from annotation.ui.assess.examples import EXAMPLES
+from annotation.ui.assess.examples import EXAMPLE_IMAGES
 from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
@@ -50,10 +50,20 @@ def payload(upload: Upload) -> dict:
     return {"path": str(upload.path), "orig_name": upload.name}
 
 
+def pages(all_updates: list[tuple]) -> list[Shown]:
+    """The page after each of the updates."""
+    shown: list[Shown] = []
+    for updates in all_updates:
+        before = vars(shown[-1]).values() if shown else updates
+        merged = [old if new == gr.skip() else new for old, new in zip(before, updates, strict=True)]
+        shown.append(Shown(*merged))
+    return shown
+
+
 def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> list[Shown]:
     async def collect() -> list[Shown]:
         request = SimpleNamespace(session_hash="ann")
-        return [Shown(*shown) async for shown in handlers.assess(image, prompt, request)]
+        return pages([updates async for updates in handlers.assess(image, prompt, request)])
 
     return asyncio.run(asyncio.wait_for(collect(), 10))
 
@@ -140,7 +150,7 @@ def test_buttons_swap_while_it_runs(handlers, assessor, upload):
         shown = handlers.assess(payload(upload), "teal", request)
         states = [await anext(shown)]
         await handlers.stop(request)
-        return [Shown(*state) for state in states + [state async for state in shown]]
+        return pages(states + [state async for state in shown])
 
     first, *_, last = asyncio.run(asyncio.wait_for(first_then_stop(), 10))
     assert not first.assess["interactive"]
@@ -203,8 +213,8 @@ def test_an_unreadable_file_is_told_at_once(handlers, tmp_path):
 def test_examples_put_image_and_prompt_in(handlers):
     event = SimpleNamespace(index="1")
     image, prompt, origin, filled, _ = handlers.choose_example(event)
-    assert image == str(EXAMPLES[1].path)
-    assert prompt == filled == EXAMPLES[1].prompt
+    assert image == str(EXAMPLE_IMAGES[1].path)
+    assert prompt == filled == EXAMPLE_IMAGES[1].prompt
     assert origin == ""
 
 

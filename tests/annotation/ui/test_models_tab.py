@@ -212,6 +212,7 @@ def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, 
     hostile = ServableModel('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
     assert "<script>" not in models_list([hostile], "nano", "<i>", may_promote=True)
     assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
+    assert "corrected descriptions reach no checkpoint yet" in listed
 
 
 def test_of_a_models_path_people_are_told_the_last_part(studio: Studio, tmp_path: Path) -> None:
