@@ -52,7 +52,9 @@ def _settings(kind: type, without: list[str], prefix: str = "") -> Iterator[tupl
         choices = (types[field.name], *get_args(types[field.name]))
         nested = next((choice for choice in choices if is_dataclass(choice)), None)
         first_sentence = re.split(r"(?<=\.)\s(?=[A-Z])", texts.get(field.name, ""))[0]
-        yield f"`{name}`", "" if nested and field.default is MISSING else _default(field), first_sentence
+        default = "" if nested and field.default is MISSING else _default(field)
+        if default or first_sentence:
+            yield f"`{name}`", default, first_sentence
         if nested and field.name not in without:
             yield from _settings(nested, without, f"{name}.")
 
