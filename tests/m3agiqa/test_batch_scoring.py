@@ -5,11 +5,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
+from waiting import wait_until
 
 from m3agiqa import Aspect, Assessor, InputError
 from m3agiqa.backbones.base import Delta, Request, Spoken
@@ -258,20 +259,13 @@ def test_killed_run_goes_on(
     scripted.assess_all = slow
     process = multiprocessing.get_context("fork").Process(target=run, args=(pictures, out, scripted))
     process.start()
-    wait_for(lambda: out.exists() and len(records(out)) >= 1)
+    wait_until(lambda: out.exists() and len(records(out)) >= 1)
     os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.join(60)
     scored = len(records(out))
     assert 1 <= scored < 3
     assert run(pictures, out, scripted) == [""] * (3 - scored)
     assert [row["image"] for row in records(out)] == ["a.png", "b.png", str(Path("more/c.png"))]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_file_names_that_are_no_text(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:

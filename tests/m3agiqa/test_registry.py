@@ -116,6 +116,6 @@ def test_two_processes_may_register_the_same_one_at_once(tmp_path: Path) -> None
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join()
+        thread.join(60)
     assert len(found) == 8 and len({each.name for each in found}) == 1
     assert [path.name for path in models.iterdir()] == [found[0].name], "nothing half-copied is left"

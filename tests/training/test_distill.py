@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from waiting import kill_once
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -305,11 +304,7 @@ def test_killed_at_work_nothing_is_paid_for_twice(
     command += ["--teacher", "openai:gpt-test", "--per-minute", "600", "--concurrency", "1"]
     journal = tmp_path / "out" / "replies.jsonl"
     process = subprocess.Popen([sys.executable, "-m", "training", *command], stderr=subprocess.DEVNULL)
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 9:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 9)
     assert stand.asked.total() < 30
     with journal.open("a") as file:
         file.write('{"id": "half a li')

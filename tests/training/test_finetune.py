@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_backbone import TinyBackbone, tiny_batches
 from torch import Tensor
+from waiting import kill_once
 
 from m3agiqa import Aspect
 from m3agiqa.conversation import Conversation, Turn
@@ -186,13 +185,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     whole = taught(tmp_path / "whole", config)
     out = tmp_path / "killed" / "out"
     process = command(tmp_path / "killed", config)
-    deadline = time.monotonic() + 120
-    while not (out / "log.jsonl").exists() or len(losses(out)) < 3:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once(process, lambda: (out / "log.jsonl").exists() and len(losses(out)) >= 3)
     assert not (out / "finetune.json").exists()
     before = len(losses(out))
     assert before < len(losses(whole))

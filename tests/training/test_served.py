@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from chat_stand import Answer, Asked, ChatStand, chat_stand
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_backbone import ScriptedBackbone, begun_run, drawings, states
+from waiting import kill_once
 
 from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
@@ -490,24 +490,10 @@ def test_a_served_run_crosses_over_to_other_data(stand: ChatStand, tmp_path: Pat
 def test_killed_at_work_it_goes_on_where_it_was(stand: ChatStand, tmp_path: Path) -> None:
     run = begun_run(tmp_path)
     stand.pause = 0.05
-    command = [
-        "describe",
-        "--run",
-        str(run.folder),
-        "--server",
-        stand.url,
-        "--set",
-        "server.at_once=2",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training", *command], env={**os.environ}, stderr=subprocess.DEVNULL
-    )
+    command = ["describe", "--run", str(run.folder), "--server", stand.url, "--set", "server.at_once=2"]
+    process = subprocess.Popen([sys.executable, "-m", "training", *command], stderr=subprocess.DEVNULL)
     journal = run.folder / "served" / "answers.jsonl"
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 12:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 12)
     time.sleep(2 * stand.pause)
     before = len(stand.asked)
     assert 12 <= before < 80

@@ -5,12 +5,12 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from waiting import wait_until
 
 from annotation.__main__ import main
 from annotation.store import Store
@@ -88,8 +88,7 @@ def test_ctrl_c_says_what_is_in(
         (folder / f"{number}.png").write_bytes(png(number))
 
     def press() -> None:
-        while sum(1 for _ in (tmp_path / "data/images").glob("*/*")) < 70:
-            time.sleep(0.02)
+        wait_until(lambda: sum(1 for _ in (tmp_path / "data/images").glob("*/*")) >= 70)
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have none

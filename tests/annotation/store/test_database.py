@@ -64,7 +64,7 @@ def test_migrations_make_the_tables_of_the_models(database: Database) -> None:
 
 
 def open_at_once(url: str, start: Barrier, results: Queue[str]) -> None:
-    start.wait()
+    start.wait(60)
     try:
         database = Database.open(url)
         database.transact(add(f"process {os.getpid()}"))
@@ -84,7 +84,7 @@ def test_processes_that_open_a_new_database_together_do_not_collide(
         process.start()
     assert [results.get(timeout=60) for _ in processes] == [""] * 6
     for process in processes:
-        process.join()
+        process.join(60)
     database = Database.open(url)
     assert len(names(database)) == 6
     database.close()
@@ -211,7 +211,7 @@ def test_writers_who_add_the_same_at_the_same_time_both_succeed(database: Databa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(ids) == 40
     assert len(set(ids)) == 5
     assert names(database) == [f"ann {number}" for number in range(5)]
@@ -280,7 +280,7 @@ def test_a_thread_that_keeps_the_others_waiting(
     with pytest.raises(StoreError, match="busy"):
         sqlite_database.transact(add("ann"))
     end.set()
-    thread.join()
+    thread.join(60)
     assert names(sqlite_database) == ["slow"]
 
 
@@ -351,7 +351,7 @@ def test_a_short_outage_of_postgresql_is_bridged(
     back = threading.Timer(0.5, postgres.start)
     back.start()
     database.transact(add("meanwhile"))
-    back.join()
+    back.join(60)
     assert names(database) == ["before", "meanwhile"]
     database.close()
 

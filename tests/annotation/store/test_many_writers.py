@@ -117,10 +117,11 @@ def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
         process = FORK.Process(target=write_for_ever, args=(sqlite_url, items, writer, telling))
         process.start()
         telling.close()
+        assert listening.poll(60), "a writer that never writes"
         acknowledged.add(listening.recv())
         time.sleep(random.uniform(0, 0.15))
         process.kill()
-        process.join()
+        process.join(60)
         try:
             while True:
                 acknowledged.add(listening.recv())

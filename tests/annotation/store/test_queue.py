@@ -370,7 +370,7 @@ def test_twenty_people_drain_the_queue_together(
 
     def person(number: int) -> list[int]:
         name = f"person {number}"
-        together.wait()
+        together.wait(60)
         given: list[int] = []
         while held := line.take(name, at_once):
             for item in held[: max(1, at_once // 2)]:

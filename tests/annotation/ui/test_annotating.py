@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from waiting import wait_until
 
 import app
 from annotation.settings import Settings
@@ -448,10 +449,7 @@ def test_people_need_not_wait_for_the_model(annotating, assessor, fill):
 def test_what_comes_next_in_the_queue_is_assessed_before_anybody_takes_it(annotating, assessor, fill):
     items = fill(4)
     [view] = take(annotating, count=1)
-    deadline = time.monotonic() + SECONDS
-    while len(assessor.prompts) < len(items):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(assessor.prompts) >= len(items))
     spoken(annotating, view["item"])
 
 
@@ -463,13 +461,12 @@ def test_a_new_model_says_its_own_of_what_an_older_one_has_assessed(make, assess
     newer = replace(assessor.card, version="2.0", digest="2" * 64)
     assessor.card = newer
     make().prefetch.want([item])
-    deadline = time.monotonic() + SECONDS
-    while True:
+
+    def title() -> str:
         with store.database.reading() as session:
-            if (title := latest_assessment(session, item).model_version.title) == newer.title:
-                break
-        assert time.monotonic() < deadline, title
-        time.sleep(0.01)
+            return latest_assessment(session, item).model_version.title
+
+    wait_until(lambda: title() == newer.title)
 
 
 def test_visitors_go_before_the_queue(annotating, assessor, fill):
@@ -477,10 +474,8 @@ def test_visitors_go_before_the_queue(annotating, assessor, fill):
     [item] = fill(1)
     take(annotating)
     line = annotating.studio.line
+    wait_until(lambda: assessor.prompts)
     deadline = time.monotonic() + SECONDS
-    while not assessor.prompts:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
     with line.turn(lambda: time.monotonic() > deadline, lambda place: None):
         pass  # the visitor's turn comes although the model was still speaking of the queue's item
     assessor.go.set()
@@ -543,8 +538,7 @@ def test_the_worker_ends_in_the_middle_of_a_word(annotating, assessor, fill):
     assessor.go.clear()
     fill(1)
     take(annotating)
-    while not assessor.prompts:
-        time.sleep(0.01)
+    wait_until(lambda: assessor.prompts)
     began = time.monotonic()
     annotating.prefetch.stop()
     assert time.monotonic() - began < 3

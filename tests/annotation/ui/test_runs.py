@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from waiting import wait_until
 
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, Stage
 from annotation.ui.images import Upload
@@ -25,17 +26,11 @@ def finish(run: Run) -> list:
 
 
 def wait_for(run: Run, stage: Stage) -> None:
-    deadline = time.monotonic() + 5
-    while run.state.stage is not stage:
-        assert time.monotonic() < deadline, run.state
-        time.sleep(0.005)
+    wait_until(lambda: run.state.stage is stage)
 
 
 def wait_for_text(run: Run) -> None:
-    deadline = time.monotonic() + 5
-    while len(run.state.descriptions) < 3:
-        assert time.monotonic() < deadline, run.state
-        time.sleep(0.005)
+    wait_until(lambda: len(run.state.descriptions) >= 3)
 
 
 def test_runs_to_the_end(loader, upload):
@@ -112,10 +107,7 @@ def test_stop_works_while_the_model_loads(assessor, upload):
 
     runs = Runs(ModelLoader("slow", load), WaitingLine())
     run = runs.begin("ann", upload, "teal")
-    deadline = time.monotonic() + 5
-    while run.state.load.message != "Downloading weights":
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: run.state.load.message == "Downloading weights")
     assert run.state.stage is Stage.LOADING
     runs.stop("ann")
     wait_for(run, Stage.STOPPED)

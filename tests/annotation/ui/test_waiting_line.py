@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
+from waiting import wait_until
 
 from annotation.ui.model_service import WaitingLine
 from m3agiqa.errors import Stopped
@@ -11,13 +11,6 @@ from m3agiqa.errors import Stopped
 
 def never() -> bool:
     return False
-
-
-def wait_until(condition, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def test_alone_one_does_not_wait():

@@ -1,0 +1,25 @@
+"""Waiting with a limit for what other threads and processes do, so that no test hangs for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Returns once the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def kill_once(process: subprocess.Popen, condition: Callable[[], object], seconds: float = 300) -> None:
+    """SIGKILL as soon as the condition holds, which must be before the process ends by itself."""
+    try:
+        wait_until(lambda: process.poll() is not None or condition(), seconds)
+        assert process.poll() is None, "it ended before"
+    finally:
+        process.kill()
+        process.wait(60)
