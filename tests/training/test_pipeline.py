@@ -20,7 +20,7 @@ from m3agiqa.checkpoint.card import CARD_FILE, read_card
 
 LONGEST_RUN = 550  # seconds
 COUNT = 18
-SPLIT = (4, 2, 3)
+SPLIT = (4, 3, 2)  # training, test, validation
 SETTINGS = {
     "name": "tiny",
     "learned_from": "{count} drawings, whose scores are not by people",
