@@ -15,9 +15,6 @@ from m3agiqa.errors import InputError
 
 MOST_ANNOTATORS = 100  # of an image: more are a slip of the finger
 QUANTIZATIONS = get_args(Quantization)
-_OPTION = re.compile(
-    r"--(quantize|device|revision)\b(?: (4bit|8bit|cpu|auto|cuda(?::\d+)?)\b)?(?: \(in the app, [^)]*\))?"
-)
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,6 @@ class Settings:
         )
 
 
-def as_variables(sentence: str) -> str:
-    """A sentence that advises options of the command line, in the words of a server, which has variables."""
-    return _OPTION.sub(
-        lambda found: f"M3AGIQA_{found[1].upper()}" + (f"={found[2]}" if found[2] else ""), sentence
-    )
+def as_variable(option: str, value: str) -> str:
+    """How an option that an error advises is set on a server (m3agiqa.errors.M3AgiqaError.worded)."""
+    return f"M3AGIQA_{option.upper()}" + (f"={value}" if value else "")

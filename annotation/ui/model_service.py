@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 import gradio as gr
 
-from annotation.settings import Settings, as_variables
+from annotation.settings import Settings, as_variable
 from annotation.store import Store
 from annotation.store.log import promote, promoted
 from annotation.ui import zero_gpu
@@ -123,7 +123,7 @@ def from_registry(settings: Settings) -> Callable[[str, Progress], Assessor]:
                     revision=settings.revision if name == settings.model else None,
                 )
         except M3AgiqaError as error:
-            raise type(error)(as_variables(str(error)) + _advice(error, name, settings)) from error
+            raise type(error)(error.worded(as_variable) + _advice(error, name, settings)) from error
         return zero_gpu.on_demand(assessor, settings.device)
 
     return load

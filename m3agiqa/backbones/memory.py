@@ -76,27 +76,29 @@ def too_little(
     """
     places = {device: "in this machine's memory" if device == "cpu" else f"on {device}" for device in rooms}
     free = " and ".join(f"{gigabytes(rooms[device])} are free {place}" for device, place in places.items())
-    said = f"{title} needs {gigabytes(needs[asked])} of memory, and {free}."
-    smaller = [bits for bits in ("8bit", "4bit") if needs[bits] < needs[asked]]
+    shortage = f"{title} needs {gigabytes(needs[asked])} of memory, and {free}."
+    precisions: tuple[Quantization, ...] = ("8bit", "4bit")
+    smaller = [bits for bits in precisions if needs[bits] < needs[asked]]
     fitting = [bits for bits in smaller if needs[bits] <= max(rooms.values())]
     if fitting:
         first, *others = fitting
         more = "".join(f", with {bits} {gigabytes(needs[bits])}" for bits in others)
         return TooLittleMemory(
-            f"{said} With --quantize {first} (in the app, M3AGIQA_QUANTIZE={first}) it needs "
-            f"{gigabytes(needs[first])}{more}."
+            f"{shortage} With {{quantize}} it needs {gigabytes(needs[first])}{more}.", quantize=first
         )
     if spreads:
         return TooLittleMemory(
-            f"{said} With --device auto (in the app, M3AGIQA_DEVICE=auto) it is spread over all GPUs, and "
-            "what does not fit there waits in the CPU's memory, which is slower."
+            f"{shortage} With {{device}} it is spread over all GPUs, and what does not fit there waits in "
+            "the CPU's memory, which is slower.",
+            device="auto",
         )
-    bits = smaller[-1] if smaller else asked
     gpu = any(device.startswith("cuda") for device in rooms)
-    least = f" Even with --quantize {bits} it needs {gigabytes(needs[bits])}." if smaller else ""
+    least = needs[smaller[-1] if smaller else asked]
+    advice = f" Even with {{quantize}} it needs {gigabytes(least)}." if smaller else ""
     return TooLittleMemory(
-        f"{said}{least} Close what else takes memory, or use {'a GPU' if gpu else 'a machine'} with "
-        f"{size_sold(needs[bits], gpu)} GB or more."
+        f"{shortage}{advice} Close what else takes memory, or use {'a GPU' if gpu else 'a machine'} with "
+        f"{size_sold(least, gpu)} GB or more.",
+        quantize=smaller[-1] if smaller else "",
     )
 
 
@@ -121,7 +123,8 @@ def enough_to_load(title: str) -> Iterator[None]:
             raise
         raise TooLittleMemory(
             f"The memory ran out while {title} was loaded. Close what else uses it, or load the model with "
-            "--quantize 4bit (in the app, M3AGIQA_QUANTIZE=4bit)."
+            "{quantize}.",
+            quantize="4bit",
         ) from error
 
 
@@ -135,7 +138,8 @@ def enough_for_work() -> Iterator[None]:
             raise
         raise InputError(
             "The memory ran out while the model was at work. Give a smaller image, judge one aspect at a "
-            "time, or load the model with --quantize 4bit (in the app, M3AGIQA_QUANTIZE=4bit)."
+            "time, or load the model with {quantize}.",
+            quantize="4bit",
         ) from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation.settings import MOST_ANNOTATORS, Settings, as_variables
+from annotation.settings import MOST_ANNOTATORS, Settings, as_variable
 from m3agiqa.errors import InputError
 
 
@@ -63,17 +63,22 @@ def test_a_revision_that_is_none_is_told_with_its_variable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("error", "on_the_command_line", "on_a_server"),
     [
-        ("Leave out --quantize and --device.", "Leave out M3AGIQA_QUANTIZE and M3AGIQA_DEVICE."),
-        ("With --quantize 8bit it needs 11.2 GB.", "With M3AGIQA_QUANTIZE=8bit it needs 11.2 GB."),
         (
+            InputError("Leave out {quantize} and {device}.", quantize="", device=""),
+            "Leave out --quantize and --device.",
+            "Leave out M3AGIQA_QUANTIZE and M3AGIQA_DEVICE.",
+        ),
+        (
+            InputError("With {device} it fits.", device="auto"),
             "With --device auto (in the app, M3AGIQA_DEVICE=auto) it fits.",
             "With M3AGIQA_DEVICE=auto it fits.",
         ),
-        ("Give --device cuda:1, or --devices.", "Give M3AGIQA_DEVICE=cuda:1, or --devices."),
-        ("Nothing to say.", "Nothing to say."),
+        (InputError("No {quantize}."), "No {quantize}.", "No {quantize}."),
     ],
 )
-def test_options_become_variables(said: str, told: str) -> None:
-    assert as_variables(said) == told
+def test_each_front_end_names_options_in_its_own_way(
+    error: InputError, on_the_command_line: str, on_a_server: str
+) -> None:
+    assert (str(error), error.worded(as_variable)) == (on_the_command_line, on_a_server)

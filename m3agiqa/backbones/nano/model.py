@@ -107,8 +107,10 @@ class NanoBackbone:
         """
         if placement.quantize or placement.device not in (None, "auto", "cpu"):
             raise InputError(
-                "nano is small: it runs on the CPU, in the precision it was made for. Leave out --quantize "
-                "and --device, or choose another model."
+                "nano is small: it runs on the CPU, in the precision it was made for. Leave out {quantize} "
+                "and {device}, or choose another model.",
+                quantize="",
+                device="",
             )
         base = cls.from_base(progress)
         found = [aspect for aspect in Aspect if (folder / aspect / CONNECTOR_FILE).exists()]

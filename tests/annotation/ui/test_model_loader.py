@@ -133,7 +133,7 @@ def loading(monkeypatch, error, **settings) -> str:
 
 
 def test_too_small_hardware_is_told_with_the_ways_out(monkeypatch):
-    error = TooLittleMemory("It needs 19.3 GB. With --quantize 8bit it needs 11.2 GB.")
+    error = TooLittleMemory("It needs 19.3 GB. With {quantize} it needs 11.2 GB.", quantize="8bit")
     monkeypatch.delenv("SPACE_ID", raising=False)
     told = "It needs 19.3 GB. With M3AGIQA_QUANTIZE=8bit it needs 11.2 GB."
     assert loading(monkeypatch, error) == told
