@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -21,6 +16,7 @@ from pathlib import Path
 import argon2
 import httpx
 import pytest
+from app_server import forked_apps
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
@@ -37,32 +33,14 @@ QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 class Servers:
-    """Starts the app on one port, as often as wanted; see forked_app.py."""
+    """Starts the app on one port, as often as wanted."""
 
     def __init__(self, log: Path) -> None:
-        port = _lasting_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._log = log.open("wb")
-        self._forking = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forked_app.py")],
-            cwd=ROOT,
-            env={**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
+        self._port, self._log = _lasting_port(), log
+        self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self, environment: dict[str, str]) -> int:
-        """Gives the process id; the server answers a moment later."""
-        self._forking.stdin.write(json.dumps(environment) + "\n")
-        self._forking.stdin.flush()
-        return int(self._forking.stdout.readline())
-
-    def close(self) -> None:
-        self._forking.stdin.close()
-        self._forking.wait(PATIENCE)
-        self._log.close()
+        return forked_apps().start(self._port, self._log, **environment)
 
 
 def _lasting_port() -> int:
@@ -81,9 +59,7 @@ def _lasting_port() -> int:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     log = tmp_path_factory.mktemp("servers") / "log.txt"
-    servers = Servers(log)
-    yield servers
-    servers.close()
+    yield Servers(log)
     assert "Traceback" not in log.read_text()
 
 
@@ -191,14 +167,14 @@ def test_twenty_people_save_two_thousand_corrections_over_http(studio: Studio) -
     server = studio.serve()
     with ThreadPoolExecutor(len(people)) as pool:
         list(pool.map(Person.work, people))
-    os.kill(server, signal.SIGKILL)
+    forked_apps().kill(server)
     studio.check(people, items=34, overlap=20)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed(studio: Studio) -> None:
-    people = studio.prepare(items=125, overlap=2, people=5)
-    moments = sorted(random.sample(range(1, 200), 20))  # of 250; who has seen the last items ends early
+    people = studio.prepare(items=60, overlap=2, people=5)
+    moments = sorted(random.sample(range(1, 95), 8))  # of 120; who has seen the last items ends early
     server = studio.serve()
     with ThreadPoolExecutor(len(people)) as pool:
         working = [pool.submit(person.work) for person in people]
@@ -208,13 +184,13 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(studio: Studio) 
                 for work in working:
                     assert not (work.done() and work.exception()), work.exception()
                 time.sleep(0.005)
-            os.kill(server, signal.SIGKILL)
+            forked_apps().kill(server)
             server = studio.serve()
         for work in working:
             work.result()
-    os.kill(server, signal.SIGKILL)
+    forked_apps().kill(server)
 
-    studio.check(people, items=125, overlap=2)
+    studio.check(people, items=60, overlap=2)
     connection = sqlite3.connect(studio.database_url.removeprefix("sqlite:///"))
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()

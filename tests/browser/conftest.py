@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from app_server import PATIENCE, SCRIPTED, Server, serve
+from app_server import PATIENCE, Server, serve, serve_scripted
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
 @pytest.fixture(scope="session")
 def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The app with a quick model that follows a script, see scripted_app.py; one local user."""
-    with serve(tmp_path_factory.mktemp("scripted") / "log.txt", SCRIPTED) as running:
+    with serve_scripted(tmp_path_factory.mktemp("scripted") / "log.txt") as running:
         yield running
 
 

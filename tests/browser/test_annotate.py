@@ -13,7 +13,7 @@ from pathlib import Path
 import argon2
 import pandas as pd
 import pytest
-from app_server import SCRIPTED, Server, serve
+from app_server import Server, serve_scripted
 from PIL import Image
 from playwright.sync_api import Browser, Page, Response, expect
 from sqlalchemy import delete
@@ -37,7 +37,7 @@ def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     quick = argon2.PasswordHasher(time_cost=1, memory_cost=64)
     for name, role in (("ann", Role.ANNOTATOR), ("ben", Role.ANNOTATOR), ("vera", Role.VIEWER)):
         put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
-    with serve(folder / "log.txt", SCRIPTED, M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt")) as running:
         yield running
 
 

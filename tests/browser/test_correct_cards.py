@@ -10,7 +10,7 @@ from pathlib import Path
 
 import argon2
 import pytest
-from app_server import SCRIPTED, Server, serve
+from app_server import Server, serve_scripted
 from PIL import Image
 from playwright.sync_api import Locator, Page, Request, expect
 
@@ -37,7 +37,7 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     users, quick = folder / "users.txt", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     for name, role in (("ann", Role.ANNOTATOR), ("vera", Role.VIEWER)):
         put_user(users, User.new(name, role, password(name), quick))
-    with serve(folder / "log.txt", SCRIPTED, M3AGIQA_AUTH=str(users)) as running:
+    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(users)) as running:
         yield running
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import argon2
 import pytest
-from app_server import SCRIPTED, Server, serve
+from app_server import Server, serve_scripted
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy.orm import Session
@@ -54,7 +54,7 @@ def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
     for number in range(8):
         score(folder / "data", number)
-    with serve(folder / "log.txt", SCRIPTED, M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt")) as running:
         yield running
 
 

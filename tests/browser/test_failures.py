@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from app_server import SCRIPTED, Server, serve
+from app_server import Server, serve_scripted
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 from seeded_cases import add, judge, say, write_run
@@ -47,7 +47,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     row = {"sample": "s1", "image": path, "prompt": "a purple square", "aspect": "quality"}
     write_run(settings.runs, "one", [{**row, "mos": 2.0, "predicted": 3.0, "reference": "Flat."}])
     environment = {"M3AGIQA_DATA": str(settings.data), "M3AGIQA_RUNS": str(settings.runs)}
-    with serve(folder / "log.txt", SCRIPTED, **environment) as running:
+    with serve_scripted(folder / "log.txt", **environment) as running:
         yield running
 
 

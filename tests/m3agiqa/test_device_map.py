@@ -182,8 +182,8 @@ def test_auto_spreads_a_model_that_one_gpu_has_no_room_for(monkeypatch: pytest.M
             None,
             {"cuda:0": 5.0},
             "It needs 19.3 GB of memory, and 5.0 GB are free on cuda:0. Even with --quantize 4bit (in "
-            "the app, M3AGIQA_QUANTIZE=4bit) it needs 7.9 GB. Close what else takes memory, or use a GPU with "
-            "12 GB or more.",
+            "the app, M3AGIQA_QUANTIZE=4bit) it needs 7.9 GB. Close what else takes memory, or use a GPU "
+            "with 12 GB or more.",
         ),
         (
             "8bit",

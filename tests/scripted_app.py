@@ -1,23 +1,21 @@
 """The whole app as app.py serves it, but with a model that follows a script instead of the default one.
 
-It is ready at once, speaks as fast as SCRIPTED_DELAY (seconds per word, default 0) lets it, and its scores
-follow the image's colours, so that a test knows them: red is quality, green correspondence, blue
-authenticity, each from 1 (none) to 5 (full). Everything else comes from the environment, as for app.py.
+It is ready at once, and its scores follow the image's colours, so that a test knows them: red is quality,
+green correspondence, blue authenticity, each from 1 (none) to 5 (full). Everything else comes from the
+environment, as for app.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import ImageStat
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import app
 from annotation.settings import Settings
@@ -32,7 +30,6 @@ from m3agiqa.errors import Stopped
 from m3agiqa.images import open_image
 
 SCALE = MosScale(1.0, 5.0)
-DELAY = float(os.environ.get("SCRIPTED_DELAY", "0"))
 
 
 def description(aspect: Aspect) -> str:
@@ -65,7 +62,6 @@ class ScriptedAssessor:
         words = {aspect: re.findall(r"\s*\S+", description(aspect)) for aspect in chosen}
         for said in zip(*words.values(), strict=True):
             yield from map(DescriptionDelta, chosen, said)
-            time.sleep(DELAY)
             if stop():
                 raise Stopped("Stopped on request.")
         results = {}
