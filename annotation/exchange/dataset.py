@@ -11,15 +11,16 @@ from typing import Any, Literal
 
 import pandas as pd
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from annotation.exchange.parts import parts
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import model_texts, same_text
 from annotation.store.current_responses import opinions
-from annotation.store.models import Image
+from annotation.store.models import Image, Item, Prompt
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError
+from m3agiqa.grouping import connected_groups, fold_prompt
 from m3agiqa.samples import Sample
 
 Method = Literal["p910", "mean"]
@@ -29,6 +30,8 @@ MOS_METHODS: dict[Method, str] = {
 }
 """How several people's scores become one."""
 
+TEST_EVERY = 5
+"""About every how manyth prompt is held out: four parts for training to one for test, as in the paper."""
 MOS_DIGITS = 4  # of a MOS, so that the order of additions does not make another file
 
 
@@ -73,17 +76,20 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
     if method not in MOS_METHODS:
         raise InputError(f"There is no MOS method {method!r}; there are {', '.join(MOS_METHODS)}.")
     with store.database.reading() as session:
-        said = opinions(session)
-        part_of = parts(session)
+        responses = opinions(session)
+        part_of = split_of_items(session)
         shown = model_texts(session)
         files = dict(session.execute(select(Image.sha256, Image.file)).tuples().all())
-    said["common_score"] = on_one_scale(said)["score"]
-    said["file"] = said["image_sha256"].map(files)
-    said["sample"] = [
-        _sample_id(image, prompt) for image, prompt in zip(said["image_sha256"], said["prompt"], strict=True)
+    responses["common_score"] = on_one_scale(responses)["score"]
+    responses["file"] = responses["image_sha256"].map(files)
+    responses["sample"] = [
+        _sample_id(image, prompt)
+        for image, prompt in zip(responses["image_sha256"], responses["prompt"], strict=True)
     ]
-    wanted = said[_wanted(said, filters)].sort_values(["sample", "aspect", "annotator"], kind="stable")
-    means = {aspect: _means(said[said["aspect"] == aspect], method) for aspect in filters.aspects}
+    wanted = responses[_wanted(responses, filters)].sort_values(
+        ["sample", "aspect", "annotator"], kind="stable"
+    )
+    means = {aspect: _means(responses[responses["aspect"] == aspect], method) for aspect in filters.aspects}
 
     samples, kept = [], []
     for sample_id, of_item in groupby(wanted.itertuples(), key=attrgetter("sample")):
@@ -114,7 +120,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
                 )
             )
     if not samples:
-        raise InputError(_nothing(said, filters))
+        raise InputError(_nothing(responses, filters))
     return HumanSamples(samples, wanted.loc[kept])
 
 
@@ -123,18 +129,18 @@ def _sample_id(image_sha256: str, prompt: str) -> str:
     return f"{image_sha256[:16]}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
-def _wanted(said: pd.DataFrame, filters: Filters) -> pd.Series:
-    wanted = said["aspect"].isin([str(aspect) for aspect in filters.aspects])
-    wanted &= (said["prompt"] != "") | (said["aspect"] != Aspect.CORRESPONDENCE)
+def _wanted(responses: pd.DataFrame, filters: Filters) -> pd.Series:
+    wanted = responses["aspect"].isin([str(aspect) for aspect in filters.aspects])
+    wanted &= (responses["prompt"] != "") | (responses["aspect"] != Aspect.CORRESPONDENCE)
     if filters.generators is not None:
-        wanted &= said["generator"].isin(filters.generators)
+        wanted &= responses["generator"].isin(filters.generators)
     if filters.sources is not None:
-        wanted &= said["source"].isin(filters.sources)
-    return wanted if filters.gold else wanted & ~said["gold"]
+        wanted &= responses["source"].isin(filters.sources)
+    return wanted if filters.gold else wanted & ~responses["gold"]
 
 
-def _nothing(said: pd.DataFrame, filters: Filters) -> str:
-    if said.empty:
+def _nothing(responses: pd.DataFrame, filters: Filters) -> str:
+    if responses.empty:
         return "There are no annotations yet, so there is nothing to export."
     people = "an annotator" if filters.min_raters == 1 else f"{filters.min_raters} annotators"
     return (
@@ -164,7 +170,7 @@ def _means(of_aspect: pd.DataFrame, method: Method) -> dict[int, _Mean]:
 # --- descriptions ------------------------------------------------------------------------------
 
 
-def _best_description(said: Iterable[Any], mos: float, shown: dict[int, str]) -> str | None:
+def _best_description(responses: Iterable[Any], mos: float, shown: dict[int, str]) -> str | None:
     """The text that goes with a MOS; None if nobody wrote or confirmed one.
 
     What people wrote themselves goes before a model's text that they confirmed ("this is right"); then counts
@@ -172,10 +178,35 @@ def _best_description(said: Iterable[Any], mos: float, shown: dict[int, str]) ->
     beside another score is nobody's opinion.
     """
     candidates = []
-    for row in said:
+    for row in responses:
         models = shown.get(row.correction_id)
         text = row.description or (models if row.agrees else None)
         own = text is not None and not row.agrees and not same_text(text, models)
         if text is not None and (own or row.agrees):
             candidates.append(((not own, abs(row.common_score - mos), -row.correction_id), text))
     return min(candidates)[1] if candidates else None
+
+
+# --- training and test -------------------------------------------------------------------------
+
+
+def split_of_items(session: Session) -> dict[int, str]:
+    """ "train" or "test" for every item, by id, and ever the same one for the same database.
+
+    Images of one prompt are in one part, and so are all prompts of one image. A hash of the prompt decides;
+    of prompts that share an image, the earliest in the database decides for all of them.
+    """
+    statement = select(Item.id, Item.image_sha256, Prompt.text).join(Item.prompt).order_by(Item.id)
+    keys, images = {}, []
+    for item_id, image, text in session.execute(statement):
+        prompt = fold_prompt(text)
+        keys[item_id] = f"prompt {prompt}" if prompt else f"image {image}"
+        images.append(f"image {image}")
+    groups = connected_groups(zip(keys.values(), images, strict=True))
+    names = list(keys.values())
+    return {item_id: _part(names[first]) for item_id, first in zip(keys, groups, strict=True)}
+
+
+def _part(key: str) -> str:
+    digest = hashlib.sha256(key.encode()).digest()
+    return "train" if int.from_bytes(digest[:8]) % TEST_EVERY else "test"

@@ -25,9 +25,14 @@ from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import Sample, write_samples
 
-SAMPLES, IMAGES, OPINIONS, MANIFEST = "samples.jsonl", "images", "annotations.csv", "manifest.json"
+SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE = (
+    "samples.jsonl",
+    "images",
+    "annotations.csv",
+    "manifest.json",
+)
 CONVERSATION_FILES = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
-EXPORTED_FILES = {SAMPLES, IMAGES, OPINIONS, MANIFEST, *CONVERSATION_FILES.values()}
+EXPORTED_FILES = {SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE, *CONVERSATION_FILES.values()}
 OPINION_COLUMNS = (
     "sample",
     "image",
@@ -109,11 +114,11 @@ def export(
         tuple(sources) if sources else None,
         gold,
     )
-    found = human_samples(store, filters, method)
+    human = human_samples(store, filters, method)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        replace_folder(out, lambda folder: _write(folder, name, found, filters, method))
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        replace_folder(out, lambda folder: _write(folder, name, human, filters, method))
+        manifest = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"The export cannot be written to {out}: {error.strerror}.") from error
     return ExportReport(out, manifest["version"], manifest["samples_sha256"], manifest["counts"])
@@ -125,7 +130,7 @@ def _check_replaceable(out: Path) -> None:
         there = {path.name for path in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise InputError(f"{out} is no folder that can be written: {error.strerror}.") from error
-    if there and (MANIFEST not in there or not there <= EXPORTED_FILES):
+    if there and (MANIFEST_FILE not in there or not there <= EXPORTED_FILES):
         other = min(there - EXPORTED_FILES, default="no manifest.json")
         raise InputError(
             f"{out} holds other things than an export ({other}), so it is left alone; choose another folder."
@@ -135,28 +140,28 @@ def _check_replaceable(out: Path) -> None:
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _write(folder: Path, name: str, found: HumanSamples, filters: Filters, method: Method) -> None:
+def _write(folder: Path, name: str, human: HumanSamples, filters: Filters, method: Method) -> None:
     """All files of an export."""
-    samples = _with_images(found.samples, folder / IMAGES)
-    write_samples(samples, folder / SAMPLES)
+    samples = _with_images(human.samples, folder / IMAGES_FOLDER)
+    write_samples(samples, folder / SAMPLES_FILE)
     for aspect in filters.aspects:
-        told = [sample for sample in samples if aspect in sample.descriptions]
-        if told:
-            write_conversations(told, aspect, COMMON_SCALE, folder / CONVERSATION_FILES[aspect])
-    _write_opinions(found.opinions, folder / OPINIONS)
+        described = [sample for sample in samples if aspect in sample.descriptions]
+        if described:
+            write_conversations(described, aspect, COMMON_SCALE, folder / CONVERSATION_FILES[aspect])
+    _write_opinions(human.opinions, folder / OPINIONS_FILE)
     created = datetime.now(UTC)
-    samples_sha256 = sha256(folder / SAMPLES)
+    samples_sha256 = sha256(folder / SAMPLES_FILE)
     manifest = {
         "name": name,
         "version": f"{name}-{created:%Y%m%d}-{samples_sha256[:8]}",
         "created": created.isoformat(timespec="seconds"),
         "samples_sha256": samples_sha256,
-        "counts": _counts(samples, found.opinions),
+        "counts": _counts(samples, human.opinions),
         "filters": asdict(filters),
         "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
         "mos_method": f"{method}: {MOS_METHODS[method]}",
     }
-    (folder / MANIFEST).write_text(
+    (folder / MANIFEST_FILE).write_text(
         json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
@@ -182,10 +187,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_opinions(said: pd.DataFrame, path: Path) -> None:
-    rows = said.assign(
-        image=[f"{IMAGES}/{Path(file).name}" for file in said["file"]],
-        tags=["; ".join(tags) for tags in said["tags"]],
+def _write_opinions(responses: pd.DataFrame, path: Path) -> None:
+    rows = responses.assign(
+        image=[f"{IMAGES_FOLDER}/{Path(file).name}" for file in responses["file"]],
+        tags=["; ".join(tags) for tags in responses["tags"]],
     )
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -194,7 +199,7 @@ def _write_opinions(said: pd.DataFrame, path: Path) -> None:
             writer.writerow([harmless(cell) for cell in row])
 
 
-def _counts(samples: Sequence[Sample], said: pd.DataFrame) -> dict[str, Any]:
+def _counts(samples: Sequence[Sample], responses: pd.DataFrame) -> dict[str, Any]:
     in_parts = Counter(sample.split for sample in samples)
     return {
         "samples": len(samples),
@@ -203,6 +208,6 @@ def _counts(samples: Sequence[Sample], said: pd.DataFrame) -> dict[str, Any]:
         "images": len({sample.image for sample in samples}),
         "mos": {a: n for a in Aspect if (n := sum(a in s.mos for s in samples))},
         "descriptions": {a: n for a in Aspect if (n := sum(a in s.descriptions for s in samples))},
-        "opinions": len(said),
-        "annotators": int(said["annotator"].nunique()),
+        "opinions": len(responses),
+        "annotators": int(responses["annotator"].nunique()),
     }

@@ -70,7 +70,7 @@ def offers(source: Path, images: Path | None, trusted: bool) -> Iterator[Offers]
 
 
 def _of_folder(folder: Path) -> Offers:
-    found = Offers()
+    offered = Offers()
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith("._"):
             continue
@@ -79,14 +79,14 @@ def _of_folder(folder: Path) -> Offers:
             try:
                 prompt = sidecar(path)
             except InputError as error:  # the image has a prompt, and must not come in without
-                found.errors.append((place, str(error)))
+                offered.errors.append((place, str(error)))
                 continue
-            found.images.append(Offer(Row(place, place, prompt), path, partial(_content, path)))
+            offered.images.append(Offer(Row(place, place, prompt), path, partial(_content, path)))
         elif path.suffix.lower() != ".txt":
-            found.ignored += 1
-    if not found.images and not found.errors:
+            offered.ignored += 1
+    if not offered.images and not offered.errors:
         raise InputError(f"There is no image file in the folder {folder}.")
-    return found
+    return offered
 
 
 def _of_archive(archive: Archive) -> Offers:
@@ -97,26 +97,26 @@ def _of_archive(archive: Archive) -> Offers:
         raise InputError(f"The ZIP holds several CSV files ({names}), and one at most can list its images.")
     if tables:
         table = tables[0]
-        found = _of_table(archive.read(table), str(table), partial(_member, archive, table.parent))
-        found.ignored = len(archive.members) - 1 - len({offer.path for offer in found.images})
+        offered = _of_table(archive.read(table), str(table), partial(_member, archive, table.parent))
+        offered.ignored = len(archive.members) - 1 - len({offer.path for offer in offered.images})
     else:
-        found = Offers(ignored=len(archive.members) - len(pictures))
+        offered = Offers(ignored=len(archive.members) - len(pictures))
         for path in pictures:
             text = path.with_suffix(".txt")
             prompt = ""
             if text in archive.members:
-                found.ignored -= 1
+                offered.ignored -= 1
                 try:
                     prompt = archive.read(text)[: 4 * MAX_SIDECAR].decode("utf-8-sig", errors="replace")
                 except InputError as error:  # the image may have a prompt, and must not come in without
-                    found.errors.append((str(text), str(error)))
+                    offered.errors.append((str(text), str(error)))
                     continue
             row = Row(str(path), str(path), prompt)
-            found.images.append(Offer(row, path, partial(archive.read, path)))
-    found.errors += archive.refused
-    if not found.images and not found.errors:
+            offered.images.append(Offer(row, path, partial(archive.read, path)))
+    offered.errors += archive.refused
+    if not offered.images and not offered.errors:
         raise InputError("There is no image in the ZIP.")
-    return found
+    return offered
 
 
 Locate = Callable[[str], tuple[PurePath, Callable[[], bytes]]]
@@ -125,15 +125,15 @@ Locate = Callable[[str], tuple[PurePath, Callable[[], bytes]]]
 
 def _of_table(content: bytes, name: str, locate: Locate) -> Offers:
     rows, errors = read_table(content, name)
-    found = Offers(errors=errors)
+    offered = Offers(errors=errors)
     for row in rows:
         try:
             path, read = locate(row.image)
         except InputError as error:
-            found.errors.append((row.place, str(error)))
+            offered.errors.append((row.place, str(error)))
         else:
-            found.images.append(Offer(row, path, read))
-    return found
+            offered.images.append(Offer(row, path, read))
+    return offered
 
 
 def _member(archive: Archive, folder: PurePosixPath, name: str) -> tuple[PurePath, Callable[[], bytes]]:

@@ -19,10 +19,10 @@ from annotation.exchange.import_sources import Offer, offers
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import Store, items, queue
 from annotation.store.corrections import AspectResponse, NewSubmission, WithdrawnError, save
+from annotation.store.database import storable, storable_within
 from annotation.store.image_files import StoredImage
 from annotation.store.log import log_action
 from annotation.store.models import Annotator, Correction, GoldAnswer, Image
-from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.assessor import clean_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -101,7 +101,7 @@ def import_into(
     in already, if the store fails on the way.
     """
     name = storable_within(name or "", items.MAX_SOURCE, "name of the import") or _title(source)
-    if name == items.DEMO:
+    if name == items.DEMO_SOURCE:
         raise InputError(f"An import cannot be called {name}, as images of the Assess tab are; give a name.")
     if not 0 <= overlap <= MOST_ANNOTATORS:
         raise InputError(
@@ -168,8 +168,8 @@ def _read(store: Store, with_scores: bool, offer: Offer) -> Ready | tuple[str, s
 
 
 def _embedded_prompt(content: bytes) -> str | None:
-    found = find_prompt(content)
-    return clean_prompt(found.text) if found else None
+    embedded = find_prompt(content)
+    return clean_prompt(embedded.text) if embedded else None
 
 
 def _stored(store: Store, content: bytes, name: str) -> StoredImage:
@@ -212,20 +212,20 @@ def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
     scores, annotator = ready.row.scores, ready.row.annotator
     facts = [ready.image.sha256, ready.prompt, annotator, sorted(scores.items())]
     latest = _latest_revisions(session, item_id, annotator)
-    said = tuple(
+    responses = tuple(
         AspectResponse(aspect, score, COMMON_SCALE, revision=latest.get(aspect, 0) + 1)
         for aspect, score in scores.items()
     )
     token = hashlib.sha256(repr(facts).encode()).hexdigest()  # the same row again is the same submission
     try:
-        saved = save(session, NewSubmission(token, item_id, annotator, said, place="import"))
+        saved = save(session, NewSubmission(token, item_id, annotator, responses, place="import"))
     except WithdrawnError:  # and so it stays
         return 0
     if saved.again:
         return 0
     if scores.keys() >= {aspect for aspect in Aspect if ready.prompt or not aspect.needs_prompt}:
         queue.finish(session, item_id, annotator)
-    return len(said)
+    return len(responses)
 
 
 def _latest_revisions(session: Session, item_id: int, annotator: str) -> dict[Aspect, int]:

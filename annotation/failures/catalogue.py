@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from annotation.failures.error_table import beside
+from annotation.failures.error_table import DataSet, Judged, Source, Version, beside
 from annotation.failures.filters import Nearer, Order, View, generators, tags
 from annotation.failures.from_annotations import Annotations
 from annotation.failures.from_training_runs import RunReports
-from annotation.failures.sources import DataSet, Judged, Source, Version
 from annotation.store import Store
 from m3agiqa.errors import InputError
 
@@ -43,7 +42,7 @@ class Catalogue:
         self._lock = threading.Lock()
 
     def data_sets(self) -> list[DataSet]:
-        return [found for source in self._sources.values() for found in source.data_sets()]
+        return [data_set for source in self._sources.values() for data_set in source.data_sets()]
 
     def source(self, key: str) -> Source:
         """Of a data set or version. Raises InputError for a key that nothing has."""
@@ -55,8 +54,8 @@ class Catalogue:
     def settle(self, wanted: View) -> tuple[View, Choices]:
         """The view with everything that is not there (any more) replaced by what is, and the choices."""
         sets = self.data_sets()
-        filled = [found for found in sets if found.versions] or sets
-        data = next((found for found in sets if found.key == wanted.data), filled[0])
+        filled = [data_set for data_set in sets if data_set.versions] or sets
+        data = next((data_set for data_set in sets if data_set.key == wanted.data), filled[0])
         models = list(data.versions)
         model = _chosen(models, wanted.model) or (models[0].key if models else "")
         others = self.comparable(data, model) if model else []
@@ -65,26 +64,26 @@ class Catalogue:
         if not other:
             order = Order.WORST if view.order in (Order.GAIN, Order.LOSS) else view.order
             view = replace(view, nearer=Nearer.ANY, order=order)
-        made_by, seen = [], []
+        made_by, used_tags = [], []
         if model:
             try:
                 table = self.table(model, other)
-                made_by, seen = generators(table), tags(table)
+                made_by, used_tags = generators(table), tags(table)
             except InputError:
                 pass  # whoever looks at the table is told
         view = replace(
             view,
             generator=view.generator if view.generator in made_by else "",
-            tag=view.tag if view.tag in seen else "",
+            tag=view.tag if view.tag in used_tags else "",
         )
-        return view, Choices(sets, models, others, made_by, seen)
+        return view, Choices(sets, models, others, made_by, used_tags)
 
     def comparable(self, data: DataSet, model: str) -> list[Version]:
         """Versions that may be set beside a model: those of its data set first, then of the same source."""
         source = self.source(data.key).prefix
-        others = [found for found in self.data_sets() if found.key != data.key]
-        same_source = [found for found in others if self.source(found.key).prefix == source]
-        versions = [version for found in (data, *same_source) for version in found.versions]
+        others = [data_set for data_set in self.data_sets() if data_set.key != data.key]
+        same_source = [data_set for data_set in others if self.source(data_set.key).prefix == source]
+        versions = [version for data_set in (data, *same_source) for version in data_set.versions]
         return [version for version in versions if version.key != model]
 
     def table(self, model: str, other: str = "") -> pd.DataFrame:

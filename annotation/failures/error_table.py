@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -115,14 +117,83 @@ class Agreement:
 
 def agreements(table: pd.DataFrame, predicted: str = "predicted") -> dict[str, Agreement]:
     """Of each aspect that occurs, in the order of Aspect."""
-    found = {}
+    by_aspect = {}
     for aspect in Aspect:
         part = table[table["aspect"] == aspect]
         if len(part):
-            said, mos = part[predicted].to_numpy(), part["mos"].to_numpy()
-            error = said - mos
+            scores, mos = part[predicted].to_numpy(), part["mos"].to_numpy()
+            error = scores - mos
             over = int((error > 0).sum())
-            found[str(aspect)] = Agreement(
-                len(part), srcc(said, mos), plcc(said, mos), float(error.mean()), over
+            by_aspect[str(aspect)] = Agreement(
+                len(part), srcc(scores, mos), plcc(scores, mos), float(error.mean()), over
             )
-    return found
+    return by_aspect
+
+
+# --- where cases come from ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model that has judged images of a data set."""
+
+    key: str
+    """Its source's prefix, a colon, and what the source knows it by."""
+    title: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images with scores of people, and the models that have judged them."""
+
+    key: str
+    title: str
+    versions: tuple[Version, ...]
+    mos_label: str
+    """Whose scores these are."""
+
+    def with_version(self, version: Version) -> DataSet:
+        return replace(self, versions=(*self.versions, version))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model has judged: each an aspect of an image."""
+
+    cases: pd.DataFrame
+    """Those with a score of people, in the form of annotation.failures.error_table."""
+    waiting: int
+    """How many have none yet."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one person says of one aspect of an image."""
+
+    aspect: Aspect
+    annotator: str
+    score: float
+    low: float
+    high: float
+    description: str | None
+    agrees: bool
+    """Whether they confirm the model's own answer."""
+    tags: tuple[str, ...]
+    comment: str | None
+
+
+class Source(Protocol):
+    """Where cases come from."""
+
+    prefix: str
+
+    def data_sets(self) -> list[DataSet]: ...
+
+    def stamp(self, version: str) -> Hashable:
+        """A value that changes whenever `judged` would answer something else."""
+
+    def judged(self, version: str) -> Judged:
+        """What a model version has judged. Raises InputError if that cannot be read."""
+
+    def opinions(self, item: str) -> list[Opinion]:
+        """What single people say of an image, where the source knows."""

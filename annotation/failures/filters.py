@@ -90,9 +90,9 @@ class View:
 
     def query(self) -> str:
         """The query string of a link to this view."""
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {
-            field.name: said[field.name] for field in fields(self) if said[field.name] != field.default
+            field.name: values[field.name] for field in fields(self) if values[field.name] != field.default
         }
         return "?" + urlencode({"tab": TAB_NAME, **changed})
 
@@ -107,17 +107,17 @@ class View:
             "least": _limit,
             "most": _limit,
         }
-        found = {}
+        values = {}
         for field in fields(cls):
             text = query.get(field.name, "")[:LONGEST_TEXT]
             if text:
                 try:
-                    found[field.name] = kinds.get(field.name, str)(text)
+                    values[field.name] = kinds.get(field.name, str)(text)
                 except ValueError:
                     continue
-        if found.get("least", 0) > found.get("most", math.inf):
-            del found["most"]
-        return cls(**found)
+        if values.get("least", 0) > values.get("most", math.inf):
+            del values["most"]
+        return cls(**values)
 
 
 def _limit(text: str) -> float:
@@ -194,10 +194,10 @@ class Place:
 
 def place(selected: pd.DataFrame, key: Key) -> Place | None:
     """None if the case is not among them."""
-    found = selected.index[(selected["item"] == key.item) & (selected["aspect"] == key.aspect)]
-    if not len(found):
+    positions = selected.index[(selected["item"] == key.item) & (selected["aspect"] == key.aspect)]
+    if not len(positions):
         return None
-    at = int(found[0])
+    at = int(positions[0])
     before = key_at(selected, at - 1) if at else None
     after = key_at(selected, at + 1) if at + 1 < len(selected) else None
     return Place(at, before, after)

@@ -8,8 +8,7 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotation.failures.error_table import cases, rescaled
-from annotation.failures.sources import DataSet, Judged, Opinion, Version
+from annotation.failures.error_table import DataSet, Judged, Opinion, Version, cases, rescaled
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import current_corrections, model_texts, same_text
@@ -71,27 +70,27 @@ class Annotations:
         """
         with self.store.database.reading() as session:
             judged = self._latest(session, version)
-            said = opinions(session)
-        both = judged.merge(_people(said), on=["item_id", "aspect"])
+            responses = opinions(session)
+        both = judged.merge(_people(responses), on=["item_id", "aspect"])
         for column in ("mos", "mos_low", "mos_high"):
             both[column] = rescaled(
                 both[column], (COMMON_SCALE.low, COMMON_SCALE.high), (both["scale_low"], both["scale_high"])
             )
-        tags = _tags(said)
+        tags = _tags(responses)
         both["tags"] = [tags.get(score, ()) for score in zip(both["item_id"], both["aspect"], strict=True)]
         both["item"] = both.pop("item_id").astype(str)
-        heard = judged.merge(said[["item_id", "aspect"]].drop_duplicates())
-        return Judged(cases(both), len(judged) - len(heard))
+        answered = judged.merge(responses[["item_id", "aspect"]].drop_duplicates())
+        return Judged(cases(both), len(judged) - len(answered))
 
     def opinions(self, item: str) -> list[Opinion]:
         """Those in force, in the order of the aspects and of their names."""
         if not item.isdecimal():
             return []
         with self.store.database.reading() as session:
-            found = session.scalars(current_corrections().where(Correction.item_id == int(item))).all()
+            corrections = session.scalars(current_corrections().where(Correction.item_id == int(item))).all()
             shown = model_texts(session, int(item))
             names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
-            said = [
+            item_opinions = [
                 Opinion(
                     aspect=correction.aspect,
                     annotator=names[correction.annotator_id],
@@ -105,9 +104,11 @@ class Annotations:
                     tags=tuple(sorted(tag.tag for tag in correction.tags)),
                     comment=correction.comment,
                 )
-                for correction in found
+                for correction in corrections
             ]
-        return sorted(said, key=lambda opinion: (list(Aspect).index(opinion.aspect), opinion.annotator))
+        return sorted(
+            item_opinions, key=lambda opinion: (list(Aspect).index(opinion.aspect), opinion.annotator)
+        )
 
     def _latest(self, session: Session, version: str) -> pd.DataFrame:
         """What the model said of every item, the last time it was asked."""
@@ -151,9 +152,9 @@ class Annotations:
         )
 
 
-def _people(said: pd.DataFrame) -> pd.DataFrame:
+def _people(responses: pd.DataFrame) -> pd.DataFrame:
     """Mean opinions on COMMON_SCALE, of everything that people said: it all tells of their habits."""
-    scores = on_one_scale(said)
+    scores = on_one_scale(responses)
     return pd.DataFrame(
         [
             {
@@ -171,9 +172,9 @@ def _people(said: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _tags(said: pd.DataFrame) -> dict[Score, tuple[str, ...]]:
+def _tags(responses: pd.DataFrame) -> dict[Score, tuple[str, ...]]:
     """All tags that people gave, each once."""
-    found: dict[Score, set[str]] = {}
-    for item, aspect, tags in zip(said["item_id"], said["aspect"], said["tags"], strict=True):
-        found.setdefault((item, aspect), set()).update(tags)
-    return {score: tuple(sorted(tags)) for score, tags in found.items()}
+    by_score: dict[Score, set[str]] = {}
+    for item, aspect, tags in zip(responses["item_id"], responses["aspect"], responses["tags"], strict=True):
+        by_score.setdefault((item, aspect), set()).update(tags)
+    return {score: tuple(sorted(tags)) for score, tags in by_score.items()}

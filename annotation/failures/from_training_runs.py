@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from annotation.failures.error_table import cases
-from annotation.failures.sources import DataSet, Judged, Opinion, Version
+from annotation.failures.error_table import DataSet, Judged, Opinion, Version, cases
 from m3agiqa.aspects import COMMON_SCALE, RATING_WORDS, Aspect, MosScale
 from m3agiqa.errors import InputError
 
@@ -79,10 +78,10 @@ class RunReports:
 
     def _files(self) -> Files:
         """All files of reports, with what changes when they do."""
-        found = sorted(
+        paths = sorted(
             path for suffix in ("csv", "json") for path in self.folder.glob(f"*/report/*.{suffix}")
         )
-        return tuple((path, *stamp) for path in found if (stamp := _stamp(path)) is not None)
+        return tuple((path, *stamp) for path in paths if (stamp := _stamp(path)) is not None)
 
     def _path(self, version: str) -> Path:
         wanted = version.removeprefix(f"{self.prefix}:")
@@ -103,21 +102,21 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=4)
 def _data_sets(folder: Path, files: Files) -> tuple[DataSet, ...]:
-    found: dict[str, DataSet] = {}
+    by_key: dict[str, DataSet] = {}
     for path in _tables(files):
         run, facts = path.parents[1].name, _facts(path)
-        told = facts.get("facts") if isinstance(facts.get("facts"), dict) else {}
-        fingerprint = str(told.get("data fingerprint") or "")
+        report = facts.get("facts") if isinstance(facts.get("facts"), dict) else {}
+        fingerprint = str(report.get("data fingerprint") or "")
         key = f"{RunReports.prefix}:{fingerprint[:12] or run}"
         table = "" if path.stem == DEFAULT_TABLE else f", {path.stem}"
         version = Version(
             f"{RunReports.prefix}:{path.relative_to(folder).as_posix()}",
             f"{facts.get('title') or 'untitled'} (run {run}{table})",
         )
-        title = f"Runs on {told['data']} ({fingerprint[:6]})" if told.get("data") else f"Run {run}"
-        known = found.get(key, DataSet(key, title, (), RunReports.mos_label))
-        found[key] = known.with_version(version)
-    return tuple(found.values())
+        title = f"Runs on {report['data']} ({fingerprint[:6]})" if report.get("data") else f"Run {run}"
+        known = by_key.get(key, DataSet(key, title, (), RunReports.mos_label))
+        by_key[key] = known.with_version(version)
+    return tuple(by_key.values())
 
 
 @lru_cache(maxsize=4)
@@ -146,11 +145,11 @@ def _facts(table: Path) -> dict:
 
 
 def _scales(table: Path) -> pd.DataFrame:
-    told = _facts(table).get("scales")
+    scales = _facts(table).get("scales")
     rows = []
     for aspect in Aspect:
         try:
-            low, high = told[aspect]
+            low, high = scales[aspect]
             scale = MosScale(float(low), float(high))
         except (KeyError, TypeError, ValueError):
             scale = COMMON_SCALE

@@ -37,9 +37,9 @@ MIN_FOR_BIAS = 5
 MIN_FOR_INCONSISTENCY = 20
 """From fewer, who seems consistent may just be lucky, and would count for too much."""
 
-_Z95 = 1.96
+_NORMAL_QUANTILE_975 = 1.96
 _MAX_ITERATIONS = 500
-_TOLERANCE = 1e-8  # points of MOS
+_CONVERGED_WITHIN = 1e-8  # points of MOS
 _MIN_VARIANCE = 1e-8  # of a rater, so that perfect agreement does not divide by zero
 
 
@@ -138,10 +138,13 @@ def scale_opinions(opinions: pd.DataFrame) -> Scaling:
     kept = votes.of(~outlying[votes.rater])
     counted = np.unique(kept.item)
     position = np.searchsorted(counted, kept.item)
-    found = alternating_projection(Votes(position, kept.rater, kept.score), len(names))
+    projection = alternating_projection(Votes(position, kept.rater, kept.score), len(names))
 
-    low, high = found.mos - _Z95 * found.error, found.mos + _Z95 * found.error
-    mos = found.mos
+    low, high = (
+        projection.mos - _NORMAL_QUANTILE_975 * projection.error,
+        projection.mos + _NORMAL_QUANTILE_975 * projection.error,
+    )
+    mos = projection.mos
     if {"low", "high"} <= set(opinions):
         ends = opinions.groupby(items)[["low", "high"]].first().to_numpy(float)[counted]
         mos, low, high = (np.clip(value, ends[:, 0], ends[:, 1]) for value in (mos, low, high))
@@ -154,26 +157,30 @@ def scale_opinions(opinions: pd.DataFrame) -> Scaling:
     }
 
     levels = np.full(len(item_ids), math.nan)
-    levels[counted] = found.mos
+    levels[counted] = projection.mos
     subjects = {
-        str(name): _subject(votes, levels, found, number, bool(outlying[number]))
+        str(name): _subject(votes, levels, projection, number, bool(outlying[number]))
         for number, name in enumerate(names)
     }
     return Scaling(means, subjects)
 
 
-def _subject(votes: Votes, levels: np.ndarray, found: Projection, number: int, outlying: bool) -> Subject:
+def _subject(
+    votes: Votes, levels: np.ndarray, projection: Projection, number: int, outlying: bool
+) -> Subject:
     own = votes.of(votes.rater == number)
     if outlying:  # as seen from the others' MOS, in which they have no part
         differences = (own.score - levels[own.item])[~np.isnan(levels[own.item])]
         if not len(differences):
             return Subject(len(own.score), math.nan, math.nan, True)
         return Subject(len(own.score), float(np.mean(differences)), float(np.std(differences)), True)
-    shared = found.shared[number]
+    shared = projection.shared[number]
     return Subject(
         votes=len(own.score),
-        bias=float(found.bias[number]) if shared >= MIN_FOR_BIAS else math.nan,
-        inconsistency=float(found.inconsistency[number]) if shared >= MIN_FOR_INCONSISTENCY else math.nan,
+        bias=float(projection.bias[number]) if shared >= MIN_FOR_BIAS else math.nan,
+        inconsistency=float(projection.inconsistency[number])
+        if shared >= MIN_FOR_INCONSISTENCY
+        else math.nan,
         outlying=False,
     )
 
@@ -194,9 +201,9 @@ def outlying_raters(votes: Votes) -> np.ndarray:
         deviation = np.sqrt(second * count / (count - 1))
     far = np.where((kurtosis >= 2) & (kurtosis <= 4), 2.0, math.sqrt(20)) * deviation
     usable = (count >= 6) & (deviation > 1e-9)  # less is rounding
-    seen = usable[votes.item]
-    above = np.bincount(votes.rater[seen & (difference >= far[votes.item])], minlength=raters)
-    below = np.bincount(votes.rater[seen & (difference <= -far[votes.item])], minlength=raters)
+    counted = usable[votes.item]
+    above = np.bincount(votes.rater[counted & (difference >= far[votes.item])], minlength=raters)
+    below = np.bincount(votes.rater[counted & (difference <= -far[votes.item])], minlength=raters)
     rated = np.bincount(votes.rater[(count >= 6)[votes.item]], minlength=raters)
     both = above + below
     rejected = (both > 0.05 * rated) & (np.abs(above - below) < 0.3 * both)
@@ -231,11 +238,11 @@ def alternating_projection(
         freedom = np.ones(len(noise)) if to_the_letter else 1 - share[count > 1]
         centred = noise - _means(common.rater, noise, raters)[common.rater]
         with np.errstate(invalid="ignore"):
-            found = np.sqrt(
+            deviations = np.sqrt(
                 np.bincount(common.rater, centred**2, raters) / np.bincount(common.rater, freedom, raters)
             )
-        typical = np.median(found[own]) if own.any() else np.sqrt(np.sum(noise**2) / np.sum(freedom))
-        return np.where(own, found, typical), float(typical)
+        typical = np.median(deviations[own]) if own.any() else np.sqrt(np.sum(noise**2) / np.sum(freedom))
+        return np.where(own, deviations, typical), float(typical)
 
     share = 1 / count
     mos = np.bincount(item, share * score)
@@ -248,7 +255,7 @@ def alternating_projection(
         share = weight[rater] / np.bincount(item, weight[rater])[item]
         mos = np.bincount(item, share * (score - bias[rater]))
         bias = biases(mos)
-        if np.abs(mos - before).max() < _TOLERANCE:
+        if np.abs(mos - before).max() < _CONVERGED_WITHIN:
             break
     error = np.sqrt(np.bincount(item, (share * inconsistency[rater]) ** 2))
     return Projection(mos, error, bias, inconsistency, shared)

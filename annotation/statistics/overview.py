@@ -88,36 +88,38 @@ def version(session: Session) -> tuple[int, ...]:
 
 def overview(session: Session) -> Overview:
     """The database as it is now."""
-    said = on_one_scale(opinions(session))
+    responses = on_one_scale(opinions(session))
     total = session.scalar(select(func.count(Correction.id))) or 0
     undone = session.scalar(select(func.count(Withdrawal.correction_id))) or 0
-    aspects = {aspect: _aspect(said[said["aspect"] == aspect]) for aspect in Aspect}
+    aspects = {aspect: _aspect(responses[responses["aspect"] == aspect]) for aspect in Aspect}
     return Overview(
         images=session.scalar(select(func.count(Image.sha256))) or 0,
         items=session.scalar(select(func.count(Item.id))) or 0,
         assessments=session.scalar(select(func.count(Assessment.id))) or 0,
-        corrections=len(said),
-        superseded=total - undone - len(said),
+        corrections=len(responses),
+        superseded=total - undone - len(responses),
         undone=undone,
         aspects=aspects,
-        annotators=_annotators(said, aspects, _gold(session)),
-        of_items=said.groupby("item_id")[["image_sha256", "prompt"]].first(),
+        annotators=_annotators(responses, aspects, _gold(session)),
+        of_items=responses.groupby("item_id")[["image_sha256", "prompt"]].first(),
     )
 
 
-def _aspect(said: pd.DataFrame) -> AspectSummary:
-    confirmed = float(said["agrees"].mean()) if len(said) else math.nan
-    return AspectSummary(len(said), confirmed, agreement(said), scale_opinions(said))
+def _aspect(responses: pd.DataFrame) -> AspectSummary:
+    confirmed = float(responses["agrees"].mean()) if len(responses) else math.nan
+    return AspectSummary(len(responses), confirmed, agreement(responses), scale_opinions(responses))
 
 
 # --- annotators --------------------------------------------------------------------------------
 
 
 def _annotators(
-    said: pd.DataFrame, aspects: dict[Aspect, AspectSummary], gold: pd.DataFrame
+    responses: pd.DataFrame, aspects: dict[Aspect, AspectSummary], gold: pd.DataFrame
 ) -> list[AnnotatorSummary]:
-    said = said.assign(difference=differences(said)).merge(gold, how="left", on=["item_id", "aspect"])
-    said["right"] = (said["score"] - said["answer"]).abs() <= said["tolerance"] + 1e-9
+    responses = responses.assign(difference=differences(responses)).merge(
+        gold, how="left", on=["item_id", "aspect"]
+    )
+    responses["right"] = (responses["score"] - responses["answer"]).abs() <= responses["tolerance"] + 1e-9
     summaries = [
         AnnotatorSummary(
             name=str(name),
@@ -135,17 +137,17 @@ def _annotators(
             gold_asked=int(own["answer"].notna().sum()),
             last_active=own["created_at"].max().to_pydatetime(),
         )
-        for name, own in said.groupby("annotator")
+        for name, own in responses.groupby("annotator")
     ]
     return sorted(summaries, key=lambda summary: (-summary.corrections, summary.name))
 
 
-def differences(said: pd.DataFrame) -> pd.Series:
+def differences(responses: pd.DataFrame) -> pd.Series:
     """Of each score to the mean of the others' scores of the same item and aspect; NaN without others."""
-    scores = said.groupby(["item_id", "aspect"])["score"]
+    scores = responses.groupby(["item_id", "aspect"])["score"]
     count, total = scores.transform("size"), scores.transform("sum")
-    others = (total - said["score"]) / (count - 1).where(count > 1)
-    return said["score"] - others
+    others = (total - responses["score"]) / (count - 1).where(count > 1)
+    return responses["score"] - others
 
 
 def pace(own: pd.DataFrame) -> float:

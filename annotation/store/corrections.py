@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
+from annotation.store.database import storable, storable_within
 from annotation.store.items import require_item
 from annotation.store.models import (
     Annotator,
@@ -19,7 +20,6 @@ from annotation.store.models import (
     Withdrawal,
 )
 from annotation.store.people import annotator_named
-from annotation.store.texts import storable, storable_within
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
@@ -98,7 +98,7 @@ class NewSubmission:
     """Made by the page: what is sent twice under the same token is saved once, also if it is withdrawn."""
     item_id: int
     annotator: str
-    said: tuple[AspectResponse, ...]
+    responses: tuple[AspectResponse, ...]
     assessment_id: int | None = None
     """What they had before them."""
     place: str = "annotate"
@@ -129,8 +129,8 @@ def save(session: Session, draft: NewSubmission) -> SavedSubmission:
         return _saved_before(known, draft, person)
     require_item(session, draft.item_id)
     _require_assessment(session, draft)
-    for said in draft.said:
-        _require_newest(session, draft, said)
+    for response in draft.responses:
+        _require_newest(session, draft, response)
     submission = Submission(
         token=draft.token,
         item_id=draft.item_id,
@@ -139,7 +139,7 @@ def save(session: Session, draft: NewSubmission) -> SavedSubmission:
         place=draft.place,
         blind=draft.blind,
         seconds=draft.seconds,
-        corrections=[_correction(draft, said, person) for said in draft.said],
+        corrections=[_correction(draft, response, person) for response in draft.responses],
     )
     session.add(submission)
     session.flush()
@@ -246,30 +246,36 @@ def _checked(draft: NewSubmission) -> NewSubmission:
     """The draft as it can be stored. Raises InputError."""
     if not draft.token or len(draft.token) > MAX_TOKEN:
         raise InputError("This was sent without its token; reload the page and save again.")
-    if not draft.said:
+    if not draft.responses:
         raise InputError("Nothing has been scored yet; give at least one aspect a score.")
-    if len({said.aspect for said in draft.said}) < len(draft.said):
+    if len({response.aspect for response in draft.responses}) < len(draft.responses):
         raise InputError("An aspect was given twice; reload the page and save again.")
     seconds = min(max(draft.seconds, 0.0), MAX_SECONDS) if math.isfinite(draft.seconds) else 0.0
-    return replace(draft, said=tuple(map(_checked_aspect, draft.said)), seconds=seconds)
+    return replace(draft, responses=tuple(map(_checked_aspect, draft.responses)), seconds=seconds)
 
 
-def _checked_aspect(said: AspectResponse) -> AspectResponse:
-    low, high = said.scale.low, said.scale.high
+def _checked_aspect(response: AspectResponse) -> AspectResponse:
+    low, high = response.scale.low, response.scale.high
     if max(abs(low), abs(high)) > MAX_SCORE:
         raise InputError(f"A scale from {low:g} to {high:g} is too large; give one within ±{MAX_SCORE:,.0f}.")
-    if not (math.isfinite(said.score) and low <= said.score <= high):
-        raise InputError(f"The score of {said.aspect} is {said.score:g}; give one from {low:g} to {high:g}.")
-    description = said.description
+    if not (math.isfinite(response.score) and low <= response.score <= high):
+        raise InputError(
+            f"The score of {response.aspect} is {response.score:g}; give one from {low:g} to {high:g}."
+        )
+    description = response.description
     if description is not None:
-        description = storable_within(description, MAX_DESCRIPTION, f"description of {said.aspect}") or None
-        if description is None and not said.agrees:
-            raise InputError(f"The description of {said.aspect} is empty; write one, or take the model's.")
-    tags = tuple(dict.fromkeys(filter(None, (storable_within(tag, MAX_TAG, "tag") for tag in said.tags))))
+        description = (
+            storable_within(description, MAX_DESCRIPTION, f"description of {response.aspect}") or None
+        )
+        if description is None and not response.agrees:
+            raise InputError(
+                f"The description of {response.aspect} is empty; write one, or take the model's."
+            )
+    tags = tuple(dict.fromkeys(filter(None, (storable_within(tag, MAX_TAG, "tag") for tag in response.tags))))
     if len(tags) > MAX_TAGS:
-        raise InputError(f"{said.aspect.capitalize()} has {len(tags)} tags; give at most {MAX_TAGS}.")
-    comment = storable_within(said.comment or "", MAX_COMMENT, f"comment on {said.aspect}") or None
-    return replace(said, description=description, tags=tags, comment=comment)
+        raise InputError(f"{response.aspect.capitalize()} has {len(tags)} tags; give at most {MAX_TAGS}.")
+    comment = storable_within(response.comment or "", MAX_COMMENT, f"comment on {response.aspect}") or None
+    return replace(response, description=description, tags=tags, comment=comment)
 
 
 def _saved_before(submission: Submission, draft: NewSubmission, person: Annotator) -> SavedSubmission:
@@ -291,29 +297,29 @@ def _require_assessment(session: Session, draft: NewSubmission) -> None:
         raise InputError("The assessment that this corrects is of another image; reload the page.")
 
 
-def _require_newest(session: Session, draft: NewSubmission, said: AspectResponse) -> None:
+def _require_newest(session: Session, draft: NewSubmission, response: AspectResponse) -> None:
     """Two tabs that get past this at the same moment meet at the table's unique constraint."""
-    latest = latest_revision(session, draft.item_id, said.aspect, draft.annotator)
-    if said.revision != latest + 1:
+    latest = latest_revision(session, draft.item_id, response.aspect, draft.annotator)
+    if response.revision != latest + 1:
         raise StaleError(
-            f"You have saved another correction of this image's {said.aspect} meanwhile, in another tab; "
+            f"You have saved another correction of this image's {response.aspect} meanwhile, in another tab; "
             "reload the page to see it, then save again if you still want to change it."
         )
 
 
-def _correction(draft: NewSubmission, said: AspectResponse, person: Annotator) -> Correction:
+def _correction(draft: NewSubmission, response: AspectResponse, person: Annotator) -> Correction:
     return Correction(
         item_id=draft.item_id,
-        aspect=said.aspect,
+        aspect=response.aspect,
         annotator_id=person.id,
-        revision=said.revision,
-        agrees=said.agrees,
-        score=said.score,
-        scale_low=said.scale.low,
-        scale_high=said.scale.high,
-        description=said.description,
-        comment=said.comment,
-        tags=[CorrectionTag(tag=tag) for tag in said.tags],
+        revision=response.revision,
+        agrees=response.agrees,
+        score=response.score,
+        scale_low=response.scale.low,
+        scale_high=response.scale.high,
+        description=response.description,
+        comment=response.comment,
+        tags=[CorrectionTag(tag=tag) for tag in response.tags],
     )
 
 

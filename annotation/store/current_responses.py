@@ -89,10 +89,10 @@ def opinions(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
         .where(Correction.id.in_(ids))
         .order_by(Correction.id)
     )
-    said = [{**row, "tags": tuple(sorted(tags[row["correction_id"]]))} for row in rows.mappings()]
+    records = [{**row, "tags": tuple(sorted(tags[row["correction_id"]]))} for row in rows.mappings()]
     return pd.DataFrame(
         {
-            name: pd.Series([row[name] for row in said], dtype=dtype)
+            name: pd.Series([row[name] for row in records], dtype=dtype)
             for name, dtype in RESPONSE_COLUMNS.items()
         }
     )

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from annotation.store import migrations
-from m3agiqa.errors import M3AgiqaError
+from m3agiqa.errors import InputError, M3AgiqaError
 
 LOCK_TIMEOUT = 30.0  # seconds to wait for other writers
 MAX_ATTEMPTS = 7  # of a transaction: about three seconds, which is enough for a hiccup of the network
@@ -215,6 +215,22 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _refuse_to_write(*_: object) -> None:
     raise RuntimeError("Database.reading() is for queries; use Database.transact() to write")
+
+
+# --- texts ---------------------------------------------------------------------------------
+
+
+def storable(text: str) -> str:
+    """Without NUL and half characters, which databases refuse, and without white space around it."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode().strip()
+
+
+def storable_within(text: str, limit: int, what: str) -> str:
+    """`storable`, of at most `limit` characters. Raises InputError naming `what` is too long."""
+    text = storable(text)
+    if len(text) > limit:
+        raise InputError(f"The {what} has {len(text):,} characters; shorten it to at most {limit:,}.")
+    return text
 
 
 # --- what went wrong, in a sentence ------------------------------------------------------------

@@ -7,8 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from annotation.store.database import DISK_FULL, StoreError
-from annotation.store.texts import storable
+from annotation.store.database import DISK_FULL, StoreError, storable
 from m3agiqa.errors import InputError
 from m3agiqa.files import flush_to_disk, write_atomically
 from m3agiqa.images import open_image, opened

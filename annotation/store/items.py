@@ -7,6 +7,7 @@ import hashlib
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from annotation.store.database import storable, storable_within
 from annotation.store.image_files import StoredImage
 from annotation.store.models import (
     AspectAssessment,
@@ -19,12 +20,11 @@ from annotation.store.models import (
     QueueEntry,
 )
 from annotation.store.people import annotator_named
-from annotation.store.texts import storable, storable_within
 from m3agiqa import assessor
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import InputError
 
-DEMO = "demo"
+DEMO_SOURCE = "demo"
 """Source of what visitors assess; any other is the name of an import."""
 
 MAX_GENERATOR = 200  # characters
@@ -47,7 +47,7 @@ def add_item(
     )
     if item is not None:
         item.generator = item.generator or made_by
-        if item.source == DEMO:
+        if item.source == DEMO_SOURCE:
             item.source = source
         return item, False
     item = Item(image=_image(session, image), prompt=prompt_row, generator=made_by, source=source)
@@ -58,14 +58,14 @@ def add_item(
 
 def model_version(session: Session, card: Card) -> ModelVersion:
     """The model version of a checkpoint, added if it is new."""
-    found = session.scalar(
+    version = session.scalar(
         select(ModelVersion).where(ModelVersion.title == card.title, ModelVersion.digest == card.digest)
     )
-    if found is None:
-        found = ModelVersion(title=card.title, digest=card.digest, learned_from=card.learned_from)
-        session.add(found)
+    if version is None:
+        version = ModelVersion(title=card.title, digest=card.digest, learned_from=card.learned_from)
+        session.add(version)
         session.flush()
-    return found
+    return version
 
 
 def record_assessment(
@@ -132,9 +132,9 @@ def require_item(session: Session, item_id: int) -> Item:
 
 
 def _image(session: Session, stored: StoredImage) -> Image:
-    found = session.get(Image, stored.sha256)
-    if found is None:
-        found = Image(
+    image = session.get(Image, stored.sha256)
+    if image is None:
+        image = Image(
             sha256=stored.sha256,
             file=stored.file,
             name=stored.name,
@@ -142,28 +142,28 @@ def _image(session: Session, stored: StoredImage) -> Image:
             height=stored.height,
             size=stored.size,
         )
-        session.add(found)
-    return found
+        session.add(image)
+    return image
 
 
 def _prompt(session: Session, prompt: str | None) -> Prompt:
     text = (assessor.clean_prompt(prompt) or "").replace("\0", "")
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    found = session.scalar(select(Prompt).where(Prompt.sha256 == sha256))
-    if found is None:
-        found = Prompt(sha256=sha256, text=text)
-        session.add(found)
+    row = session.scalar(select(Prompt).where(Prompt.sha256 == sha256))
+    if row is None:
+        row = Prompt(sha256=sha256, text=text)
+        session.add(row)
         session.flush()
-    return found
+    return row
 
 
 def _generator(session: Session, name: str | None) -> Generator | None:
     name = storable_within(name or "", MAX_GENERATOR, "generator's name")
     if not name:
         return None
-    found = session.scalar(select(Generator).where(Generator.name == name))
-    if found is None:
-        found = Generator(name=name)
-        session.add(found)
+    row = session.scalar(select(Generator).where(Generator.name == name))
+    if row is None:
+        row = Generator(name=name)
+        session.add(row)
         session.flush()
-    return found
+    return row

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from annotation.store.database import storable_within
 from annotation.store.models import Annotator
-from annotation.store.texts import storable_within
 from m3agiqa.errors import InputError
 
 MAX_NAME = 200  # characters

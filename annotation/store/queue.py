@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import items
+from annotation.store.database import storable
 from annotation.store.models import (
     Annotator,
     Assessment,
@@ -34,7 +35,6 @@ from annotation.store.models import (
     now,
 )
 from annotation.store.people import annotator_named
-from annotation.store.texts import storable
 from m3agiqa.errors import InputError
 
 MAX_LEASES = 10
@@ -57,7 +57,7 @@ class Pool(StrEnum):
 
     ALL = "all"
     IMPORTED = "imported"
-    DEMO = items.DEMO
+    DEMO = items.DEMO_SOURCE
 
 
 @dataclass(frozen=True)
@@ -336,11 +336,11 @@ def _next_free(session: Session, person: int, order: Order, pool: Pool, wait: bo
             ~exists().where(Assignment.item_id == QueueEntry.item_id, Assignment.annotator_id == person),
             ~exists().where(GoldAnswer.item_id == QueueEntry.item_id),
         )
-        .order_by(*ORDERS[order])
+        .order_by(*ORDER_COLUMNS[order])
         .limit(1)
     )
     if pool is not Pool.ALL:
-        from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO))
+        from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO_SOURCE))
         candidates = candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
     item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
     if item_id is None and wait:
@@ -348,7 +348,7 @@ def _next_free(session: Session, person: int, order: Order, pool: Pool, wait: bo
     return item_id
 
 
-ORDERS = {
+ORDER_COLUMNS = {
     Order.RANDOM: (QueueEntry.order,),
     Order.UNCERTAIN: (QueueEntry.uncertainty.desc(), QueueEntry.order.desc()),
     Order.LEAST: (QueueEntry.taken, QueueEntry.order),

@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from PIL import Image
 
 from annotation.store import ImageFiles
-from annotation.store.texts import storable
+from annotation.store.database import storable
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 

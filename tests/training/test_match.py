@@ -121,10 +121,12 @@ def test_nothing_is_learned_from_what_says_a_prompt_that_is_held_out(encoder: En
     samples, seen = drawn(60)
     every = material(samples, seen, encoder)
     caption = ImageTexts(3, ((0.5, "something else"), (0.5, " a dog at the beach today")), 1.0)
-    left = replace(every, told=[*every.told, caption]).without(set(), {"a dog at the beach today"})
-    assert left.told and caption not in left.told
-    assert not any("a dog at the beach today" in text for said in left.told for _, text in said.texts)
-    assert {said.row for said in every.without({0, 7}, set()).told} == set(range(60)) - {0, 7}
+    left = replace(every, image_texts=[*every.image_texts, caption]).without(
+        set(), {"a dog at the beach today"}
+    )
+    assert left.image_texts and caption not in left.image_texts
+    assert not any("a dog at the beach today" in text for said in left.image_texts for _, text in said.texts)
+    assert {said.row for said in every.without({0, 7}, set()).image_texts} == set(range(60)) - {0, 7}
 
 
 def test_each_matcher_knows_no_prompt_as_long_as_those_it_judges(encoder: Encoder) -> None:
@@ -132,7 +134,7 @@ def test_each_matcher_knows_no_prompt_as_long_as_those_it_judges(encoder: Encode
     for number in range(3):
         lengths = {
             len(said.prompt.split()) % 3
-            for said in material(samples, seen, encoder).without_length(number).told
+            for said in material(samples, seen, encoder).without_length(number).image_texts
         }
         assert number not in lengths and lengths
 
@@ -159,4 +161,4 @@ def test_a_captioned_photograph_is_not_learned_from_where_it_is_a_sample(
     rows = {sample.image: row for row, sample in enumerate(samples)}
     rows |= {tmp_path / "captions" / "photo.png": 3, tmp_path / "captions" / "other.png": 4}
     found = alignment_data(encoder, samples, tmp_path, SCALE, seen, rows, prompted_too=False)
-    assert [told.texts for told in found.told if told.prompt is None] == [((1.0, "a quiet street"),)]
+    assert [told.texts for told in found.image_texts if told.prompt is None] == [((1.0, "a quiet street"),)]

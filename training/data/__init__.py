@@ -15,7 +15,7 @@ from training.data import agiqa_3k, aigciqa2023, aigciqa_20k, conversations
 from training.data.agiqa_3k import agiqa_3k_entries
 from training.data.aigciqa2023 import aigciqa2023_entries
 from training.data.aigciqa_20k import aigciqa_20k_entries
-from training.data.checks import ImageFinder, LocatedSample, checked
+from training.data.checks import ImageFinder, LocatedSample, checked, sample_entries
 from training.data.conversations import conversation_entries
 from training.data.csv_table import table_entries
 from training.data.nano_teacher import (
@@ -26,7 +26,6 @@ from training.data.nano_teacher import (
     load_unlabelled,
     teacher_entries,
 )
-from training.data.sample_file import sample_entries
 from training.data.splits import SplitConfig, apportion, assign, shuffled
 
 __all__ = [
@@ -180,9 +179,11 @@ def _only(samples: list[Sample], config: DataConfig) -> list[Sample]:
     left = []
     for sample in samples:
         mos = {aspect: value for aspect, value in sample.mos.items() if aspect in config.aspects}
-        told = {aspect: text for aspect, text in sample.descriptions.items() if aspect in config.aspects}
-        if mos or told:
-            left.append(replace(sample, mos=mos, descriptions=told))
+        descriptions = {
+            aspect: text for aspect, text in sample.descriptions.items() if aspect in config.aspects
+        }
+        if mos or descriptions:
+            left.append(replace(sample, mos=mos, descriptions=descriptions))
     if not left:
         raise InputError(f"{config.path} has nothing about {', '.join(config.aspects)}.")
     return left

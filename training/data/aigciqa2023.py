@@ -134,21 +134,21 @@ def _listed_prompts(file: Path) -> list[str]:
 
 
 def _conversation_prompts(folder: Path, count: int) -> list[str]:
-    found: dict[str, str] = {}
+    cited: dict[str, str] = {}
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")]):
         for _, row in read_conversations(file):
             asked = str(row["conversations"][0]["content"])
             prompt = next((text for aspect in Aspect if (text := cited_prompt(asked, aspect))), None)
             if prompt:
-                found[Path(str(row["image"])).name] = prompt
+                cited[Path(str(row["image"])).name] = prompt
     names = [f"{number}.png" for number in range(count)]
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in cited]
     if missing:
         raise InputError(
             f"{folder} has no prompts for {len(missing):,} of {count:,} images (the first is {missing[0]}). "
             "Put AIGCIQA2023_Prompts.xlsx or .csv (column prompt) there, or prompts.txt with one a line."
         )
-    return [found[name] for name in names]
+    return [cited[name] for name in names]
 
 
 def _generator(name: str) -> str | None:

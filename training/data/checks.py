@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.errors import InputError
-from m3agiqa.samples import Sample
+from m3agiqa.json_lines import read_json_lines
+from m3agiqa.samples import Sample, read_samples
 from m3agiqa.tables import on_scale
 from training.data.splits import part
 
@@ -77,11 +78,11 @@ def merged(entries: Iterable[LocatedSample]) -> list[LocatedSample]:
 
     Raises InputError where two of them disagree.
     """
-    found: dict[str, LocatedSample] = {}
+    by_id: dict[str, LocatedSample] = {}
     for entry in entries:
-        new, old = entry.sample, found.get(entry.sample.id)
+        new, old = entry.sample, by_id.get(entry.sample.id)
         if old is None:
-            found[new.id] = entry
+            by_id[new.id] = entry
             continue
         known = old.sample
         for name in ("image", "prompt", "split"):
@@ -95,5 +96,16 @@ def merged(entries: Iterable[LocatedSample]) -> list[LocatedSample]:
         both = replace(
             known, mos={**known.mos, **new.mos}, descriptions={**known.descriptions, **new.descriptions}
         )
-        found[new.id] = LocatedSample(old.place, both)
-    return list(found.values())
+        by_id[new.id] = LocatedSample(old.place, both)
+    return list(by_id.values())
+
+
+def sample_entries(path: Path) -> Iterator[LocatedSample]:
+    """Samples of our own JSON Lines (a file, or `samples.jsonl` in a folder), as annotations are exported.
+
+    Raises InputError naming file and line.
+    """
+    file = path / "samples.jsonl" if path.is_dir() else path
+    samples = read_samples(file)
+    for (number, _), sample in zip(read_json_lines(file), samples, strict=True):
+        yield LocatedSample(f"{file}, line {number}", sample)

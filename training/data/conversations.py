@@ -110,9 +110,9 @@ def cited_prompt(question: str, aspect: Aspect) -> str | None:
     text = question.removeprefix("<image>").strip()
     for template in KNOWN_QUESTIONS[aspect]:
         before, after = template.split("{prompt}")
-        found = re.fullmatch(f"{re.escape(before)}(.*){re.escape(after)}", text, re.DOTALL)
-        if found:
-            return found[1].strip() or None
+        match = re.fullmatch(f"{re.escape(before)}(.*){re.escape(after)}", text, re.DOTALL)
+        if match:
+            return match[1].strip() or None
     return None
 
 

@@ -78,8 +78,8 @@ def table_entries(
 
 def score_columns(table: Table) -> dict[Aspect, str]:
     """Which column holds the scores of which aspect. Raises InputError where several could."""
-    found = {aspect: table.column(names, aspect) for aspect, names in SCORE_COLUMNS.items()}
-    return {aspect: column for aspect, column in found.items() if column is not None}
+    columns = {aspect: table.column(names, aspect) for aspect, names in SCORE_COLUMNS.items()}
+    return {aspect: column for aspect, column in columns.items() if column is not None}
 
 
 def read_scores(path: Path, scale: MosScale) -> dict[str, dict[Aspect, float]]:
@@ -99,6 +99,6 @@ def read_scores(path: Path, scale: MosScale) -> dict[str, dict[Aspect, float]]:
         name = Path(row.needed(image_column)).name
         if name in scores:
             raise InputError(f"{row.place}: {name} was given before.")
-        found = {aspect: row.score(column, scale) for aspect, column in columns.items()}
-        scores[name] = {aspect: value for aspect, value in found.items() if value is not None}
+        row_scores = {aspect: row.score(column, scale) for aspect, column in columns.items()}
+        scores[name] = {aspect: value for aspect, value in row_scores.items() if value is not None}
     return scores

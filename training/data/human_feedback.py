@@ -18,8 +18,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.files import sha256
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
-from training.data.checks import ImageFinder, checked
-from training.data.sample_file import sample_entries
+from training.data.checks import ImageFinder, checked, sample_entries
 from training.data.splits import HELD_OUT, keep_together
 from training.data.variants import image_hash
 
@@ -82,7 +81,9 @@ def read_annotations(folder: Path) -> Annotations:
     return Annotations(name, version, scale, samples)
 
 
-def merge(samples: Sequence[Sample], scale: MosScale, told: Annotations) -> tuple[list[Sample], Annotated]:
+def merge(
+    samples: Sequence[Sample], scale: MosScale, annotations: Annotations
+) -> tuple[list[Sample], Annotated]:
     """A data set's samples, on its scale, with what people said of the aspects that it has scores of.
 
     A sample that is not in the data gets an id of its own. Raises InputError where there is no such aspect,
@@ -90,25 +91,31 @@ def merge(samples: Sequence[Sample], scale: MosScale, told: Annotations) -> tupl
     """
     aspects = {aspect for sample in samples for aspect in sample.mos}
     theirs: dict[tuple, Sample] = {}
-    for sample in told.samples:
-        said = _about(sample, aspects, told.scale, scale)
-        if not said.mos and not said.descriptions:
+    for sample in annotations.samples:
+        annotated = _about(sample, aspects, annotations.scale, scale)
+        if not annotated.mos and not annotated.descriptions:
             continue
-        if theirs.setdefault(_key(said), said) is not said:
-            raise InputError(f"The annotations {told.name} have {sample.image} with the same prompt twice.")
+        if theirs.setdefault(_key(annotated), annotated) is not annotated:
+            raise InputError(
+                f"The annotations {annotations.name} have {sample.image} with the same prompt twice."
+            )
     if not theirs:
-        found = sorted({str(aspect) for sample in told.samples for aspect in sample.mos})
+        annotated_aspects = sorted({str(aspect) for sample in annotations.samples for aspect in sample.mos})
         raise InputError(
-            f"The annotations {told.name} are about {', '.join(found) or 'nothing'}, and the data about "
-            f"{', '.join(sorted(aspects))}: they have no aspect in common."
+            f"The annotations {annotations.name} are about {', '.join(annotated_aspects) or 'nothing'}, and the "
+            f"data about {', '.join(sorted(aspects))}: they have no aspect in common."
         )
     corrected = [_corrected(sample, theirs.get(_key(sample))) for sample in samples]
     known = {_key(sample) for sample in samples}
-    added = [replace(said, id=f"annotations/{said.id}") for key, said in theirs.items() if key not in known]
+    added = [
+        replace(annotated, id=f"annotations/{annotated.id}")
+        for key, annotated in theirs.items()
+        if key not in known
+    ]
     parted = _without_leak(samples, corrected, added)
     scored = {sample.id: list(theirs[key].mos) for sample in parted if (key := _key(sample)) in theirs}
     return parted, Annotated(
-        told.name, told.version, {each: about for each, about in scored.items() if about}
+        annotations.name, annotations.version, {each: about for each, about in scored.items() if about}
     )
 
 
@@ -125,20 +132,20 @@ def _about(sample: Sample, aspects: set[Aspect], own: MosScale, wanted: MosScale
         for aspect, value in sample.mos.items()
         if aspect in aspects
     }
-    told = {aspect: text for aspect, text in sample.descriptions.items() if aspect in aspects}
+    descriptions = {aspect: text for aspect, text in sample.descriptions.items() if aspect in aspects}
     raters = {aspect: sample.raters.get(aspect, 1) for aspect in mos}
-    return replace(sample, mos=mos, descriptions=told, raters=raters)
+    return replace(sample, mos=mos, descriptions=descriptions, raters=raters)
 
 
-def _corrected(sample: Sample, said: Sample | None) -> Sample:
-    if said is None:
+def _corrected(sample: Sample, annotated: Sample | None) -> Sample:
+    if annotated is None:
         return sample
     return replace(
         sample,
-        mos={**sample.mos, **said.mos},
-        raters={**sample.raters, **said.raters},
-        descriptions={**sample.descriptions, **said.descriptions},
-        split=max(sample.split, said.split, key=HELD_OUT.index),
+        mos={**sample.mos, **annotated.mos},
+        raters={**sample.raters, **annotated.raters},
+        descriptions={**sample.descriptions, **annotated.descriptions},
+        split=max(sample.split, annotated.split, key=HELD_OUT.index),
     )
 
 
@@ -163,8 +170,8 @@ def _without_leak(data: Sequence[Sample], corrected: list[Sample], added: list[S
 
 def _parts(samples: Sequence[Sample], key: Callable[[Sample], str | None]) -> dict[str, set[str]]:
     """In which parts the samples of a prompt or generator are."""
-    found: dict[str, set[str]] = {}
+    parts: dict[str, set[str]] = {}
     for sample in samples:
         if name := key(sample):
-            found.setdefault(name, set()).add(sample.split)
-    return found
+            parts.setdefault(name, set()).add(sample.split)
+    return parts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.grouping import fold_prompt
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
 from training.data.checks import LocatedSample
@@ -77,3 +78,23 @@ def load_published_conversations(data: Path) -> list[tuple[Aspect, list[dict[str
     if not conversations:
         raise InputError(f"{folder} holds no training conversations (*train*quality* and the like).")
     return conversations
+
+
+def images_with_prompts(extras: Path | None) -> list[Sample]:
+    """Images with prompts and without scores that may be learned from."""
+    return [] if extras is None else [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
+
+
+def images_with_captions(extras: Path | None, samples: Iterable[Sample]) -> list[tuple[Path, list[str]]]:
+    """Photographs with their captions, but those that are among the samples too.
+
+    A caption that is a sample's prompt gives them away: whether they may be learned from is said there.
+    """
+    if extras is None:
+        return []
+    sample_prompts = {fold_prompt(sample.prompt) for sample in samples if sample.prompt}
+    return [
+        (image, captions)
+        for image, captions in load_captions(extras)
+        if sample_prompts.isdisjoint(map(fold_prompt, captions))
+    ]

@@ -15,15 +15,15 @@ from m3agiqa.samples import Sample
 Attribute = Literal["colour", "number", "object", "place"]
 PROMPT_ATTRIBUTES: tuple[Attribute, ...] = ("colour", "number", "object", "place")
 
-LEXICONS = Path(__file__).with_name("lexicons")
-COLOUR_WORDS = read_words(LEXICONS / "colours.txt")
+LEXICON_FOLDER = Path(__file__).with_name("lexicons")
+COLOUR_WORDS = read_words(LEXICON_FOLDER / "colours.txt")
 """What a colour is changed into."""
-OTHER_COLOURS = read_words(LEXICONS / "other_colours.txt")
+OTHER_COLOURS = read_words(LEXICON_FOLDER / "other_colours.txt")
 COUNT_WORDS = frozenset(NUMBERS[1:8])
-PLACE_WORDS = read_words(LEXICONS / "places.txt")
-OBJECT_KINDS = tuple(map(frozenset, read_lexicon(LEXICONS / "object_kinds.txt")))
+PLACE_WORDS = read_words(LEXICON_FOLDER / "places.txt")
+OBJECT_KINDS = tuple(map(frozenset, read_lexicon(LEXICON_FOLDER / "object_kinds.txt")))
 """Objects of one kind may stand for each other in a sentence."""
-LOOKALIKE_PAIRS = tuple(map(set, read_lexicon(LEXICONS / "lookalike_pairs.txt")))
+LOOKALIKE_PAIRS = tuple(map(set, read_lexicon(LEXICON_FOLDER / "lookalike_pairs.txt")))
 """An image of the one may well show the other."""
 IRREGULAR_PLURALS = {base: form for form, base in IRREGULAR_FORMS.items()}
 
@@ -61,24 +61,24 @@ class Change:
 def changes(prompt: str, rng: Random) -> list[Change]:
     """All that can be changed about a prompt, each into one thing drawn at random."""
     words = list(dict.fromkeys(re.findall(r"[a-z]+", prompt.lower())))
-    found = []
+    possible = []
     for word in words:
         for attribute, others in _others(word, prompt.lower()):
             allowed = sorted(other for other in others if not _overlap(other, word, words))
             if not allowed:
                 continue
             new = rng.choice(allowed)
-            found.append(Change(attribute, _replaced(prompt, word, new), word, new))
-    return found
+            possible.append(Change(attribute, _replaced(prompt, word, new), word, new))
+    return possible
 
 
 def changed(sample: Sample, rng: Random) -> Change | None:
     """One change of the sample's prompt; attributes that can be changed have equal chances."""
-    found = changes(sample.prompt or "", rng)
-    if not found:
+    possible = changes(sample.prompt or "", rng)
+    if not possible:
         return None
-    attribute = rng.choice(sorted({change.attribute for change in found}))
-    return rng.choice([change for change in found if change.attribute == attribute])
+    attribute = rng.choice(sorted({change.attribute for change in possible}))
+    return rng.choice([change for change in possible if change.attribute == attribute])
 
 
 def changed_description(change: Change, rng: Random) -> str:
@@ -95,8 +95,8 @@ def _replaced(prompt: str, old: str, new: str) -> str:
     """With the article that the new word needs, which would give it away otherwise."""
     pattern = re.compile(rf"\b(?:(an?)(\s+))?{old}\b", re.IGNORECASE)
 
-    def put(found: re.Match[str]) -> str:
-        article, gap = found.groups()
+    def put(match: re.Match[str]) -> str:
+        article, gap = match.groups()
         if not article:
             return new
         return article[0] + ("n" if new[0] in "aeiou" else "") + gap + new

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from m3agiqa.errors import InputError
 from m3agiqa.grouping import connected_groups, fold_prompt
 from m3agiqa.json_lines import read_json_lines
@@ -201,19 +203,21 @@ def _nearest(sizes: Sequence[int], target: int) -> list[int]:
 
     Where several choices do, earlier groups are chosen.
     """
-    sums, total = [1], 0  # bit s of sums[k]: some of the first k groups add up to s
-    for size in sizes:
-        sums.append(sums[-1] | sums[-1] << size)
-        total += size
-        if target and sums[-1] >> target & 1:
+    reachable = np.zeros(sum(sizes) + 1, dtype=bool)  # sums of some of the groups so far
+    reachable[0] = True
+    last_group = np.zeros(sum(sizes) + 1, dtype=int)  # by sum: the first group with which it can be reached
+    for group, size in enumerate(sizes):
+        new = reachable[:-size] & ~reachable[size:]
+        last_group[size:][new] = group
+        reachable[size:] |= new
+        if target and reachable[target]:
             break
-    some = (s for s in range(1, min(total, sum(sizes) - 1) + 1) if sums[-1] >> s & 1)
-    best = min(some, key=lambda s: abs(s - target))
+    sums = np.flatnonzero(reachable[1:-1]) + 1
+    total = int(sums[np.abs(sums - target).argmin()])
     chosen = []
-    for k in reversed(range(len(sums) - 1)):
-        if not sums[k] >> best & 1:
-            chosen.append(k)
-            best -= sizes[k]
+    while total:
+        chosen.append(int(last_group[total]))
+        total -= sizes[chosen[-1]]
     return chosen[::-1]
 
 
@@ -227,13 +231,13 @@ def _given(samples: Sequence[Sample], config: SplitConfig) -> dict[str, str]:
     part and no validation part, and the data has it the other way round, its validation is the test part.
     """
     parts = {sample.id: part(sample.split, f"Sample {sample.id}") for sample in samples}
-    found, (_, test, validation) = set(parts.values()), config.ratios
-    if found == {"train"} and test:
+    given_parts, (_, test, validation) = set(parts.values()), config.ratios
+    if given_parts == {"train"} and test:
         raise InputError(
             "The data comes without a split: all samples are for training. "
             "Split it by image, prompt or generator, or give a split file."
         )
-    if "validation" in found and "test" not in found and test and not validation:
+    if "validation" in given_parts and "test" not in given_parts and test and not validation:
         return {each: "test" if name == "validation" else name for each, name in parts.items()}
     return parts
 
@@ -247,14 +251,14 @@ def _published(samples: Sequence[Sample], path: Path) -> dict[str, str]:
             raise InputError(f"{place}: {each} is in {name}, but was in {ids[each]} before.")
         if image and images.setdefault(image, name) != name:
             images[image] = None  # several images of this name; only ids tell them apart
-    found = {sample.id: ids.get(sample.id) or images.get(sample.image.name) for sample in samples}
-    missing = [each for each, name in found.items() if name is None]
+    parts = {sample.id: ids.get(sample.id) or images.get(sample.image.name) for sample in samples}
+    missing = [each for each, name in parts.items() if name is None]
     if missing:
         raise InputError(
             f"{path} does not say, or says twice, in which part {len(missing):,} of {len(samples):,} samples "
             f"are; the first is {missing[0]}."
         )
-    return found
+    return parts
 
 
 def _listed(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -37,8 +37,8 @@ DAMAGED_SHARE = 0.25  # likewise, and one more image
 
 def image_hash(path: Path) -> str:
     """SHA-256 of an image file, which is read again only once it has changed."""
-    seen = path.stat()
-    return _hash(path, seen.st_mtime_ns, seen.st_size)
+    stat = path.stat()
+    return _hash(path, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
@@ -87,15 +87,15 @@ class Variant:
         question = Conversation.open(aspect, self.prompt).turns[0].content
         return self._hash(identity, question, None)
 
-    def told_key(self, told: Conversation, identity: str) -> str:
+    def told_key(self, conversation: Conversation, identity: str) -> str:
         """The same for a conversation whose turns are given."""
-        turns = tuple((turn.role, turn.content) for turn in told.turns)
-        return self._hash(identity, str(told.aspect), turns)
+        turns = tuple((turn.role, turn.content) for turn in conversation.turns)
+        return self._hash(identity, str(conversation.aspect), turns)
 
-    def _hash(self, identity: str, *said: object) -> str:
+    def _hash(self, identity: str, *parts: object) -> str:
         damaged = (self.damage, DAMAGE_REVISION, self.sample.id) if self.damage else None
         return hashlib.sha256(
-            repr((identity, image_hash(self.sample.image), damaged, *said)).encode()
+            repr((identity, image_hash(self.sample.image), damaged, *parts)).encode()
         ).hexdigest()
 
 

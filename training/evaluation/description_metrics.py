@@ -16,11 +16,11 @@ import pandas as pd
 
 from m3agiqa.backbones.nano.text import base_form, content_words, raw_words, read_words
 from m3agiqa.metrics import srcc
-from training.data.prompt_edits import LEXICONS
+from training.data.prompt_edits import LEXICON_FOLDER
 
-PRAISE_WORDS = read_words(LEXICONS / "praise.txt")
-BLAME_WORDS = read_words(LEXICONS / "blame.txt")
-NEGATIONS = read_words(LEXICONS / "negations.txt")
+PRAISE_WORDS = read_words(LEXICON_FOLDER / "praise.txt")
+BLAME_WORDS = read_words(LEXICON_FOLDER / "blame.txt")
+NEGATIONS = read_words(LEXICON_FOLDER / "negations.txt")
 NEGATION_REACH = 3  # words after one of them that it turns into their opposite
 LOOP_LENGTH = 4  # words; so many in a row that come LOOP_REPEATS times are a loop
 LOOP_REPEATS = 3

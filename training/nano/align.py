@@ -84,17 +84,17 @@ def align(
     shown = list(dict.fromkeys([*train, *originals, *copies]))
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
-    seen = cached_features(backbone, shown, kept)
-    every = regression_data(judged, scale, select_rows(seen, [rows[view] for view in originals]))
+    features = cached_features(backbone, shown, kept)
+    every = regression_data(judged, scale, select_rows(features, [rows[view] for view in originals]))
     apart = held_out_opinions(every, config.seed)
-    told = _judge(backbone.connector.opinions, judged, every, apart, config.seed)
-    damaged = select_rows(seen, [rows[view] for view in copies])
-    told["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
+    report = _judge(backbone.connector.opinions, judged, every, apart, config.seed)
+    damaged = select_rows(features, [rows[view] for view in copies])
+    report["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
     files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
-    backbone.matchers, match = fit_and_hold_out(backbone, samples, extras, scale, seen, files)
-    told |= match.facts
-    told["left_out_srcc"] |= _correspondence(match, judged, apart)
-    places = seen.places[[rows[view] for view in train]]
+    backbone.matchers, match = fit_and_hold_out(backbone, samples, extras, scale, features, files)
+    report |= match.facts
+    report["left_out_srcc"] |= _correspondence(match, judged, apart)
+    places = features.places[[rows[view] for view in train]]
     trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
     state = out / "state"
     start = trainer.restore(state)
@@ -106,7 +106,7 @@ def align(
             progress.set_postfix(nats=f"{loss:.3f}")
     save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
     save_file(backbone.matchers.state_dict(), out / MATCHERS_FILE)
-    (out / DONE_FILE).write_text(json.dumps({**asdict(config), **told}, indent=2))
+    (out / DONE_FILE).write_text(json.dumps({**asdict(config), **report}, indent=2))
     shutil.rmtree(kept)
 
 
@@ -131,15 +131,15 @@ def _judge(
     if train:
         fit_quality_regressor(opinions, every.part(train), seed)
     validation = every.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
-    told = {
+    report = {
         "validation_srcc": _srcc(opinions(validation.statistics, validation.appearance), validation.scores),
         "left_out_srcc": agreement(apart, every.scores, judged),
     }
-    for aspect, found in told["left_out_srcc"].items():
-        means = ", ".join(f"{which} {part['mean']:.3f}" for which, part in found.items() if part)
+    for aspect, agreements in report["left_out_srcc"].items():
+        means = ", ".join(f"{which} {part['mean']:.3f}" for which, part in agreements.items() if part)
         if means:
             sys.stdout.write(f"align: {aspect} on sources left out, SRCC: {means}\n")
-    return told
+    return report
 
 
 def _correspondence(match: HeldOutAlignment, judged: Sequence[Sample], apart: Tensor) -> dict[str, dict]:
@@ -147,20 +147,20 @@ def _correspondence(match: HeldOutAlignment, judged: Sequence[Sample], apart: Te
     opinions = {sample.id: opinion for sample, opinion in zip(judged, apart, strict=True)}
     unknown = torch.full((len(JUDGED),), math.nan)
     beside = [opinions.get(sample.id, unknown) for sample in match.samples]
-    found = {"match": match.agreement(match.own)}
+    srcc_of = {"match": match.agreement(match.own)}
     if beside:
-        found[str(Aspect.CORRESPONDENCE)] = match.agreement(verdict(match.own, torch.stack(beside)))
-    return found
+        srcc_of[str(Aspect.CORRESPONDENCE)] = match.agreement(verdict(match.own, torch.stack(beside)))
+    return srcc_of
 
 
 def _srcc(read: Tensor, scores: Tensor) -> dict[Aspect, float]:
     """Of opinions with scores [N, JUDGED]; nothing where nothing is known."""
-    found = {}
+    by_aspect = {}
     for column, aspect in enumerate(JUDGED):
         known = ~scores[:, column].isnan()
         if known.any():
-            found[aspect] = srcc(read[known, column].tolist(), scores[known, column].tolist())
-    return found
+            by_aspect[aspect] = srcc(read[known, column].tolist(), scores[known, column].tolist())
+    return by_aspect
 
 
 def _damaged_below(
@@ -175,10 +175,12 @@ def _damaged_below(
     before = opinions(every.statistics, every.appearance)[:, quality].tolist()
     after = opinions(damaged.statistics, damaged.appearance)[:, quality].tolist()
     original = {sample.id: opinion for sample, opinion in zip(judged, before, strict=True)}
-    found: dict[str, list[bool]] = {}
+    below_original: dict[str, list[bool]] = {}
     for i, (sample, opinion) in enumerate(zip(worse, after, strict=True)):
-        found.setdefault(DAMAGE_KINDS[i % len(DAMAGE_KINDS)], []).append(opinion < original[sample.id])
-    return {kind: sum(below) / len(below) for kind, below in found.items()}
+        below_original.setdefault(DAMAGE_KINDS[i % len(DAMAGE_KINDS)], []).append(
+            opinion < original[sample.id]
+        )
+    return {kind: sum(below) / len(below) for kind, below in below_original.items()}
 
 
 class _Aligner(nn.Module):
@@ -187,14 +189,14 @@ class _Aligner(nn.Module):
     def __init__(self, backbone: NanoBackbone, train: list[View]) -> None:
         super().__init__()
         self.connector = backbone.connector
-        said = [set(backbone.chat.words(" ".join(view.texts))) for view in train]
-        counts = Counter(word for words in said for word in words)
+        words_of_views = [set(backbone.chat.words(" ".join(view.texts))) for view in train]
+        counts = Counter(word for words in words_of_views for word in words)
         # Words said of nearly everything tell nothing, and rare ones cannot be learned.
         vocabulary = sorted(word for word, n in counts.items() if 4 <= n <= 0.4 * len(train))
-        self.said = torch.zeros(len(train), len(vocabulary))
-        for row, words in zip(self.said, said, strict=True):
+        self.targets = torch.zeros(len(train), len(vocabulary))
+        for row, words in zip(self.targets, words_of_views, strict=True):
             row[[i for i, word in enumerate(vocabulary) if word in words]] = 1
-        self.said /= self.said.sum(1, keepdim=True).clamp_min(1)
+        self.targets /= self.targets.sum(1, keepdim=True).clamp_min(1)
         embeddings = backbone.llm.get_input_embeddings().weight.float()
         self.centre = embeddings.mean(0)  # two thirds of every embedding's length is common to all
         self.words = F.normalize(embeddings[vocabulary] - self.centre, dim=-1).T.contiguous()
@@ -207,7 +209,7 @@ class _Aligner(nn.Module):
         near = F.normalize(tokens - self.centre, dim=-1) @ self.words
         # A word belongs to the image when it is near to any of its places.
         logits = (near.float() * self.sharpness.exp()).logsumexp(1) + self.frequency
-        return -(logits.log_softmax(-1) * self.said[rows]).sum(1).mean()
+        return -(logits.log_softmax(-1) * self.targets[rows]).sum(1).mean()
 
 
 class _Trainer:

@@ -18,8 +18,8 @@ from m3agiqa.backbones.nano.efficientnet_lite import views
 from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
-from training.data.auxiliary_data import captioned, prompted
 from training.data.distortions import damage, depicts_prompt, jitter
+from training.data.nano_teacher import images_with_captions, images_with_prompts
 from training.data.variants import image_hash
 from training.parallel import progress_bar
 from training.stages.curriculum import CAPTION_FROM
@@ -54,11 +54,11 @@ def view_of(sample: Sample, scale: MosScale, seed: str = "") -> View:
 
 
 def prompted_views(extras: Path | None) -> list[View]:
-    return [View(sample.image, (sample.prompt,), sample.id) for sample in prompted(extras)]
+    return [View(sample.image, (sample.prompt,), sample.id) for sample in images_with_prompts(extras)]
 
 
 def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View]:
-    return [View(image, tuple(texts), image.name) for image, texts in captioned(extras, samples)]
+    return [View(image, tuple(texts), image.name) for image, texts in images_with_captions(extras, samples)]
 
 
 def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:
@@ -81,20 +81,20 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
     return _concatenated(parts)
 
 
-def select_rows(seen: Seen, rows: list[int]) -> Seen:
+def select_rows(features: Seen, rows: list[int]) -> Seen:
     """What is seen in some rows."""
-    return Seen(*(field[rows] for field in seen))
+    return Seen(*(field[rows] for field in features))
 
 
 @torch.inference_mode()
 def _features(backbone: NanoBackbone, shown: Sequence[View]) -> Seen:
-    found = []
+    batches = []
     for start in range(0, len(shown), ENCODER_BATCH_SIZE):
         images = [view.open() for view in shown[start : start + ENCODER_BATCH_SIZE]]
         with torch.autocast("cpu", torch.bfloat16):
-            seen = backbone.see(views(images))
-        found.append(seen._replace(places=seen.places.bfloat16()))
-    return _concatenated(found)
+            features = backbone.see(views(images))
+        batches.append(features._replace(places=features.places.bfloat16()))
+    return _concatenated(batches)
 
 
 def _concatenated(parts: list[Seen]) -> Seen:

@@ -36,8 +36,8 @@ from m3agiqa.backbones.nano.prompt_alignment import (
 from m3agiqa.backbones.nano.text import content_words, raw_words, read_words
 from m3agiqa.backbones.nano.word_states import Meanings
 from m3agiqa.samples import Sample
-from training.data.auxiliary_data import captioned, prompted
-from training.data.prompt_edits import LEXICONS, changes
+from training.data.nano_teacher import images_with_captions, images_with_prompts
+from training.data.prompt_edits import LEXICON_FOLDER, changes
 from training.nano.feature_cache import select_rows
 from training.nano.fit_quality_regressor import in_sources, is_clean
 from training.stages.leave_source_out import leave_one_group_out
@@ -50,7 +50,7 @@ MIN_WEIGHT = 0.3  # of an image that does not show what was asked for
 UNSCORED_WEIGHT = 0.5
 MIN_TEXTS_PER_WORD = 2  # texts that a word of the dictionary stands in
 JUDGING_SHARE = 0.09  # of the descriptions; a word in more of them speaks of judging, not of what is there
-JUDGING_WORDS = read_words(LEXICONS / "judging.txt")
+JUDGING_WORDS = read_words(LEXICON_FOLDER / "judging.txt")
 WORD_DIMENSIONS = 200  # dimensions in which words are told apart
 N_FOLDS = 3
 SHARED_DIMENSIONS = 128  # dimensions of the common space
@@ -79,8 +79,8 @@ class ImageTexts:
 class AlignmentData:
     """What the matcher learns from."""
 
-    seen: Seen
-    told: Sequence[ImageTexts]
+    features: Seen
+    image_texts: Sequence[ImageTexts]
     classes: Tensor
     """[1000, C], how the vision encoder tells ImageNet's classes apart."""
     meanings: Meanings
@@ -88,16 +88,16 @@ class AlignmentData:
     def without(self, rows: set[int], prompts: set[str]) -> AlignmentData:
         """Nothing about images in these rows, and nothing that says one of these prompts of any image."""
         left = [
-            told
-            for told in self.told
-            if told.row not in rows and not any(text.strip() in prompts for _, text in told.texts)
+            entry
+            for entry in self.image_texts
+            if entry.row not in rows and not any(text.strip() in prompts for _, text in entry.texts)
         ]
-        return replace(self, told=left)
+        return replace(self, image_texts=left)
 
     def without_length(self, number: int) -> AlignmentData:
         """Nothing about images for whose prompts a matcher of this number is."""
-        left = [s for s in self.told if s.prompt is None or length_class(s.prompt, N_FOLDS) != number]
-        return replace(self, told=left)
+        left = [s for s in self.image_texts if s.prompt is None or length_class(s.prompt, N_FOLDS) != number]
+        return replace(self, image_texts=left)
 
 
 def fit_and_hold_out(
@@ -105,7 +105,7 @@ def fit_and_hold_out(
     samples: Sequence[Sample],
     extras: Path | None,
     scale: MosScale,
-    seen: Seen,
+    features: Seen,
     rows: Mapping[Path, int],
 ) -> tuple[Matchers, HeldOutAlignment]:
     """The matchers of the training split, and how samples of all splits match with their source left out.
@@ -114,13 +114,13 @@ def fit_and_hold_out(
     a prompt of another split is not learned from.
     """
     asked = [sample for sample in samples if sample.prompt and sample.image in rows]
-    every = alignment_data(backbone, asked, extras, scale, seen, rows)
-    found = hold_out_groups(every, asked, [rows[sample.image] for sample in asked])
+    every = alignment_data(backbone, asked, extras, scale, features, rows)
+    held_out = hold_out_groups(every, asked, [rows[sample.image] for sample in asked])
     held = {sample.prompt.strip() for sample in samples if sample.prompt and sample.split != "train"}
     matchers = fit_matchers(every.without(set(), held))
     for matcher in matchers.each:
-        matcher.usual = found.usual.clone()
-    return matchers, found
+        matcher.usual = held_out.usual.clone()
+    return matchers, held_out
 
 
 def alignment_data(
@@ -128,20 +128,24 @@ def alignment_data(
     asked: Sequence[Sample],
     extras: Path | None,
     scale: MosScale,
-    seen: Seen,
+    features: Seen,
     rows: Mapping[Path, int],
     prompted_too: bool = True,
 ) -> AlignmentData:
     """Of samples with prompts, of captioned photographs, and of images with prompts and without scores."""
-    told = [texts_of_sample(sample, rows[sample.image], scale) for sample in asked]
+    image_texts = [texts_of_sample(sample, rows[sample.image], scale) for sample in asked]
     if prompted_too:
-        others = prompted(extras)
-        told += [
+        others = images_with_prompts(extras)
+        image_texts += [
             ImageTexts(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others
         ]
-    photographs = captioned(extras, asked)
-    told += [texts_of_captions(captions, rows[image]) for image, captions in photographs if image in rows]
-    return AlignmentData(seen, told, backbone.vision._fc.weight.detach().float(), backbone.meanings)
+    photographs = images_with_captions(extras, asked)
+    image_texts += [
+        texts_of_captions(captions, rows[image]) for image, captions in photographs if image in rows
+    ]
+    return AlignmentData(
+        features, image_texts, backbone.vision._fc.weight.detach().float(), backbone.meanings
+    )
 
 
 def texts_of_sample(sample: Sample, row: int, scale: MosScale) -> ImageTexts:
@@ -165,16 +169,21 @@ def fit_matchers(material: AlignmentData) -> Matchers:
 
 def fit_matcher(material: AlignmentData) -> Matcher:
     """A matcher that knows what is usual for parts of a match, but not yet for all of it."""
-    words = _Vocabulary.of(material.told)
+    words = _Vocabulary.of(material.image_texts)
     vectors = _TextVectors(words, material.meanings)
-    told = [said for said in material.told if any(words.of_text(text) for _, text in said.texts)]
-    if len(told) < 2:  # of one alone nothing is known to be usual
+    image_texts = [
+        entry for entry in material.image_texts if any(words.of_text(text) for _, text in entry.texts)
+    ]
+    if len(image_texts) < 2:  # of one alone nothing is known to be usual
         return Matcher(unfitted(vectors.width))
-    texts = torch.stack([vectors.of_told(said) for said in told])
-    weights = torch.tensor([said.weight for said in told])
-    rows = [said.row for said in told]
+    texts = torch.stack([vectors.of_image(entry) for entry in image_texts])
+    weights = torch.tensor([entry.weight for entry in image_texts])
+    rows = [entry.row for entry in image_texts]
     pooled = torch.cat(
-        [_mean_pooled(material.seen.places[part]) for part in torch.tensor(rows).split(POOLING_BATCH_SIZE)],
+        [
+            _mean_pooled(material.features.places[part])
+            for part in torch.tensor(rows).split(POOLING_BATCH_SIZE)
+        ],
         dim=1,
     )
     looks = pooled.log1p()
@@ -192,7 +201,7 @@ def fit_matcher(material: AlignmentData) -> Matcher:
     )
     maps = image_map / spread.transpose(1, 2) / 2
     centres = (mean / spread / 2)[:, 0] @ image_map + (usual_image @ image_map) / 2
-    colours = material.seen.colours[rows].float()
+    colours = material.features.colours[rows].float()
     state = {
         **unfitted(vectors.width),
         "letters": torch.tensor(list("\n".join(words.rarities).encode()), dtype=torch.uint8),
@@ -206,8 +215,8 @@ def fit_matcher(material: AlignmentData) -> Matcher:
         "usual_colours": torch.stack([colours.mean(0), colours.std(0) + 1e-3]),
     }
     some = _evenly_spaced(rows, N_REFERENCES)
-    state["references"] = Matcher(state).sight(select_rows(material.seen, some)).places
-    state["usual_parts"] = _part_statistics(Matcher(state), material, told)
+    state["references"] = Matcher(state).sight(select_rows(material.features, some)).places
+    state["usual_parts"] = _part_statistics(Matcher(state), material, image_texts)
     kept = {name: value.half() if name in HALF_PRECISION_KEYS else value for name, value in state.items()}
     return Matcher({name: value.contiguous() for name, value in kept.items()})
 
@@ -218,12 +227,14 @@ def _mean_pooled(places: Tensor) -> Tensor:
     return torch.stack([head[:, :WHOLE].mean(1), head[:, WHOLE:].mean(1)])
 
 
-def _part_statistics(matcher: Matcher, material: AlignmentData, told: Sequence[ImageTexts]) -> Tensor:
+def _part_statistics(matcher: Matcher, material: AlignmentData, image_texts: Sequence[ImageTexts]) -> Tensor:
     """[3, 2]: mean and spread over pairs of images with others' texts."""
     sight = matcher.sight(
-        select_rows(material.seen, _evenly_spaced([said.row for said in told], N_PAIRED_IMAGES))
+        select_rows(material.features, _evenly_spaced([entry.row for entry in image_texts], N_PAIRED_IMAGES))
     )
-    prompts = _evenly_spaced(list(dict.fromkeys(said.texts[0][1] for said in told)), N_PAIRED_IMAGES // 2)
+    prompts = _evenly_spaced(
+        list(dict.fromkeys(entry.texts[0][1] for entry in image_texts)), N_PAIRED_IMAGES // 2
+    )
     parts = torch.stack([matcher.parts(sight, prompt, material.meanings) for prompt in prompts])
     usual = []
     for part in parts.unbind(1):
@@ -268,21 +279,21 @@ class _Vocabulary:
         self.common = {word: -rarity for word, rarity in rarities.items()}
 
     @classmethod
-    def of(cls, told: Sequence[ImageTexts]) -> _Vocabulary:
+    def of(cls, image_texts: Sequence[ImageTexts]) -> _Vocabulary:
         names = [name for name, _ in _classes()]
-        spoken = [text for said in told for _, text in said.texts]
+        spoken = [text for entry in image_texts for _, text in entry.texts]
         counts = Counter(word for text in [*spoken, *names] for word in raw_words(text))
-        seen: Counter[str] = Counter()
+        text_counts: Counter[str] = Counter()
         judging: Counter[str] = Counter()
-        for said in told:
-            inside = [set(content_words(text, counts)) for _, text in said.texts]
-            seen.update(set().union(*inside))
-            if said.judged:
+        for entry in image_texts:
+            inside = [set(content_words(text, counts)) for _, text in entry.texts]
+            text_counts.update(set().union(*inside))
+            if entry.judged:
                 judging.update(inside[-1])
-        described = sum(said.judged for said in told)
+        described = sum(entry.judged for entry in image_texts)
         named = {word for name in names for word in content_words(name, counts)}
-        known = sorted(named | {word for word, count in seen.items() if count >= MIN_TEXTS_PER_WORD})
-        rarities = {word: math.log((len(told) + 1) / (seen[word] + 1)) for word in known}
+        known = sorted(named | {word for word, count in text_counts.items() if count >= MIN_TEXTS_PER_WORD})
+        rarities = {word: math.log((len(image_texts) + 1) / (text_counts[word] + 1)) for word in known}
         often = {word for word, count in judging.items() if count > JUDGING_SHARE * described}
         return cls(rarities, often | JUDGING_WORDS)
 
@@ -310,11 +321,11 @@ class _TextVectors:
         rarity = self.rarity[rows]
         return rarity @ self.vectors[rows] / rarity.norm().clamp_min(1e-6)
 
-    def of_told(self, said: ImageTexts) -> Tensor:
+    def of_image(self, entry: ImageTexts) -> Tensor:
         total = torch.zeros(self.vectors.shape[1])
-        for i, (share, text) in enumerate(said.texts):
+        for i, (share, text) in enumerate(entry.texts):
             words = self.words.of_text(text)
-            if said.judged and i == len(said.texts) - 1:
+            if entry.judged and i == len(entry.texts) - 1:
                 words = [word for word in words if word not in self.words.judging]
             total += share * self.of(words)
         return total
@@ -353,10 +364,10 @@ class HeldOutAlignment:
     @property
     def facts(self) -> dict[str, float | dict[str, float]]:
         """Share of wrong prompts that match worse: unrelated ones, and by the attribute that was changed."""
-        found = {"changed_below": {name: sum(worse) / len(worse) for name, worse in self.changed.items()}}
+        shares = {"changed_below": {name: sum(worse) / len(worse) for name, worse in self.changed.items()}}
         if self.unrelated:
-            found["unrelated_below"] = sum(self.unrelated) / len(self.unrelated)
-        return found
+            shares["unrelated_below"] = sum(self.unrelated) / len(self.unrelated)
+        return shares
 
     def agreement(self, predicted: Tensor) -> dict[str, dict[str, float]]:
         """SRCC of predictions [N] with correspondence inside sources."""
@@ -392,7 +403,7 @@ def hold_out_groups(
         return fit_matchers(material.without({rows[i] for i in held_out}, prompts))
 
     def predict(matchers: Matchers, held_out: list[int]) -> Tensor:
-        sights = matchers.sights(select_rows(material.seen, [rows[i] for i in held_out]))
+        sights = matchers.sights(select_rows(material.features, [rows[i] for i in held_out]))
 
         def matches(prompt: str) -> Tensor:
             number = length_class(prompt, N_FOLDS)

@@ -49,11 +49,13 @@ class RegressionData:
         return RegressionData(self.statistics[some], self.appearance[some], self.scores[some], sources)
 
 
-def regression_data(samples: Sequence[Sample], scale: MosScale, seen: Seen) -> RegressionData:
+def regression_data(samples: Sequence[Sample], scale: MosScale, features: Seen) -> RegressionData:
     """Of samples and what is seen of them, row by row."""
     scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED] for s in samples]
     known = torch.tensor(scores).reshape(-1, len(JUDGED))
-    return RegressionData(seen.statistics, seen.appearance, known, [sample.source for sample in samples])
+    return RegressionData(
+        features.statistics, features.appearance, known, [sample.source for sample in samples]
+    )
 
 
 def fit_quality_regressor(opinions: Opinions, examples: RegressionData, seed: int = 0) -> None:
@@ -65,13 +67,13 @@ def fit_quality_regressor(opinions: Opinions, examples: RegressionData, seed: in
     opinions.landmarks.zero_()[: len(chosen)] = opinions.look(appearance[chosen])
     landmarks = opinions.landmarks[: len(chosen)].double()
     directions = _whitening(landmarks)
-    seen = (
+    inputs = (
         kernel(opinions.look(appearance), landmarks) @ directions,
         opinions.stage(statistics),
         opinions.brisque(appearance[:, :BRISQUE]),
     )
     each = [
-        _weights(seen, scores, groups, BRISQUE_SHARES[a])
+        _weights(inputs, scores, groups, BRISQUE_SHARES[a])
         for a, scores in zip(JUDGED, examples.scores.T, strict=True)
     ]
     look, stage, brisque = (torch.cat(columns, dim=1) for columns in zip(*each, strict=True))
@@ -89,22 +91,22 @@ def fit_quality_regressor(opinions: Opinions, examples: RegressionData, seed: in
 
 
 def _weights(
-    seen: tuple[Tensor, Tensor, Tensor], scores: Tensor, groups: _SourceGroups, brisque_share: float
+    inputs: tuple[Tensor, Tensor, Tensor], scores: Tensor, groups: _SourceGroups, brisque_share: float
 ) -> list[Tensor]:
     """Weights [C, 1] for what each reader sees [N, C], by which they differ alike inside sources."""
     known = ~scores.isnan()
     inside = groups.of(known)
     target = inside.differences(scores[known, None].double())
     if not target.any():
-        return [torch.zeros(each.shape[1], 1, dtype=each.dtype) for each in seen]
+        return [torch.zeros(each.shape[1], 1, dtype=each.dtype) for each in inputs]
     target = target / (inside.spreads(target) + SPREAD_FLOOR)
-    near, stage, brisque = (each[known] for each in seen)
-    found = (
+    near, stage, brisque = (each[known] for each in inputs)
+    fits = (
         (near, ridge(inside.differences(near), target, LOOK_PENALTY), 1.0),
         (stage, ridge(inside.differences(stage), target, STAGE_PENALTY), 1.0),
         (brisque, torch.ones(1, 1, dtype=brisque.dtype), brisque_share),
     )
-    return [share * weight / inside.spread(x @ weight).clamp_min(1e-9) for x, weight, share in found]
+    return [share * weight / inside.spread(x @ weight).clamp_min(1e-9) for x, weight, share in fits]
 
 
 def held_out_opinions(
@@ -135,7 +137,7 @@ def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> di
     `mean` weighs sources by their images, `plain` does not. Sources of few images are left out.
     """
     clean = [is_clean(sample) for sample in samples]
-    told: dict[str, dict] = {}
+    by_aspect: dict[str, dict] = {}
     for column, aspect in enumerate(JUDGED):
         frame = pd.DataFrame(
             {
@@ -144,11 +146,11 @@ def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> di
                 "predicted": opinions[:, column].numpy(),
             }
         )
-        told[str(aspect)] = {
+        by_aspect[str(aspect)] = {
             "all": in_sources(frame.dropna()),
             "clean": in_sources(frame[clean].dropna()),
         }
-    return told
+    return by_aspect
 
 
 def is_clean(sample: Sample) -> bool:
@@ -159,9 +161,9 @@ def is_clean(sample: Sample) -> bool:
 def in_sources(frame: pd.DataFrame) -> dict[str, float]:
     """SRCC of `predicted` with `mos` inside each `source` of enough images, and their means."""
     enough = frame[frame.groupby("source")["mos"].transform("size") >= MIN_IMAGES_PER_SOURCE]
-    found = within_source(enough)
-    each = [value for source, value in found.items() if source != "mean"]
-    return {**found, "plain": float(np.mean(each))} if each else {}
+    by_source = within_source(enough)
+    each = [value for source, value in by_source.items() if source != "mean"]
+    return {**by_source, "plain": float(np.mean(each))} if each else {}
 
 
 class _SourceGroups:

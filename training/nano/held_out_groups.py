@@ -76,21 +76,21 @@ def evaluate_held_out_groups(
     originals = [view_of(sample, scale) for sample in samples]
     shown = list(dict.fromkeys([*originals, *captioned_views(extras, samples)]))
     rows = {view: row for row, view in enumerate(shown)}
-    seen = cached_features(backbone, shown, folder)
-    own = select_rows(seen, [rows[view] for view in originals])
+    features = cached_features(backbone, shown, folder)
+    own = select_rows(features, [rows[view] for view in originals])
     examples = fit_quality_regressor.regression_data(samples, scale, own)
     pooled = own.places[:, :WHOLE, :HEAD].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}
     asked = [sample for sample in samples if sample.prompt]
     material = fit_prompt_alignment.alignment_data(
-        backbone, asked, extras, scale, seen, files, prompted_too=False
+        backbone, asked, extras, scale, features, files, prompted_too=False
     )
     places = [files[sample.image] for sample in asked]
     with (
         torch.inference_mode(),
         progress_bar(None, "proxies", total=len(HELD_OUT_GROUPINGS)) as progress,
     ):
-        found = []
+        table_rows = []
         for grouping in HELD_OUT_GROUPINGS:
             groups = [grouping.of(sample) for sample in samples]
             theirs = [grouping.of(sample) for sample in asked]
@@ -101,23 +101,23 @@ def evaluate_held_out_groups(
             fit[beside] = verdict(fits.own, looks[beside].float())
             read = {aspect: looks[:, column] for column, aspect in enumerate(JUDGED)}
             read[Aspect.CORRESPONDENCE] = fit
-            found += _rows(grouping, samples, groups, FULL_READERS, read)
-            found += _rows(grouping, samples, groups, PLAIN_RIDGE, _ridges(pooled, samples, groups))
+            table_rows += _rows(grouping, samples, groups, FULL_READERS, read)
+            table_rows += _rows(grouping, samples, groups, PLAIN_RIDGE, _ridges(pooled, samples, groups))
             progress.update()
     shutil.rmtree(folder)
-    return pd.DataFrame(found, columns=list(PROXY_COLUMNS))
+    return pd.DataFrame(table_rows, columns=list(PROXY_COLUMNS))
 
 
-def as_markdown(found: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame) -> str:
     """A table for people: a line for each grouping and aspect."""
     lines = [
         "| left out | aspect | images | plain ridge on the head | nano's readers |",
         "|---|---|---|---|---|",
     ]
-    for (grouping, aspect), both in found.groupby(["left_out", "aspect"], sort=False):
-        told = {row.reads: f"{row.srcc:.2f} ({row.low:.2f} to {row.high:.2f})" for row in both.itertuples()}
+    for (grouping, aspect), both in table.groupby(["left_out", "aspect"], sort=False):
+        cells = {row.reads: f"{row.srcc:.2f} ({row.low:.2f} to {row.high:.2f})" for row in both.itertuples()}
         count = f"{both['n'].iloc[0]:,}"
-        lines.append(f"| {grouping} | {aspect} | {count} | {told[PLAIN_RIDGE]} | {told[FULL_READERS]} |")
+        lines.append(f"| {grouping} | {aspect} | {count} | {cells[PLAIN_RIDGE]} | {cells[FULL_READERS]} |")
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,6 @@ from m3agiqa.conversation import Conversation, Turn
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.data import load_published_conversations
-from training.data.auxiliary_data import captioned, prompted
 from training.data.distortions import (
     DAMAGE_KINDS,
     DAMAGE_WORDS,
@@ -28,6 +27,7 @@ from training.data.distortions import (
     unrelated_mos,
     unrelated_prompt,
 )
+from training.data.nano_teacher import images_with_captions, images_with_prompts
 from training.data.prompt_edits import changed, changed_description, changed_mos
 
 T = TypeVar("T")
@@ -132,8 +132,10 @@ def _caption(image: Path, caption: str) -> Lesson:
 def _captions(
     samples: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, rng: Random
 ) -> list[Lesson]:
-    lessons = [_caption(image, rng.choice(captions)) for image, captions in captioned(extras, samples)]
-    lessons += [_caption(sample.image, sample.prompt) for sample in prompted(extras)]
+    lessons = [
+        _caption(image, rng.choice(captions)) for image, captions in images_with_captions(extras, samples)
+    ]
+    lessons += [_caption(sample.image, sample.prompt) for sample in images_with_prompts(extras)]
     for sample in samples:
         clean = sample.split == "train" and not sample.distorted
         if clean and depicts_prompt(sample, scale, CAPTION_FROM):

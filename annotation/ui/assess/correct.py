@@ -22,7 +22,7 @@ from annotation.store.corrections import (
     withdraw,
 )
 from annotation.store.image_files import StoredImage
-from annotation.store.items import DEMO, add_item, record_assessment
+from annotation.store.items import DEMO_SOURCE, add_item, record_assessment
 from annotation.store.models import Correction
 from annotation.store.people import annotator_named
 from annotation.store.queue import enqueue, finish, reopen
@@ -186,7 +186,7 @@ class AssessedImage:
 
     def _recorded(self, session: Session, image: StoredImage) -> _Record:
         state, name = self.state, self.person.name
-        item, _ = add_item(session, image, state.assessment.prompt, DEMO)
+        item, _ = add_item(session, image, state.assessment.prompt, DEMO_SOURCE)
         assessment_id = record_assessment(session, item.id, state.assessment, state.card, name or None)
         revisions = {aspect: latest_revision(session, item.id, aspect, name) for aspect in Aspect}
         return _Record(item.id, assessment_id, revisions)

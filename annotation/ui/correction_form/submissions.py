@@ -91,7 +91,7 @@ def save(
         token=entered.token,
         item_id=item_id,
         annotator=annotator,
-        said=responses,
+        responses=responses,
         assessment_id=assessment_id,
         place=tab,
         blind=shown_answers is not None and _is_blind(session, annotator, item_id, responses, shown_answers),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotation.exchange.exporting import MANIFEST, ExportReport, export
+from annotation.exchange.exporting import MANIFEST_FILE, ExportReport, export
 from annotation.store import Store
 from m3agiqa.errors import InputError
 from m3agiqa.files import atomic_path
@@ -89,7 +89,7 @@ def _pack(folder: Path, target: Path, name: str) -> None:
 def _read(path: Path) -> ExportVersion | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(f"{path.stem}/{MANIFEST}"))
+            manifest = json.loads(archive.read(f"{path.stem}/{MANIFEST_FILE}"))
         counts = manifest["counts"]
         return ExportVersion(path, str(manifest["created"]), int(counts["samples"]), int(counts["opinions"]))
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from annotation.failures.error_table import Agreement, Key, agreements
+from annotation.failures.error_table import Agreement, Key, Opinion, agreements
 from annotation.failures.filters import Place
-from annotation.failures.sources import Opinion
 from annotation.ui.access import Person, Role
 from annotation.ui.images import preview
 from m3agiqa.aspects import Aspect, MosScale

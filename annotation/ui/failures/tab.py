@@ -13,7 +13,7 @@ from gradio import processing_utils
 from gradio.utils import get_upload_folder
 
 from annotation.failures.catalogue import Catalogue, Choices
-from annotation.failures.error_table import Key
+from annotation.failures.error_table import DataSet, Key, Version
 from annotation.failures.export_and_queue import Queued, queue_items, queue_samples, to_csv
 from annotation.failures.filters import (
     Nearer,
@@ -26,7 +26,6 @@ from annotation.failures.filters import (
     select,
 )
 from annotation.failures.from_annotations import Annotations
-from annotation.failures.sources import DataSet, Version
 from annotation.store.items import MAX_SOURCE
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Forbidden, Person, Role

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-LEXICONS = Path(__file__).with_name("lexicons")
+LEXICON_FOLDER = Path(__file__).with_name("lexicons")
 
 
 def read_lexicon(path: Path) -> list[list[str]]:
@@ -20,8 +20,8 @@ def read_words(path: Path) -> frozenset[str]:
     return frozenset(word for line in read_lexicon(path) for word in line)
 
 
-STOP_WORDS = read_words(LEXICONS / "stop_words.txt")
-IRREGULAR_FORMS: dict[str, str] = dict(read_lexicon(LEXICONS / "irregular_forms.txt"))
+STOP_WORDS = read_words(LEXICON_FOLDER / "stop_words.txt")
+IRREGULAR_FORMS: dict[str, str] = dict(read_lexicon(LEXICON_FOLDER / "irregular_forms.txt"))
 """Base forms by irregular plurals and verb forms."""
 UNSPACED = "\u2e80"  # from here on there are scripts without spaces, of about two letters a word
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

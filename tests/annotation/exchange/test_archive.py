@@ -126,7 +126,7 @@ def test_the_table_of_contents_of_a_zip64_is_measured(
     end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, usual_place, 0xFFFFFFFF, 0)
     path = tmp_path / "huge.zip"
     path.write_bytes(end64 + locator + end)
-    with pytest.raises(InputError, match="table of contents"):
+    with pytest.raises(InputError, match=r"table of contents|damaged"):
         Archive(path)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from annotation.exchange.parts import parts
+from annotation.exchange.dataset import split_of_items
 from annotation.store import Store
 from annotation.store.image_files import StoredImage
 from annotation.store.items import add_item
@@ -15,7 +15,7 @@ def add(store: Store, image: int, prompt: str | None) -> int:
 
 def found(store: Store) -> dict[int, str]:
     with store.database.reading() as session:
-        return parts(session)
+        return split_of_items(session)
 
 
 def test_about_a_fifth_is_held_out_and_prompts_stay_together(store: Store) -> None:
