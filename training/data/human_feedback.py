@@ -102,8 +102,8 @@ def merge(
     if not theirs:
         annotated_aspects = sorted({str(aspect) for sample in annotations.samples for aspect in sample.mos})
         raise InputError(
-            f"The annotations {annotations.name} are about {', '.join(annotated_aspects) or 'nothing'}, and the "
-            f"data about {', '.join(sorted(aspects))}: they have no aspect in common."
+            f"The annotations {annotations.name} are about {', '.join(annotated_aspects) or 'nothing'}, and "
+            f"the data about {', '.join(sorted(aspects))}: they have no aspect in common."
         )
     corrected = [_corrected(sample, theirs.get(_key(sample))) for sample in samples]
     known = {_key(sample) for sample in samples}
