@@ -1,9 +1,8 @@
-"""The Assess tab: an image and its prompt in, three cards out while the model speaks, then corrections."""
+"""The Assess tab: an image and its prompt in, three cards that fill as the model generates, corrections."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import anyio
 import gradio as gr
@@ -25,10 +24,11 @@ from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 
 # What `show` returns, in the order of its outputs: what is to be corrected, a card for each aspect, status,
-# message, provenance, model banner, Assess button, Stop button.
-Shown = tuple[AssessedImage | None, str, str, str, str, str, str, str, dict, dict]
-# The same for a prompt that was found in a file: prompt, its origin, what the page put into the box.
-Offered = tuple[str | dict, str, str]
+# message, provenance, model banner, Assess button, Stop button. All of them each time: Gradio sends what
+# differs, and the page passes over updates that are followed closely by another one.
+PageOutputs = tuple[AssessedImage | None, str, str, str, str, str, str, str, dict, dict]
+# Of `offer_prompt`: the prompt in the image file, where it comes from, what the page put into the box.
+PromptOutputs = tuple[str | dict, str, str]
 
 
 class AssessHandlers:
@@ -41,7 +41,7 @@ class AssessHandlers:
 
     async def assess(
         self, image: dict | None, prompt: str | None, request: gr.Request
-    ) -> AsyncIterator[tuple[Any, ...]]:
+    ) -> AsyncIterator[PageOutputs]:
         """Run one assessment and show it as it grows, then keep it; ends the visitor's earlier one."""
         visitor = request.session_hash or ""
         upload = Upload.from_payload(image)
@@ -53,17 +53,16 @@ class AssessHandlers:
             self.runs.stop(visitor)
             yield self.show(None, message=str(error))
             return
-        run, shown = self.runs.begin(visitor, upload, prompt or ""), None
+        run = self.runs.begin(visitor, upload, prompt or "")
         try:
             async for state in run.follow(CLOCK_INTERVAL):
-                before, shown = shown, self.show(state, run.seconds)
-                yield _changes(before, shown)
+                yield self.show(state, run.seconds)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
         if run.state.assessment is not None:
-            yield _changes(shown, await anyio.to_thread.run_sync(self._finish, run, person))
+            yield await anyio.to_thread.run_sync(self._finish, run, person)
 
-    def _finish(self, run: Run, person: Person) -> Shown:
+    def _finish(self, run: Run, person: Person) -> PageOutputs:
         """Keep the assessment, if they are kept; it is shown and can be corrected either way."""
         assessed, message = AssessedImage(self.studio, person, run.upload, run.state), ""
         kept = self.studio.settings.keep
@@ -85,7 +84,7 @@ class AssessHandlers:
         message: str = "",
         assessed: AssessedImage | None = None,
         kept: bool = False,
-    ) -> Shown:
+    ) -> PageOutputs:
         """The page for a run's state; the buttons follow whether it is over."""
         busy = state is not None and not state.over
         cards = [
@@ -102,8 +101,8 @@ class AssessHandlers:
             gr.update(visible=busy),
         )
 
-    def put_in(self, image: dict | None) -> tuple[EmbeddedPrompt | None, str]:
-        """A new image, or none: the prompt that its file carries, and what is wrong with it, if anything."""
+    def read_upload(self, image: dict | None) -> tuple[EmbeddedPrompt | None, str]:
+        """A new image, or none: the prompt in its file, and a message if it cannot be assessed."""
         upload = Upload.from_payload(image)
         if upload is None:
             return None, messages.message("")
@@ -113,7 +112,7 @@ class AssessHandlers:
             return None, messages.message(str(error))
         return find_prompt(upload.path), messages.message("")
 
-    def offer_prompt(self, prompt: str | None, embedded: EmbeddedPrompt | None, filled: str) -> Offered:
+    def offer_prompt(self, prompt: str | None, embedded: EmbeddedPrompt | None, filled: str) -> PromptOutputs:
         """Fill the prompt box from the file, unless the visitor has typed something.
 
         `filled` is what the page itself has put into the box; it belongs to the image before and goes
@@ -126,7 +125,7 @@ class AssessHandlers:
         return (text if text != prompt else gr.skip()), messages.prompt_origin(origin), text
 
     def clear_other(self, assessed: AssessedImage | None, image: dict | None) -> tuple:
-        """Take the judgement of an image off the page that now shows another one, or none."""
+        """Remove the assessment from a page that now shows another image, or none."""
         upload = Upload.from_payload(image)
         if assessed is None or (upload is not None and upload.path == assessed.upload.path):
             return tuple(gr.skip() for _ in range(len(Aspect) + 2))
@@ -136,13 +135,6 @@ class AssessHandlers:
         """Put an example's image and prompt in."""
         example = EXAMPLE_IMAGES[int(event.index)]
         return str(example.path), example.prompt, "", example.prompt, messages.message("")
-
-
-def _changes(before: Shown | None, after: Shown) -> tuple[Any, ...]:
-    """The outputs that differ; the others get no update."""
-    if before is None:
-        return after
-    return tuple(gr.skip() if new == old else new for old, new in zip(before, after, strict=True))
 
 
 def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
@@ -208,7 +200,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
     stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
     gr.on(
         [image.upload, image.clear],
-        handlers.put_in,
+        handlers.read_upload,
         inputs=image,
         outputs=[embedded, message],
         preprocess=False,

@@ -50,20 +50,10 @@ def payload(upload: Upload) -> dict:
     return {"path": str(upload.path), "orig_name": upload.name}
 
 
-def pages(all_updates: list[tuple]) -> list[Shown]:
-    """The page after each of the updates."""
-    shown: list[Shown] = []
-    for updates in all_updates:
-        before = vars(shown[-1]).values() if shown else updates
-        merged = [old if new == gr.skip() else new for old, new in zip(before, updates, strict=True)]
-        shown.append(Shown(*merged))
-    return shown
-
-
 def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> list[Shown]:
     async def collect() -> list[Shown]:
         request = SimpleNamespace(session_hash="ann")
-        return pages([updates async for updates in handlers.assess(image, prompt, request)])
+        return [Shown(*shown) async for shown in handlers.assess(image, prompt, request)]
 
     return asyncio.run(asyncio.wait_for(collect(), 10))
 
@@ -150,7 +140,7 @@ def test_buttons_swap_while_it_runs(handlers, assessor, upload):
         shown = handlers.assess(payload(upload), "teal", request)
         states = [await anext(shown)]
         await handlers.stop(request)
-        return pages(states + [state async for state in shown])
+        return [Shown(*state) for state in states + [state async for state in shown]]
 
     first, *_, last = asyncio.run(asyncio.wait_for(first_then_stop(), 10))
     assert not first.assess["interactive"]
@@ -176,7 +166,7 @@ def test_closing_the_page_ends_the_run(handlers, assessor, upload):
 
 
 def test_the_prompt_of_the_file_is_offered(handlers, with_prompt):
-    found, message = handlers.put_in(with_prompt)
+    found, message = handlers.read_upload(with_prompt)
     prompt, origin, filled = handlers.offer_prompt("", found, "")
     assert prompt == filled == "a red fox"
     assert "Prompt read from the image file: <b>A1111" in origin
@@ -199,13 +189,13 @@ def test_an_empty_box_that_stays_empty_is_not_updated(handlers):
 
 def test_no_image_and_no_prompt_are_nothing_to_tell(handlers, upload):
     for image in (None, payload(upload)):
-        assert handlers.put_in(image) == (None, '<p role="alert"></p>')
+        assert handlers.read_upload(image) == (None, '<p role="alert"></p>')
 
 
 def test_an_unreadable_file_is_told_at_once(handlers, tmp_path):
     path = tmp_path / "x.png"
     path.write_text("hello")
-    found, message = handlers.put_in({"path": str(path), "orig_name": "x.png"})
+    found, message = handlers.read_upload({"path": str(path), "orig_name": "x.png"})
     assert found is None
     assert "This is not an image" in message
 
