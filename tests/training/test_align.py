@@ -51,7 +51,7 @@ def test_without_quality_and_validation_there_is_less_to_show_and_to_report(
         for sample in load_teacher(data)
         if sample.split == "train"
     ]
-    align(samples, data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=1, batch=16))
+    align(samples, None, TEACHER_SCALE, tmp_path, AlignConfig(epochs=1, batch=16))
     told = json.loads((tmp_path / DONE_FILE).read_text())
     assert told["validation_srcc"] == told["damaged_below"] == {}
     assert all(value.isfinite().all() for value in load_file(tmp_path / CONNECTOR_FILE).values())
