@@ -40,11 +40,11 @@ sys.path.insert(0, str(ROOT))
 from random_minicpm import random_backbone, random_predictor, write_random_adapter  # noqa: E402
 
 from m3agiqa import Aspect  # noqa: E402
-from m3agiqa.backbones.base import Request, Spoken  # noqa: E402
+from m3agiqa.backbones.base import Generation, Request  # noqa: E402
 from m3agiqa.backbones.minicpm import MiniCPMBackbone  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as backbone_module  # noqa: E402
-from m3agiqa.backbones.minicpm.adapters import adapted  # noqa: E402
-from m3agiqa.backbones.minicpm.loading import PUBLISHED, read_config  # noqa: E402
+from m3agiqa.backbones.minicpm.adapters import with_adapter  # noqa: E402
+from m3agiqa.backbones.minicpm.loading import PUBLISHED_SETTINGS, read_config  # noqa: E402
 from m3agiqa.backbones.minicpm.model import MiniCPMVConfig  # noqa: E402
 from m3agiqa.backbones.minicpm.slicing import Slicing, sliced  # noqa: E402
 from m3agiqa.backbones.per_aspect import PerAspect  # noqa: E402
@@ -126,7 +126,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = read_config(PUBLISHED)
+    config = read_config(PUBLISHED_SETTINGS)
     if args.layers:
         config.num_hidden_layers = min(args.layers, config.num_hidden_layers)
         vision = config.vision_config
@@ -167,7 +167,9 @@ def measure_here(
         clock = Clock(setting.device)
         with clock.part(SPEAKING):
             said = {
-                aspects[each.row]: each for each in speaker.describe([request]) if isinstance(each, Spoken)
+                aspects[each.row]: each
+                for each in speaker.describe([request])
+                if isinstance(each, Generation)
             }
         with clock.part(PREDICTING):
             measured.mos = {aspect: predictor.predict(each.hidden) for aspect, each in said.items()}
@@ -178,11 +180,11 @@ def measure_here(
     return measured, {a: [int(number) for number in each.description.split()] for a, each in said.items()}
 
 
-def with_adapter(base: MiniCPMBackbone, adapter: Path | None) -> MiniCPMBackbone:
+def sharing_base(base: MiniCPMBackbone, adapter: Path | None) -> MiniCPMBackbone:
     """A backbone that shares the base's weights."""
     own = copy.copy(base)
     if adapter:
-        own.model = adapted(base.model, adapter)
+        own.model = with_adapter(base.model, adapter)
     return own
 
 

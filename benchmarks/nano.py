@@ -87,8 +87,8 @@ class Published:
 
     def _judge(self, image: Image.Image, conversation: Conversation, count: int) -> float:
         nano, chat = self.backbone, self.backbone.chat
-        begun, _ = nano._begun([image])
-        asked = torch.cat([begun, nano._embed(torch.tensor([chat.tokens(conversation).ids]))], dim=1)
+        prefix, _ = nano._embed_prefix([image])
+        asked = torch.cat([prefix, nano._embed(torch.tensor([chat.tokens(conversation).ids]))], dim=1)
         said = nano.llm.generate(
             inputs_embeds=asked,
             attention_mask=torch.ones(asked.shape[:2], dtype=torch.long),
@@ -99,9 +99,9 @@ class Published:
             pad_token_id=chat.end,
         )
         whole = conversation.describe(chat.tokenizer.decode(said[0]))
-        begun, _ = nano._begun([image])
+        prefix, _ = nano._embed_prefix([image])
         states = nano.llm(
-            inputs_embeds=torch.cat([begun, nano._embed(torch.tensor([chat.tokens(whole).ids]))], dim=1)
+            inputs_embeds=torch.cat([prefix, nano._embed(torch.tensor([chat.tokens(whole).ids]))], dim=1)
         )
         return self.predictors[conversation.aspect].predict(states.logits[0])
 

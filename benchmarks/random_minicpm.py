@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from m3agiqa.backbones.minicpm import MiniCPMBackbone
-from m3agiqa.backbones.minicpm.adapters import PREFIX, WEIGHTS_FILE
-from m3agiqa.backbones.minicpm.chat import MARKS
+from m3agiqa.backbones.minicpm.adapters import PEFT_PREFIX, WEIGHTS_FILE
+from m3agiqa.backbones.minicpm.chat import SPECIAL_TOKENS
 from m3agiqa.backbones.minicpm.memory import LORA_RANK
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
@@ -38,7 +38,7 @@ def random_backbone(
         model = MiniCPMV._from_config(config, dtype=dtype).eval().requires_grad_(False)
     head = model.get_output_embeddings().weight
     head[:known] = 0  # below the likeliest of so many others
-    head[-len(MARKS) :] = 0
+    head[-len(SPECIAL_TOKENS) :] = 0
     return MiniCPMBackbone(model, tokenizer, slicing)
 
 
@@ -52,15 +52,17 @@ def numbers_for_tokens(texts: Iterable[str], size: int) -> tuple[PreTrainedToken
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = bytewise, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(MARKS), initial_alphabet=bytewise.alphabet(), show_progress=False
+        vocab_size=size - len(SPECIAL_TOKENS), initial_alphabet=bytewise.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator([*texts, "user assistant"], trainer)
     learned = json.loads(tokenizer.to_str())["model"]
     known = len(learned["vocab"])
     space, _ = bytewise.pre_tokenize_str(" ")[0]
-    numbers = {f"{space}{token}": token for token in range(known, size - len(MARKS))}
+    numbers = {f"{space}{token}": token for token in range(known, size - len(SPECIAL_TOKENS))}
     tokenizer.model = models.BPE(learned["vocab"] | numbers, [tuple(pair) for pair in learned["merges"]])
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
+    tokenizer.add_special_tokens(
+        [AddedToken(mark, special=True, normalized=False) for mark in SPECIAL_TOKENS]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer), known
 
 
@@ -80,7 +82,7 @@ def write_random_adapter(model: MiniCPMV, folder: Path) -> None:
             rows, columns = module.weight.shape
             weights[f"{name}.lora_A.weight"] = 0.01 * torch.randn(LORA_RANK, columns)
             weights[f"{name}.lora_B.weight"] = 0.01 * torch.randn(rows, LORA_RANK)
-    named = {PREFIX + name: value.cpu().contiguous() for name, value in weights.items()}
+    named = {PEFT_PREFIX + name: value.cpu().contiguous() for name, value in weights.items()}
     save_file(named, folder / WEIGHTS_FILE)
     layers = rf"llm\..*layers\.\d+\.self_attn\.({'|'.join(ATTENTION)})"
     LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=layers).save_pretrained(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
 from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.resolve import checkpoint_named
@@ -208,7 +208,7 @@ class Assessor:
         rows = [(index, aspect) for index, request in requests.items() for aspect in _aspects(request)]
         results: dict[int, dict[Aspect, AspectResult]] = {index: {} for index in requests}
         for output in self.backbone.describe(list(requests.values())) if requests else ():
-            if isinstance(output, Spoken):
+            if isinstance(output, Generation):
                 index, aspect = rows[output.row]
                 results[index][aspect] = self._result(aspect, output)
         seconds = (time.perf_counter() - started) / max(len(requests), 1)
@@ -224,7 +224,7 @@ class Assessor:
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in self._choose(aspects, prompt))
         return Request(open_image(image), conversations)
 
-    def _result(self, aspect: Aspect, output: Spoken) -> AspectResult:
+    def _result(self, aspect: Aspect, output: Generation) -> AspectResult:
         raw, scale = self.predictors[aspect].predict(output.hidden), self.card.scales[aspect]
         others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
         spread = stdev([raw, *others]) if others else None

@@ -30,7 +30,7 @@ from training.data.variants import Variant, all_variants, image_hash, own_varian
 from training.nano.align import DONE_FILE as ALIGNED_FILE
 from training.stages.describe import describe
 from training.stages.describe_remote import RemoteDescriptions, remote_identity
-from training.stages.encode import Telling, encode, given
+from training.stages.encode import EncodedConversation, encode, given
 from training.stages.finetune import DONE_FILE as FINETUNED_FILE
 from training.stages.fit_data import Target, targets
 from training.stages.hidden_cache import HiddenCache
@@ -236,11 +236,11 @@ class RunFolder:
         return HiddenCache(self.folder / "hidden")
 
     @cached_property
-    def given(self) -> list[Telling]:
+    def given(self) -> list[EncodedConversation]:
         """The test samples' own descriptions as conversations."""
         return given([sample for sample in self.samples if sample.split == "test"])
 
-    def served_conversations(self, variants: Sequence[Variant]) -> list[Telling]:
+    def served_conversations(self, variants: Sequence[Variant]) -> list[EncodedConversation]:
         """Those of a server's model about some variants; none where the backbone generates them itself."""
         return [] if self.served is None else [*self.served.conversations(variants)]
 

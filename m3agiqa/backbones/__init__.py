@@ -1,4 +1,4 @@
-"""Local MLLMs, each as speaker and encoder; see `base.Backbone`."""
+"""Local multimodal language models that describe and encode images; see `base.Backbone`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
 
-BACKBONES = {"nano": NanoBackbone}
+BACKBONE_CLASSES = {"nano": NanoBackbone}
 
 
 def backbone_class(name: str) -> type[NanoBackbone]:
@@ -30,12 +30,12 @@ def backbone_class(name: str) -> type[NanoBackbone]:
         from m3agiqa.backbones.minicpm import MiniCPMBackbone
 
         return MiniCPMBackbone
-    if name not in BACKBONES:
+    if name not in BACKBONE_CLASSES:
         raise WeightsError(
-            f"There is no backbone {name!r} in this version; there are {', '.join(BACKBONES)}, minicpm "
-            "and hf:organisation/name."
+            f"There is no backbone {name!r} in this version; there are {', '.join(BACKBONE_CLASSES)}, "
+            "minicpm and hf:organisation/name."
         )
-    return BACKBONES[name]
+    return BACKBONE_CLASSES[name]
 
 
 def load_backbone(

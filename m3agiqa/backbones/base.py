@@ -1,4 +1,4 @@
-"""What every backbone can do: speak about an image, be read as its encoder, and be fine-tuned."""
+"""What every backbone can do: generate descriptions of an image, encode conversations, and be fine-tuned."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Delta:
-    """Some more text of one conversation's description."""
+    """The next piece of one conversation's description."""
 
     row: int
     text: str
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """A finished conversation: what was said, the rating word, and what the model held in mind.
+class Generation:
+    """A finished conversation: the description, the rating word, and the hidden states.
 
-    `hidden` [L, d] are the states over image, both questions and the description, i.e. all that stands
-    before the rating (paper, Table IV, "w/ ft, w/ ID"): what the output head sees, so that logits are
-    `head @ hidden`. A backbone may take the image's positions from an earlier layer.
+    `hidden` [L, d] are the last layer's states over image, both questions and the description, i.e. all
+    that comes before the rating (paper, Table IV, "w/ ft, w/ ID"), so that logits are `head @ hidden`. A
+    backbone may take the image's positions from an earlier layer.
     """
 
     row: int
@@ -49,11 +49,11 @@ class Spoken:
 
 
 class Backbone(Protocol):
-    """A local MLLM as speaker and encoder. Rows number the conversations of all requests in order."""
+    """A local multimodal language model. Rows number the conversations of all requests in order."""
 
     name: str
     revision: int
-    """Raised whenever the same weights would see, speak or be read differently; part of cache keys."""
+    """Raised whenever the same weights would compute something else; part of cache keys."""
     hidden_size: int
     vocab_size: int
 
@@ -64,15 +64,15 @@ class Backbone(Protocol):
 
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
-        """Speak all conversations (opened with round 1) at once; one Spoken per row comes last.
+    ) -> Iterator[Delta | Generation]:
+        """Generate descriptions in conversations that are opened with round 1; a Generation ends each row.
 
         `stop` is asked before every token; once it answers True, Stopped is raised.
         """
         ...
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
-        """Hidden states [L, d] of conversations whose descriptions are already given, row by row."""
+        """Hidden states [L, d] of conversations whose descriptions are given, row by row."""
         ...
 
 
@@ -82,18 +82,18 @@ class Part:
 
     module: nn.Module
     file: str
-    """Where checkpoints keep what it learned: a folder for an adapter, else a safetensors file."""
+    """Where checkpoints keep its trained weights: a folder for an adapter, else a safetensors file."""
     lora: str | None = None
     """Layers that LoRA goes into, as PEFT takes them: a pattern of names, or "all-linear". None: the part
     is trained whole."""
     base: str | None = None
     """Name of its published weights; None: there are none, so that it is saved even if it is not tuned."""
-    begun: Path | None = None
-    """Folder of an adapter that it begins with; a tuned part learns on from there."""
+    init_from: Path | None = None
+    """Folder of an adapter that training continues from."""
 
 
 class Answers(NamedTuple):
-    """All tokens that the assistant says in some conversations; no other token is a label."""
+    """All tokens of the assistant in some conversations; no other token is a label."""
 
     logits: Tensor
     """[N, vocab], each from the state before its token."""
@@ -107,8 +107,8 @@ class TrainableBackbone(Backbone, Protocol):
     """A backbone that can be fine-tuned (training.stages.finetune), on any device and sharded over many."""
 
     @classmethod
-    def for_training(cls, begun: Path | None) -> Self:
-        """Base weights, and what the folder `begun` (a stage's, or a checkpoint) has of its parts."""
+    def for_training(cls, init_from: Path | None) -> Self:
+        """Base weights, and what the folder `init_from` (a stage's, or a checkpoint) has of its parts."""
         ...
 
     @property
@@ -129,7 +129,7 @@ class TrainableBackbone(Backbone, Protocol):
         ...
 
     def enable_gradient_checkpointing(self) -> None:
-        """From now on `answers` computes activations anew in the backward pass: slower, in less memory."""
+        """From now on `answers` recomputes activations in the backward pass: slower, in less memory."""
         ...
 
 
@@ -138,12 +138,12 @@ class NotesBase(Protocol):
     """A backbone that may be made of any of many published models."""
 
     def note_base(self, folder: Path) -> None:
-        """Write BASE_FILE, so that what was trained can be put together with its model again."""
+        """Write BASE_FILE, so that trained weights can be combined with their base model again."""
         ...
 
     @classmethod
     def base_version(cls, folder: Path, fetch: bool = False) -> str:
-        """What tells the base weights that a folder's model is made of from any others (hub.version).
+        """Version of the base weights that a folder's model is made of (hub.version).
 
         Without `fetch` nothing is downloaded. Raises WeightsError where they are not on this machine.
         """

@@ -1,4 +1,4 @@
-"""Which model a backbone is made of, and where its files are."""
+"""The published model that a backbone is made of, and where its files are."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from m3agiqa.download.hub import commit, snapshot, version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
 
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no weights that need unpickling, no code
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""No weights that need unpickling, and no code."""
 
 
 @dataclass(frozen=True)
-class Source:
+class BaseModel:
     """A model on the Hugging Face Hub, or in a folder."""
 
     model: str
@@ -26,7 +27,7 @@ class Source:
     """Precision of the weights, such as "bfloat16"; None: that of the files."""
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str) -> BaseModel:
         """ "organisation/name", "organisation/name@revision" or a folder. Raises WeightsError."""
         model, _, revision = (text, "", "") if Path(text).expanduser().is_dir() else text.partition("@")
         if not model:
@@ -37,8 +38,8 @@ class Source:
         return cls(model, revision or None)
 
     @classmethod
-    def read(cls, folder: Path) -> Source | None:
-        """What a checkpoint was made of, if it says so. Raises WeightsError for a damaged file."""
+    def read(cls, folder: Path) -> BaseModel | None:
+        """The model that a checkpoint records, if any. Raises WeightsError for a damaged file."""
         path = folder / BASE_FILE
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
@@ -48,7 +49,7 @@ class Source:
             raise WeightsError(f"{path} does not name a model and its revision: {error}.") from error
 
     def write(self, folder: Path) -> None:
-        """Let a checkpoint say what it is made of."""
+        """Record it in a checkpoint's folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (folder / BASE_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -70,9 +71,9 @@ class Source:
                 f"There is no folder {self.model}, and a model on the Hugging Face Hub is called "
                 "organisation/name."
             )
-        return snapshot(self.model, FILES, progress, self.revision, fetch=fetch)
+        return snapshot(self.model, MODEL_FILES, progress, self.revision, fetch=fetch)
 
-    def pinned(self, folder: Path) -> Source:
+    def pinned(self, folder: Path) -> BaseModel:
         """With the commit that its files in a folder are of, so that it stays what it is."""
         if Path(self.model).expanduser().is_dir():
             return self

@@ -1,4 +1,4 @@
-"""Several conversations spoken at once, token by token, with one cache."""
+"""The decoding loop of all backbones: several descriptions at once, token by token, with one KV cache."""
 
 from __future__ import annotations
 
@@ -8,81 +8,85 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from m3agiqa.aspects import RATING_WORDS
-from m3agiqa.backbones.base import Delta, Spoken
-from m3agiqa.backbones.kv_cache import Reading, padded
+from m3agiqa.backbones.base import Delta, Generation
+from m3agiqa.backbones.kv_cache import DecoderState, padded
 from m3agiqa.errors import Stopped
 
-RATE_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
+MIN_ENDED_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
 SENTENCE_ENDS = (".", "!", "?")
 
 
-class Markup(Protocol):
-    """A model's chat, as far as speaking needs it."""
+class GenerationChat(Protocol):
+    """What generation needs of a model's chat format."""
 
     ends: set[int]
     """Tokens that end an answer."""
 
     @property
-    def words(self) -> list[int]:
-        """Tokens that the rating words begin with."""
+    def rating_tokens(self) -> list[int]:
+        """First tokens of the rating words."""
         ...
 
-    def text(self, ids: Sequence[int]) -> str: ...
+    def text(self, ids: Sequence[int]) -> str:
+        """Without space before it."""
+        ...
 
 
-class Speech:
-    """State of one batch of conversations while it is spoken.
+class GenerationBatch:
+    """A batch of conversations while their descriptions are generated.
 
-    Columns: beginnings | questions (left-padded) | descriptions | second questions (left-padded). A row that
-    has ended is masked out of the columns that the others still need, until it is parted from them to be
-    rated.
+    Columns: prefixes | questions (left-padded) | descriptions | second questions (left-padded). A row that
+    has ended is masked out of the columns that the others still need, until it is split off to be rated.
     """
 
     def __init__(
         self,
-        reading: Reading,
+        state: DecoderState,
         head: Callable[[Tensor], Tensor],
-        chat: Markup,
-        questions: Sequence[Sequence[int]],
+        chat: GenerationChat,
         closings: Sequence[Sequence[int]],
         *,
-        header: Sequence[int] = (),
         limit: int,
-        forgets: bool = True,
+        header: int = 0,
+        can_drop: bool = True,
         first: int = 0,
+        processor: LogitsProcessor | None = None,
+        rating_head: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """One row each for `reading` (beginnings), tokens of `questions`, and of `closings`, which end the
-        description and ask for the rating.
+        """`state` ends where the descriptions begin. `head`: hidden states [rows, d] -> logits [rows, vocab].
 
-        `header` follows both, and the states of the second one are not handed out. `limit`: tokens of the
-        longest description. `forgets`: whether the model can take back what it said. `first`: the number of
-        the first row.
+        closings: tokens that end each description and ask for the rating. limit: tokens of the longest
+        description. header: number of tokens at the end of a closing whose states are not handed out.
+        can_drop: whether the model can take back tokens. first: number of the first row. processor: applied
+        to a row's logits. rating_head: hidden states -> logits [rows, ratings]; without it `head` gives them.
         """
-        self.reading, self.head, self.chat = reading, head, chat
-        self.closings = [[*closing, *header] for closing in closings]
-        self.header, self.limit, self.forgets = len(header), limit, forgets
-        self.rows = list(range(first, first + len(questions)))
-        self.said: list[list[int]] = [[] for _ in questions]
-        self.text = ["" for _ in questions]
-        self.done = [False for _ in questions]
+        self.state, self.head, self.chat, self.processor = state, head, chat, processor
+        self.rating_head = rating_head or (lambda states: head(states)[:, chat.rating_tokens])
+        self.closings = list(closings)
+        self.header, self.limit, self.can_drop = header, limit, can_drop
+        self.rows = list(range(first, first + len(closings)))
+        self.generated: list[list[int]] = [[] for _ in closings]
+        self.text = ["" for _ in closings]
+        self.done = [False for _ in closings]
         self.steps = 0
-        reading.read(*padded([[*question, *header] for question in questions], left=True))
 
-    def part(self, indices: list[int]) -> Speech:
-        """Some of the rows as a speech of their own."""
+    def select(self, indices: list[int]) -> GenerationBatch:
+        """Some of the rows as a batch of their own."""
         if len(indices) == len(self.rows):
             return self
-        part = copy.copy(self)
-        for name in ("rows", "closings", "said", "text", "done"):
-            setattr(part, name, [getattr(self, name)[i] for i in indices])
-        part.reading = self.reading.pick(torch.tensor(indices, dtype=torch.long, device=self._device))
-        return part
+        other = copy.copy(self)
+        for name in ("rows", "closings", "generated", "text", "done"):
+            setattr(other, name, [getattr(self, name)[i] for i in indices])
+        device = self.state.mask.device
+        other.state = self.state.select(torch.tensor(indices, dtype=torch.long, device=device))
+        return other
 
     def step(self) -> Iterator[Delta]:
-        """One more token for every row that is still speaking."""
-        tokens = self.head(self.reading.last).argmax(-1)
+        """One more token for every row that has not ended."""
+        tokens = self._logits().argmax(-1)
         self.steps += 1
         for i, token in enumerate(tokens.tolist()):
             if self.done[i]:
@@ -90,54 +94,60 @@ class Speech:
             if token in self.chat.ends:
                 self.done[i] = True
                 continue
-            self.said[i].append(token)
-            text = self.chat.text(self.said[i]).lstrip()
+            self.generated[i].append(token)
+            text = self.chat.text(self.generated[i])
             if not text.endswith("\ufffd") and len(text) > len(self.text[i]):
                 yield Delta(self.rows[i], text[len(self.text[i]) :])
                 self.text[i] = text
         if all(self.done):
             return
-        self.reading.read(tokens[:, None], torch.tensor([[int(not done)] for done in self.done]))
+        self.state.append(tokens[:, None], torch.tensor([[int(not done)] for done in self.done]))
         if self.steps == self.limit:
             self._cut()
 
-    def rate(self) -> Iterator[Spoken]:
+    def rate(self) -> Iterator[Generation]:
         """Ask all rows for their rating word."""
-        self.reading.read(*padded(self.closings, left=True))
-        words = self.head(self.reading.last)[:, self.chat.words].argmax(-1)
-        for i, (word, states) in enumerate(zip(words.tolist(), self.reading.states(), strict=True)):
+        self.state.append(*padded(self.closings, left=True))
+        words = self.rating_head(self.state.last).argmax(-1)
+        for i, (word, states) in enumerate(zip(words.tolist(), self.state.states(), strict=True)):
             hidden = states[: len(states) - self.header].cpu()
-            yield Spoken(self.rows[i], self.chat.text(self.said[i]).strip(), RATING_WORDS[word], hidden)
+            description = self.chat.text(self.generated[i]).strip()
+            yield Generation(self.rows[i], description, RATING_WORDS[word], hidden)
+
+    def _logits(self) -> Tensor:
+        logits = self.head(self.state.last)
+        if self.processor:
+            for i, ids in enumerate(self.generated):
+                if not self.done[i]:
+                    so_far = torch.tensor([ids], dtype=torch.long, device=logits.device)
+                    logits[i] = self.processor(so_far, logits[i : i + 1])[0]
+        return logits
 
     def _cut(self) -> None:
-        """End rows that ran out of tokens at their last whole sentence; forget what came after it."""
+        """End rows that ran out of tokens at their last whole sentence; drop what came after it."""
         for i, done in enumerate(self.done):
             if done:
                 continue
             self.done[i] = True
-            said = self.said[i]
-            ends = [k for k in range(1, len(said) + 1) if self.chat.text(said[:k])[-1:] in SENTENCE_ENDS]
-            keep = ends[-1] if ends and self.forgets else len(said)
-            self.said[i] = said[:keep]
-            self.reading.forget(i, len(said) - keep)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.reading.mask.device
+            ids = self.generated[i]
+            ends = [k for k in range(1, len(ids) + 1) if self.chat.text(ids[:k])[-1:] in SENTENCE_ENDS]
+            keep = ends[-1] if ends and self.can_drop else len(ids)
+            self.generated[i] = ids[:keep]
+            self.state.drop_last(i, len(ids) - keep)
 
 
-def speak(speech: Speech, stop: Callable[[], bool]) -> Iterator[Delta | Spoken]:
+def generate(batch: GenerationBatch, stop: Callable[[], bool]) -> Iterator[Delta | Generation]:
     """All of it. Rows that have ended are rated as soon as it pays, and their part of the cache is freed.
 
     Raises Stopped once `stop`, asked before every token, answers True.
     """
-    while speech.rows:
+    while batch.rows:
         if stop():
             raise Stopped("Stopped on request.")
-        yield from speech.step()
-        ended = [i for i, done in enumerate(speech.done) if done]
+        yield from batch.step()
+        ended = [i for i, done in enumerate(batch.done) if done]
         # Not one by one in a large batch, where a few ended rows cost less than another forward.
-        if len(ended) >= RATE_SHARE * len(speech.rows):
-            speaking = [i for i, done in enumerate(speech.done) if not done]
-            yield from speech.part(ended).rate()
-            speech = speech.part(speaking)
+        if len(ended) >= MIN_ENDED_SHARE * len(batch.rows):
+            others = [i for i, done in enumerate(batch.done) if not done]
+            yield from batch.select(ended).rate()
+            batch = batch.select(others)

@@ -11,19 +11,19 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
 from m3agiqa.errors import InputError
 
-M = TypeVar("M", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def sharing_copy(module: M) -> M:
-    """A copy with tensors shared: layers can be put into it that the original will not have."""
-    return copy.deepcopy(module, {id(held): held for held in _held(module)})
+def sharing_copy(module: ModuleT) -> ModuleT:
+    """A copy that shares all tensors, so that layers (LoRA) can be added to it and not to the original."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in _shared_objects(module)})
 
 
-def _held(module: nn.Module) -> Iterator[object]:
-    """Tensors, and what bitsandbytes and accelerate keep of them elsewhere."""
+def _shared_objects(module: nn.Module) -> Iterator[object]:
+    """Tensors, and what bitsandbytes (seen in 0.50) and accelerate (1.15) keep in private attributes."""
     yield from chain(module.parameters(), module.buffers())
     for layer in module.modules():
         own = vars(layer)
@@ -36,9 +36,9 @@ def _held(module: nn.Module) -> Iterator[object]:
 
 
 class PerAspect:
-    """Each conversation is held by the backbone of its aspect; implements `base.Backbone`.
+    """Each conversation goes to the backbone of its aspect; implements `base.Backbone`.
 
-    Nothing is switched at run time, so that several threads may speak at once.
+    Nothing is switched at run time, so that several threads may use it at once.
     """
 
     def __init__(self, backbones: dict[Aspect, Backbone]) -> None:
@@ -54,11 +54,11 @@ class PerAspect:
 
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
+    ) -> Iterator[Delta | Generation]:
         """Aspect after aspect: their adapters differ, so that a common batch would not be faster."""
         for backbone, own, rows in self._split(requests):
-            for said in backbone.describe(own, stop):
-                yield replace(said, row=rows[said.row])
+            for event in backbone.describe(own, stop):
+                yield replace(event, row=rows[event.row])
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         states: dict[int, Tensor] = {}
@@ -67,7 +67,7 @@ class PerAspect:
         return [states[row] for row in sorted(states)]
 
     def _split(self, requests: Sequence[Request]) -> list[tuple[Backbone, list[Request], list[int]]]:
-        """For each aspect that is talked about: its backbone, its part of the requests, its rows."""
+        """For each aspect in the requests: its backbone, its part of the requests, its rows."""
         aspects = [c.aspect for request in requests for c in request.conversations]
         missing = [str(aspect or "captions") for aspect in aspects if aspect not in self.backbones]
         if missing:

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without the library's own progress bars and warnings; ours are shown instead."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

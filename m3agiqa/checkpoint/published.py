@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.minicpm.base_weights import BASE, base_folder, base_version
+from m3agiqa.backbones.minicpm.base_weights import BASE_MODEL, base_folder, base_version
 from m3agiqa.backbones.minicpm.head import head_blocks
 from m3agiqa.backbones.minicpm.loading import check_room, check_transformers
-from m3agiqa.backbones.minicpm.made_of import MadeOf, PublishedAdapter
+from m3agiqa.backbones.minicpm.made_of import CheckpointBase, PublishedAdapter
 from m3agiqa.backbones.minicpm.memory import Work
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint.card import Card, save_predictor, write_card
@@ -69,7 +69,7 @@ class PublishedModel:
     @property
     def repositories(self) -> list[str]:
         """All that it comes from; the base is the largest by far, and last."""
-        return [self.predictors, *(aspect.adapter for aspect in self.aspects.values()), BASE]
+        return [self.predictors, *(aspect.adapter for aspect in self.aspects.values()), BASE_MODEL]
 
     @property
     def learned_from(self) -> str:
@@ -142,7 +142,7 @@ def assembled(
     target = home() / "published" / f"{model.name}-{key}"
     if is_intact(target):
         return target
-    check_room(commit(versions[BASE]), placement, Work(adapters=len(model.aspects)))
+    check_room(commit(versions[BASE_MODEL]), placement, Work(adapters=len(model.aspects)))
     predictors = dict(_predictors(model, versions, progress or (lambda message, done: None)))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def assembled(
                 aspect: PublishedAdapter(each.adapter, versions[each.adapter], each.max_slice_nums)
                 for aspect, each in model.aspects.items()
             }
-            MadeOf(version=versions[BASE], adapters=adapters).write(folder)
+            CheckpointBase(version=versions[BASE_MODEL], adapters=adapters).write(folder)
             (folder / SOURCES_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             write_card(_card(model, f"{model.version}+{key}", predictors), folder)
     except (OSError, SafetensorError) as error:
@@ -165,7 +165,7 @@ def assembled(
 
 
 def _version(repository: str, revision: str | None) -> str:
-    return base_version(revision) if repository == BASE else version_of(repository, revision)
+    return base_version(revision) if repository == BASE_MODEL else version_of(repository, revision)
 
 
 def _predictors(
@@ -174,7 +174,7 @@ def _predictors(
     """Each aspect's predictor, fused to read hidden states."""
     files = [aspect.predictor for aspect in model.aspects.values()]
     published = snapshot(model.predictors, files, progress, commit(versions[model.predictors]))
-    base = base_folder(progress, commit(versions[BASE]))
+    base = base_folder(progress, commit(versions[BASE_MODEL]))
     for aspect, each in model.aspects.items():
         file = published / each.predictor
         if not file.is_file():
@@ -188,7 +188,7 @@ def _predictors(
         try:
             yield aspect, predictor.fuse(head)
         except ValueError as error:
-            raise WeightsError(f"{file} does not fit {BASE}: {error}.") from error
+            raise WeightsError(f"{file} does not fit {BASE_MODEL}: {error}.") from error
 
 
 def _reported(blocks: Iterator[tuple[Tensor, float]], message: str, progress: Progress) -> Iterator[Tensor]:

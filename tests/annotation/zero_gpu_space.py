@@ -99,7 +99,7 @@ from annotation.ui.model_service import (  # noqa: E402
 )
 from m3agiqa import Aspect, Assessor, DescriptionDelta, M3AgiqaError, MosScale, Rating  # noqa: E402
 from m3agiqa.assessor import Event  # noqa: E402
-from m3agiqa.backbones.base import Delta, Request, Spoken  # noqa: E402
+from m3agiqa.backbones.base import Delta, Generation, Request  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as minicpm  # noqa: E402
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE  # noqa: E402
 from m3agiqa.checkpoint.card import Card, save_predictor, write_card  # noqa: E402
@@ -122,7 +122,7 @@ class ScriptedBackbone:
 
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
+    ) -> Iterator[Delta | Generation]:
         told = (WORK / "told").read_text()
         yield Delta(0, f"{os.getpid()}")
         if told == "fail":
@@ -138,7 +138,7 @@ class ScriptedBackbone:
         except GeneratorExit:
             (WORK / "closed").touch()
             raise
-        yield Spoken(0, f"{os.getpid()}", Rating.GOOD, torch.zeros(2, 4))
+        yield Generation(0, f"{os.getpid()}", Rating.GOOD, torch.zeros(2, 4))
 
 
 class FixedPredictor:

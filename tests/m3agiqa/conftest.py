@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from m3agiqa import Aspect, Assessor, MosScale, Rating
-from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.checkpoint.card import Card
 
 WORDS = "It has a calm, even light, and the ball is round."
@@ -33,12 +33,12 @@ class ScriptedBackbone:
 
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
+    ) -> Iterator[Delta | Generation]:
         self.seen += [request.image for request in requests]
         rows = range(sum(len(request.conversations) for request in requests))
         for word in WORDS.split(" "):
             yield from (Delta(row, word + " ") for row in rows)
-        yield from (Spoken(row, WORDS, Rating.FAIR, torch.zeros(3, self.hidden_size)) for row in rows)
+        yield from (Generation(row, WORDS, Rating.FAIR, torch.zeros(3, self.hidden_size)) for row in rows)
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from m3agiqa.backbones.nano.nss_features import APPEARANCE, BRISQUE, SIDE, appearance, canonical
+from m3agiqa.backbones.nano.nss_features import CANONICAL_SIDE, N_APPEARANCE, N_BRISQUE, appearance, canonical
 from m3agiqa.backbones.nano.quality_regressor import Brisque
 
 
@@ -41,13 +41,13 @@ def noisy(image: Image.Image) -> Image.Image:
 def test_every_image_has_finite_statistics(size: tuple[int, int], kind: str) -> None:
     image = Image.effect_noise(size, 80).convert("RGB") if kind == "noise" else Image.new("RGB", size, kind)
     found = appearance(image)
-    assert found.shape == (APPEARANCE,) and np.isfinite(found).all()
+    assert found.shape == (N_APPEARANCE,) and np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("size", [(448, 448), (1024, 1024), (300, 200), (2000, 500)])
 def test_all_images_are_compared_at_one_scale(size: tuple[int, int]) -> None:
     shown = canonical(Image.new("RGB", size))
-    assert shown.width * shown.height == pytest.approx(SIDE**2, rel=0.01)
+    assert shown.width * shown.height == pytest.approx(CANONICAL_SIDE**2, rel=0.01)
     assert shown.width / shown.height == pytest.approx(size[0] / size[1], rel=0.02)
 
 
@@ -67,7 +67,7 @@ def test_the_published_metric_likes_damaged_pictures_less(
     for seed in range(2):
         image = scene(seed)
         found = torch.tensor(np.stack([appearance(image), appearance(damage(image))]))
-        before, after = metric(found[:, :BRISQUE]).flatten().tolist()
+        before, after = metric(found[:, :N_BRISQUE]).flatten().tolist()
         assert after < before
 
 

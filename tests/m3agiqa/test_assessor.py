@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from m3agiqa import Aspect, AspectResult, Assessment, Assessor, DescriptionDelta, InputError, Rating, Stopped
 from m3agiqa.assessor import Event, clean_prompt
-from m3agiqa.backbones.base import Request, Spoken
+from m3agiqa.backbones.base import Generation, Request
 from m3agiqa.backbones.nano.language_model import load_language_model
 from m3agiqa.conversation import Conversation
 
@@ -161,7 +161,7 @@ def test_what_was_too_much_at_once_is_given_up_before_the_next_is_judged(
     held: list[weakref.ref[torch.Tensor]] = []
     describe = scripted.backbone.describe
 
-    def greedy(requests: list[Request], *options: object) -> Iterator[Spoken]:
+    def greedy(requests: list[Request], *options: object) -> Iterator[Generation]:
         assert not any(tensor() is not None for tensor in held)
         computed = torch.zeros(len(requests))
         held.append(weakref.ref(computed))
@@ -210,7 +210,7 @@ def test_hidden_states_of_speaking_and_reading_agree(exact: Assessor, picture: I
         for prompt in ("a red ball", "a much longer prompt about a green hill under a blue sky at noon")
     ]
     requests = [Request(image, rows) for image, rows in zip(pictures, opened, strict=True)]
-    finished = [said for said in exact.backbone.describe(requests) if isinstance(said, Spoken)]
+    finished = [said for said in exact.backbone.describe(requests) if isinstance(said, Generation)]
     spoken = sorted(finished, key=lambda said: said.row)
     assert [said.row for said in spoken] == [0, 1, 2, 3]
     texts = iter(said.description for said in spoken)

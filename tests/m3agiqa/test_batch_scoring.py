@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from waiting import wait_until
 
 from m3agiqa import Aspect, Assessor, InputError
-from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.batch_scoring import RESULT_COLUMNS, ScoreFile, read_rows, score
 
 
@@ -103,7 +103,7 @@ def test_unforeseen_error_of_one_row(
     (pictures / "a.txt").write_text("a red ball")
     describe = scripted.backbone.describe
 
-    def fails_for_the_first(requests: Sequence[Request], *stop: object) -> Iterator[Delta | Spoken]:
+    def fails_for_the_first(requests: Sequence[Request], *stop: object) -> Iterator[Delta | Generation]:
         if requests[0].conversations[0].prompt == "a red ball":
             raise RuntimeError("tensor too odd")
         yield from describe(requests, *stop)

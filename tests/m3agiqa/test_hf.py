@@ -22,8 +22,8 @@ from transformers.utils import is_torchvision_available
 
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.backbones.base import Delta, Request, Spoken
-from m3agiqa.backbones.base_model import Source
+from m3agiqa.backbones.base import Delta, Generation, Request
+from m3agiqa.backbones.base_model import BaseModel
 from m3agiqa.backbones.hf import HfBackbone
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped, WeightsError
@@ -74,7 +74,7 @@ def requests(picture: Image.Image) -> list[Request]:
     return [Request(picture, opened), Request(turned, opened[:1])]
 
 
-def told(asked: list[Request], said: list[Spoken]) -> list[Request]:
+def told(asked: list[Request], said: list[Generation]) -> list[Request]:
     texts = iter(spoken.description for spoken in said)
     return [
         Request(request.image, tuple(c.describe(next(texts)) for c in request.conversations))
@@ -86,8 +86,8 @@ def apart(asked: list[Request]) -> list[Request]:
     return [Request(request.image, (c,)) for request in asked for c in request.conversations]
 
 
-def spoken(backbone: HfBackbone, asked: list[Request]) -> list[Spoken]:
-    said = [each for each in backbone.describe(asked) if isinstance(each, Spoken)]
+def spoken(backbone: HfBackbone, asked: list[Request]) -> list[Generation]:
+    said = [each for each in backbone.describe(asked) if isinstance(each, Generation)]
     return sorted(said, key=lambda each: each.row)
 
 
@@ -324,14 +324,14 @@ def test_checkpointed_gradients_are_the_same(folder: Path, picture: Image.Image)
 
 
 def test_names() -> None:
-    assert Source.parse("org/name") == Source("org/name")
-    assert Source.parse("org/name@v1.0") == Source("org/name", "v1.0")
-    assert str(Source("org/name", "v1.0")) == "org/name@v1.0"
+    assert BaseModel.parse("org/name") == BaseModel("org/name")
+    assert BaseModel.parse("org/name@v1.0") == BaseModel("org/name", "v1.0")
+    assert str(BaseModel("org/name", "v1.0")) == "org/name@v1.0"
     commit = 10 * "0a1b"
-    assert Source("org/name").pinned(Path("snapshots", commit)) == Source("org/name", commit)
+    assert BaseModel("org/name").pinned(Path("snapshots", commit)) == BaseModel("org/name", commit)
     assert backbone_class("hf:org/name").revision == HfBackbone.revision
     with pytest.raises(WeightsError, match="Name the model"):
-        Source.parse("@v1.0")
+        BaseModel.parse("@v1.0")
 
 
 def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,6 +438,6 @@ def test_folders_of_older_versions(folder: Path, tmp_path: Path, backbone: HfBac
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"])
 def test_the_precision_of_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    Source(str(folder), dtype="bfloat16").write(tmp_path)
+    BaseModel(str(folder), dtype="bfloat16").write(tmp_path)
     assert load_backbone("hf", tmp_path).head.dtype == torch.bfloat16
     assert load_backbone(f"hf:{folder}", NOWHERE).head.dtype == torch.float32

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 
 from m3agiqa import Aspect
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Request, Spoken
+from m3agiqa.backbones.base import Generation, Request
 from m3agiqa.backbones.device_map import layers_of, outside, spread
 from m3agiqa.backbones.hf import HfBackbone
 from m3agiqa.backbones.hf.backbone import ADAPTER_FOLDER
@@ -52,8 +52,8 @@ def loaded(folder: Path, bits: Quantization | None = None, checkpoint: Path = NO
     return load_backbone(f"hf:{folder}", checkpoint, placement=Placement("cpu", bits))
 
 
-def spoken(backbone: HfBackbone, asked: list[Request]) -> list[Spoken]:
-    said = [each for each in backbone.describe(asked) if isinstance(each, Spoken)]
+def spoken(backbone: HfBackbone, asked: list[Request]) -> list[Generation]:
+    said = [each for each in backbone.describe(asked) if isinstance(each, Generation)]
     return sorted(said, key=lambda each: each.row)
 
 

@@ -15,12 +15,20 @@ from test_nano import opened, tiny_nano, whole
 from torch import Tensor
 
 from m3agiqa import Aspect
-from m3agiqa.backbones.base import Request, Spoken
-from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
-from m3agiqa.backbones.nano.colors import COLOURS, colours, colours_named
-from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS
+from m3agiqa.backbones.base import Generation, Request
+from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano.colors import COLOUR_NAMES, colours, named_colours
+from m3agiqa.backbones.nano.connector import GRID_TOKENS, VISUAL_TOKENS
 from m3agiqa.backbones.nano.efficientnet_lite import views
-from m3agiqa.backbones.nano.prompt_alignment import HEAD, LIMIT, Matcher, Matchers, turned, unfitted, verdict
+from m3agiqa.backbones.nano.prompt_alignment import (
+    HEAD_CHANNELS,
+    MAX_MATCH,
+    PromptAligner,
+    PromptAligners,
+    correspondence_logit,
+    rotate,
+    unfitted_weights,
+)
 from m3agiqa.backbones.nano.text import content_words, foreign_words
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
@@ -43,14 +51,14 @@ def test_words_are_in_base_form(text: str, words: list[str]) -> None:
     assert content_words(text, WORDS) == words
 
 
-@pytest.mark.parametrize("name", COLOURS)
+@pytest.mark.parametrize("name", COLOUR_NAMES)
 def test_a_colour_is_seen_where_it_is(name: str) -> None:
     shown = {"grey": "#808080", "green": "#00a000", "brown": "#7a4a1e"}.get(name, name)
     image = Image.new("RGB", (96, 96), "white" if name == "black" else "black")
     plain = pixels_of(image)
     image.paste(shown, (10, 10, 50, 50))
     more = (colours(pixels_of(image)) - colours(plain))[0]
-    assert COLOURS[more.argmax()] == name
+    assert COLOUR_NAMES[more.argmax()] == name
     assert more.isfinite().all()
 
 
@@ -59,11 +67,11 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 
 def test_colours_have_several_names() -> None:
-    assert colours_named("A Gray cat and a golden, gray dog") == [
-        COLOURS.index("yellow"),
-        COLOURS.index("grey"),
+    assert named_colours("A Gray cat and a golden, gray dog") == [
+        COLOUR_NAMES.index("yellow"),
+        COLOUR_NAMES.index("grey"),
     ]
-    assert colours_named("a redwood") == []
+    assert named_colours("a redwood") == []
 
 
 def made_up(states: int, seed: int = 0) -> dict[str, Tensor]:
@@ -74,31 +82,31 @@ def made_up(states: int, seed: int = 0) -> dict[str, Tensor]:
         return torch.randn(*shape, generator=generator)
 
     return {
-        **unfitted(states),
+        **unfitted_weights(states),
         "letters": torch.tensor(list("\n".join(WORDS).encode()), dtype=torch.uint8),
         "rarity": torch.tensor(list(WORDS.values())),
         "state_map": noise(states, 6),
         "text_map": noise(6, 5),
         "text_centre": torch.zeros(5),
-        "image_maps": noise(2, HEAD, 5),
+        "image_maps": noise(2, HEAD_CHANNELS, 5),
         "image_centres": noise(2, 5),
-        "references": noise(4, PLACE_TOKENS, 5),
+        "references": noise(4, GRID_TOKENS, 5),
     }
 
 
 @pytest.fixture
 def nano() -> NanoBackbone:
-    return with_matchers(0, 1)
+    return with_prompt_aligners(0, 1)
 
 
-def with_matchers(*seeds: int) -> NanoBackbone:
+def with_prompt_aligners(*seeds: int) -> NanoBackbone:
     nano = tiny_nano()
-    nano.matchers = Matchers([Matcher(made_up(nano.hidden_size, seed)) for seed in seeds])
+    nano.prompt_aligners = PromptAligners([PromptAligner(made_up(nano.hidden_size, seed)) for seed in seeds])
     return nano
 
 
 def match(nano: NanoBackbone, prompt: str, *images: Image.Image) -> Tensor:
-    return nano.matchers.match(nano.look(views(images)).sights, prompt, nano.meanings)
+    return nano.prompt_aligners.match(nano.encode_images(views(images)).aligned, prompt, nano.word_states)
 
 
 def test_prompts_match_differently_and_each_image_for_itself(
@@ -127,26 +135,26 @@ def test_what_is_not_understood_matches_as_is_usual(
 @given(st.text(max_size=60))
 def test_any_text_can_be_matched(text: str) -> None:
     nano = ALWAYS
-    found = nano.matchers.match(SIGHTS, f"a dog and {text}", nano.meanings)
-    assert found.isfinite().all() and found.abs().max() <= LIMIT
+    found = nano.prompt_aligners.match(SIGHTS, f"a dog and {text}", nano.word_states)
+    assert found.isfinite().all() and found.abs().max() <= MAX_MATCH
 
 
-ALWAYS = with_matchers(0, 1)
+ALWAYS = with_prompt_aligners(0, 1)
 with torch.inference_mode():
-    SIGHTS = ALWAYS.look(views([Image.new("RGB", (64, 64), "teal")])).sights
+    SIGHTS = ALWAYS.encode_images(views([Image.new("RGB", (64, 64), "teal")])).aligned
 
 
 def test_a_word_that_stands_in_every_text_tells_nothing(picture: Image.Image) -> None:
     nano = tiny_nano()
     weights = made_up(nano.hidden_size)
     weights["rarity"][0] = 0.0
-    nano.matchers = Matchers([Matcher(weights)])
+    nano.prompt_aligners = PromptAligners([PromptAligner(weights)])
     assert match(nano, "a dog", picture).isfinite().all()
 
 
 def test_a_word_means_the_same_whatever_is_read_with_it(nano: NanoBackbone) -> None:
-    alone = nano.meanings.states(["ball"])[0]
-    among = tiny_nano().meanings.states(["dog", "ball", "a much longer one"])[1]
+    alone = nano.word_states.states(["ball"])[0]
+    among = tiny_nano().word_states.states(["dog", "ball", "a much longer one"])[1]
     assert torch.allclose(alone, among, atol=1e-5)
 
 
@@ -160,12 +168,14 @@ def test_words_in_other_letters_are_counted(text: str, count: int) -> None:
 
 def test_a_verdict_leans_on_looks_and_turns_a_token_from_worst_to_best() -> None:
     usual = torch.zeros(2)
-    assert verdict(torch.tensor(1.0), usual) > verdict(torch.tensor(-1.0), usual)
-    assert verdict(torch.tensor(1.0), usual + 1) > verdict(torch.tensor(1.0), usual - 1)
+    assert correspondence_logit(torch.tensor(1.0), usual) > correspondence_logit(torch.tensor(-1.0), usual)
+    assert correspondence_logit(torch.tensor(1.0), usual + 1) > correspondence_logit(
+        torch.tensor(1.0), usual - 1
+    )
     worst, best = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    likeness = [torch.dot(turned(worst, best, torch.tensor(v)), best).item() for v in (-2.0, 0.0, 2.0)]
+    likeness = [torch.dot(rotate(worst, best, torch.tensor(v)), best).item() for v in (-2.0, 0.0, 2.0)]
     assert likeness == sorted(likeness)
-    assert math.isclose(turned(worst, best, torch.tensor(1.3)).norm().item(), 1, rel_tol=1e-5)
+    assert math.isclose(rotate(worst, best, torch.tensor(1.3)).norm().item(), 1, rel_tol=1e-5)
 
 
 @torch.inference_mode()
@@ -174,7 +184,7 @@ def test_only_conversations_about_the_prompt_hear_of_the_match(
 ) -> None:
     request = Request(picture, whole(Aspect.QUALITY, Aspect.CORRESPONDENCE))
     quality, correspondence = nano.encode([request])
-    nano.matchers = with_matchers(2, 3).matchers
+    nano.prompt_aligners = with_prompt_aligners(2, 3).prompt_aligners
     same, other = nano.encode([request])
     assert torch.equal(quality, same)
     header = len(nano.chat.before_image)
@@ -191,7 +201,7 @@ def test_what_is_spoken_and_what_is_read_are_the_same(
 ) -> None:
     monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 6)
     asked = (*opened(Aspect.QUALITY, Aspect.CORRESPONDENCE), Conversation.open(Aspect.CORRESPONDENCE, "dogs"))
-    spoken = [said for said in nano.describe([Request(picture, asked)]) if isinstance(said, Spoken)]
+    spoken = [said for said in nano.describe([Request(picture, asked)]) if isinstance(said, Generation)]
     assert len(spoken) == 3
     for said in spoken:
         (states,) = nano.encode([Request(picture, (asked[said.row].describe(said.description),))])
@@ -205,7 +215,7 @@ def test_a_folder_keeps_the_matcher(
     monkeypatch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
     save_file(nano.connector.state_dict(), tmp_path / CONNECTOR_FILE)
     without = NanoBackbone.load(tmp_path)
-    save_file(nano.parts["matchers"].module.state_dict(), tmp_path / MATCHERS_FILE)
+    save_file(nano.parts["matchers"].module.state_dict(), tmp_path / PROMPT_ALIGNERS_FILE)
     loaded, begun = NanoBackbone.load(tmp_path), NanoBackbone.for_training(tmp_path)
     expected = match(nano, "a red ball", picture)
     assert expected != 0 and match(without, "a red ball", picture) == 0

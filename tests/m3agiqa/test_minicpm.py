@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from m3agiqa import Aspect, Rating
-from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.backbones.minicpm import backbone as backbone_module
-from m3agiqa.backbones.minicpm.adapters import adapted
+from m3agiqa.backbones.minicpm.adapters import with_adapter
 from m3agiqa.backbones.minicpm.backbone import (
     LANGUAGE_ADAPTER_FOLDER,
     PUBLISHED_ADAPTER_FOLDER,
@@ -72,8 +72,8 @@ def whole(*aspects: Aspect) -> tuple[Conversation, ...]:
     return tuple(c.describe(f"About its {c.aspect}.").rate(Rating.GOOD) for c in opened(*aspects))
 
 
-def spoken(backbone: MiniCPMBackbone | PerAspect, *requests: Request) -> list[Spoken]:
-    said = [event for event in backbone.describe(requests) if isinstance(event, Spoken)]
+def spoken(backbone: MiniCPMBackbone | PerAspect, *requests: Request) -> list[Generation]:
+    said = [event for event in backbone.describe(requests) if isinstance(event, Generation)]
     return sorted(said, key=lambda each: each.row)
 
 
@@ -89,7 +89,7 @@ def test_what_is_streamed_is_what_was_spoken(
 ) -> None:
     requests = [Request(wide, opened(*Aspect)), Request(picture, opened(Aspect.QUALITY))]
     events = list(minicpm.describe(requests))
-    ends = {event.row: event for event in events if isinstance(event, Spoken)}
+    ends = {event.row: event for event in events if isinstance(event, Generation)}
     assert sorted(ends) == [0, 1, 2, 3]
     assert len({end.description for end in ends.values()}) > 1
     for row, end in ends.items():
@@ -107,9 +107,9 @@ def test_a_batch_is_the_same_as_one_by_one(
         for request in requests
         for conversation in request.conversations
     ]
-    monkeypatch.setattr(backbone_module, "SPOKEN_AT_ONCE", 3)
+    monkeypatch.setattr(backbone_module, "GENERATION_BATCH_SIZE", 3)
     in_groups = spoken(minicpm, *requests)
-    monkeypatch.setattr(backbone_module, "SPOKEN_AT_ONCE", 24)
+    monkeypatch.setattr(backbone_module, "GENERATION_BATCH_SIZE", 24)
     monkeypatch.setattr(backbone_module, "room", lambda device: 0)
     in_little_memory = spoken(minicpm, *requests)
     for others in (apart, in_groups, in_little_memory):
@@ -144,7 +144,7 @@ def test_states_are_what_the_head_sees_up_to_the_second_question(
         chat.begin + chat.image(slices.grid, 96) + chat.tokens(conversation, after_image=True).ids
     )
     assert len(states) == len(ids) and ids[-1] == chat.end
-    embedded = model.embed(ids, model.sight(slices), ids == chat.place)
+    embedded = model.embed(ids, model.vision_tower(slices), ids == chat.placeholder)
     logits = model.llm(inputs_embeds=embedded[None]).logits[0]
     torch.testing.assert_close(states @ minicpm.head.T, logits, atol=1e-4, rtol=0)
     assert minicpm.head.shape == (minicpm.vocab_size, minicpm.hidden_size)
@@ -156,7 +156,7 @@ def test_the_rating_is_the_likeliest_of_the_five_words(minicpm: MiniCPMBackbone,
     (states,) = minicpm.encode([Request(wide, (rated,))])
     before_the_word = states[-len("good") - 2]  # and its end
     logits = minicpm.head @ before_the_word
-    words = {rating: logits[minicpm.chat.say(rating)[0]] for rating in Rating}
+    words = {rating: logits[minicpm.chat.encode(rating)[0]] for rating in Rating}
     assert said.rating == max(words, key=words.get)
 
 
@@ -197,7 +197,9 @@ def test_a_cut_description_ends_with_a_sentence(wide: Image.Image) -> None:
 
 def test_text_alone_can_be_read(minicpm: MiniCPMBackbone) -> None:
     (states,) = minicpm.encode([Request(None, whole(Aspect.QUALITY))])
-    assert minicpm.chat.place not in minicpm.chat.tokens(whole(Aspect.QUALITY)[0], after_image=False).ids
+    assert (
+        minicpm.chat.placeholder not in minicpm.chat.tokens(whole(Aspect.QUALITY)[0], after_image=False).ids
+    )
     assert states.shape[1] == minicpm.hidden_size and states.isfinite().all()
 
 
@@ -230,14 +232,14 @@ def test_a_published_adapter_gives_the_model_that_was_trained(
 ) -> None:
     trained = published_adapter(tmp_path, 1, kind)
     base = tiny_model()
-    model = adapted(base, tmp_path)
+    model = with_adapter(base, tmp_path)
     slices = backbone_module.sliced(wide, SLICING)
     theirs = trained.base_model.model
     seen = theirs.resampler.modules_to_save["default"](
         theirs.vpm.modules_to_save["default"](slices.pixels), slices.sizes
     )
-    torch.testing.assert_close(model.sight(slices), seen)
-    assert not torch.allclose(base.sight(slices), seen)
+    torch.testing.assert_close(model.vision_tower(slices), seen)
+    assert not torch.allclose(base.vision_tower(slices), seen)
     logits = trained.base_model.model.llm(inputs_embeds=seen[:1]).logits
     torch.testing.assert_close(model.llm(inputs_embeds=seen[:1]).logits, logits)
     assert not torch.allclose(base.llm(inputs_embeds=seen[:1]).logits, logits)
@@ -319,7 +321,7 @@ def test_adapters_that_do_not_fit_are_named(tmp_path: Path, damage: str) -> None
         settings.write_text(json.dumps({"peft_type": "IA3", "target_modules": ["q_proj"]}))
         said = "only LoRA is supported"
     with pytest.raises(WeightsError, match=said):
-        adapted(tiny_model(), tmp_path)
+        with_adapter(tiny_model(), tmp_path)
 
 
 # --- training ---------------------------------------------------------------------------------

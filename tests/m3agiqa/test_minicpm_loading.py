@@ -12,7 +12,7 @@ from hub_server import NOBODY, Hub, reached, serving
 from safetensors.torch import load_file, save_file
 from tiny_minicpm import CONFIG, tiny_model, write_base
 
-from m3agiqa.backbones.minicpm.base_weights import BASE, FOLDER_VARIABLE, base_folder, base_version
+from m3agiqa.backbones.minicpm.base_weights import BASE_MODEL, FOLDER_VARIABLE, base_folder, base_version
 from m3agiqa.backbones.minicpm.chat import load_tokenizer
 from m3agiqa.backbones.minicpm.loading import check_transformers, load_model, read_slicing
 from m3agiqa.errors import InputError, WeightsError
@@ -167,7 +167,7 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """With the base, which has a tag."""
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     with serving() as hub:
-        hub.publish(BASE, folder, "v1")
+        hub.publish(BASE_MODEL, folder, "v1")
         reached(monkeypatch, hub.url, tmp_path / "cache")
         yield hub
 

@@ -20,7 +20,7 @@ from m3agiqa.backbones.minicpm import MiniCPMBackbone, memory
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import PUBLISHED_ADAPTER_FOLDER
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE
-from m3agiqa.backbones.minicpm.loading import PUBLISHED, load_model, read_config, without_weights
+from m3agiqa.backbones.minicpm.loading import PUBLISHED_SETTINGS, load_model, read_config, without_weights
 from m3agiqa.backbones.minicpm.memory import Memory, Work, memory_needed
 from m3agiqa.backbones.minicpm.resampler import Resampler
 from m3agiqa.backbones.minicpm.slicing import sliced
@@ -80,9 +80,9 @@ def resamplers() -> int:
 def test_the_cache_to_the_byte(base: Path) -> None:
     backbone = MiniCPMBackbone.from_folder(base, device="cpu")
     config, [request] = backbone.model.config, requests((500, 300), 2)
-    reading = backbone._begin([request])
-    layers = reading.cache.layers
-    rows, columns = reading.mask.shape
+    state = backbone._begin([request])
+    layers = state.cache.layers
+    rows, columns = state.mask.shape
     assert rows == 2
     begun = memory.beginning_length(config, sliced(request.image, backbone.slicing))
     assert abs(begun - columns) <= memory.BEGIN
@@ -98,7 +98,7 @@ def test_activations_within_a_quarter(
     config, [request] = backbone.model.config, requests(size, aspects)
     slices = sliced(request.image, backbone.slicing)
     with torch.inference_mode():
-        seeing = peak(lambda: backbone.model.sight(slices))
+        seeing = peak(lambda: backbone.model.vision_tower(slices))
         assert 0.75 < seeing / memory.vision_peak(config, slices, 4) < 1.25
         embedded = torch.randn(1, 900, config.hidden_size)
         reading = peak(lambda: backbone.model.llm.model(inputs_embeds=embedded, use_cache=False))
@@ -133,7 +133,7 @@ def peak(work: Callable[[], object]) -> int:
 
 
 def test_the_full_size_model() -> None:
-    model = without_weights(read_config(PUBLISHED))
+    model = without_weights(read_config(PUBLISHED_SETTINGS))
     whole = memory_needed(model, torch.float16)
     assert whole.weights == 34_148_369_344 // 2 + 2 * 64 * 4  # published for 32 bit; frequencies of positions
     fewer = [memory_needed(model, torch.float16, bits).weights for bits in ("8bit", "4bit")]
@@ -141,7 +141,7 @@ def test_the_full_size_model() -> None:
 
 
 def test_as_many_images_at_once_as_there_is_memory_for() -> None:
-    model, slicing = without_weights(read_config(PUBLISHED)), memory.AS_PUBLISHED
+    model, slicing = without_weights(read_config(PUBLISHED_SETTINGS)), memory.AS_PUBLISHED
 
     def at_once(free: int) -> int:
         return memory.images_at_once(model.config, torch.bfloat16, free, slicing)

@@ -12,7 +12,7 @@ from tiny_minicpm import CONFIG, published_adapter, tiny_model, write_base
 from torch import Tensor, nn
 
 from m3agiqa import Aspect
-from m3agiqa.backbones.base import Request, Spoken
+from m3agiqa.backbones.base import Generation, Request
 from m3agiqa.backbones.minicpm import MiniCPMBackbone
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import (
@@ -62,12 +62,12 @@ def asked() -> list[Request]:
     return [Request(image, tuple(Conversation.open(aspect, "a cat") for aspect in ASPECTS))]
 
 
-def spoken(backbone: MiniCPMBackbone | PerAspect, asked: list[Request]) -> list[Spoken]:
-    said = [each for each in backbone.describe(asked) if isinstance(each, Spoken)]
+def spoken(backbone: MiniCPMBackbone | PerAspect, asked: list[Request]) -> list[Generation]:
+    said = [each for each in backbone.describe(asked) if isinstance(each, Generation)]
     return sorted(said, key=lambda each: each.row)
 
 
-def told(asked: list[Request], said: list[Spoken]) -> list[Request]:
+def told(asked: list[Request], said: list[Generation]) -> list[Request]:
     [request] = asked
     pairs = zip(request.conversations, said, strict=True)
     return [Request(request.image, tuple(c.describe(each.description) for c, each in pairs))]

@@ -18,7 +18,7 @@ from m3agiqa import Aspect, Assessor
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import VISION_ADAPTER_FOLDER, MiniCPMBackbone
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE, base_version
-from m3agiqa.backbones.minicpm.made_of import MadeOf
+from m3agiqa.backbones.minicpm.made_of import CheckpointBase
 from m3agiqa.samples import Sample, write_samples
 from training.__main__ import main
 
@@ -71,10 +71,10 @@ def test_from_samples_to_an_assessor(base: Path, tmp_path: Path, apart: bool) ->
         learned = load_file(folder / VISION_ADAPTER_FOLDER / "adapter_model.safetensors")
         assert learned and all(".lora_" in name for name in learned)
         assert any(value.any() for name, value in learned.items() if ".lora_B" in name)
-    assert MadeOf.read(run / "checkpoint").version == base_version()
+    assert CheckpointBase.read(run / "checkpoint").version == base_version()
     assessor = Assessor.from_pretrained(run / "checkpoint")
     assert isinstance(assessor.backbone, MiniCPMBackbone), "one language model, whatever the aspects see with"
-    assert bool(assessor.backbone.sights) == apart
+    assert bool(assessor.backbone.vision_towers) == apart
     found = assessor.assess(samples[0].image, samples[0].prompt, ASPECTS)
     assert set(found.aspects) == set(ASPECTS)
     assert all(torch.tensor(each.mos).isfinite() for each in found.aspects.values())

@@ -15,23 +15,29 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from m3agiqa import Aspect, Rating
-from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
-from m3agiqa.backbones.nano.connector import PLACE_TOKENS, VISUAL_TOKENS, Connector, Seen, gather
+from m3agiqa.backbones.nano.connector import (
+    GRID_TOKENS,
+    VISUAL_TOKENS,
+    Connector,
+    ImageFeatures,
+    gather_grid_cells,
+)
 from m3agiqa.backbones.nano.efficientnet_lite import (
-    FINE,
-    GROUPS,
-    POINTWISE,
-    STAGES,
-    STATISTICS,
-    WHOLE,
+    CHANNEL_GROUPS,
+    FINE_PIXELS,
+    N_STATISTICS,
+    POINTWISE_LAYERS,
+    STAGE_SETTINGS,
+    WHOLE_PIXELS,
     EfficientNetLite0,
     statistics,
     views,
 )
-from m3agiqa.backbones.nano.language_model import END, new_cache
-from m3agiqa.backbones.nano.nss_features import APPEARANCE
-from m3agiqa.backbones.nano.packed_decoder import Decoder
+from m3agiqa.backbones.nano.language_model import END_OF_TURN, new_cache
+from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
+from m3agiqa.backbones.nano.packed_decoder import PackedDecoder
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 
@@ -40,8 +46,13 @@ def test_views_are_the_whole_image_at_two_resolutions() -> None:
     image = Image.new("RGB", (1000, 600), "black")
     image.paste("white", (500, 0, 1000, 300))  # the upper right quarter
     shown = views([image, image.rotate(180)])
-    assert shown.whole.shape == (2, 3, WHOLE, WHOLE) and shown.fine.shape == (2, 3, FINE, FINE)
-    assert shown.appearance.shape == (2, APPEARANCE)
+    assert shown.whole.shape == (2, 3, WHOLE_PIXELS, WHOLE_PIXELS) and shown.fine.shape == (
+        2,
+        3,
+        FINE_PIXELS,
+        FINE_PIXELS,
+    )
+    assert shown.appearance.shape == (2, N_APPEARANCE)
     for view in (shown.whole, shown.fine):
         half = view.shape[-1] // 2
         quarters = [view[:, :, :half, :half], view[:, :, :half, half:], view[:, :, half:, :half]]
@@ -58,33 +69,33 @@ def test_the_fine_view_keeps_what_the_whole_has_lost() -> None:
 
 def test_gather_keeps_places_in_order() -> None:
     def maps(side: int) -> list[Tensor]:
-        channels = [*(cout for *_, cout in STAGES), GROUPS[0]]
+        channels = [*(cout for *_, cout in STAGE_SETTINGS), CHANNEL_GROUPS[0]]
         return [torch.zeros(1, c, side, side) for c in channels]
 
     whole, fine = maps(7), maps(14)
     whole[-1][0, 0, 2, 5] = 1  # row 2, column 5
     fine[-1][0, 1, -1, -1] = 1  # the last corner
-    seen = gather(whole, fine)[0]
-    assert seen.shape == (PLACE_TOKENS, sum(GROUPS))
+    seen = gather_grid_cells(whole, fine)[0]
+    assert seen.shape == (GRID_TOKENS, sum(CHANNEL_GROUPS))
     assert seen[:, 0].nonzero().flatten().tolist() == [2 * 7 + 5]
-    assert seen[:, 1].nonzero().flatten().tolist() == [PLACE_TOKENS - 1]
+    assert seen[:, 1].nonzero().flatten().tolist() == [GRID_TOKENS - 1]
 
 
 def test_statistics_are_of_each_channel_of_the_first_stages() -> None:
     generator = torch.Generator().manual_seed(0)
-    maps = [torch.randn(2, cout, 9, 9, generator=generator) for *_, cout in STAGES]
+    maps = [torch.randn(2, cout, 9, 9, generator=generator) for *_, cout in STAGE_SETTINGS]
     found = statistics(maps)
-    assert found.shape == (2, STATISTICS)
+    assert found.shape == (2, N_STATISTICS)
     assert torch.allclose(found[1, 3], maps[0][1, 3].mean(), atol=1e-5)
     assert torch.allclose(found[1, 16 + 3].exp(), maps[0][1, 3].std() + 1e-3, atol=1e-5)
     maps[-1] += 1
     assert torch.equal(statistics(maps), found), "the last stage knows too much of what is shown"
 
 
-def seen_of(count: int) -> Seen:
-    places = torch.rand(count, PLACE_TOKENS, sum(GROUPS))
-    return Seen(
-        places, torch.randn(count, STATISTICS), torch.randn(count, APPEARANCE), torch.zeros(count, 11)
+def seen_of(count: int) -> ImageFeatures:
+    places = torch.rand(count, GRID_TOKENS, sum(CHANNEL_GROUPS))
+    return ImageFeatures(
+        places, torch.randn(count, N_STATISTICS), torch.randn(count, N_APPEARANCE), torch.zeros(count, 11)
     )
 
 
@@ -101,15 +112,15 @@ def test_connector_says_places_and_opinions() -> None:
     tokens = connector(seen)
     assert tokens.shape == (2, VISUAL_TOKENS, 16)
 
-    def moved(changed: Seen) -> list[int]:
+    def moved(changed: ImageFeatures) -> list[int]:
         return (connector(changed) - tokens).abs().amax(dim=(0, 2)).gt(1e-6).nonzero().flatten().tolist()
 
-    place, statistic, other = seen.places.clone(), seen.statistics.clone(), seen.statistics.clone()
-    place[:, 7] += torch.rand(sum(GROUPS))
+    place, statistic, other = seen.grid_cells.clone(), seen.statistics.clone(), seen.statistics.clone()
+    place[:, 7] += torch.rand(sum(CHANNEL_GROUPS))
     statistic[:, 1] += 0.5
     other[:, 2:] += 0.5
-    assert moved(seen._replace(places=place)) == [7]
-    assert moved(seen._replace(statistics=statistic)) == [PLACE_TOKENS + 1]
+    assert moved(seen._replace(grid_cells=place)) == [7]
+    assert moved(seen._replace(statistics=statistic)) == [GRID_TOKENS + 1]
     assert moved(seen._replace(statistics=other)) == [], "nothing is known of an image beside opinions"
 
 
@@ -117,7 +128,7 @@ def test_an_opinion_can_be_read_off_its_token_after_any_norm() -> None:
     torch.manual_seed(0)
     connector, seen = opinionated(64), seen_of(41)
     seen.statistics[:, 0] = torch.linspace(-4, 4, 41)
-    tokens = connector(seen)[:, PLACE_TOKENS]
+    tokens = connector(seen)[:, GRID_TOKENS]
     read = nn.functional.rms_norm(tokens, (64,)) @ connector.compass[1, 0]
     assert (read.diff() > 0).all()
     assert torch.allclose(tokens.norm(dim=-1), tokens[0].norm(), rtol=1e-3)
@@ -128,8 +139,8 @@ def test_opinions_are_less_sure_in_training() -> None:
     assert torch.equal(connector(seen), connector(seen))
     connector.train()
     first, second = connector(seen), connector(seen)
-    assert torch.equal(first[:, :PLACE_TOKENS], second[:, :PLACE_TOKENS])
-    assert not torch.allclose(first[:, PLACE_TOKENS:], second[:, PLACE_TOKENS:], atol=1e-3)
+    assert torch.equal(first[:, :GRID_TOKENS], second[:, :GRID_TOKENS])
+    assert not torch.allclose(first[:, GRID_TOKENS:], second[:, GRID_TOKENS:], atol=1e-3)
 
 
 # --- a tiny nano ------------------------------------------------------------------------------
@@ -142,7 +153,7 @@ def tiny_nano() -> NanoBackbone:
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    marks = ["<|im_start|>", END]
+    marks = ["<|im_start|>", END_OF_TURN]
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=marks)
     config = LlamaConfig(
         vocab_size=len(letters) + len(marks),
@@ -199,7 +210,7 @@ def close(found: list[Tensor], expected: list[Tensor]) -> bool:
 def test_lora_goes_into_the_pointwise_convolutions() -> None:
     vision = EfficientNetLite0()
     shapes = [(m.kernel_size, m.groups) for m in vision.modules() if isinstance(m, nn.Conv2d)]
-    adapted = get_peft_model(vision, LoraConfig(r=2, target_modules=POINTWISE))
+    adapted = get_peft_model(vision, LoraConfig(r=2, target_modules=POINTWISE_LAYERS))
     chosen = [m.base_layer for m in adapted.modules() if hasattr(m, "base_layer")]
     assert {(m.kernel_size, m.groups) for m in chosen} == {((1, 1), 1)}
     assert len(chosen) == shapes.count(((1, 1), 1))
@@ -210,7 +221,7 @@ def test_answers_are_what_the_assistant_says(picture: Image.Image) -> None:
     text = Conversation.open(Aspect.QUALITY, None).describe("Sharp.")
     answers = nano.answers([Request(picture, (text, text.rate(Rating.GOOD)))])
     said = nano.chat.tokenizer.decode(answers.ids)
-    assert said == f"Sharp.{END}Sharp.{END}good{END}"
+    assert said == f"Sharp.{END_OF_TURN}Sharp.{END_OF_TURN}good{END_OF_TURN}"
     assert answers.turn.tolist() == [1] * 14 + [2] * 5
     assert answers.logits.shape == (19, nano.vocab_size)
 
@@ -266,8 +277,8 @@ def test_a_vision_adapter_changes_what_is_seen(
     shown = views([picture])
     both = NanoBackbone.load(tmp_path / "both")
     language = NanoBackbone.load(tmp_path / "language")
-    assert torch.equal(language.see(shown).places, base.see(shown).places)
-    for found, plain in zip(both.see(shown)[:2], base.see(shown)[:2], strict=True):
+    assert torch.equal(language.image_features(shown).grid_cells, base.image_features(shown).grid_cells)
+    for found, plain in zip(both.image_features(shown)[:2], base.image_features(shown)[:2], strict=True):
         assert not torch.allclose(found, plain, atol=1e-2)
     assert not any("lora" in name for name, _ in both.vision.named_parameters()), "merged: as fast as without"
 
@@ -285,7 +296,7 @@ def test_without_a_language_adapter_the_language_model_is_the_base(
 @pytest.mark.parametrize("filled", ["left", "right", "nowhere"])
 def test_the_quick_decoder_is_the_language_model(filled: str) -> None:
     llm = tiny_nano().llm
-    decoder = Decoder(copy.deepcopy(llm))
+    decoder = PackedDecoder(copy.deepcopy(llm))
     generator = torch.Generator().manual_seed(1)
     mask = torch.ones(3, 9, dtype=torch.long)
     if filled == "left":
@@ -315,7 +326,7 @@ def test_the_quick_decoder_in_16_bit_rounds_only(base: NanoBackbone) -> None:
     mask = torch.ones(3, 20, dtype=torch.long)
     with torch.inference_mode():
         expected = llm.model(inputs_embeds=embedded).last_hidden_state.float()
-        states = Decoder(copy.deepcopy(llm))(embedded, new_cache(), mask, mask.cumsum(1) - 1).float()
+        states = PackedDecoder(copy.deepcopy(llm))(embedded, new_cache(), mask, mask.cumsum(1) - 1).float()
     assert torch.nn.functional.cosine_similarity(states, expected, dim=-1).min() > 0.999
 
 
@@ -343,10 +354,10 @@ class TestPerAspect:
         quality, correspondence = Aspect.QUALITY, Aspect.CORRESPONDENCE
         request = Request(picture, opened(correspondence, quality))
         told = list(NanoBackbone.load(folder).describe([request]))
-        spoken = {said.row: said for said in told if isinstance(said, Spoken)}
+        spoken = {said.row: said for said in told if isinstance(said, Generation)}
         for row, aspect in enumerate((correspondence, quality)):
             alone = list(NanoBackbone.load(folder / aspect).describe([Request(picture, opened(aspect))]))
-            (expected,) = (said for said in alone if isinstance(said, Spoken))
+            (expected,) = (said for said in alone if isinstance(said, Generation))
             assert spoken[row].description == expected.description
             assert close([spoken[row].hidden], [expected.hidden])
             streamed = "".join(said.text for said in told if isinstance(said, Delta) and said.row == row)
@@ -355,14 +366,14 @@ class TestPerAspect:
     def test_base_weights_are_in_memory_once(self, folder: Path) -> None:
         backbones = NanoBackbone.load(folder).backbones.values()
 
-        def places(kind: str) -> list[set[int]]:
+        def storages(kind: str) -> list[set[int]]:
             return [
                 {p.data_ptr() for n, p in getattr(b, kind).named_parameters() if "lora" not in n}
                 for b in backbones
             ]
 
         for kind in ("llm", "vision"):
-            first, second = places(kind)
+            first, second = storages(kind)
             assert first == second and first
 
     def test_an_aspect_without_adapters_is_named(self, folder: Path, picture: Image.Image) -> None:
@@ -376,8 +387,8 @@ def test_an_image_is_seen_once_however_often_it_is_asked_about(
     write_adapters(tmp_path / "learned", 1)
     nano = NanoBackbone.load(tmp_path / "learned")
     seen: list[int] = []
-    see = nano.see
-    monkeypatch.setattr(nano, "see", lambda shown: seen.append(len(shown.whole)) or see(shown))
+    see = nano.image_features
+    monkeypatch.setattr(nano, "image_features", lambda shown: seen.append(len(shown.whole)) or see(shown))
     first = nano.encode([Request(picture, whole(Aspect.QUALITY))])
     other = nano.encode([Request(picture.rotate(180), whole(Aspect.QUALITY))])
     again = nano.encode([Request(picture.copy(), whole(Aspect.QUALITY))])

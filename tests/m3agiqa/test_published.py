@@ -20,8 +20,8 @@ from m3agiqa.backbones.base import BASE_FILE, Request
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm import loading
 from m3agiqa.backbones.minicpm.backbone import MiniCPMBackbone
-from m3agiqa.backbones.minicpm.base_weights import BASE, FOLDER_VARIABLE
-from m3agiqa.backbones.minicpm.made_of import MadeOf
+from m3agiqa.backbones.minicpm.base_weights import BASE_MODEL, FOLDER_VARIABLE
+from m3agiqa.backbones.minicpm.made_of import CheckpointBase
 from m3agiqa.checkpoint.card import CARD_FILE, read_card
 from m3agiqa.checkpoint.published import M3_AGIQA, SOURCES_FILE, assembled
 from m3agiqa.checkpoint.resolve import checkpoint_named
@@ -56,9 +56,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     root = tmp_path_factory.mktemp("published")
     predictors = {}
     with serving() as hub, pytest.MonkeyPatch.context() as monkeypatch:
-        base = write_base(root / BASE, shards=2)
+        base = write_base(root / BASE_MODEL, shards=2)
         (base / "preprocessor_config.json").write_text(json.dumps({"scale_resolution": 112}))
-        hub.publish(BASE, base, "v1")
+        hub.publish(BASE_MODEL, base, "v1")
         for seed, (aspect, each) in enumerate(M3_AGIQA.aspects.items()):
             published_adapter(root / each.adapter, seed)
             hub.publish(each.adapter, root / each.adapter, "v1")
@@ -157,8 +157,8 @@ def test_what_is_downloaded_is_told_and_stays_where_it_is(parts: Parts) -> None:
     }
     sources = json.loads((folder / SOURCES_FILE).read_text())["repositories"]
     assert sources == {name: parts.hub.names[name]["main"] for name in M3_AGIQA.repositories}
-    made_of = MadeOf.read(folder)
-    assert made_of.commit == sources[BASE]
+    made_of = CheckpointBase.read(folder)
+    assert made_of.commit == sources[BASE_MODEL]
     assert {a: (each.repository, each.version) for a, each in made_of.adapters.items()} == {
         aspect: (name, sources[name]) for aspect, name in ADAPTERS.items()
     }
@@ -194,7 +194,7 @@ def test_folders_instead_of_the_hub(
     for name in M3_AGIQA.repositories:
         shutil.copytree(next(iter(afresh.hub.commits[name].values())), root / name)
     if of_the_base == FOLDER_VARIABLE:
-        (root / BASE).rename(tmp_path / "base")
+        (root / BASE_MODEL).rename(tmp_path / "base")
         monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "base"))
     monkeypatch.setenv(HUB_FOLDER_VARIABLE, str(root))
     reached(monkeypatch, NOBODY, tmp_path / "cache")
@@ -203,8 +203,8 @@ def test_folders_instead_of_the_hub(
     known = afresh.assessor.assess(afresh.image, PROMPT).aspects[Aspect.QUALITY]
     assert (found.description, found.raw_mos) == (known.description, pytest.approx(known.raw_mos, abs=1e-4))
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(InputError, match=f"{BASE} is taken from the folder .*{of_the_base}"):
-        checkpoint_named("m3-agiqa-quality", revision={BASE: "v1"})
+    with pytest.raises(InputError, match=f"{BASE_MODEL} is taken from the folder .*{of_the_base}"):
+        checkpoint_named("m3-agiqa-quality", revision={BASE_MODEL: "v1"})
     (root / ADAPTERS[Aspect.QUALITY] / "adapter_config.json").write_text("{}")
     assert checkpoint_named("m3-agiqa-quality") != folder, "other files are another model"
 
@@ -222,7 +222,7 @@ def test_revisions_pin_all_repositories_or_one(afresh: Parts, tmp_path: Path) ->
     assert len(titles) == 2 and all(title.startswith("m3-agiqa 1.0+") for title in titles)
     for pinned in ("v1", {name: "v1"}, {name: before}):
         assert assembled(M3_AGIQA, revision=pinned) == folder
-    assert assembled(M3_AGIQA, revision={BASE: "v1"}) == newer
+    assert assembled(M3_AGIQA, revision={BASE_MODEL: "v1"}) == newer
 
 
 def test_wrong_revisions_are_named_before_anything_is_downloaded(afresh: Parts, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ class Surprise:
     [
         ("missing", rf"^{M3_AGIQA.predictors} has no file aigciqa-30k/quality/best.*\.ckpt"),
         ("pickle", "holds more than weights, or is no checkpoint; nothing of it was run"),
-        ("other head", rf"best-epoch.* does not fit {BASE}: the head does not have the 97 rows"),
+        ("other head", rf"best-epoch.* does not fit {BASE_MODEL}: the head does not have the 97 rows"),
     ],
 )
 def test_predictors_that_do_not_fit_are_named(
@@ -338,10 +338,10 @@ def test_a_damaged_folder_is_put_together_anew(afresh: Parts) -> None:
 
 
 def test_a_note_of_what_it_is_made_of_can_be_damaged(tmp_path: Path) -> None:
-    assert MadeOf.read(tmp_path) == MadeOf()
+    assert CheckpointBase.read(tmp_path) == CheckpointBase()
     (tmp_path / BASE_FILE).write_text('{"model": "x"}')
     with pytest.raises(WeightsError, match=rf"{BASE_FILE} does not say what the model is made of"):
-        MadeOf.read(tmp_path)
+        CheckpointBase.read(tmp_path)
 
 
 def test_what_was_adapted_whole_is_not_trained_on(parts: Parts) -> None:
@@ -387,8 +387,10 @@ def test_names_that_stand_for_nothing(afresh: Parts, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path} has no {CARD_FILE}, so it is no model"):
         checkpoint_named(tmp_path)
     asked = len(afresh.hub.asked)
-    with pytest.raises(InputError, match=f"{BASE} on the Hugging Face Hub is not a model of this program"):
-        checkpoint_named(BASE)
+    with pytest.raises(
+        InputError, match=f"{BASE_MODEL} on the Hugging Face Hub is not a model of this program"
+    ):
+        checkpoint_named(BASE_MODEL)
     assert not any("/resolve/" in path for path in afresh.hub.asked[asked:]), "gigabytes for nothing"
 
 
@@ -406,7 +408,7 @@ def test_what_does_not_come_from_the_hub_has_no_revisions(parts: Parts) -> None:
 def test_the_command_line(parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts.image.save(tmp_path / "image.png")
     command = ["assess", str(tmp_path / "image.png"), "--prompt", PROMPT, "--json", "--model", "m3-agiqa"]
-    pins = [f"--revision={BASE}=v1", f"--revision={ADAPTERS[Aspect.QUALITY]}=v1"]
+    pins = [f"--revision={BASE_MODEL}=v1", f"--revision={ADAPTERS[Aspect.QUALITY]}=v1"]
     assert cli.main([*command, *pins]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["aspects"] == parts.assessor.assess(parts.image, PROMPT).to_dict()["aspects"]
@@ -420,7 +422,7 @@ def test_the_environment_pins_as_well(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts.image.save(tmp_path / "image.png")
-    monkeypatch.setenv("M3AGIQA_REVISION", f"{BASE}=v7")
+    monkeypatch.setenv("M3AGIQA_REVISION", f"{BASE_MODEL}=v7")
     score = ["score", str(tmp_path), "--out", str(tmp_path / "scores.csv"), "--model", "m3-agiqa"]
     assert cli.main(score) == 2
-    assert f"{BASE} has no revision 'v7'" in capsys.readouterr().err
+    assert f"{BASE_MODEL} has no revision 'v7'" in capsys.readouterr().err

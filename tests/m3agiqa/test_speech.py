@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from m3agiqa import Aspect
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Backbone, Request, Spoken
+from m3agiqa.backbones.base import Backbone, Generation, Request
 from m3agiqa.backbones.hf import backbone as hf
 from m3agiqa.backbones.minicpm import MiniCPMBackbone
 from m3agiqa.backbones.minicpm import backbone as minicpm
@@ -47,8 +47,8 @@ def requests(picture: Image.Image, *aspects: Aspect) -> list[Request]:
     return [Request(picture.resize(size), opened) for size in ((60, 60), (160, 80))]
 
 
-def spoken(backbone: Backbone, asked: list[Request]) -> list[Spoken]:
-    said = [each for each in backbone.describe(asked) if isinstance(each, Spoken)]
+def spoken(backbone: Backbone, asked: list[Request]) -> list[Generation]:
+    said = [each for each in backbone.describe(asked) if isinstance(each, Generation)]
     return sorted(said, key=lambda each: each.row)
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from m3agiqa.backbones.minicpm.chat import MARKS, TOKENIZER_FILE
+from m3agiqa.backbones.minicpm.chat import SPECIAL_TOKENS, TOKENIZER_FILE
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 
 PUBLISHED_LORA = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
@@ -22,7 +22,7 @@ CONFIG = {
     "architectures": ["MiniCPMV"],
     "auto_map": {"AutoModel": "modeling_minicpmv.MiniCPMV"},
     "torch_dtype": "float32",
-    "vocab_size": len(LETTERS) + len(MARKS),
+    "vocab_size": len(LETTERS) + len(SPECIAL_TOKENS),
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -51,7 +51,7 @@ def tokenizer() -> Tokenizer:
     made = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(LETTERS)}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
+    made.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in SPECIAL_TOKENS])
     return made
 
 

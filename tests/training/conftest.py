@@ -10,13 +10,13 @@ import pytest
 from drawings import COLOURS, SHAPES, draw
 from scripted_backbone import ScriptedBackbone
 
-from m3agiqa.backbones import BACKBONES
+from m3agiqa.backbones import BACKBONE_CLASSES
 
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedBackbone]:
     """What is loaded as nano speaks by a script; its calls are counted anew."""
-    monkeypatch.setitem(BACKBONES, "nano", ScriptedBackbone)
+    monkeypatch.setitem(BACKBONE_CLASSES, "nano", ScriptedBackbone)
     monkeypatch.setattr(ScriptedBackbone, "asked", [])
     monkeypatch.setattr(ScriptedBackbone, "fails_at", None)
     return ScriptedBackbone

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
 from m3agiqa.backbones import NanoBackbone
-from m3agiqa.backbones.base import Delta, Request, Spoken
+from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample, write_samples
 from training import pipeline
@@ -54,14 +54,14 @@ class ScriptedBackbone:
 
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
+    ) -> Iterator[Delta | Generation]:
         self._count(requests)
         rows = [(request.image, told) for request in requests for told in request.conversations]
         for row, (image, opened) in enumerate(rows):
             text = f"{opened.aspect}: {brightness(image):.3f}"
             yield Delta(row, text)
             rating = RATING_WORDS[min(4, int(5 * brightness(image)))]
-            yield Spoken(row, text, rating, states(image, opened.describe(text)))
+            yield Generation(row, text, rating, states(image, opened.describe(text)))
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         self._count(requests)

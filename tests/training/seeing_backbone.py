@@ -11,7 +11,7 @@ from PIL import Image
 from scripted_backbone import ScriptedBackbone
 from torch import Tensor
 
-from m3agiqa.backbones.base import Request, Spoken
+from m3agiqa.backbones.base import Generation, Request
 from m3agiqa.conversation import Conversation
 
 WIDTH = 48
@@ -30,9 +30,9 @@ class SeeingBackbone(ScriptedBackbone):
     def describe(self, requests: list[Request], stop=lambda: False):
         rows = [(request.image, told) for request in requests for told in request.conversations]
         for said in super().describe(requests, stop):
-            if isinstance(said, Spoken):
+            if isinstance(said, Generation):
                 image, opened = rows[said.row]
-                said = Spoken(said.row, said.description, said.rating, seen(image, opened))
+                said = Generation(said.row, said.description, said.rating, seen(image, opened))
             yield said
 
 

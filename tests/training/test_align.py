@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE
+from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
 from training.data import TEACHER_SCALE, load_teacher
 from training.data.distortions import DAMAGE_KINDS
@@ -36,8 +36,8 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     assert set(told["validation_srcc"]) == {"quality", "authenticity"}
     assert set(told["left_out_srcc"]) == {"quality", "authenticity", "match", "correspondence"}
     assert 0 <= told["unrelated_below"] <= 1 and set(told["changed_below"]) == {"colour"}
-    matchers = load_file(tmp_path / MATCHERS_FILE)
-    assert all(value.isfinite().all() for value in matchers.values())
+    prompt_aligners = load_file(tmp_path / PROMPT_ALIGNERS_FILE)
+    assert all(value.isfinite().all() for value in prompt_aligners.values())
     assert set(told["damaged_below"]) == set(DAMAGE_KINDS)
     assert weights["opinions.look_weight"].any() and weights["opinions.stage_weight"].any()
     assert not (tmp_path / FEATURES_FOLDER).exists(), "a gigabyte that is no longer needed"

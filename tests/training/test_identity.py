@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from scripted_backbone import ScriptedBackbone, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones import BACKBONES
-from m3agiqa.backbones.base_model import Source
+from m3agiqa.backbones import BACKBONE_CLASSES
+from m3agiqa.backbones.base_model import BaseModel
 from m3agiqa.errors import WeightsError
 from training.data.variants import own_variants
 from training.stages.describe import describe
@@ -91,7 +91,7 @@ def test_what_was_trained_says_what_it_is_made_of(hub: Path, tmp_path: Path) -> 
     keep(hub, "org/name", COMMITS[0])
     keep(hub, "org/name", COMMITS[1])
     (tmp_path / "tuned").mkdir()
-    Source("org/name", COMMITS[0]).write(tmp_path / "tuned")
+    BaseModel("org/name", COMMITS[0]).write(tmp_path / "tuned")
     assert COMMITS[0] in backbone_id("hf:org/name", tmp_path / "tuned")
 
 
@@ -116,7 +116,7 @@ class Fetched(ScriptedBackbone):
 def test_nothing_is_kept_under_the_name_of_another_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(BACKBONES, "nano", Fetched)
+    monkeypatch.setitem(BACKBONE_CLASSES, "nano", Fetched)
     monkeypatch.setattr(ScriptedBackbone, "asked", [])
     monkeypatch.setattr(Fetched, "here", None)
     cases = own_variants(drawings(tmp_path / "data", 6, MosScale(1, 5), (Aspect.QUALITY,)), (Aspect.QUALITY,))

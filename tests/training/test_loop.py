@@ -26,7 +26,7 @@ from annotation.store.log import promote
 from annotation.ui.model_service import model_to_serve
 from m3agiqa import Assessor
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones import BACKBONES
+from m3agiqa.backbones import BACKBONE_CLASSES
 from m3agiqa.checkpoint.registry import Candidate, candidates, find
 from m3agiqa.metrics import rmse, srcc
 from m3agiqa.samples import Sample, read_samples, write_samples
@@ -123,7 +123,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     (folder / "drawn.yaml").write_text(yaml.safe_dump(config))
     command = ["run", str(folder / "drawn.yaml"), "--run"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "nano", SeeingBackbone)
+        patch.setitem(BACKBONE_CLASSES, "nano", SeeingBackbone)
         assert main([*command, str(folder / "before")]) == 0
 
         store = Store.open(settings.database_url, settings.images)
@@ -149,7 +149,7 @@ def test_the_table_says_that_the_new_model_is_nearer_to_people(loop: Loop) -> No
 def test_it_is_nearer_on_images_that_nobody_ever_saw(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(BACKBONES, "nano", SeeingBackbone)
+    monkeypatch.setitem(BACKBONE_CLASSES, "nano", SeeingBackbone)
     fresh = pictures(tmp_path, range(1000, 1060))
     wanted = [each.of_people for each in fresh]
     found = {}

@@ -13,18 +13,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano.colors import COLOURS
-from m3agiqa.backbones.nano.connector import PLACE_TOKENS, Seen
-from m3agiqa.backbones.nano.efficientnet_lite import STATISTICS
-from m3agiqa.backbones.nano.nss_features import APPEARANCE
-from m3agiqa.backbones.nano.prompt_alignment import HEAD, Matchers
+from m3agiqa.backbones.nano.colors import COLOUR_NAMES
+from m3agiqa.backbones.nano.connector import GRID_TOKENS, ImageFeatures
+from m3agiqa.backbones.nano.efficientnet_lite import N_STATISTICS
+from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
+from m3agiqa.backbones.nano.prompt_alignment import HEAD_CHANNELS, PromptAligners
 from m3agiqa.samples import Sample
 from training.nano.fit_prompt_alignment import (
     AlignmentData,
     ImageTexts,
     alignment_data,
     fit_and_hold_out,
-    fit_matchers,
+    fit_prompt_aligners,
     texts_of_sample,
 )
 
@@ -52,19 +52,19 @@ class Encoder:
     """As much of nano as the matcher is fitted with."""
 
     def __init__(self) -> None:
-        self.meanings = Letters()
+        self.word_states = Letters()
         self.vision = torch.nn.Module()
-        self.vision._fc = torch.nn.Linear(HEAD, 1000)
+        self.vision._fc = torch.nn.Linear(HEAD_CHANNELS, 1000)
 
 
-def drawn(count: int, seed: int = 0) -> tuple[list[Sample], Seen]:
+def drawn(count: int, seed: int = 0) -> tuple[list[Sample], ImageFeatures]:
     """Images of a thing in a setting: each lights up some channels of its own."""
     generator = torch.Generator().manual_seed(seed)
-    places = 0.3 * torch.rand(count, PLACE_TOKENS, HEAD, generator=generator)
+    places = 0.3 * torch.rand(count, GRID_TOKENS, HEAD_CHANNELS, generator=generator)
     samples = []
     for i in range(count):
         thing, setting = i % len(THINGS), (i // 5) % len(SETTINGS)
-        where = int(torch.randint(PLACE_TOKENS, (), generator=generator))
+        where = int(torch.randint(GRID_TOKENS, (), generator=generator))
         places[i, where, 20 * thing : 20 * thing + 20] += 9
         places[i, :, 600 + 20 * setting : 620 + 20 * setting] += 1
         source = i // 8 % 4
@@ -74,8 +74,12 @@ def drawn(count: int, seed: int = 0) -> tuple[list[Sample], Seen]:
         mos = {Aspect.CORRESPONDENCE: 2.0 + i % 3}
         sample = Sample(str(i), Path(f"{i}.png"), prompt, mos, {}, split, "pen", f"source {source}")
         samples.append(sample)
-    other = (torch.zeros(count, STATISTICS), torch.zeros(count, APPEARANCE), torch.zeros(count, len(COLOURS)))
-    return samples, Seen(places, *other)
+    other = (
+        torch.zeros(count, N_STATISTICS),
+        torch.zeros(count, N_APPEARANCE),
+        torch.zeros(count, len(COLOUR_NAMES)),
+    )
+    return samples, ImageFeatures(places, *other)
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +88,18 @@ def encoder() -> Encoder:
     return Encoder()
 
 
-def material(samples: list[Sample], seen: Seen, encoder: Encoder) -> AlignmentData:
+def material(samples: list[Sample], seen: ImageFeatures, encoder: Encoder) -> AlignmentData:
     told = [texts_of_sample(sample, row, SCALE) for row, sample in enumerate(samples)]
-    return AlignmentData(seen, told, encoder.vision._fc.weight.detach(), encoder.meanings)
+    return AlignmentData(seen, told, encoder.vision._fc.weight.detach(), encoder.word_states)
 
 
 def test_new_images_match_what_they_show(encoder: Encoder) -> None:
     samples, seen = drawn(160)
-    matchers = fit_matchers(material(samples, seen, encoder))
+    prompt_aligners = fit_prompt_aligners(material(samples, seen, encoder))
     _, new = drawn(32, seed=1)
-    sights = matchers.sights(new)
+    aligned_images = prompt_aligners.align(new)
     right = [f"a {THINGS[i % 8]}" for i in range(32)]
-    table = {prompt: matchers.match(sights, prompt, encoder.meanings) for prompt in right}
+    table = {prompt: prompt_aligners.match(aligned_images, prompt, encoder.word_states) for prompt in right}
     best = [max(table, key=lambda prompt, i=i: table[prompt][i]) for i in range(32)]
     assert sum(b == r for b, r in zip(best, right, strict=True)) > 20
 
@@ -103,16 +107,16 @@ def test_new_images_match_what_they_show(encoder: Encoder) -> None:
 def test_it_is_told_how_well_that_goes_on_new_sources(encoder: Encoder) -> None:
     samples, seen = drawn(160)
     rows = {sample.image: row for row, sample in enumerate(samples)}
-    matchers, found = fit_and_hold_out(encoder, samples, None, SCALE, seen, rows)
+    prompt_aligners, found = fit_and_hold_out(encoder, samples, None, SCALE, seen, rows)
     assert found.facts["unrelated_below"] > 0.7
     assert set(found.facts["changed_below"]) <= {"object", "place", "number"}
     assert found.facts["changed_below"]["object"] > 0.6
     assert found.own.isfinite().all() and abs(found.own.mean()) < 0.3
-    assert all(torch.equal(matcher.usual, found.usual) for matcher in matchers.each)
-    again = Matchers.of(load(save(matchers.state_dict())))
-    sights, prompt = matchers.sights(seen), samples[0].prompt
-    expected = matchers.match(sights, prompt, encoder.meanings)
-    assert torch.equal(again.match(sights, prompt, encoder.meanings), expected)
+    assert all(torch.equal(prompt_aligner.usual, found.usual) for prompt_aligner in prompt_aligners.each)
+    again = PromptAligners.of(load(save(prompt_aligners.state_dict())))
+    aligned_images, prompt = prompt_aligners.align(seen), samples[0].prompt
+    expected = prompt_aligners.match(aligned_images, prompt, encoder.word_states)
+    assert torch.equal(again.match(aligned_images, prompt, encoder.word_states), expected)
     agreement = found.agreement(found.own)
     assert {"all", "clean"} == set(agreement) and set(agreement["all"]) >= {"source 0", "mean", "plain"}
 
@@ -143,8 +147,10 @@ def test_without_anything_said_all_match_alike(encoder: Encoder) -> None:
     samples, seen = drawn(12)
     silent = [replace(sample, prompt=None) for sample in samples]
     rows = {sample.image: row for row, sample in enumerate(samples)}
-    matchers, found = fit_and_hold_out(encoder, silent, None, SCALE, seen, rows)
-    assert not matchers.match(matchers.sights(seen), "a dog at the beach", encoder.meanings).any()
+    prompt_aligners, found = fit_and_hold_out(encoder, silent, None, SCALE, seen, rows)
+    assert not prompt_aligners.match(
+        prompt_aligners.align(seen), "a dog at the beach", encoder.word_states
+    ).any()
     assert found.facts == {"changed_below": {}}
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.nano.efficientnet_lite import STATISTICS
-from m3agiqa.backbones.nano.nss_features import APPEARANCE
-from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
+from m3agiqa.backbones.nano.efficientnet_lite import N_STATISTICS
+from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training.nano.fit_quality_regressor import (
@@ -27,8 +27,8 @@ TRUE, MARK = 0, 1  # statistics: one that goes with the scores everywhere, and o
 def planted(count: int = 240, seed: int = 0) -> RegressionData:
     """Quality follows a statistic and an appearance; the level of a source follows its mark."""
     generator = torch.Generator().manual_seed(seed)
-    statistics = torch.randn(count, STATISTICS, generator=generator)
-    appearance = torch.randn(count, APPEARANCE, generator=generator)
+    statistics = torch.randn(count, N_STATISTICS, generator=generator)
+    appearance = torch.randn(count, N_APPEARANCE, generator=generator)
     sources = [SOURCES[i % 3] for i in range(count)]
     level = torch.tensor([i % 3 for i in range(count)]).float()
     statistics[:, MARK] = 5 * level + 0.1 * statistics[:, MARK]
@@ -37,8 +37,8 @@ def planted(count: int = 240, seed: int = 0) -> RegressionData:
     return RegressionData(statistics, appearance, scores, sources)
 
 
-def fitted(examples: RegressionData) -> Opinions:
-    opinions = Opinions()
+def fitted(examples: RegressionData) -> QualityRegressor:
+    opinions = QualityRegressor()
     fit_quality_regressor(opinions, examples)
     return opinions
 
@@ -66,10 +66,10 @@ def test_opinions_are_standardised() -> None:
 @pytest.mark.parametrize("unknown", [Aspect.QUALITY, Aspect.AUTHENTICITY])
 def test_an_aspect_without_scores_gets_no_opinion(unknown: Aspect) -> None:
     examples = planted(60)
-    examples.scores[:, JUDGED.index(unknown)] = torch.nan
+    examples.scores[:, JUDGED_ASPECTS.index(unknown)] = torch.nan
     read = fitted(examples)(examples.statistics, examples.appearance)
     spread = read.std(0)
-    assert spread[JUDGED.index(unknown)] == 0 and spread[1 - JUDGED.index(unknown)] > 0.5
+    assert spread[JUDGED_ASPECTS.index(unknown)] == 0 and spread[1 - JUDGED_ASPECTS.index(unknown)] > 0.5
 
 
 def test_single_images_of_a_source_teach_nothing() -> None:

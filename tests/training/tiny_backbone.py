@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from m3agiqa import Aspect, Rating
-from m3agiqa.backbones.base import Answers, Delta, Part, Request, Spoken
+from m3agiqa.backbones.base import Answers, Delta, Generation, Part, Request
 from m3agiqa.conversation import Conversation
 from training.stages.curriculum import Lesson
 from training.stages.finetune import FinetuneConfig, teach
@@ -112,7 +112,7 @@ class TinyBackbone:
 
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
+    ) -> Iterator[Delta | Generation]:
         raise NotImplementedError
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Literal
 
 from m3agiqa.aspects import MosScale
-from m3agiqa.backbones.nano.text import IRREGULAR_FORMS, NUMBERS, read_lexicon, read_words
+from m3agiqa.backbones.nano.text import IRREGULAR_FORMS, NUMBER_WORDS, read_lexicon, read_words
 from m3agiqa.samples import Sample
 
 Attribute = Literal["colour", "number", "object", "place"]
@@ -19,7 +19,7 @@ LEXICON_FOLDER = Path(__file__).with_name("lexicons")
 COLOUR_WORDS = read_words(LEXICON_FOLDER / "colours.txt")
 """What a colour is changed into."""
 OTHER_COLOURS = read_words(LEXICON_FOLDER / "other_colours.txt")
-COUNT_WORDS = frozenset(NUMBERS[1:8])
+COUNT_WORDS = frozenset(NUMBER_WORDS[1:8])
 PLACE_WORDS = read_words(LEXICON_FOLDER / "places.txt")
 OBJECT_KINDS = tuple(map(frozenset, read_lexicon(LEXICON_FOLDER / "object_kinds.txt")))
 """Objects of one kind may stand for each other in a sentence."""

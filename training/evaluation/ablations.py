@@ -33,7 +33,7 @@ from training.data.variants import own_variants
 from training.parallel import progress_bar
 from training.run import RunFolder
 from training.stages.describe import describe
-from training.stages.encode import Telling, encode
+from training.stages.encode import EncodedConversation, encode
 from training.stages.fit import FitConfig, fit, predict
 from training.stages.fit_data import Target, parts, targets, tellings, told_targets
 from training.stages.identity import backbone_id
@@ -171,7 +171,7 @@ def _speaker(run: RunFolder, variant: RowSettings) -> str:
     return run.identity if variant.finetuned else _reader(run, variant)
 
 
-def _tellings(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[Telling]:
+def _tellings(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[EncodedConversation]:
     return tellings(run.variants, run.cache, _speaker(run, variant), aspect, variant.reading)
 
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano import CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
-from m3agiqa.backbones.nano.connector import Seen
-from m3agiqa.backbones.nano.prompt_alignment import verdict
-from m3agiqa.backbones.nano.quality_regressor import JUDGED, Opinions
+from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano.connector import ImageFeatures
+from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
@@ -77,7 +77,7 @@ def align(
     torch.manual_seed(config.seed)
     backbone = NanoBackbone.from_base()
     train = _train_views(samples, extras, scale, config)
-    judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED)]
+    judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED_ASPECTS)]
     worse = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
     originals = [view_of(sample, scale) for sample in judged]
     copies = [View(s.image, (), s.id, DAMAGE_KINDS[i % len(DAMAGE_KINDS)]) for i, s in enumerate(worse)]
@@ -91,10 +91,10 @@ def align(
     damaged = select_rows(features, [rows[view] for view in copies])
     report["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
     files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
-    backbone.matchers, match = fit_and_hold_out(backbone, samples, extras, scale, features, files)
+    backbone.prompt_aligners, match = fit_and_hold_out(backbone, samples, extras, scale, features, files)
     report |= match.facts
     report["left_out_srcc"] |= _correspondence(match, judged, apart)
-    places = features.places[[rows[view] for view in train]]
+    places = features.grid_cells[[rows[view] for view in train]]
     trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
     state = out / "state"
     start = trainer.restore(state)
@@ -105,7 +105,7 @@ def align(
             progress.update()
             progress.set_postfix(nats=f"{loss:.3f}")
     save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
-    save_file(backbone.matchers.state_dict(), out / MATCHERS_FILE)
+    save_file(backbone.prompt_aligners.state_dict(), out / PROMPT_ALIGNERS_FILE)
     (out / DONE_FILE).write_text(json.dumps({**asdict(config), **report}, indent=2))
     shutil.rmtree(kept)
 
@@ -121,7 +121,7 @@ def _train_views(
 
 
 def _judge(
-    opinions: Opinions, judged: Sequence[Sample], every: RegressionData, apart: Tensor, seed: int
+    opinions: QualityRegressor, judged: Sequence[Sample], every: RegressionData, apart: Tensor, seed: int
 ) -> dict[str, dict]:
     """Fit the readers on the training split; how their opinions agree with scores elsewhere.
 
@@ -145,18 +145,20 @@ def _judge(
 def _correspondence(match: HeldOutAlignment, judged: Sequence[Sample], apart: Tensor) -> dict[str, dict]:
     """How the match alone agrees with scores of correspondence, and with the opinions on looks beside it."""
     opinions = {sample.id: opinion for sample, opinion in zip(judged, apart, strict=True)}
-    unknown = torch.full((len(JUDGED),), math.nan)
+    unknown = torch.full((len(JUDGED_ASPECTS),), math.nan)
     beside = [opinions.get(sample.id, unknown) for sample in match.samples]
     srcc_of = {"match": match.agreement(match.own)}
     if beside:
-        srcc_of[str(Aspect.CORRESPONDENCE)] = match.agreement(verdict(match.own, torch.stack(beside)))
+        srcc_of[str(Aspect.CORRESPONDENCE)] = match.agreement(
+            correspondence_logit(match.own, torch.stack(beside))
+        )
     return srcc_of
 
 
 def _srcc(read: Tensor, scores: Tensor) -> dict[Aspect, float]:
-    """Of opinions with scores [N, JUDGED]; nothing where nothing is known."""
+    """Of opinions with scores [N, JUDGED_ASPECTS]; nothing where nothing is known."""
     by_aspect = {}
-    for column, aspect in enumerate(JUDGED):
+    for column, aspect in enumerate(JUDGED_ASPECTS):
         known = ~scores[:, column].isnan()
         if known.any():
             by_aspect[aspect] = srcc(read[known, column].tolist(), scores[known, column].tolist())
@@ -164,14 +166,14 @@ def _srcc(read: Tensor, scores: Tensor) -> dict[Aspect, float]:
 
 
 def _damaged_below(
-    opinions: Opinions,
+    opinions: QualityRegressor,
     judged: Sequence[Sample],
     every: RegressionData,
     worse: Sequence[Sample],
-    damaged: Seen,
+    damaged: ImageFeatures,
 ) -> dict[str, float]:
     """Share of damaged copies, by damage, whose quality the opinion puts below that of the original."""
-    quality = JUDGED.index(Aspect.QUALITY)
+    quality = JUDGED_ASPECTS.index(Aspect.QUALITY)
     before = opinions(every.statistics, every.appearance)[:, quality].tolist()
     after = opinions(damaged.statistics, damaged.appearance)[:, quality].tolist()
     original = {sample.id: opinion for sample, opinion in zip(judged, before, strict=True)}
@@ -205,7 +207,7 @@ class _Aligner(nn.Module):
 
     def forward(self, places: Tensor, rows: Tensor) -> Tensor:
         """Cross-entropy (nats) of the words said about some training views."""
-        tokens = self.connector.place_tokens(places)
+        tokens = self.connector.grid_tokens(places)
         near = F.normalize(tokens - self.centre, dim=-1) @ self.words
         # A word belongs to the image when it is near to any of its places.
         logits = (near.float() * self.sharpness.exp()).logsumexp(1) + self.frequency

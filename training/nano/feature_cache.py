@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.backbones.nano import NanoBackbone
-from m3agiqa.backbones.nano.connector import Seen
+from m3agiqa.backbones.nano.connector import ImageFeatures
 from m3agiqa.backbones.nano.efficientnet_lite import views
 from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
@@ -25,6 +25,7 @@ from training.parallel import progress_bar
 from training.stages.curriculum import CAPTION_FROM
 
 VIEWS_PER_FILE = 512  # views whose features are kept in one file; as many are lost at most when interrupted
+FILE_KEYS = ("places", "statistics", "appearance", "colours")  # of ImageFeatures' fields, in their order
 ENCODER_BATCH_SIZE = 16  # views in one forward pass of the vision encoder
 
 
@@ -61,7 +62,7 @@ def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View
     return [View(image, tuple(texts), image.name) for image, texts in images_with_captions(extras, samples)]
 
 
-def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> Seen:
+def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> ImageFeatures:
     """What is seen of the views, computed once and kept in `folder`; places in 16 bit.
 
     What was kept there of other views, or by another version of nano, is thrown away.
@@ -75,27 +76,28 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
             path = folder / f"{start:06}.safetensors"
             if not path.exists():
                 with atomic_path(path) as partial:
-                    save_file(_features(backbone, shard)._asdict(), partial)
-            parts.append(Seen(**load_file(path)))
+                    save_file(dict(zip(FILE_KEYS, _features(backbone, shard), strict=True)), partial)
+            tensors = load_file(path)
+            parts.append(ImageFeatures(*(tensors[key] for key in FILE_KEYS)))
             progress.update(len(shard))
     return _concatenated(parts)
 
 
-def select_rows(features: Seen, rows: list[int]) -> Seen:
+def select_rows(features: ImageFeatures, rows: list[int]) -> ImageFeatures:
     """What is seen in some rows."""
-    return Seen(*(field[rows] for field in features))
+    return ImageFeatures(*(field[rows] for field in features))
 
 
 @torch.inference_mode()
-def _features(backbone: NanoBackbone, shown: Sequence[View]) -> Seen:
+def _features(backbone: NanoBackbone, shown: Sequence[View]) -> ImageFeatures:
     batches = []
     for start in range(0, len(shown), ENCODER_BATCH_SIZE):
         images = [view.open() for view in shown[start : start + ENCODER_BATCH_SIZE]]
         with torch.autocast("cpu", torch.bfloat16):
-            features = backbone.see(views(images))
-        batches.append(features._replace(places=features.places.bfloat16()))
+            features = backbone.image_features(views(images))
+        batches.append(features._replace(grid_cells=features.grid_cells.bfloat16()))
     return _concatenated(batches)
 
 
-def _concatenated(parts: list[Seen]) -> Seen:
-    return Seen(*map(torch.cat, zip(*parts, strict=True)))
+def _concatenated(parts: list[ImageFeatures]) -> ImageFeatures:
+    return ImageFeatures(*map(torch.cat, zip(*parts, strict=True)))

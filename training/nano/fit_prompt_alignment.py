@@ -22,19 +22,19 @@ from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones.nano import NanoBackbone
-from m3agiqa.backbones.nano.connector import Seen
+from m3agiqa.backbones.nano.connector import ImageFeatures
 from m3agiqa.backbones.nano.prompt_alignment import (
-    HEAD,
-    LEAST,
-    LIMIT,
-    WHOLE,
-    Matcher,
-    Matchers,
+    HEAD_CHANNELS,
+    MAX_MATCH,
+    MIN_DIVISOR,
+    WHOLE_CELLS,
+    PromptAligner,
+    PromptAligners,
     length_class,
-    unfitted,
+    unfitted_weights,
 )
 from m3agiqa.backbones.nano.text import content_words, raw_words, read_words
-from m3agiqa.backbones.nano.word_states import Meanings
+from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.samples import Sample
 from training.data.nano_teacher import images_with_captions, images_with_prompts
 from training.data.prompt_edits import LEXICON_FOLDER, changes
@@ -79,11 +79,11 @@ class ImageTexts:
 class AlignmentData:
     """What the matcher learns from."""
 
-    features: Seen
+    features: ImageFeatures
     image_texts: Sequence[ImageTexts]
     classes: Tensor
     """[1000, C], how the vision encoder tells ImageNet's classes apart."""
-    meanings: Meanings
+    word_states: WordStates
 
     def without(self, rows: set[int], prompts: set[str]) -> AlignmentData:
         """Nothing about images in these rows, and nothing that says one of these prompts of any image."""
@@ -105,9 +105,9 @@ def fit_and_hold_out(
     samples: Sequence[Sample],
     extras: Path | None,
     scale: MosScale,
-    features: Seen,
+    features: ImageFeatures,
     rows: Mapping[Path, int],
-) -> tuple[Matchers, HeldOutAlignment]:
+) -> tuple[PromptAligners, HeldOutAlignment]:
     """The matchers of the training split, and how samples of all splits match with their source left out.
 
     `extras` holds captions and unlabelled images, `rows` says where in what is seen which file is. What says
@@ -117,10 +117,10 @@ def fit_and_hold_out(
     every = alignment_data(backbone, asked, extras, scale, features, rows)
     held_out = hold_out_groups(every, asked, [rows[sample.image] for sample in asked])
     held = {sample.prompt.strip() for sample in samples if sample.prompt and sample.split != "train"}
-    matchers = fit_matchers(every.without(set(), held))
-    for matcher in matchers.each:
-        matcher.usual = held_out.usual.clone()
-    return matchers, held_out
+    prompt_aligners = fit_prompt_aligners(every.without(set(), held))
+    for prompt_aligner in prompt_aligners.each:
+        prompt_aligner.usual = held_out.usual.clone()
+    return prompt_aligners, held_out
 
 
 def alignment_data(
@@ -128,7 +128,7 @@ def alignment_data(
     asked: Sequence[Sample],
     extras: Path | None,
     scale: MosScale,
-    features: Seen,
+    features: ImageFeatures,
     rows: Mapping[Path, int],
     prompted_too: bool = True,
 ) -> AlignmentData:
@@ -144,7 +144,7 @@ def alignment_data(
         texts_of_captions(captions, rows[image]) for image, captions in photographs if image in rows
     ]
     return AlignmentData(
-        features, image_texts, backbone.vision._fc.weight.detach().float(), backbone.meanings
+        features, image_texts, backbone.vision._fc.weight.detach().float(), backbone.word_states
     )
 
 
@@ -163,25 +163,25 @@ def texts_of_captions(captions: Sequence[str], row: int) -> ImageTexts:
     return ImageTexts(row, tuple((1 / len(captions), caption) for caption in captions), 1.0)
 
 
-def fit_matchers(material: AlignmentData) -> Matchers:
-    return Matchers([fit_matcher(material.without_length(number)) for number in range(N_FOLDS)])
+def fit_prompt_aligners(material: AlignmentData) -> PromptAligners:
+    return PromptAligners([fit_prompt_aligner(material.without_length(number)) for number in range(N_FOLDS)])
 
 
-def fit_matcher(material: AlignmentData) -> Matcher:
+def fit_prompt_aligner(material: AlignmentData) -> PromptAligner:
     """A matcher that knows what is usual for parts of a match, but not yet for all of it."""
     words = _Vocabulary.of(material.image_texts)
-    vectors = _TextVectors(words, material.meanings)
+    vectors = _TextVectors(words, material.word_states)
     image_texts = [
         entry for entry in material.image_texts if any(words.of_text(text) for _, text in entry.texts)
     ]
     if len(image_texts) < 2:  # of one alone nothing is known to be usual
-        return Matcher(unfitted(vectors.width))
+        return PromptAligner(unfitted_weights(vectors.width))
     texts = torch.stack([vectors.of_image(entry) for entry in image_texts])
     weights = torch.tensor([entry.weight for entry in image_texts])
     rows = [entry.row for entry in image_texts]
     pooled = torch.cat(
         [
-            _mean_pooled(material.features.places[part])
+            _mean_pooled(material.features.grid_cells[part])
             for part in torch.tensor(rows).split(POOLING_BATCH_SIZE)
         ],
         dim=1,
@@ -203,7 +203,7 @@ def fit_matcher(material: AlignmentData) -> Matcher:
     centres = (mean / spread / 2)[:, 0] @ image_map + (usual_image @ image_map) / 2
     colours = material.features.colours[rows].float()
     state = {
-        **unfitted(vectors.width),
+        **unfitted_weights(vectors.width),
         "letters": torch.tensor(list("\n".join(words.rarities).encode()), dtype=torch.uint8),
         "rarity": torch.tensor(list(words.rarities.values())),
         "state_centre": vectors.centre,
@@ -215,31 +215,37 @@ def fit_matcher(material: AlignmentData) -> Matcher:
         "usual_colours": torch.stack([colours.mean(0), colours.std(0) + 1e-3]),
     }
     some = _evenly_spaced(rows, N_REFERENCES)
-    state["references"] = Matcher(state).sight(select_rows(material.features, some)).places
-    state["usual_parts"] = _part_statistics(Matcher(state), material, image_texts)
+    state["references"] = PromptAligner(state).align(select_rows(material.features, some)).grid_cells
+    state["usual_parts"] = _part_statistics(PromptAligner(state), material, image_texts)
     kept = {name: value.half() if name in HALF_PRECISION_KEYS else value for name, value in state.items()}
-    return Matcher({name: value.contiguous() for name, value in kept.items()})
+    return PromptAligner({name: value.contiguous() for name, value in kept.items()})
 
 
 def _mean_pooled(places: Tensor) -> Tensor:
     """[N, T, .] -> [2, N, C], the means of the head over the places of both looks."""
-    head = places[..., :HEAD].float()
-    return torch.stack([head[:, :WHOLE].mean(1), head[:, WHOLE:].mean(1)])
+    head = places[..., :HEAD_CHANNELS].float()
+    return torch.stack([head[:, :WHOLE_CELLS].mean(1), head[:, WHOLE_CELLS:].mean(1)])
 
 
-def _part_statistics(matcher: Matcher, material: AlignmentData, image_texts: Sequence[ImageTexts]) -> Tensor:
+def _part_statistics(
+    prompt_aligner: PromptAligner, material: AlignmentData, image_texts: Sequence[ImageTexts]
+) -> Tensor:
     """[3, 2]: mean and spread over pairs of images with others' texts."""
-    sight = matcher.sight(
+    aligned_images = prompt_aligner.align(
         select_rows(material.features, _evenly_spaced([entry.row for entry in image_texts], N_PAIRED_IMAGES))
     )
     prompts = _evenly_spaced(
         list(dict.fromkeys(entry.texts[0][1] for entry in image_texts)), N_PAIRED_IMAGES // 2
     )
-    parts = torch.stack([matcher.parts(sight, prompt, material.meanings) for prompt in prompts])
+    parts = torch.stack(
+        [prompt_aligner.parts(aligned_images, prompt, material.word_states) for prompt in prompts]
+    )
     usual = []
     for part in parts.unbind(1):
         known = part[part != 0]
-        usual.append([known.mean().item(), known.std().item() + LEAST] if len(known) > 1 else [0.0, 1.0])
+        usual.append(
+            [known.mean().item(), known.std().item() + MIN_DIVISOR] if len(known) > 1 else [0.0, 1.0]
+        )
     return torch.tensor(usual)
 
 
@@ -304,10 +310,10 @@ class _Vocabulary:
 class _TextVectors:
     """Texts as vectors [D] of what their words mean."""
 
-    def __init__(self, words: _Vocabulary, meanings: Meanings) -> None:
+    def __init__(self, words: _Vocabulary, word_states: WordStates) -> None:
         self.words = words
         every = list(words.rarities)
-        states = meanings.states(every)
+        states = word_states.states(every)
         self.width = states.shape[1]
         self.centre = states.mean(0)
         _, spreads, axes = torch.linalg.svd(states - self.centre, full_matrices=False)
@@ -353,7 +359,7 @@ class HeldOutAlignment:
 
     samples: Sequence[Sample]
     own: Tensor
-    """[N], as Matcher.match tells it."""
+    """[N], as PromptAligner.match tells it."""
     usual: Tensor
     """[2], mean and spread of the sums that these were in the training split."""
     unrelated: list[float]
@@ -398,16 +404,16 @@ def hold_out_groups(
     unrelated: list[float] = []
     changed: dict[str, list[bool]] = {}
 
-    def fit(_: list[int], held_out: list[int]) -> Matchers:
+    def fit(_: list[int], held_out: list[int]) -> PromptAligners:
         prompts = {samples[i].prompt.strip() for i in held_out} if prompts_too else set()
-        return fit_matchers(material.without({rows[i] for i in held_out}, prompts))
+        return fit_prompt_aligners(material.without({rows[i] for i in held_out}, prompts))
 
-    def predict(matchers: Matchers, held_out: list[int]) -> Tensor:
-        sights = matchers.sights(select_rows(material.features, [rows[i] for i in held_out]))
+    def predict(prompt_aligners: PromptAligners, held_out: list[int]) -> Tensor:
+        aligned_images = prompt_aligners.align(select_rows(material.features, [rows[i] for i in held_out]))
 
         def matches(prompt: str) -> Tensor:
             number = length_class(prompt, N_FOLDS)
-            return matchers.each[number].total(sights[number], prompt, material.meanings)
+            return prompt_aligners.each[number].total(aligned_images[number], prompt, material.word_states)
 
         asked = [samples[i].prompt for i in held_out]
         table = {prompt: matches(prompt) for prompt in dict.fromkeys(asked)}
@@ -428,5 +434,5 @@ def hold_out_groups(
     learned = sums[[sample.split == "train" for sample in samples]]
     if len(learned) > 1 and learned.std() > 0:
         usual = torch.stack([learned.mean(), learned.std()])
-    own = ((sums - usual[0]) / usual[1]).clamp(-LIMIT, LIMIT)
+    own = ((sums - usual[0]) / usual[1]).clamp(-MAX_MATCH, MAX_MATCH)
     return HeldOutAlignment(samples, own, usual, unrelated, changed)

@@ -17,9 +17,15 @@ import torch
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano.connector import Seen
-from m3agiqa.backbones.nano.nss_features import BRISQUE
-from m3agiqa.backbones.nano.quality_regressor import JUDGED, LANDMARKS, Opinions, Scaling, kernel
+from m3agiqa.backbones.nano.connector import ImageFeatures
+from m3agiqa.backbones.nano.nss_features import N_BRISQUE
+from m3agiqa.backbones.nano.quality_regressor import (
+    JUDGED_ASPECTS,
+    N_LANDMARKS,
+    ClampedStandardization,
+    QualityRegressor,
+    kernel,
+)
 from m3agiqa.samples import Sample
 from training.stages.leave_source_out import leave_one_group_out, within_source
 
@@ -36,11 +42,11 @@ class RegressionData:
     """What is seen of N images whose scores are known."""
 
     statistics: Tensor
-    """[N, STATISTICS]."""
+    """[N, N_STATISTICS]."""
     appearance: Tensor
-    """[N, APPEARANCE]."""
+    """[N, N_APPEARANCE]."""
     scores: Tensor
-    """[N, JUDGED] in [0, 1], NaN where unknown."""
+    """[N, JUDGED_ASPECTS] in [0, 1], NaN where unknown."""
     sources: Sequence[str | None]
 
     def part(self, rows: Sequence[int]) -> RegressionData:
@@ -49,35 +55,35 @@ class RegressionData:
         return RegressionData(self.statistics[some], self.appearance[some], self.scores[some], sources)
 
 
-def regression_data(samples: Sequence[Sample], scale: MosScale, features: Seen) -> RegressionData:
+def regression_data(samples: Sequence[Sample], scale: MosScale, features: ImageFeatures) -> RegressionData:
     """Of samples and what is seen of them, row by row."""
-    scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED] for s in samples]
-    known = torch.tensor(scores).reshape(-1, len(JUDGED))
+    scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED_ASPECTS] for s in samples]
+    known = torch.tensor(scores).reshape(-1, len(JUDGED_ASPECTS))
     return RegressionData(
         features.statistics, features.appearance, known, [sample.source for sample in samples]
     )
 
 
-def fit_quality_regressor(opinions: Opinions, examples: RegressionData, seed: int = 0) -> None:
+def fit_quality_regressor(opinions: QualityRegressor, examples: RegressionData, seed: int = 0) -> None:
     """Set the readers' weights. An aspect without scores that differ inside a source gets no opinion."""
     statistics, appearance, groups = examples.statistics, examples.appearance, _SourceGroups(examples.sources)
     _scale(opinions.look, appearance, groups)
     _scale(opinions.stage, statistics, groups)
-    chosen = torch.randperm(len(appearance), generator=torch.Generator().manual_seed(seed))[:LANDMARKS]
+    chosen = torch.randperm(len(appearance), generator=torch.Generator().manual_seed(seed))[:N_LANDMARKS]
     opinions.landmarks.zero_()[: len(chosen)] = opinions.look(appearance[chosen])
     landmarks = opinions.landmarks[: len(chosen)].double()
     directions = _whitening(landmarks)
     inputs = (
         kernel(opinions.look(appearance), landmarks) @ directions,
         opinions.stage(statistics),
-        opinions.brisque(appearance[:, :BRISQUE]),
+        opinions.brisque(appearance[:, :N_BRISQUE]),
     )
     each = [
         _weights(inputs, scores, groups, BRISQUE_SHARES[a])
-        for a, scores in zip(JUDGED, examples.scores.T, strict=True)
+        for a, scores in zip(JUDGED_ASPECTS, examples.scores.T, strict=True)
     ]
     look, stage, brisque = (torch.cat(columns, dim=1) for columns in zip(*each, strict=True))
-    mixture = torch.eye(len(JUDGED), dtype=look.dtype)
+    mixture = torch.eye(len(JUDGED_ASPECTS), dtype=look.dtype)
     if brisque.all():  # there are opinions on both
         mixture = torch.tensor(
             [[1.0, QUALITY_SHARE_IN_AUTHENTICITY], [0.0, 1.0 - QUALITY_SHARE_IN_AUTHENTICITY]],
@@ -112,19 +118,19 @@ def _weights(
 def held_out_opinions(
     examples: RegressionData, seed: int = 0, groups: Sequence[str | None] | None = None
 ) -> Tensor:
-    """Opinions [N, JUDGED] on each group's images by readers that were fitted without that group.
+    """Quality logits [N, JUDGED_ASPECTS] on each group's images by regressors that were fitted without it.
 
     `groups` says which group each image is of; without it these are the sources.
     """
 
-    def fit(train: list[int], _: list[int]) -> Opinions | None:
+    def fit(train: list[int], _: list[int]) -> QualityRegressor | None:
         if not train:
             return None
-        opinions = Opinions()
+        opinions = QualityRegressor()
         fit_quality_regressor(opinions, examples.part(train), seed)
         return opinions
 
-    def predict(opinions: Opinions, rows: list[int]) -> Tensor:
+    def predict(opinions: QualityRegressor, rows: list[int]) -> Tensor:
         return opinions(examples.statistics[rows], examples.appearance[rows]).to(examples.scores.dtype)
 
     groups = examples.sources if groups is None else groups
@@ -138,7 +144,7 @@ def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> di
     """
     clean = [is_clean(sample) for sample in samples]
     by_aspect: dict[str, dict] = {}
-    for column, aspect in enumerate(JUDGED):
+    for column, aspect in enumerate(JUDGED_ASPECTS):
         frame = pd.DataFrame(
             {
                 "source": [str(sample.source) for sample in samples],
@@ -197,13 +203,13 @@ class _SourceGroups:
         return self.differences(x).pow(2).mean(0).sqrt()
 
 
-def _scale(scaling: Scaling, x: Tensor, groups: _SourceGroups) -> None:
+def _scale(scaling: ClampedStandardization, x: Tensor, groups: _SourceGroups) -> None:
     x = x.double()
     scaling.mean.copy_(x.mean(0))
     scaling.spread.copy_(groups.spread(x) + 1e-6)
 
 
-def _standardize(opinions: Opinions, read: Tensor, groups: _SourceGroups) -> None:
+def _standardize(opinions: QualityRegressor, read: Tensor, groups: _SourceGroups) -> None:
     """Make the opinions' mean 0, and their spread inside sources 1."""
     spread = groups.spread(read)
     spread = torch.where(spread > 0, spread, 1.0)

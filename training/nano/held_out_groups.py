@@ -22,8 +22,8 @@ from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones.nano import NanoBackbone
-from m3agiqa.backbones.nano.prompt_alignment import HEAD, WHOLE, verdict
-from m3agiqa.backbones.nano.quality_regressor import JUDGED
+from m3agiqa.backbones.nano.prompt_alignment import HEAD_CHANNELS, WHOLE_CELLS, correspondence_logit
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
 from training.nano import fit_prompt_alignment, fit_quality_regressor
@@ -79,7 +79,7 @@ def evaluate_held_out_groups(
     features = cached_features(backbone, shown, folder)
     own = select_rows(features, [rows[view] for view in originals])
     examples = fit_quality_regressor.regression_data(samples, scale, own)
-    pooled = own.places[:, :WHOLE, :HEAD].float().mean(1)
+    pooled = own.grid_cells[:, :WHOLE_CELLS, :HEAD_CHANNELS].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}
     asked = [sample for sample in samples if sample.prompt]
     material = fit_prompt_alignment.alignment_data(
@@ -98,8 +98,8 @@ def evaluate_held_out_groups(
             fits = fit_prompt_alignment.hold_out_groups(material, asked, places, theirs, grouping.prompts_too)
             beside = [row for row, sample in enumerate(samples) if sample.prompt]
             fit = torch.full((len(samples),), math.nan)
-            fit[beside] = verdict(fits.own, looks[beside].float())
-            read = {aspect: looks[:, column] for column, aspect in enumerate(JUDGED)}
+            fit[beside] = correspondence_logit(fits.own, looks[beside].float())
+            read = {aspect: looks[:, column] for column, aspect in enumerate(JUDGED_ASPECTS)}
             read[Aspect.CORRESPONDENCE] = fit
             table_rows += _rows(grouping, samples, groups, FULL_READERS, read)
             table_rows += _rows(grouping, samples, groups, PLAIN_RIDGE, _ridges(pooled, samples, groups))

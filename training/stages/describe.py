@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Backbone, Delta, Request, Spoken
+from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
 from m3agiqa.errors import InputError
 from training.data.variants import Variant
 from training.parallel import Shard, progress_bar
@@ -46,14 +46,14 @@ def describe(
             rows = [(case, aspect) for case in batch for aspect in case.aspects]
             spoken = []
             for said in _speak(speaker, batch):
-                if isinstance(said, Spoken):
+                if isinstance(said, Generation):
                     case, aspect = rows[said.row]
                     spoken.append((_entry(case, aspect, said, identity), said.hidden))
             cache.add(spoken)
             progress.update(len(batch))
 
 
-def _speak(speaker: Backbone, batch: list[Variant]) -> Iterator[Delta | Spoken]:
+def _speak(speaker: Backbone, batch: list[Variant]) -> Iterator[Delta | Generation]:
     """Raises InputError naming the sample that cannot be spoken about."""
     try:
         yield from speaker.describe(_requests(batch))
@@ -92,7 +92,7 @@ def batches_of(items: Sequence[T], rows: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _entry(case: Variant, aspect: Aspect, said: Spoken, identity: str) -> Entry:
+def _entry(case: Variant, aspect: Aspect, said: Generation, identity: str) -> Entry:
     return Entry(
         key=case.key(aspect, identity),
         sample=case.sample.id,

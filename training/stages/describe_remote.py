@@ -36,7 +36,7 @@ from training.remote.client import (
     run_in_threads,
     with_retries,
 )
-from training.stages.encode import Telling
+from training.stages.encode import EncodedConversation
 from training.stages.hidden_cache import Entry
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class RemoteAnswer:
 
 
 @dataclass(frozen=True)
-class RemoteConversation(Telling):
+class RemoteConversation(EncodedConversation):
     """A conversation that a server's model has generated, cached like one that the backbone itself has."""
 
     rating: Rating

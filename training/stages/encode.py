@@ -28,7 +28,7 @@ ROWS = 24
 
 
 @dataclass(frozen=True)
-class Telling:
+class EncodedConversation:
     """A conversation with all its turns, about a case."""
 
     case: Variant
@@ -58,26 +58,30 @@ class Telling:
         )
 
 
-def given(samples: Sequence[Sample]) -> list[Telling]:
+def given(samples: Sequence[Sample]) -> list[EncodedConversation]:
     """The samples' own descriptions, as the first of two rounds."""
     tellings = []
     for sample in samples:
         for aspect, text in sample.descriptions.items():
             if sample.prompt or not aspect.needs_prompt:
                 told = Conversation.open(aspect, sample.prompt).describe(text)
-                tellings.append(Telling(Variant(sample, "own", (aspect,), sample.prompt), told))
+                tellings.append(EncodedConversation(Variant(sample, "own", (aspect,), sample.prompt), told))
     return tellings
 
 
 def encode(
-    tellings: Sequence[Telling], backbone: str, folder: Path, cache: HiddenCache, share: Shard | None = None
+    tellings: Sequence[EncodedConversation],
+    backbone: str,
+    folder: Path,
+    cache: HiddenCache,
+    share: Shard | None = None,
 ) -> None:
     """Encode what the cache does not hold yet, with the backbone in `folder`."""
     # Images with conversations of like length together, as the shorter ones are padded.
     images = sorted(_by_image(tellings), key=lambda group: max(map(_length, group)))
     mine = list(chain.from_iterable((share or Shard()).of(images)))
 
-    def todo(identity: str) -> list[list[Telling]]:
+    def todo(identity: str) -> list[list[EncodedConversation]]:
         batches = batches_of(mine, ROWS)
         return [batch for batch in batches if any(each.key(identity) not in cache for each in batch)]
 
@@ -95,13 +99,13 @@ def encode(
             progress.update(len(batch))
 
 
-def _by_image(tellings: Iterable[Telling]) -> list[list[Telling]]:
+def _by_image(tellings: Iterable[EncodedConversation]) -> list[list[EncodedConversation]]:
     """Those about the same image together, which is seen once for all of them."""
-    groups: dict[object, list[Telling]] = {}
+    groups: dict[object, list[EncodedConversation]] = {}
     for telling in tellings:
         groups.setdefault(picture(telling.case), []).append(telling)
     return list(groups.values())
 
 
-def _length(telling: Telling) -> tuple[int, str]:
+def _length(telling: EncodedConversation) -> tuple[int, str]:
     return sum(len(turn.content) for turn in telling.conversation.turns), telling.case.sample.id

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class
+from m3agiqa.backbones.adapters import without_peft_notice
 from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
 from m3agiqa.errors import InputError
 from m3agiqa.files import latest_folder, replace_folder
@@ -230,10 +230,9 @@ class _Learner(nn.Module):
 def _ready(part: Part, config: FinetuneConfig, tuned: bool) -> nn.Module:
     """The part, with LoRA layers in place (those it begins with, or new ones), or all of it trainable."""
     module = part.module
-    with warnings.catch_warnings():  # PEFT reads an attribute by a name that transformers has given up
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        if part.begun is not None:
-            module = PeftModel.from_pretrained(module, part.begun, is_trainable=tuned)
+    with without_peft_notice():
+        if part.init_from is not None:
+            module = PeftModel.from_pretrained(module, part.init_from, is_trainable=tuned)
         elif tuned and part.lora is not None:
             alpha = 2 * config.rank if config.alpha is None else config.alpha
             lora = LoraConfig(

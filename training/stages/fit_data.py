@@ -11,7 +11,7 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.data.variants import Variant
-from training.stages.encode import Telling
+from training.stages.encode import EncodedConversation
 from training.stages.hidden_cache import HiddenCache
 from training.stages.predictor_input import Reading
 
@@ -76,7 +76,7 @@ def parts(every: Sequence[Target], wanted: Iterable[str], source: object) -> dic
 
 def tellings(
     cases: Sequence[Variant], cache: HiddenCache, speaker: str, aspect: Aspect, reading: Reading
-) -> list[Telling]:
+) -> list[EncodedConversation]:
     """What must be encoded for a reading of the own cases that have a MOS.
 
     `speaker` is the identity of the backbone that spoke the descriptions.
@@ -88,11 +88,11 @@ def tellings(
             keys = {each: case.key(each, speaker) for each in needed}
             spoken = {each: cache.entries[key] for each, key in keys.items() if key in cache}
             if spoken.keys() == keys.keys():
-                found.append(Telling(case, reading.conversation(case, aspect, spoken)))
+                found.append(EncodedConversation(case, reading.conversation(case, aspect, spoken)))
     return found
 
 
-def told_targets(tellings: Sequence[Telling], cache: HiddenCache, reader: str) -> list[Target]:
+def told_targets(tellings: Sequence[EncodedConversation], cache: HiddenCache, reader: str) -> list[Target]:
     """The like for conversations with given turns, as far as they are encoded; without worse cases."""
     keys = [telling.key(reader) for telling in tellings]
     states = cache.states(key for key in keys if key in cache)

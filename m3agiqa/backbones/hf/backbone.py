@@ -1,4 +1,4 @@
-"""Any image-text-to-text model of transformers as speaker and encoder."""
+"""Any image-text-to-text model of transformers: it generates descriptions and encodes conversations."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.base import Answers, Backbone, Delta, Part, Request, Spoken
-from m3agiqa.backbones.base_model import FILES, Source
+from m3agiqa.backbones.adapters import load_adapter
+from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
+from m3agiqa.backbones.base_model import MODEL_FILES, BaseModel
+from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.device_map import fitting
-from m3agiqa.backbones.generation import Speech, speak
-from m3agiqa.backbones.hf.adapters import adapted
-from m3agiqa.backbones.hf.chat import Chat, Tokens
-from m3agiqa.backbones.hf.modules import dissect, linear_layers
+from m3agiqa.backbones.generation import GenerationBatch, generate
+from m3agiqa.backbones.hf.chat import TemplateChat
+from m3agiqa.backbones.hf.modules import linear_layer_pattern, split_model
 from m3agiqa.backbones.hf.processor import load_processor
-from m3agiqa.backbones.kv_cache import Reading, padded
+from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
 from m3agiqa.backbones.memory import enough_for_work, enough_to_load
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quantization import settle
-from m3agiqa.backbones.quiet import quietly
+from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError
 
-SPOKEN_AT_ONCE = 24  # conversations; the memory that they take grows with their number
-READ_AT_ONCE = 8
+GENERATION_BATCH_SIZE = 24  # conversations
+ENCODING_BATCH_SIZE = 8
 MAX_NEW_TOKENS = 128  # the longest teacher description has 53 words
 WORK_SHARE = 0.1  # of the weights' memory must be free beside them, as accelerate has it
 MAX_CLOSING = 64  # tokens of the second question
@@ -57,36 +58,36 @@ ADAPTER_FOLDER = "adapter"  # of the language model
 class HfBackbone:
     """One model for all aspects, or one whose adapters differ by aspect (`PerAspect`).
 
-    Implements `base.TrainableBackbone`. Conversations about an image share what the model makes of it. Where
+    Implements `base.TrainableBackbone`. Conversations about an image share its prefix. Where
     the model has recurrent layers (Qwen3.5, MiniCPM-V 4.6, LFM2-VL), which cannot skip padding, they are
-    held one after another.
+    processed one after another.
     """
 
     name = "hf"
     revision = 1
-    source: ClassVar[Source | None] = None
+    source: ClassVar[BaseModel | None] = None
     """The model that this class is bound to; None: checkpoints say it themselves."""
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, source: Source) -> None:
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, source: BaseModel) -> None:
         self.model, self.made_of = model, source
-        self.anatomy = dissect(model)
-        self.chat = Chat(processor, _ends(model, processor))
+        self.anatomy = split_model(model)
+        self.chat = TemplateChat(processor, _ends(model, processor))
         text = model.config.get_text_config()
         self.hidden_size: int = self.head.shape[1]
         self.vocab_size: int = self.head.shape[0]
         kinds = set(getattr(text, "layer_types", None) or ())
         self.recurrent = any("attention" not in kind or "linear" in kind for kind in kinds)
         self._checkpointing = False
-        self._begun_in: Path | None = None  # where training begins from
+        self._init_from: Path | None = None  # where training begins from
 
     @classmethod
     def of(cls, text: str) -> type[Self]:
         """The class bound to a model: "organisation/name", with "@revision" or not, or a folder."""
-        return type(cls.__name__, (cls,), {"source": Source.parse(text)})
+        return type(cls.__name__, (cls,), {"source": BaseModel.parse(text)})
 
     @classmethod
     def from_base(
-        cls, source: Source, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
+        cls, source: BaseModel, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
     ) -> Self:
         """The model as it was published. Raises WeightsError."""
         placement.check()
@@ -108,9 +109,9 @@ class HfBackbone:
         A folder with sub-folders by aspect has adapters for each of them.
         """
         base = cls.from_base(cls._source(folder), progress, placement)
-        found = [aspect for aspect in Aspect if (folder / aspect).is_dir()]
-        if found:
-            return PerAspect({aspect: base.sibling(folder / aspect) for aspect in found})
+        trained = [aspect for aspect in Aspect if (folder / aspect).is_dir()]
+        if trained:
+            return PerAspect({aspect: base.sibling(folder / aspect) for aspect in trained})
         base._adapt(folder)
         return base
 
@@ -118,17 +119,17 @@ class HfBackbone:
         """Another backbone, trained as a folder says, that shares the base weights of this one."""
         other = copy.copy(self)
         other.model = sharing_copy(self.model)
-        other.anatomy = dissect(other.model)
+        other.anatomy = split_model(other.model)
         other._adapt(folder)
         return other
 
     def note_base(self, folder: Path) -> None:
-        """Let what was trained say of which model, and of which commit of it."""
+        """Record of which model, and of which commit of it, the trained weights are."""
         self.made_of.write(folder)
 
     @classmethod
     def base_version(cls, folder: Path, fetch: bool = False) -> str:
-        return version(cls._source(folder).files(fetch=fetch), FILES)
+        return version(cls._source(folder).files(fetch=fetch), MODEL_FILES)
 
     @property
     def head(self) -> Tensor:
@@ -137,12 +138,12 @@ class HfBackbone:
     # --- training ----------------------------------------------------------------------------
 
     @classmethod
-    def for_training(cls, begun: Path | None) -> Self:
-        """The model, with what the folder `begun` has of its parts."""
-        backbone = cls.from_base(cls._source(begun), placement=Placement("cpu"))
-        if begun:
-            backbone._begun_in = begun
-            backbone._load_connector(begun)
+    def for_training(cls, init_from: Path | None) -> Self:
+        """The model, with what the folder `init_from` has of its parts."""
+        backbone = cls.from_base(cls._source(init_from), placement=Placement("cpu"))
+        if init_from:
+            backbone._init_from = init_from
+            backbone._load_connector(init_from)
         return backbone
 
     @property
@@ -151,10 +152,13 @@ class HfBackbone:
         anatomy, base = self.anatomy, self.made_of.title
 
         def begun(name: str) -> Path | None:
-            folder = self._begun_in / name if self._begun_in else None
+            folder = self._init_from / name if self._init_from else None
             return folder if folder and folder.is_dir() else None
 
-        vision, language = linear_layers(anatomy.vision), linear_layers(anatomy.language["model"])
+        vision, language = (
+            linear_layer_pattern(anatomy.vision),
+            linear_layer_pattern(anatomy.language["model"]),
+        )
         language = "|".join(rf"model\.{name}" for name in language.split("|"))
         parts = {
             "vision": Part(anatomy.vision, VISION_ADAPTER_FOLDER, vision, base, begun(VISION_ADAPTER_FOLDER)),
@@ -164,14 +168,7 @@ class HfBackbone:
         return {name: part for name, part in parts.items() if any(True for _ in part.module.parameters())}
 
     def answers(self, requests: Sequence[Request]) -> Answers:
-        states, ids, turns = [], [], []
-        for row, tokens in self._states(requests):
-            start = len(row) - len(tokens.ids)
-            places = [i for i, answer in enumerate(tokens.answer) if answer]
-            states.append(row[[start + i - 1 for i in places]])  # the state before a token predicts it
-            ids += [tokens.ids[i] for i in places]
-            turns += [tokens.answer[i] for i in places]
-        return Answers(self._logits(torch.cat(states)), self._tensor(ids), self._tensor(turns))
+        return answers_of(self._states(requests), self._logits)
 
     def enable_gradient_checkpointing(self) -> None:
         self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -182,39 +179,39 @@ class HfBackbone:
                 )
         self._checkpointing = True
 
-    # --- reading and speaking ----------------------------------------------------------------
+    # --- encoding and generation -------------------------------------------------------------
 
     @torch.inference_mode()
     @enough_for_work()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
-        batches = self._batches(requests, READ_AT_ONCE)
+        batches = self._batches(requests, ENCODING_BATCH_SIZE)
         return [states.cpu() for batch in batches for states, _ in self._states(batch)]
 
     @torch.inference_mode()
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Delta | Spoken]:
+    ) -> Iterator[Delta | Generation]:
         first = 0
-        for batch in self._batches(requests, SPOKEN_AT_ONCE):
+        for batch in self._batches(requests, GENERATION_BATCH_SIZE):
             with enough_for_work():
-                yield from speak(self._speech(batch, first), stop)
+                yield from generate(self._generation_batch(batch, first), stop)
             first += sum(len(request.conversations) for request in batch)
 
-    def _speech(self, requests: Sequence[Request], first: int) -> Speech:
+    def _generation_batch(self, requests: Sequence[Request], first: int) -> GenerationBatch:
         shown = requests[0].image is not None
         conversations = [c for request in requests for c in request.conversations]
         questions = [self.chat.rest(c, shown).ids for c in conversations]
         whole = [self.chat.rest(c.describe(""), shown).ids for c in conversations]
-        reading = self._begin(requests)
-        self._check_length(reading.mask.shape[1] + max(map(len, questions)))
-        return Speech(
-            reading,
+        state = self._begin(requests)
+        self._check_length(state.mask.shape[1] + max(map(len, questions)))
+        state.append(*padded(questions, left=True))
+        return GenerationBatch(
+            state,
             self._logits,
             self.chat,
-            questions,
             closings=[ids[len(asked) :] for ids, asked in zip(whole, questions, strict=True)],
             limit=MAX_NEW_TOKENS,
-            forgets=not self.recurrent,
+            can_drop=not self.recurrent,
             first=first,
         )
 
@@ -227,8 +224,8 @@ class HfBackbone:
                 f"tokens, and {most:,} can be read. Shorten the prompt, or give a smaller image."
             )
 
-    def _begin(self, requests: Sequence[Request]) -> Reading:
-        """Read what conversations begin with, once for each image; a row for each conversation."""
+    def _begin(self, requests: Sequence[Request]) -> DecoderState:
+        """The state after the prefixes, each computed once an image; a row for each conversation."""
         inputs = self._inputs([request.image for request in requests])
         owners = [i for i, request in enumerate(requests) for _ in request.conversations]
         ids, own = inputs.pop("input_ids"), inputs.pop("attention_mask")
@@ -242,8 +239,8 @@ class HfBackbone:
             use_cache=True,
             **inputs,
         ).last_hidden_state
-        begun = Reading(self.model.base_model, cache, hidden, own, positions)
-        return begun.pick(self._tensor(owners))
+        begun = DecoderState(library_forward(self.model.base_model), cache, hidden, own, positions)
+        return begun.select(self._tensor(owners))
 
     def _logits(self, states: Tensor) -> Tensor:
         """[N, d] -> [N, vocab]."""
@@ -256,7 +253,7 @@ class HfBackbone:
     # --- parts -------------------------------------------------------------------------------
 
     def _batches(self, requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
-        """Requests to be held together: until they have so many conversations, or one conversation each."""
+        """Requests to be processed together: until they have so many conversations, or one each."""
         batch: list[Request] = []
         for request in _apart(requests) if self.recurrent else requests:
             batch.append(request)
@@ -266,22 +263,22 @@ class HfBackbone:
         if batch:
             yield batch
 
-    def _states(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tokens]]:
-        """Forward whole conversations: states [L, d] and the tokens after the beginning; differentiable."""
+    def _states(self, requests: Sequence[Request]) -> list[tuple[Tensor, ChatTokens]]:
+        """Whole conversations: hidden states [L, d] and the tokens that they end with; differentiable."""
         if self.recurrent:
             return [self._states_apart([request])[0] for request in _apart(requests)]
         if self._checkpointing:
             return self._states_apart(_apart(requests))
         shown = requests[0].image is not None
         rests = [self.chat.rest(c, shown) for request in requests for c in request.conversations]
-        reading = self._begin(requests)
-        reading.read(*padded([rest.ids for rest in rests]))
-        return list(zip(reading.states(), rests, strict=True))
+        state = self._begin(requests)
+        state.append(*padded([rest.ids for rest in rests]))
+        return list(zip(state.states(), rests, strict=True))
 
-    def _states_apart(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tokens]]:
+    def _states_apart(self, requests: Sequence[Request]) -> list[tuple[Tensor, ChatTokens]]:
         """`_states` of requests with one conversation each, in one forward without a cache.
 
-        Layers whose activations are computed anew in the backward pass cannot share one.
+        Layers whose activations are recomputed in the backward pass cannot share one.
         """
         images = [request.image for request in requests]
         rests = [self.chat.rest(request.conversations[0], images[0] is not None) for request in requests]
@@ -303,7 +300,10 @@ class HfBackbone:
         return dict(inputs)
 
     def _positions(self, ids: Tensor, own: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Where tokens stand; some families place those of an image in rows and columns."""
+        """Positions of tokens; some families number those of an image in rows and columns.
+
+        By a private method of transformers (seen in 5.24), which `generate` calls.
+        """
         return self.model._prepare_position_ids_for_generation(ids, {**inputs, "attention_mask": own})
 
     @property
@@ -312,8 +312,8 @@ class HfBackbone:
 
     def _adapt(self, folder: Path) -> None:
         self._load_connector(folder)
-        adapted(self.anatomy.vision, folder / VISION_ADAPTER_FOLDER)
-        adapted(self.anatomy.language, folder / ADAPTER_FOLDER)
+        load_adapter(self.anatomy.vision, folder / VISION_ADAPTER_FOLDER)
+        load_adapter(self.anatomy.language, folder / ADAPTER_FOLDER)
         self.model.eval().requires_grad_(False)
 
     def _load_connector(self, folder: Path) -> None:
@@ -321,27 +321,27 @@ class HfBackbone:
             self.anatomy.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
 
     @classmethod
-    def _source(cls, folder: Path | None) -> Source:
+    def _source(cls, folder: Path | None) -> BaseModel:
         """The model that a checkpoint was made of, or that this class is bound to. Raises WeightsError."""
-        places = [folder, *(folder / aspect for aspect in Aspect)] if folder else []
-        found = next(filter(None, map(Source.read, places)), None)
-        if found is None and cls.source is None:
+        folders = [folder, *(folder / aspect for aspect in Aspect)] if folder else []
+        recorded = next(filter(None, map(BaseModel.read, folders)), None)
+        if recorded is None and cls.source is None:
             raise WeightsError(
                 "It is not said which model is meant. Write backbone: hf:organisation/name, with a name of "
                 "the Hugging Face Hub, or a folder after the colon."
             )
-        if found and cls.source and found.model != cls.source.model:
+        if recorded and cls.source and recorded.model != cls.source.model:
             raise WeightsError(
-                f"{folder} was made of {found.model}, so it does not go with {cls.source.model}."
+                f"{folder} was made of {recorded.model}, so it does not go with {cls.source.model}."
             )
-        return found or cls.source
+        return recorded or cls.source
 
 
 def _apart(requests: Sequence[Request]) -> list[Request]:
     return [Request(request.image, (c,)) for request in requests for c in request.conversations]
 
 
-def _load_model(folder: Path, source: Source, placement: Placement) -> PreTrainedModel:
+def _load_model(folder: Path, source: BaseModel, placement: Placement) -> PreTrainedModel:
     """Raises WeightsError for a folder that has no image-text-to-text model, or not all of it."""
     settings = folder / "config.json"
     if not settings.exists():
@@ -359,9 +359,9 @@ def _load_model(folder: Path, source: Source, placement: Placement) -> PreTraine
         empty = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
     dtype = getattr(torch, source.dtype) if source.dtype else config.get_text_config().dtype or torch.float32
     work = int(WORK_SHARE * empty.num_parameters() * dtype.itemsize)
-    placed = fitting(source.title, empty, dissect(empty).language["model"], dtype, placement, work)
-    with enough_to_load(source.title), quietly():
-        model, found = AutoModelForImageTextToText.from_pretrained(
+    placed = fitting(source.title, empty, split_model(empty).language["model"], dtype, placement, work)
+    with enough_to_load(source.title), quiet_transformers():
+        model, loading_info = AutoModelForImageTextToText.from_pretrained(
             folder,
             config=config,
             use_safetensors=True,
@@ -369,7 +369,7 @@ def _load_model(folder: Path, source: Source, placement: Placement) -> PreTraine
             **{**placed, "dtype": source.dtype or "auto"},
         )
         settle(model)
-    missing = sorted(found["missing_keys"])
+    missing = sorted(loading_info["missing_keys"])
     if missing:
         raise WeightsError(
             f"{source} lacks {len(missing):,} of its weights, {missing[0]} among them. Get its files anew."
@@ -379,6 +379,6 @@ def _load_model(folder: Path, source: Source, placement: Placement) -> PreTraine
 
 def _ends(model: PreTrainedModel, processor: ProcessorMixin) -> set[int]:
     """Tokens that end an answer."""
-    said = model.generation_config.eos_token_id if model.generation_config else None
-    ends = {said} if isinstance(said, int) else set(said or ())
+    declared = model.generation_config.eos_token_id if model.generation_config else None
+    ends = {declared} if isinstance(declared, int) else set(declared or ())
     return (ends | {processor.tokenizer.eos_token_id}) - {None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import TemplateError
@@ -12,26 +11,19 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from m3agiqa.aspects import RATING_WORDS
+from m3agiqa.backbones.chat import ChatTokens
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import WeightsError
 
-BREAK = "\ue000"  # private use: where a text is cut before it is tokenized
-PLACE = "\ue001{}\ue002"  # stands for a turn's text while the template is rendered
+TOKENIZATION_BREAK = "\ue000"  # private use: where a text is cut before it is tokenized
+TURN_PLACEHOLDER = "\ue001{}\ue002"  # stands for a turn's text while the template is rendered
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of a conversation after its beginning; `answer` numbers the assistant's turns, else 0."""
+class TemplateChat:
+    """A conversation is a prefix (system prompt, image), which all about an image share, and the rest.
 
-    ids: list[int]
-    answer: list[int]
-
-
-class Chat:
-    """A conversation is its beginning (system prompt, image), which all about an image share, and the rest.
-
-    Answers stand behind exactly what the model is shown when it is to answer, so that text which was spoken
-    and text which is read become the same tokens.
+    Answers follow exactly what the model gets when it is to answer, so that text that it generates and text
+    that it encodes become the same tokens.
     """
 
     def __init__(self, processor: ProcessorMixin, ends: set[int]) -> None:
@@ -52,7 +44,7 @@ class Chat:
         self.ends = ends | (set(closing[:1]) & added.keys())
 
     @property
-    def words(self) -> list[int]:
+    def rating_tokens(self) -> list[int]:
         """The first tokens of the rating words, each with a letter of its own, where an answer begins."""
         for lead in (self._lead(True, 1), ""):  # the space before a word may be a token of its own
             words = [self._encode(lead + str(word))[0] for word in RATING_WORDS]
@@ -61,7 +53,8 @@ class Chat:
         return words
 
     def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.lstrip()
 
     def begin(self, images: Sequence[Image.Image | None]) -> BatchFeature:
         """Inputs of the model up to the first question, right-padded; all with an image or all without."""
@@ -76,7 +69,7 @@ class Chat:
             return self.processor(text=texts, images=shown, **options)
         return BatchFeature(dict(self.tokenizer(texts, **options)))
 
-    def rest(self, conversation: Conversation, shown: bool) -> Tokens:
+    def rest(self, conversation: Conversation, shown: bool) -> ChatTokens:
         """All turns; after a user turn the assistant's header follows, ready to answer."""
         turns = conversation.turns
         ids: list[int] = []
@@ -98,14 +91,14 @@ class Chat:
                     piece, numbers = piece + end, numbers + [i // 2 + 1] * len(end)
             ids += piece
             answer += numbers
-        return Tokens(ids, answer)
+        return ChatTokens(ids, answer)
 
     def _beginning(self, shown: bool) -> str:
         """Spaces belong to the word behind them, as tokenizers have it."""
         return self._gaps(shown, 1)[0].rstrip(" ")
 
     def _lead(self, shown: bool, turn: int) -> str:
-        """Space between the header and an answer's text, which the model says with its first word."""
+        """Space between the header and an answer's text, which the model generates with its first word."""
         header, before = self._gaps(shown, turn)[-1], self._gaps(shown, turn + 1)[turn]
         between = before.removeprefix(header)
         return between if before.startswith(header) and not between.strip() else ""
@@ -115,7 +108,7 @@ class Chat:
         messages = []
         for i in range(turns):
             content = [{"type": "image"}] if shown and i == 0 else []
-            content.append({"type": "text", "text": PLACE.format(i)})
+            content.append({"type": "text", "text": TURN_PLACEHOLDER.format(i)})
             messages.append({"role": "assistant" if i % 2 else "user", "content": content})
         try:
             text = self.tokenizer.apply_chat_template(
@@ -129,16 +122,23 @@ class Chat:
             raise WeightsError(f"The model's chat template cannot be used: {error}") from error
         gaps = []
         for i in range(turns):
-            gap, found, text = text.partition(PLACE.format(i))
-            if not found:
+            gap, placeholder, text = text.partition(TURN_PLACEHOLDER.format(i))
+            if not placeholder:
                 raise WeightsError("The model's chat template changes or leaves out what is said.")
             gaps.append(gap)
         return [*gaps, text]
 
     def _plain(self, text: str) -> str:
         """What people and models wrote must not become markup: such words are cut."""
-        return self._markup.sub(lambda found: found[0][0] + BREAK + found[0][1:], text.replace(BREAK, ""))
+        return self._markup.sub(
+            lambda mark: mark[0][0] + TOKENIZATION_BREAK + mark[0][1:],
+            text.replace(TOKENIZATION_BREAK, ""),
+        )
 
     def _encode(self, text: str) -> list[int]:
-        pieces = (self.tokenizer(piece, add_special_tokens=False) for piece in text.split(BREAK) if piece)
+        pieces = (
+            self.tokenizer(piece, add_special_tokens=False)
+            for piece in text.split(TOKENIZATION_BREAK)
+            if piece
+        )
         return [token for piece in pieces for token in piece["input_ids"]]

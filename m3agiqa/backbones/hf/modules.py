@@ -12,7 +12,7 @@ from m3agiqa.errors import WeightsError
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelParts:
     """Every weight of a model is in exactly one of these."""
 
     vision: nn.Module
@@ -23,7 +23,7 @@ class Anatomy:
     """`model`, the decoder with its embeddings, and `head`."""
 
 
-def dissect(model: PreTrainedModel) -> Anatomy:
+def split_model(model: PreTrainedModel) -> ModelParts:
     """Find the parts. Raises WeightsError for a model that is put together in another way."""
     text, head = model.get_decoder(), model.get_output_embeddings()
     if head is None or text in (model, model.base_model) or model.config.is_encoder_decoder:
@@ -33,10 +33,10 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         )
     vision = _vision_tower(model)
     language = nn.ModuleDict({"model": text, "head": head})
-    return Anatomy(vision, _rest(model, {vision, text, head}), language)
+    return ModelParts(vision, _rest(model, {vision, text, head}), language)
 
 
-def linear_layers(module: nn.Module) -> str:
+def linear_layer_pattern(module: nn.Module) -> str:
     """Pattern for the names of all linear layers inside a module, as PEFT takes it."""
     kinds = {name: type(layer) for name, layer in module.named_modules()}
     linear = {name for name, kind in kinds.items() if kind is nn.Linear}

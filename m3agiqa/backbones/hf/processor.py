@@ -28,7 +28,10 @@ class NoVideo:
 
 
 class StillsOnly:
-    """Put before a processor's class, it lets NoVideo take the video processor's place."""
+    """Put before a processor's class, it lets NoVideo take the video processor's place.
+
+    It overrides a method that transformers (seen in 5.24) does not document.
+    """
 
     def check_argument_for_proper_class(
         self, argument_name: str, argument: object
@@ -51,7 +54,7 @@ def load_processor(folder: Path, config: PretrainedConfig) -> ProcessorMixin:
     try:
         parts = [_part(name, folder) for name in kind.get_attributes()]
         settings, _ = kind.get_processor_dict(folder)
-        _do_without_counting_frames(kind)
+        _replace_num2words(kind)
         stills = type(kind.__name__, (StillsOnly, kind), {})
         processor = stills.from_args_and_dict(parts, settings)
     except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -97,8 +100,9 @@ def _part(name: str, folder: Path) -> object:
     return AutoFeatureExtractor.from_pretrained(folder, **no_code)
 
 
-def _do_without_counting_frames(kind: type[ProcessorMixin]) -> None:
-    """SmolVLM's processor is not made without num2words, which spells the number of a video's frames."""
+def _replace_num2words(kind: type[ProcessorMixin]) -> None:
+    """SmolVLM's processor (seen in transformers 5.24) cannot be made without num2words, which spells the
+    number of a video's frames; so its module's global is replaced."""
     module = sys.modules[kind.__module__]
     if getattr(module, "num2words", str) is None:
         module.num2words = str

@@ -19,21 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from m3agiqa.backbones.adapters import attach
+from m3agiqa.backbones.adapters import attach_lora
 from m3agiqa.backbones.per_aspect import sharing_copy
 from m3agiqa.errors import WeightsError, reason
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 SAVED_WHOLE = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
 
 
-M = TypeVar("M", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def adapted(module: M, folder: Path, name: str | None = None) -> M:
+def with_adapter(module: ModuleT, folder: Path, name: str | None = None) -> ModuleT:
     """A copy of the module with an adapter, sharing with it all tensors that the adapter leaves as they are.
 
     LoRA is not merged: it changes weights by less than 16 bit can hold. Raises WeightsError for an adapter
@@ -69,7 +69,7 @@ def _read(folder: Path, name: str) -> tuple[LoraConfig, dict[str, Tensor]]:
         ) from error
     if not isinstance(config, LoraConfig):
         raise WeightsError(f"{name} is a {config.peft_type} adapter; only LoRA is supported.")
-    return config, {name.removeprefix(PREFIX): value for name, value in weights.items()}
+    return config, {name.removeprefix(PEFT_PREFIX): value for name, value in weights.items()}
 
 
 def _replace(module: nn.Module, tensor: str, value: Tensor, adapter: str) -> None:
@@ -89,11 +89,9 @@ def _replace(module: nn.Module, tensor: str, value: Tensor, adapter: str) -> Non
 def _attach(module: nn.Module, config: LoraConfig, lora: dict[str, Tensor], adapter: str) -> None:
     config.modules_to_save = None
     try:
-        strange = attach(module, config, {PREFIX + name: value for name, value in lora.items()})
+        attach_lora(module, config, {PEFT_PREFIX + name: value for name, value in lora.items()})
     except (ValueError, RuntimeError) as error:
         raise _foreign(adapter, reason(error)) from error
-    if strange:
-        raise _foreign(adapter, f"{strange[0]} has no counterpart")
 
 
 def _foreign(adapter: str, why: str) -> WeightsError:

@@ -10,7 +10,7 @@ from m3agiqa.download.hub import snapshot, version, version_of, without_revision
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
 
-BASE = "openbmb/MiniCPM-Llama3-V-2_5"
+BASE_MODEL = "openbmb/MiniCPM-Llama3-V-2_5"
 BASE_FILES = ("*.json", "*.safetensors")
 FOLDER_VARIABLE = "M3AGIQA_MINICPM"
 
@@ -26,16 +26,16 @@ def base_folder(
     `revision` is of the Hub's. Raises WeightsError where it is not there and cannot be downloaded, or must
     not be (without `fetch`).
     """
-    return _own_folder() or snapshot(BASE, files, progress, revision, fetch)
+    return _own_folder() or snapshot(BASE_MODEL, files, progress, revision, fetch)
 
 
 def base_version(revision: str | None = None) -> str:
     """As hub.version_of has it, of the base, wherever that is."""
     folder = _own_folder()
     if folder is None:
-        return version_of(BASE, revision)
+        return version_of(BASE_MODEL, revision)
     if revision is not None:
-        raise without_revisions(BASE, folder, FOLDER_VARIABLE)
+        raise without_revisions(BASE_MODEL, folder, FOLDER_VARIABLE)
     return version(folder, BASE_FILES)
 
 

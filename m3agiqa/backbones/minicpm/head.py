@@ -11,8 +11,8 @@ from torch import Tensor
 from m3agiqa.backbones.minicpm.loading import weight_files
 from m3agiqa.errors import WeightsError
 
-HEAD = "llm.lm_head.weight"
-ROWS = 4096
+HEAD_TENSOR = "llm.lm_head.weight"
+BLOCK_ROWS = 4096
 
 
 def head_blocks(base: Path) -> Iterator[tuple[Tensor, float]]:
@@ -23,12 +23,12 @@ def head_blocks(base: Path) -> Iterator[tuple[Tensor, float]]:
     for path in weight_files(base):
         try:
             with safe_open(path, framework="pt") as file:
-                if HEAD in file.keys():  # noqa: SIM118, as it is no dictionary
-                    matrix = file.get_slice(HEAD)
+                if HEAD_TENSOR in file.keys():  # noqa: SIM118, as it is no dictionary
+                    matrix = file.get_slice(HEAD_TENSOR)
                     rows, _ = matrix.get_shape()
-                    for start in range(0, rows, ROWS):
-                        yield matrix[start : start + ROWS], min(start + ROWS, rows) / rows
+                    for start in range(0, rows, BLOCK_ROWS):
+                        yield matrix[start : start + BLOCK_ROWS], min(start + BLOCK_ROWS, rows) / rows
                     return
         except SafetensorError as error:
             raise WeightsError(f"{path} is damaged ({error}). Delete it and download it anew.") from error
-    raise WeightsError(f"The weights in {base} lack {HEAD}. Download them anew.")
+    raise WeightsError(f"The weights in {base} lack {HEAD_TENSOR}. Download them anew.")

@@ -20,18 +20,18 @@ from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.placement import Placement, Quantization, main_device
 from m3agiqa.backbones.quantization import settle
-from m3agiqa.backbones.quiet import quietly
+from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.errors import WeightsError
 
-TITLE = "MiniCPM-Llama3-V 2.5"
+MODEL_TITLE = "MiniCPM-Llama3-V 2.5"
 OLDEST_TRANSFORMERS = "5.20"
 CONFIG_FILE = "config.json"
 SLICING_FILE = "preprocessor_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-PUBLISHED = Path(__file__).parent / "published"
+PUBLISHED_SETTINGS = Path(__file__).parent / "published"
 """A folder with the settings as they were published, and no weights."""
-NAMED = 3  # at most so many names in a message
+MAX_NAMES = 3  # at most so many names in a message
 
 
 def load_model(
@@ -55,7 +55,7 @@ def load_model(
     empty = without_weights(config)
     check_tensors(empty, folder)
     placed = fitted(empty, folder, Placement(device, quantize), work, dtype)
-    with enough_to_load(TITLE), quietly():
+    with enough_to_load(MODEL_TITLE), quiet_transformers():
         model = MiniCPMV.from_pretrained(folder, config=config, **{**placed, **options})
         settle(model)
     return model.eval().requires_grad_(False)
@@ -73,7 +73,7 @@ def fitted(
     """As `fitting` has it, for a model on the meta device whose settings are in a folder."""
     dtype = dtype or usual_dtype(model.config, main_device(placement.device))
     needed = memory_needed(model, dtype, placement.quantize, work, read_slicing(folder))
-    return fitting(TITLE, model, model.llm.model, dtype, placement, needed.beside)
+    return fitting(MODEL_TITLE, model, model.llm.model, dtype, placement, needed.beside)
 
 
 def check_transformers(installed: str = transformers.__version__) -> None:
@@ -121,24 +121,24 @@ def without_weights(config: MiniCPMVConfig) -> MiniCPMV:
 def check_tensors(model: MiniCPMV, folder: Path) -> None:
     """Raises WeightsError unless the files hold each of the model's tensors, in its shape, and no other."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found: dict[str, tuple[int, ...]] = {}
+    stored: dict[str, tuple[int, ...]] = {}
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 names = file.keys()
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                stored |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is damaged ({error}). Delete it and download it anew.") from error
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys())
-    unlike = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    missing = sorted(expected.keys() - stored.keys())
+    unknown = sorted(stored.keys() - expected.keys())
+    unlike = sorted(name for name in expected.keys() & stored.keys() if expected[name] != stored[name])
     for names, what in ((missing, "lack"), (unknown, "hold what the model does not have:")):
         if names:
             raise WeightsError(f"The weights in {folder} {what} {_some(names)}. Download them anew.")
     if unlike:
         name = unlike[0]
         raise WeightsError(
-            f"The weights in {folder} do not fit its {CONFIG_FILE}: {name} has the shape {found[name]}, "
+            f"The weights in {folder} do not fit its {CONFIG_FILE}: {name} has the shape {stored[name]}, "
             f"and {expected[name]} is needed."
         )
 
@@ -177,5 +177,5 @@ def _read_json(path: Path) -> dict:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -10,7 +10,7 @@ from typing import Self
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import BASE_FILE
-from m3agiqa.backbones.minicpm.base_weights import BASE, BASE_FILES
+from m3agiqa.backbones.minicpm.base_weights import BASE_FILES, BASE_MODEL
 from m3agiqa.download.hub import commit, snapshot, version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
@@ -34,10 +34,10 @@ class PublishedAdapter:
 
 
 @dataclass(frozen=True)
-class MadeOf:
+class CheckpointBase:
     """The content of BASE_FILE; without such a file it is the base as it is published now."""
 
-    model: str = BASE
+    model: str = BASE_MODEL
     version: str = ""
     """Of the base's content (hub.version)."""
     adapters: Mapping[Aspect, PublishedAdapter] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class MadeOf:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What a checkpoint's folder says, or the folder of one of its aspects. Raises WeightsError."""
+        """The record in a checkpoint's folder, or in that of one of its aspects. Raises WeightsError."""
         places = [folder / part / BASE_FILE for part in ("", *Aspect)]
         path = next((path for path in places if path.exists()), None)
         if path is None:
@@ -62,7 +62,7 @@ class MadeOf:
             raise WeightsError(f"{path} does not say what the model is made of: {error}.") from error
 
     def write(self, folder: Path) -> None:
-        """Let a checkpoint say what it is made of."""
+        """Record it in a checkpoint's folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (folder / BASE_FILE).write_text(text + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ import torch
 
 from m3agiqa.backbones.device_map import PRECISIONS
 from m3agiqa.backbones.memory import gigabytes, room, size_sold
-from m3agiqa.backbones.minicpm.loading import PUBLISHED, read_config, without_weights
+from m3agiqa.backbones.minicpm.loading import PUBLISHED_SETTINGS, read_config, without_weights
 from m3agiqa.backbones.minicpm.memory import Work, memory_needed
 
 HEAD = ("Language model", "Aspects", "Image", "Weights", "Adapters", "Cache", "Activations", "Total", "GPU")
@@ -17,7 +17,7 @@ WORKS = tuple(Work(size, adapters=count) for count in (1, 3) for size in ((512, 
 
 def memory_table() -> str:
     """In Markdown and GB, a row for each setting."""
-    model = without_weights(read_config(PUBLISHED))
+    model = without_weights(read_config(PUBLISHED_SETTINGS))
     rows: list[tuple[str, ...]] = [HEAD]
     for bits in PRECISIONS:
         for work in WORKS:

@@ -29,7 +29,7 @@ class MiniCPMVConfig(LlamaConfig):
 
 
 class MiniCPMV(PreTrainedModel):
-    """Vision encoder, resampler and language model; `m3agiqa.backbones.minicpm.backbone` puts them to use."""
+    """Vision encoder, resampler and language model; see `m3agiqa.backbones.minicpm.backbone`."""
 
     config_class = MiniCPMVConfig
     base_model_prefix = ""
@@ -60,26 +60,26 @@ class MiniCPMV(PreTrainedModel):
         return self.llm.get_output_embeddings()
 
     @property
-    def sight(self) -> Sight:
-        return Sight(self.vpm, self.resampler)
+    def vision_tower(self) -> VisionTower:
+        return VisionTower(self.vpm, self.resampler)
 
-    def embed(self, ids: Tensor, seen: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """Tokens [L] -> [L, d], with what was seen at the `places` [L] that are True."""
+    def embed(self, ids: Tensor, image: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Tokens [L] -> [L, d], with image embeddings [..., d] in the positions `at` [L] that are True."""
         embedded = self.get_input_embeddings()(ids)
-        if seen is None:
+        if image is None or at is None:
             return embedded
-        return embedded.masked_scatter(places[:, None], seen.flatten(0, 1).to(embedded))
+        return embedded.masked_scatter(at[:, None], image.flatten(0, 1).to(embedded))
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The side of the model that sees."""
+class VisionTower:
+    """Vision encoder and resampler."""
 
     vpm: VisionEncoder
     resampler: Resampler
 
     def __call__(self, slices: Slices) -> Tensor:
-        """What stands for one image in a text: [slices, queries, d]."""
+        """Embeddings of one image: [slices, queries, d]."""
         return self.resampler(self.vpm(slices.pixels), slices.sizes)
 
 
@@ -107,8 +107,8 @@ class RowEmbeddings(Idefics2VisionEmbeddings):
     def forward(self, pixels: Tensor) -> Tensor:
         """[N, 3, patch, P * patch] -> [N, P, d]."""
         patches = self.patch_embedding(pixels)[:, :, 0].transpose(1, 2)
-        places = row_positions(patches.shape[1], self.num_patches_per_side)
-        return patches + self.position_embedding(places.to(patches.device))
+        positions = row_positions(patches.shape[1], self.num_patches_per_side)
+        return patches + self.position_embedding(positions.to(patches.device))
 
 
 def row_positions(count: int, sides: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 HEAD_WIDTH = 128
-EPSILON = 1e-6
+NORM_EPS = 1e-6
 
 
 class Resampler(nn.Module):
@@ -25,9 +25,9 @@ class Resampler(nn.Module):
         self.query = nn.Parameter(torch.empty(queries, width))
         self.kv_proj = nn.Linear(vision_width, width, bias=False)
         self.attn = CrossAttention(width, max(1, width // HEAD_WIDTH))
-        self.ln_q = nn.LayerNorm(width, eps=EPSILON)
-        self.ln_kv = nn.LayerNorm(width, eps=EPSILON)
-        self.ln_post = nn.LayerNorm(width, eps=EPSILON)
+        self.ln_q = nn.LayerNorm(width, eps=NORM_EPS)
+        self.ln_kv = nn.LayerNorm(width, eps=NORM_EPS)
+        self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)
         self.proj = nn.Parameter(torch.empty(width, width))
         self.reset_parameters()
 
@@ -40,12 +40,14 @@ class Resampler(nn.Module):
         """`sizes` are patch rows and columns; what a slice has beyond its own patches is not read."""
         values = self.ln_kv(self.kv_proj(patches.to(self.query.dtype)))  # [N, P, width]
         width = values.shape[-1]
-        places = pad_sequence([positions(rows, columns, width) for rows, columns in sizes], batch_first=True)
+        position_table = pad_sequence(
+            [positions(rows, columns, width) for rows, columns in sizes], batch_first=True
+        )
         own = pad_sequence([torch.ones(rows * columns) for rows, columns in sizes], batch_first=True).bool()
-        length = places.shape[1]
+        length = position_table.shape[1]
         values = values[:, :length]
         queries = self.ln_q(self.query).expand(len(sizes), -1, -1)
-        read = self.attn(queries, values + places.to(values), values, own.to(values.device))
+        read = self.attn(queries, values + position_table.to(values), values, own.to(values.device))
         return self.ln_post(read) @ self.proj
 
 
@@ -64,7 +66,7 @@ class CrossAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, own: Tensor) -> Tensor:
-        """[N, Q, d], [N, P, d], [N, P, d] and which places [N, P] may be read -> [N, Q, d]."""
+        """[N, Q, d], [N, P, d], [N, P, d] and which patches [N, P] may be read -> [N, Q, d]."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         heads = [
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)

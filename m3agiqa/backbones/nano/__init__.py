@@ -1,5 +1,5 @@
 """nano: the default backbone, small enough for two CPU cores."""
 
-from m3agiqa.backbones.nano.model import ADAPTER_FOLDER, CONNECTOR_FILE, MATCHERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano.model import ADAPTER_FOLDER, CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
 
-__all__ = ["ADAPTER_FOLDER", "CONNECTOR_FILE", "MATCHERS_FILE", "NanoBackbone"]
+__all__ = ["ADAPTER_FOLDER", "CONNECTOR_FILE", "PROMPT_ALIGNERS_FILE", "NanoBackbone"]

@@ -1,4 +1,4 @@
-"""Which of eleven colours an image shows, told from its pixels: the vision encoder sees shapes rather."""
+"""Which of eleven colours an image shows, from its pixels: the vision encoder rather sees shapes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ from torch.nn import functional as F
 
 from m3agiqa.backbones.nano.text import raw_words
 
-COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "pink", "brown", "black", "white", "grey")
+COLOUR_NAMES = (
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "purple",
+    "orange",
+    "pink",
+    "brown",
+    "black",
+    "white",
+    "grey",
+)
 """The basic colour terms of English."""
 OTHER_NAMES = {"gray": "grey", "violet": "purple", "golden": "yellow", "gold": "yellow", "silver": "grey"}
-SIDE = 48  # pixels to which the image is reduced
-CELLS = 6  # cells a side in which a colour may be at home
-BEST = 3  # cells that count
-FLOOR = 0.02  # share of pixels that is as good as none
+REDUCED_SIDE = 48  # pixels to which the image is reduced
+CELLS_PER_SIDE = 6  # cells, in each of which the share of a colour is measured
+N_BEST_CELLS = 3  # cells with the largest shares
+MIN_SHARE = 0.02  # of pixels; smaller shares count as none
 
 
 def colours(pixels: Tensor) -> Tensor:
-    """RGB [N, 3, S, S] in [0, 1] -> [N, 11]: how much there is of each colour, all over and where it is most.
+    """RGB [N, 3, S, S] in [0, 1] -> [N, 11]: how much there is of each colour, overall and at most.
 
     The mean of two logarithms of shares: of all pixels, and of those in the best cells.
     """
-    shown = _named(F.interpolate(pixels.float(), (SIDE, SIDE), mode="area")).float()  # [N, 11, SIDE, SIDE]
-    cells = F.avg_pool2d(shown, SIDE // CELLS).flatten(2)
-    best = cells.topk(BEST, dim=2).values.mean(2)
-    return ((FLOOR + cells.mean(2)).log() + (FLOOR + best).log()) / 2
+    reduced = F.interpolate(pixels.float(), (REDUCED_SIDE, REDUCED_SIDE), mode="area")
+    shown = _named(reduced).float()  # [N, 11, REDUCED_SIDE, REDUCED_SIDE]
+    cells = F.avg_pool2d(shown, REDUCED_SIDE // CELLS_PER_SIDE).flatten(2)
+    best = cells.topk(N_BEST_CELLS, dim=2).values.mean(2)
+    return ((MIN_SHARE + cells.mean(2)).log() + (MIN_SHARE + best).log()) / 2
 
 
-def colours_named(text: str) -> list[int]:
+def named_colours(text: str) -> list[int]:
     """Numbers of the colours that a text names."""
     names = [OTHER_NAMES.get(word, word) for word in raw_words(text)]
-    return [i for i, colour in enumerate(COLOURS) if colour in names]
+    return [i for i, colour in enumerate(COLOUR_NAMES) if colour in names]
 
 
 def _named(pixels: Tensor) -> Tensor:
@@ -73,4 +86,4 @@ def _named(pixels: Tensor) -> Tensor:
         "white": white,
         "grey": grey,
     }
-    return torch.stack([named[name] for name in COLOURS], dim=1)
+    return torch.stack([named[name] for name in COLOUR_NAMES], dim=1)

@@ -15,11 +15,15 @@ from torch.nn import functional as F
 
 from m3agiqa.backbones.nano.nss_features import appearance
 
-WHOLE = 224  # pixels, the resolution of the published weights: here the network knows best what it sees
-FINE = 448  # pixels; blur, noise and smeared texture vanish below this, and a larger scale transfers worse
+WHOLE_PIXELS = (
+    224  # pixels, the resolution that the published weights were trained at: best for naming objects
+)
+FINE_PIXELS = (
+    448  # pixels; blur, noise and smeared texture vanish below this, and a larger scale transfers worse
+)
 
 # Published layout of EfficientNet-Lite0: repeats, kernel, stride, expansion, channels out.
-STAGES = (
+STAGE_SETTINGS = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -28,13 +32,15 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-POINTWISE = r"_blocks\.\d+\._(expand|project)_conv|_conv_head"  # the 1 x 1 convolutions, which take LoRA
-TEXTURES = (1, 2, 4)  # stages beside the head that tell of a place how sharp it is; at strides 4, 8 and 16
-GROUPS = (1280, *(STAGES[i][-1] for i in reversed(TEXTURES) for _ in range(2)))
-"""Channels of a place: head, then mean and spread of three stages."""
-LARGEST = 1024  # pixels a side; more are given up first
-LOOKS = 6  # stages whose statistics tell how the image looks; the last one and the head know too much of what
-STATISTICS = 2 * sum(channels for *_, channels in STAGES[:LOOKS])
+POINTWISE_LAYERS = (
+    r"_blocks\.\d+\._(expand|project)_conv|_conv_head"  # the 1 x 1 convolutions, which take LoRA
+)
+TEXTURE_STAGES = (1, 2, 4)  # at strides 4, 8 and 16, where maps show how sharp a grid cell is
+CHANNEL_GROUPS = (1280, *(STAGE_SETTINGS[i][-1] for i in reversed(TEXTURE_STAGES) for _ in range(2)))
+"""Channels of a grid cell: head, then mean and standard deviation of three stages."""
+MAX_SIDE = 1024  # pixels; larger images are reduced to this first
+N_STATISTICS_STAGES = 6  # the first ones, whose statistics show quality; later ones rather tell what is shown
+N_STATISTICS = 2 * sum(channels for *_, channels in STAGE_SETTINGS[:N_STATISTICS_STAGES])
 
 
 class SameConv(nn.Conv2d):
@@ -89,7 +95,7 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem, self._bn0 = SameConv(3, 32, 3, 2), _norm(32)
         blocks, cin = [], 32
         self.ends: list[int] = []  # the last block of each stage
-        for repeats, kernel, stride, expansion, cout in STAGES:
+        for repeats, kernel, stride, expansion, cout in STAGE_SETTINGS:
             for i in range(repeats):
                 blocks.append(Block(cin, cout, kernel, stride if i == 0 else 1, expansion))
                 cin = cout
@@ -108,14 +114,14 @@ class EfficientNetLite0(nn.Module):
         return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
 
 
-def places(maps: list[Tensor], side: int) -> Tensor:
-    """Maps -> [N, side², sum(GROUPS)]: what is where (head), and how sharp it is there (stages).
+def grid_cells(maps: list[Tensor], side: int) -> Tensor:
+    """Feature maps -> [N, side², sum(CHANNEL_GROUPS)]: what is in a cell (head), how sharp it is (stages).
 
     The last feature map names objects but has forgotten blur and noise; the mean and the standard
     deviation of earlier maps inside each cell bring them back.
     """
     cells = [F.adaptive_avg_pool2d(maps[-1], side)]
-    for stage in reversed(TEXTURES):
+    for stage in reversed(TEXTURE_STAGES):
         mean = F.adaptive_avg_pool2d(maps[stage], side)
         power = F.adaptive_avg_pool2d(maps[stage] ** 2, side)
         cells += [mean, (power - mean * mean).clamp_min(0).add(1e-6).sqrt()]
@@ -123,40 +129,40 @@ def places(maps: list[Tensor], side: int) -> Tensor:
 
 
 def statistics(maps: list[Tensor]) -> Tensor:
-    """Maps -> [N, STATISTICS] in 32 bit: mean and logarithm of the spread of each channel of the stages."""
-    found = []
-    for stage in maps[:LOOKS]:
+    """Feature maps -> [N, N_STATISTICS] in 32 bit: each channel's mean and log standard deviation."""
+    columns = []
+    for stage in maps[:N_STATISTICS_STAGES]:
         flat = stage.float().flatten(2)
-        found += [flat.mean(2), (flat.std(2) + 1e-3).log()]
-    return torch.cat(found, dim=1)
+        columns += [flat.mean(2), (flat.std(2) + 1e-3).log()]
+    return torch.cat(columns, dim=1)
 
 
 class Views(NamedTuple):
-    """N images as nano looks at them."""
+    """N images as inputs of nano."""
 
     whole: Tensor
     """[N, 3, 224, 224]."""
     fine: Tensor
     """[N, 3, 448, 448]."""
     appearance: Tensor
-    """[N, APPEARANCE]."""
+    """[N, N_APPEARANCE]."""
 
 
 def views(images: Sequence[Image.Image]) -> Views:
     """RGB images of any size, squashed into squares."""
     images = [_reduced(image) for image in images]
     return Views(
-        torch.stack([_pixels(image, WHOLE) for image in images]),
-        torch.stack([_pixels(image, FINE) for image in images]),
+        torch.stack([_pixels(image, WHOLE_PIXELS) for image in images]),
+        torch.stack([_pixels(image, FINE_PIXELS) for image in images]),
         torch.stack([torch.from_numpy(appearance(image)) for image in images]),
     )
 
 
 def _reduced(image: Image.Image) -> Image.Image:
     """At most LARGEST a side, so that a huge image is resampled once only."""
-    if max(image.size) > LARGEST:
+    if max(image.size) > MAX_SIDE:
         image = image.copy()
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
     return image
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +19,14 @@ from transformers import (
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from m3agiqa.backbones.quiet import quietly
+from m3agiqa.aspects import RATING_WORDS
+from m3agiqa.backbones.chat import ChatTokens
+from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.conversation import Conversation
 from m3agiqa.files import is_intact, sealed_folder
 
-ASSISTANT = "<|im_start|>assistant\n"
-END = "<|im_end|>"
+ASSISTANT_HEADER = "<|im_start|>assistant\n"
+END_OF_TURN = "<|im_end|>"
 WORD_START = "Ġ"  # how the tokenizer writes the space before a word
 
 
@@ -57,11 +59,12 @@ AttentionInterface.register("m3agiqa_grouped", grouped_attention)
 AttentionMaskInterface.register("m3agiqa_grouped", eager_mask)
 
 
-class RoomyLayer(DynamicLayer):
-    """A layer's keys and values in buffers with room ahead.
+class PreallocatedLayer(DynamicLayer):
+    """A layer's keys and values in buffers that are allocated ahead.
 
     The library's layer copies all that is cached for every new token, which takes as long as the
     model itself in a batch of 48. Only for inference: with gradients the buffers would be overwritten.
+    It relies on attributes of the library's layer (seen in transformers 5.24) that are not documented.
     """
 
     ROOM = 64  # tokens
@@ -103,15 +106,7 @@ class RoomyLayer(DynamicLayer):
 
 def new_cache() -> Cache:
     """An empty cache for a run of the language model."""
-    return Cache(layer_class_to_replicate=RoomyLayer)
-
-
-def picked(cache: Cache, rows: Tensor) -> Cache:
-    """Another cache with some rows of this one, which stays as it is."""
-    other = new_cache()
-    for index, layer in enumerate(cache.layers):
-        other.update(layer.keys[rows], layer.values[rows], index)
-    return other
+    return Cache(layer_class_to_replicate=PreallocatedLayer)
 
 
 def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -120,7 +115,7 @@ def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     Unpacking GGUF takes far longer than reading safetensors, so the result is kept beside it.
     """
     unpacked = gguf.with_suffix("")
-    with quietly():
+    with quiet_transformers():
         if not is_intact(unpacked):
             source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
             tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -137,16 +132,8 @@ def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     return model.eval().requires_grad_(False), tokenizer
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of a conversation after the image; `answer` numbers the assistant's turns, 0 elsewhere."""
-
-    ids: list[int]
-    answer: list[int]
-
-
-class Chat:
-    """SmolLM2's chat markup. The image comes first, so that conversations about it share a prefix:
+class NanoChat:
+    """SmolLM2's chat format. The image comes first, so that conversations about it share a prefix:
 
     <|im_start|>user\\n [visual tokens] \\n question <|im_end|>\\n <|im_start|>assistant\\n answer …
     """
@@ -154,25 +141,31 @@ class Chat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.before_image = self._encode("<|im_start|>user\n")
-        self.end = tokenizer.convert_tokens_to_ids(END)
+        self.end: int = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        self.ends = {self.end}
+        self.rating_tokens = [self._encode(word)[0] for word in RATING_WORDS]
+
+    def text(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids)
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _say(self, text: str) -> list[int]:
+    def _encode_text(self, text: str) -> list[int]:
         # What users and models wrote must not become chat markup.
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def words(self, text: str) -> list[int]:
-        """Ids that stand for a text's longer words: the first token of each, in order of id."""
-        found = {
+        """The first tokens of a text's longer words, in order of id."""
+        tokens = {
             token
             for token in self.tokenizer.tokenize(" " + text.lower(), split_special_tokens=True)
             if token[0] == WORD_START and len(token) > 3 and token[1:].isalpha()
         }
-        return sorted(self.tokenizer.convert_tokens_to_ids(list(found)))
+        return sorted(self.tokenizer.convert_tokens_to_ids(list(tokens)))
 
-    def tokens(self, conversation: Conversation) -> Tokens:
+    def tokens(self, conversation: Conversation) -> ChatTokens:
         """All turns; after a user turn the assistant's header follows, ready to answer."""
         ids: list[int] = []
         answer: list[int] = []
@@ -180,11 +173,11 @@ class Chat:
         for i, turn in enumerate(conversation.turns):
             if turn.role == "user":
                 piece = self._encode("\n" if i == 0 else "\n<|im_start|>user\n")
-                piece += [*self._say(turn.content), self.end, *self._encode("\n" + ASSISTANT)]
+                piece += [*self._encode_text(turn.content), self.end, *self._encode("\n" + ASSISTANT_HEADER)]
                 answer += [0] * len(piece)
             else:
-                piece = [*self._say(turn.content), self.end]
+                piece = [*self._encode_text(turn.content), self.end]
                 answers += 1
                 answer += [answers] * len(piece)
             ids += piece
-        return Tokens(ids, answer)
+        return ChatTokens(ids, answer)

@@ -27,22 +27,22 @@ from scipy.special import gamma
 Map = NDArray[np.float32]
 """One channel [height, width]; luminance and colours are in [0, 1]."""
 
-SIDE = 448  # pixels of a square with the area that images are resized to
+CANONICAL_SIDE = 448  # pixels of a square with the area that images are resized to
 LONGEST_SIDE = 512  # larger images are reduced to this first, as those were that the readers learned from
-COMPRESSION = 92  # JPEG quality, likewise; PNG and JPEG then differ by 0.01 spreads instead of 0.09
-LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
-FLAT = 1 / 255  # local contrast that counts as none
-WINDOW = np.exp(-(np.arange(-3.0, 4.0) ** 2) / (2 * (7 / 6) ** 2))
-WINDOW /= WINDOW.sum()
-HALVING = np.array([-0.09375, 0.59375, 0.59375, -0.09375])  # bicubic, for every other pixel
+JPEG_QUALITY = 92  # JPEG quality, likewise; PNG and JPEG then differ by 0.01 spreads instead of 0.09
+LUMINANCE_WEIGHTS = np.array([0.2125, 0.7154, 0.0721], np.float32)
+CONTRAST_EPS = 1 / 255  # local contrast that counts as none
+GAUSSIAN_WINDOW = np.exp(-(np.arange(-3.0, 4.0) ** 2) / (2 * (7 / 6) ** 2))
+GAUSSIAN_WINDOW /= GAUSSIAN_WINDOW.sum()
+HALVING_FILTER = np.array([-0.09375, 0.59375, 0.59375, -0.09375])  # bicubic, for every other pixel
 
-SHAPES = np.arange(0.2, 10.001, 0.001)  # of a generalised Gaussian: 2 is the usual one
-SHAPE_RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
+SHAPE_GRID = np.arange(0.2, 10.001, 0.001)  # of a generalised Gaussian: 2 is the usual one
+SHAPE_RATIOS = gamma(2 / SHAPE_GRID) ** 2 / (gamma(1 / SHAPE_GRID) * gamma(3 / SHAPE_GRID))
 
 RESIDUAL_STEP = 3.0  # of 255 levels; residuals are counted in steps from -2 to 2
-RESIDUALS = 5
+RESIDUAL_LEVELS = 5
 
-BRISQUE = 36  # numbers that come first; the published metric reads these
+N_BRISQUE = 36  # numbers that come first; the published metric reads these
 
 
 def canonical(image: Image.Image) -> Image.Image:
@@ -51,21 +51,21 @@ def canonical(image: Image.Image) -> Image.Image:
         image = image.copy()
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=COMPRESSION, comment=b"")  # not what came with the image
+    image.save(file, "JPEG", quality=JPEG_QUALITY, comment=b"")  # not what came with the image
     image = Image.open(file).convert("RGB")
-    scale = SIDE / np.sqrt(image.width * image.height)
+    scale = CANONICAL_SIDE / np.sqrt(image.width * image.height)
     width, height = (max(32, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def appearance(image: Image.Image) -> Map:
-    """An RGB image -> its statistics [APPEARANCE]; those of BRISQUE come first."""
+    """An RGB image -> its statistics [N_APPEARANCE]; those of BRISQUE come first."""
     return np.array([number for block in _blocks(canonical(image)) for number in block], np.float32)
 
 
 def _blocks(image: Image.Image) -> Iterator[list[float]]:
     rgb = np.asarray(image, np.float32) / 255
-    grey = rgb @ LUMINANCE
+    grey = rgb @ LUMINANCE_WEIGHTS
     half = _halved(grey)
     normal, contrast = _normalized(grey)
     normal_half, contrast_half = _normalized(half)
@@ -92,20 +92,22 @@ def _blocks(image: Image.Image) -> Iterator[list[float]]:
 
 
 def _blurred(channel: Map) -> Map:
-    return correlate1d(correlate1d(channel, WINDOW, 0, mode="reflect"), WINDOW, 1, mode="reflect")
+    return correlate1d(
+        correlate1d(channel, GAUSSIAN_WINDOW, 0, mode="reflect"), GAUSSIAN_WINDOW, 1, mode="reflect"
+    )
 
 
 def _halved(channel: Map) -> Map:
     """At half the size."""
-    rows = correlate1d(channel, HALVING, 0, origin=-1, mode="nearest")[::2]
-    return correlate1d(rows, HALVING, 1, origin=-1, mode="nearest")[:, ::2]
+    rows = correlate1d(channel, HALVING_FILTER, 0, origin=-1, mode="nearest")[::2]
+    return correlate1d(rows, HALVING_FILTER, 1, origin=-1, mode="nearest")[:, ::2]
 
 
 def _normalized(channel: Map) -> tuple[Map, Map]:
     """The channel without its local mean, divided by its local contrast; and that contrast."""
     mean = _blurred(channel)
     contrast = np.sqrt(np.abs(_blurred(channel * channel) - mean * mean))
-    return (channel - mean) / (contrast + FLAT), contrast
+    return (channel - mean) / (contrast + CONTRAST_EPS), contrast
 
 
 def _naturalness(normal: Map) -> list[float]:
@@ -140,7 +142,7 @@ def _fit(values: Map) -> tuple[float, float, float, float]:
     mean_size = (float(flat.sum()) - 2 * float(below.sum())) / len(flat)
     ratio = mean_size**2 / max(squares / len(flat), 1e-12)
     ratio *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    shape = SHAPES[min(np.searchsorted(SHAPE_RATIOS, ratio), len(SHAPES) - 1)]
+    shape = SHAPE_GRID[min(np.searchsorted(SHAPE_RATIOS, ratio), len(SHAPE_GRID) - 1)]
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape)) * gamma(2 / shape) / gamma(1 / shape)
     return float(shape), float((sigma_right - sigma_left) * scale), left, right
 
@@ -150,7 +152,7 @@ def _fit(values: Map) -> tuple[float, float, float, float]:
 
 def _distribution(strengths: Map) -> list[float]:
     """Five percentiles, mean and spread of the logarithm of something positive."""
-    logarithms = np.log(strengths.ravel() + FLAT)
+    logarithms = np.log(strengths.ravel() + CONTRAST_EPS)
     shares = np.percentile(logarithms, (5, 25, 50, 75, 95))
     return [*shares.tolist(), float(logarithms.mean()), float(logarithms.std())]
 
@@ -180,30 +182,30 @@ def _residuals(grey: Map) -> list[float]:
     """SRM: how often residuals of the 3 x 3 "KB" filter follow each other, three in a row or column."""
     level = grey * 255
     smooth = correlate1d(correlate1d(level, [1, -2, 1], 0), [1, -2, 1], 1)[1:-1, 1:-1]
-    most = RESIDUALS // 2
+    most = RESIDUAL_LEVELS // 2
     steps = (np.clip(np.rint(-smooth / RESIDUAL_STEP), -most, most) + most).astype(np.int64)
     triples = [
-        (steps[:, :-2] * RESIDUALS + steps[:, 1:-1]) * RESIDUALS + steps[:, 2:],
-        (steps[:-2] * RESIDUALS + steps[1:-1]) * RESIDUALS + steps[2:],
+        (steps[:, :-2] * RESIDUAL_LEVELS + steps[:, 1:-1]) * RESIDUAL_LEVELS + steps[:, 2:],
+        (steps[:-2] * RESIDUAL_LEVELS + steps[1:-1]) * RESIDUAL_LEVELS + steps[2:],
     ]
-    counts = sum(np.bincount(each.ravel(), minlength=RESIDUALS**3) for each in triples)
-    cube = counts.astype(float).reshape((RESIDUALS,) * 3)
+    counts = sum(np.bincount(each.ravel(), minlength=RESIDUAL_LEVELS**3) for each in triples)
+    cube = counts.astype(float).reshape((RESIDUAL_LEVELS,) * 3)
     cube = cube + cube.transpose(2, 1, 0)
     cube = cube + cube[::-1, ::-1, ::-1]
-    return np.log(cube[_DISTINCT] / cube.sum() + 1e-5).tolist()
+    return np.log(cube[_DISTINCT_TRIPLES] / cube.sum() + 1e-5).tolist()
 
 
 def _distinct() -> tuple[list[int], ...]:
     """Triples of steps of which none is another one's mirror image or negative."""
-    last = RESIDUALS - 1
-    found = {
+    last = RESIDUAL_LEVELS - 1
+    triples = {
         min((i, j, k), (k, j, i), (last - i, last - j, last - k), (last - k, last - j, last - i))
-        for i, j, k in np.ndindex((RESIDUALS,) * 3)
+        for i, j, k in np.ndindex((RESIDUAL_LEVELS,) * 3)
     }
-    return tuple(map(list, zip(*sorted(found), strict=True)))
+    return tuple(map(list, zip(*sorted(triples), strict=True)))
 
 
-_DISTINCT = _distinct()
+_DISTINCT_TRIPLES = _distinct()
 
 
 # --- colour ------------------------------------------------------------------------------------------
@@ -237,4 +239,4 @@ def _colour(rgb: NDArray[np.float32], red_green: Map, yellow_blue: Map) -> list[
     return [float(number) for number in numbers]
 
 
-APPEARANCE = len(appearance(Image.new("RGB", (64, 64))))
+N_APPEARANCE = len(appearance(Image.new("RGB", (64, 64))))

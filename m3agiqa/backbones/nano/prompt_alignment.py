@@ -1,6 +1,6 @@
-"""How far what a prompt asks for is found in an image.
+"""How well an image shows what its prompt asks for.
 
-Images and words are brought into one space by canonical correlations, which are fitted in closed form
+Images and words are brought into one space by canonical correlation analysis, fitted in closed form
 (training.nano.fit_prompt_alignment) to texts about images, and to no scores. A language model of this size
 tends to believe the prompt instead of the image.
 """
@@ -16,119 +16,145 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.nano.colors import COLOURS, colours_named
-from m3agiqa.backbones.nano.connector import WHOLE_SIDE, Seen
-from m3agiqa.backbones.nano.efficientnet_lite import GROUPS
-from m3agiqa.backbones.nano.quality_regressor import JUDGED
+from m3agiqa.backbones.nano.colors import COLOUR_NAMES, named_colours
+from m3agiqa.backbones.nano.connector import ANGLE_PER_UNIT, WHOLE_GRID, ImageFeatures
+from m3agiqa.backbones.nano.efficientnet_lite import CHANNEL_GROUPS
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.backbones.nano.text import content_words, foreign_words
-from m3agiqa.backbones.nano.word_states import Meanings
+from m3agiqa.backbones.nano.word_states import WordStates
 
-HEAD = GROUPS[0]  # channels that tell what is there
-WHOLE = WHOLE_SIDE**2  # places of the whole image, before those of the finer look
-SHARPNESS = 15.0  # how much the nearest place counts before the others
-WEIGHTS = (1.0, 0.5, 0.5)  # of the image as a whole, of its places, and of its colours
-LIMIT = 2.5  # spreads of usual pairs
-LEAST = 1e-6  # that is divided by; a word that stands in every text is not rare at all
+HEAD_CHANNELS = CHANNEL_GROUPS[0]  # of the vision encoder's last map, which names what is there
+WHOLE_CELLS = WHOLE_GRID**2  # cells of the coarser grid, which come first
+SOFTMAX_SHARPNESS = 15.0  # the higher, the more the nearest grid cell counts before the others
+PART_WEIGHTS = (1.0, 0.5, 0.5)  # of the image as a whole, of its grid cells, and of its colours
+MAX_MATCH = 2.5  # standard deviations over images with their own prompts
+MIN_DIVISOR = 1e-6  # a word that stands in every text is not rare at all
 KNOWN_SHARE = 0.5  # of a prompt's words; with fewer it is in another language
 
-SHARES = {Aspect.QUALITY: 0.7, Aspect.AUTHENTICITY: 0.3}  # of the opinions beside the match
-TURN = math.pi / 8  # how far a verdict of one turns its token
+QUALITY_SHARES = {Aspect.QUALITY: 0.7, Aspect.AUTHENTICITY: 0.3}  # of the quality logits beside the match
 
 
-class Sight(NamedTuple):
-    """What prompts are compared with, of N images."""
+class AlignedImages(NamedTuple):
+    """N images in the space that they share with texts, ready to be compared with prompts."""
 
     images: Tensor
-    """[N, K], of unit length, in the space that images have with texts."""
-    places: Tensor
+    """[N, K], of unit length."""
+    grid_cells: Tensor
     """[N, T, K], likewise."""
     colours: Tensor
-    """[N, 11], how much there is of each, in spreads from the usual."""
+    """[N, 11], how much there is of each, standardized."""
 
-    def of(self, image: int) -> Sight:
+    def of(self, image: int) -> AlignedImages:
         """One image alone."""
-        return Sight(*(field[image : image + 1] for field in self))
+        return AlignedImages(*(field[image : image + 1] for field in self))
 
 
-def unfitted(states: int) -> dict[str, Tensor]:
-    """Weights of a matcher that knows no words, for a language model with so wide states."""
+def unfitted_weights(states: int) -> dict[str, Tensor]:
+    """Weights of an aligner that knows no words, for a language model with states of this width.
+
+    Names are keys of matchers.safetensors; "usual" is mean and standard deviation.
+    """
+    standard = torch.tensor([0.0, 1.0])
     return {
-        "letters": torch.zeros(0),  # of the dictionary, as bytes; its words stand in lines
+        "letters": torch.zeros(0),  # of the dictionary, as bytes; one word a line
         "rarity": torch.zeros(0),  # [V], of these words
         "state_centre": torch.zeros(states),
         "state_map": torch.zeros(states, 1),  # [d, D], after which words have unit length
         "text_map": torch.zeros(1, 1),  # [D, K]
         "text_centre": torch.zeros(1),
-        "image_maps": torch.zeros(2, HEAD, 1),  # [2, C, K], of the image at both resolutions
+        "image_maps": torch.zeros(2, HEAD_CHANNELS, 1),  # [2, C, K], of the image at both resolutions
         "image_centres": torch.zeros(2, 1),
-        "references": torch.zeros(1, 1, 1),  # [R, T, K], places of images
-        "usual_colours": torch.stack([torch.zeros(len(COLOURS)), torch.ones(len(COLOURS))]),
-        "usual_parts": torch.tensor([[0.0, 1.0]]).repeat(len(WEIGHTS), 1),  # mean and spread over all pairs
-        "usual": torch.tensor([0.0, 1.0]),  # of the weighted sum, over usual pairs
+        "references": torch.zeros(1, 1, 1),  # [R, T, K], grid cells of images
+        "usual_colours": standard[:, None].repeat(1, len(COLOUR_NAMES)),
+        "usual_parts": standard.repeat(len(PART_WEIGHTS), 1),  # over all pairs of image and prompt
+        "usual": standard,  # of the weighted sum, over images with their own prompts
     }
 
 
-class Matcher(nn.Module):
-    """Says how well images and prompts match: 0 is usual for an image with its own prompt, the spread is 1.
+class PromptAligner(nn.Module):
+    """How well images and prompts match: mean 0 and standard deviation 1 over images with their own prompts.
 
-    A prompt of whose words too few are known matches as is usual. A word is known if it stands in the
-    dictionary or is one of the language model's tokens.
+    A prompt of whose words too few are known has a match of 0. A word is known if it stands in the dictionary
+    or is a single token of the language model.
     """
+
+    letters: Tensor
+    rarity: Tensor
+    state_centre: Tensor
+    state_map: Tensor
+    text_map: Tensor
+    text_centre: Tensor
+    image_maps: Tensor
+    image_centres: Tensor
+    references: Tensor
+    usual_colours: Tensor
+    usual_parts: Tensor
+    usual: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         for name, value in weights.items():
             self.register_buffer(name, value)
         words = bytes(self.letters.to(torch.uint8).tolist()).decode().split()
-        self.rarities = dict(zip(words, self.rarity.tolist(), strict=True))
+        self.rarities: dict[str, float] = dict(zip(words, self.rarity.tolist(), strict=True))
         self.common = {word: -rarity for word, rarity in self.rarities.items()}
 
-    def sight(self, seen: Seen) -> Sight:
-        head = seen.places[..., :HEAD].float()
+    def align(self, features: ImageFeatures) -> AlignedImages:
+        """Bring images into the common space."""
+        head = features.grid_cells[..., :HEAD_CHANNELS].float()
         maps, centres = self.image_maps.float(), self.image_centres.float()
 
-        def mapped(x: Tensor, look: int) -> Tensor:
-            return x.log1p() @ maps[look] - centres[look]
+        def mapped(x: Tensor, resolution: int) -> Tensor:
+            return x.log1p() @ maps[resolution] - centres[resolution]
 
-        whole, fine = head[:, :WHOLE], head[:, WHOLE:]
+        whole, fine = head[:, :WHOLE_CELLS], head[:, WHOLE_CELLS:]
         images = mapped(whole.mean(1), 0) + mapped(fine.mean(1), 1)
-        places = torch.cat([mapped(whole, 0), mapped(fine, 1)], dim=1)
-        mean, spread = self.usual_colours.float()
-        colours = (seen.colours.float() - mean) / spread
-        return Sight(F.normalize(images, dim=-1), F.normalize(places, dim=-1), colours)
+        cells = torch.cat([mapped(whole, 0), mapped(fine, 1)], dim=1)
+        mean, std = self.usual_colours.float()
+        colours = (features.colours.float() - mean) / std
+        return AlignedImages(F.normalize(images, dim=-1), F.normalize(cells, dim=-1), colours)
 
-    def match(self, sight: Sight, prompt: str, meanings: Meanings) -> Tensor:
-        """[N], within LIMIT of 0."""
-        if not self.known_words(prompt, meanings):
-            return sight.images.new_zeros(len(sight.images))
-        mean, spread = self.usual.float()
-        return ((self.total(sight, prompt, meanings) - mean) / spread).clamp(-LIMIT, LIMIT)
-
-    def total(self, sight: Sight, prompt: str, meanings: Meanings) -> Tensor:
-        """[N], the weighted sum of the parts."""
-        return torch.tensor(WEIGHTS, device=sight.images.device) @ self.parts(sight, prompt, meanings)
-
-    def parts(self, sight: Sight, prompt: str, meanings: Meanings) -> Tensor:
-        """[3, N]: the image as a whole, its places and its colours; 0 where a prompt says nothing of them."""
-        found = sight.images.new_zeros(len(WEIGHTS), len(sight.images))
-        words = self.known_words(prompt, meanings)
+    def match(self, aligned: AlignedImages, prompt: str, word_states: WordStates) -> Tensor:
+        """[N], within MAX_MATCH of 0."""
+        words = self.known_words(prompt, word_states)
         if not words:
-            return found
-        mean, spread = self.usual_parts.float().unbind(1)
-        rarity, vectors = self._rarity(words), self._vectors(words, meanings)
-        found[0] = sight.images @ F.normalize(self._text(rarity, vectors), dim=0)
-        usual = _nearness(self.references.float(), vectors)
-        near = (_nearness(sight.places, vectors) - usual.mean(0)) / (usual.std(0) + LEAST)
-        found[1] = near @ rarity / rarity.sum().clamp_min(LEAST)
-        found = (found - mean[:, None]) / spread[:, None]
-        named = colours_named(prompt)
-        found[2] = sight.colours[:, named].mean(1) / spread[2] if named else 0.0
-        return found
+            return aligned.images.new_zeros(len(aligned.images))
+        mean, std = self.usual.float()
+        total = _weighted(self._parts_of(words, aligned, prompt, word_states))
+        return ((total - mean) / std).clamp(-MAX_MATCH, MAX_MATCH)
 
-    def known_words(self, prompt: str, meanings: Meanings) -> list[str]:
+    def total(self, aligned: AlignedImages, prompt: str, word_states: WordStates) -> Tensor:
+        """[N], the weighted sum of the parts."""
+        return _weighted(self.parts(aligned, prompt, word_states))
+
+    def parts(self, aligned: AlignedImages, prompt: str, word_states: WordStates) -> Tensor:
+        """[3, N]: the match of the image as a whole, of its grid cells and of its colours; 0 for what the
+        prompt does not mention."""
+        words = self.known_words(prompt, word_states)
+        if not words:
+            return aligned.images.new_zeros(len(PART_WEIGHTS), len(aligned.images))
+        return self._parts_of(words, aligned, prompt, word_states)
+
+    def _parts_of(
+        self, words: list[str], aligned: AlignedImages, prompt: str, word_states: WordStates
+    ) -> Tensor:
+        parts = aligned.images.new_zeros(len(PART_WEIGHTS), len(aligned.images))
+        mean, std = self.usual_parts.float().unbind(1)
+        rarity, vectors = self._rarity(words), self._vectors(words, word_states)
+        parts[0] = aligned.images @ F.normalize(self._text(rarity, vectors), dim=0)
+        references = _nearness(self.references.float(), vectors)
+        nearness = _nearness(aligned.grid_cells, vectors)
+        nearness = (nearness - references.mean(0)) / (references.std(0) + MIN_DIVISOR)
+        parts[1] = nearness @ rarity / rarity.sum().clamp_min(MIN_DIVISOR)
+        parts = (parts - mean[:, None]) / std[:, None]
+        named = named_colours(prompt)
+        parts[2] = aligned.colours[:, named].mean(1) / std[2] if named else 0.0
+        return parts
+
+    def known_words(self, prompt: str, word_states: WordStates) -> list[str]:
         """None where most words are unknown."""
         words = content_words(prompt, self.common)
-        known = [word for word in words if word in self.rarities or meanings.is_one_token(word)]
+        known = [word for word in words if word in self.rarities or word_states.is_one_token(word)]
         enough = self.rarities and len(known) >= KNOWN_SHARE * (len(words) + foreign_words(prompt))
         return known if enough else []
 
@@ -138,45 +164,46 @@ class Matcher(nn.Module):
         rarities = [self.rarities.get(word, rarest) for word in words]
         return torch.tensor(rarities, device=self.rarity.device)
 
-    def _vectors(self, words: list[str], meanings: Meanings) -> Tensor:
+    def _vectors(self, words: list[str], word_states: WordStates) -> Tensor:
         """[W, K]."""
-        inner = (meanings.states(words) - self.state_centre.float()) @ self.state_map.float()
+        inner = (word_states.states(words) - self.state_centre.float()) @ self.state_map.float()
         return F.normalize(inner, dim=-1) @ self.text_map.float()
 
     def _text(self, rarity: Tensor, vectors: Tensor) -> Tensor:
         """[K]: the words' sum, in which rare ones count more."""
-        return rarity @ vectors / rarity.norm().clamp_min(LEAST) - self.text_centre.float()
+        return rarity @ vectors / rarity.norm().clamp_min(MIN_DIVISOR) - self.text_centre.float()
 
 
-class Matchers(nn.Module):
-    """Several matchers, each of which has learned from no prompt of the length of those that it judges.
+class PromptAligners(nn.Module):
+    """Several aligners, each fitted without prompts of the length of those that it judges (cross-fitting).
 
-    So no image that was learned from matches its own prompt better than a new image would, and whatever reads
-    the matches can be trained with the same images. A prompt of which one word is changed is judged by the
-    same matcher, as it has to be if they are compared.
+    So no training image matches its own prompt better than a new image would, and whatever reads the matches
+    can be trained with the same images. A prompt of which one word is replaced is judged by the same aligner,
+    as it has to be if the two are compared.
     """
 
-    def __init__(self, matchers: Sequence[Matcher]) -> None:
+    def __init__(self, aligners: Sequence[PromptAligner]) -> None:
         super().__init__()
-        self.each = nn.ModuleList(matchers)
+        self.each = nn.ModuleList(aligners)
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor]) -> Matchers:
+    def of(cls, weights: Mapping[str, Tensor]) -> PromptAligners:
         """From a state dict."""
-        found: dict[str, dict[str, Tensor]] = {}
+        by_number: dict[str, dict[str, Tensor]] = {}
         for name, value in weights.items():
             _, number, own = name.split(".")
-            found.setdefault(number, {})[own] = value
-        return cls([Matcher(found[number]) for number in sorted(found, key=int)])
+            by_number.setdefault(number, {})[own] = value
+        return cls([PromptAligner(by_number[number]) for number in sorted(by_number, key=int)])
 
-    def sights(self, seen: Seen) -> list[Sight]:
-        """Of the same N images, one for each matcher."""
-        return [matcher.sight(seen) for matcher in self.each]
+    def align(self, features: ImageFeatures) -> list[AlignedImages]:
+        """The same N images, by each aligner."""
+        return [aligner.align(features) for aligner in self.each]
 
-    def match(self, sights: Sequence[Sight], prompt: str, meanings: Meanings) -> Tensor:
-        """[N], within LIMIT of 0."""
+    def match(self, aligned: Sequence[AlignedImages], prompt: str, word_states: WordStates) -> Tensor:
+        """[N], within MAX_MATCH of 0."""
         number = length_class(prompt, len(self.each))
-        return self.each[number].match(sights[number], prompt, meanings)
+        match: Tensor = self.each[number].match(aligned[number], prompt, word_states)
+        return match
 
 
 def length_class(prompt: str, classes: int) -> int:
@@ -184,25 +211,29 @@ def length_class(prompt: str, classes: int) -> int:
     return len(prompt.split()) % classes
 
 
-def _nearness(places: Tensor, vectors: Tensor) -> Tensor:
-    """Places [N, T, K] and words [W, K] -> [N, W]: a soft maximum of the cosines."""
-    return (SHARPNESS * places @ F.normalize(vectors, dim=1).T).logsumexp(1)
+def _weighted(parts: Tensor) -> Tensor:
+    return torch.tensor(PART_WEIGHTS, device=parts.device) @ parts
 
 
-def verdict(match: Tensor, opinions: Tensor) -> Tensor:
-    """Match [...] and opinions [..., JUDGED] -> what they say of correspondence: mean 0, spread about 1.
+def _nearness(cells: Tensor, vectors: Tensor) -> Tensor:
+    """Grid cells [N, T, K] and words [W, K] -> [N, W]: a soft maximum of the cosines."""
+    return (SOFTMAX_SHARPNESS * cells @ F.normalize(vectors, dim=1).T).logsumexp(1)
 
-    People who are asked about the prompt judge what they see as well: a botched cat is less of a cat.
+
+def correspondence_logit(match: Tensor, quality_logits: Tensor) -> Tensor:
+    """Match [...] and quality logits [..., JUDGED_ASPECTS] -> [...]: mean 0, standard deviation about 1.
+
+    People who are asked about the prompt judge the quality as well: a botched cat is less of a cat.
     """
-    shares = torch.tensor([SHARES[aspect] for aspect in JUDGED], device=match.device)
-    total = match + opinions.float().clamp(-LIMIT, LIMIT) @ shares
+    shares = torch.tensor([QUALITY_SHARES[aspect] for aspect in JUDGED_ASPECTS], device=match.device)
+    total = match + quality_logits.float().clamp(-MAX_MATCH, MAX_MATCH) @ shares
     return total / (1 + shares.square().sum()).sqrt()
 
 
-def turned(worst: Tensor, best: Tensor, verdict: Tensor) -> Tensor:
-    """A direction [d] of unit length: between two others, or nearer to one of them."""
+def rotate(worst: Tensor, best: Tensor, logit: Tensor) -> Tensor:
+    """A direction [d] of unit length: midway between two others for a logit of 0, else nearer to one."""
     middle = F.normalize(F.normalize(worst, dim=0) + F.normalize(best, dim=0), dim=0)
     step = best - worst
     step = F.normalize(step - (step @ middle) * middle, dim=0)
-    angle = (TURN * verdict).clamp(-math.pi / 2, math.pi / 2)
+    angle = (ANGLE_PER_UNIT * logit).clamp(-math.pi / 2, math.pi / 2)
     return angle.cos() * middle + angle.sin() * step

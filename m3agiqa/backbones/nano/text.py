@@ -1,4 +1,4 @@
-"""The words of a prompt that can be looked for in an image, in their base forms."""
+"""The content words of a prompt, in their base forms."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def read_words(path: Path) -> frozenset[str]:
 STOP_WORDS = read_words(LEXICON_FOLDER / "stop_words.txt")
 IRREGULAR_FORMS: dict[str, str] = dict(read_lexicon(LEXICON_FOLDER / "irregular_forms.txt"))
 """Base forms by irregular plurals and verb forms."""
-UNSPACED = "\u2e80"  # from here on there are scripts without spaces, of about two letters a word
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+FIRST_UNSPACED_LETTER = "\u2e80"  # from here on there are scripts without spaces, of about two letters a word
+NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def raw_words(text: str) -> list[str]:
@@ -35,16 +35,16 @@ def raw_words(text: str) -> list[str]:
 def foreign_words(text: str) -> int:
     """About how many words there are in other letters than those without accents."""
     runs = [run for run in re.findall(r"[^\W\d_]+", text) if not run.isascii()]
-    return sum(max(1, len(run) // 2) if run[0] >= UNSPACED else 1 for run in runs)
+    return sum(max(1, len(run) // 2) if run[0] >= FIRST_UNSPACED_LETTER else 1 for run in runs)
 
 
 def content_words(text: str, common: Mapping[str, float]) -> list[str]:
-    """What a text speaks of, each word once and in its base form.
+    """Each content word once, in its base form.
 
-    `common` says how often words are said; a base form must be one of them.
+    `common`: how frequent words are; a base form must be one of them.
     """
-    found = (base_form(word, common) for word in raw_words(text) if word not in STOP_WORDS)
-    return list(dict.fromkeys(word for word in found if word not in STOP_WORDS))
+    words = (base_form(word, common) for word in raw_words(text) if word not in STOP_WORDS)
+    return list(dict.fromkeys(word for word in words if word not in STOP_WORDS))
 
 
 def base_form(word: str, common: Mapping[str, float]) -> str:
