@@ -389,10 +389,10 @@ def test_what_training_leaves_is_loaded_and_trained_on(base: Path, tmp_path: Pat
 
     begun = MiniCPMBackbone.for_training(tmp_path / "tuned")
     assert begun.model.resampler.query.dtype == torch.float32
-    assert begun.parts["language"].begun is None
+    assert begun.parts["language"].init_from is None
     part = begun.parts["vision"]
-    assert part.begun == tmp_path / "tuned" / VISION_ADAPTER_FOLDER
-    PeftModel.from_pretrained(part.module, part.begun)
+    assert part.init_from == tmp_path / "tuned" / VISION_ADAPTER_FOLDER
+    PeftModel.from_pretrained(part.module, part.init_from)
     assert close(begun.encode([request]), loaded.encode([request]))
     assert {part.file for part in begun.parts.values()} == {
         VISION_ADAPTER_FOLDER,
