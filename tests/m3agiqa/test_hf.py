@@ -218,7 +218,7 @@ def test_answers_are_what_the_assistant_says(backbone: HfBackbone, picture: Imag
     space = " " if "smolvlm" in backbone.made_of.model else ""  # as its template writes
     said = [decode(answers.ids[answers.turn == turn]) for turn in (1, 2)]
     assert said == [f"{space}It is sharp.{end}" * 3, f"{space}good{end}" * 3]
-    assert [decode([word]) for word in backbone.chat.words] == [word[0] for word in Rating]
+    assert [decode([word]) for word in backbone.chat.rating_tokens] == [word[0] for word in Rating]
     hidden = backbone.encode([Request(picture, (whole,))])[0]
     spoken = hidden @ backbone.head.T
     assert torch.allclose(answers.logits[-1], spoken[-2], atol=1e-3), "the end after the rating word"
