@@ -37,7 +37,7 @@ MAX_SIDECAR = 100_000  # characters; a longer text is no prompt, and csv could n
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One image to score; `error` says why it cannot be, if that is known already."""
 
     image: str  # as the user wrote it
@@ -50,7 +50,7 @@ class Row:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def read_rows(source: Path, image_root: Path | None = None) -> list[Row]:
+def read_rows(source: Path, image_root: Path | None = None) -> list[ScoreRow]:
     """Rows of a CSV with the columns image and, optionally, prompt, or of a folder of images.
 
     Where no prompt is given it comes from a .txt file of the same name (folders only) or from what
@@ -65,15 +65,15 @@ def read_rows(source: Path, image_root: Path | None = None) -> list[Row]:
     return _csv_rows(source, image_root or source.parent)
 
 
-def _folder_rows(folder: Path) -> list[Row]:
+def _folder_rows(folder: Path) -> list[ScoreRow]:
     paths = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
     if not paths:
         raise InputError(f"There is no image file in the folder {folder}.")
     return [_folder_row(folder, path) for path in paths]
 
 
-def _folder_row(folder: Path, path: Path) -> Row:
-    row = Row(str(path.relative_to(folder)), path)
+def _folder_row(folder: Path, path: Path) -> ScoreRow:
+    row = ScoreRow(str(path.relative_to(folder)), path)
     try:
         return _with_prompt(row, sidecar(path))
     except InputError as error:  # the image has a prompt, and must not be judged without
@@ -92,15 +92,15 @@ def sidecar(image: Path) -> str:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
-def _with_prompt(row: Row, sidecar: str = "") -> Row:
+def _with_prompt(row: ScoreRow, sidecar: str = "") -> ScoreRow:
     """The row with a prompt found beside or inside the image, if there is one."""
     if sidecar.strip():
-        return Row(row.image, row.path, sidecar.strip(), "text file of the same name")
+        return ScoreRow(row.image, row.path, sidecar.strip(), "text file of the same name")
     embedded = find_prompt(row.path)
-    return Row(row.image, row.path, embedded.text, embedded.origin) if embedded else row
+    return ScoreRow(row.image, row.path, embedded.text, embedded.origin) if embedded else row
 
 
-def _csv_rows(path: Path, image_root: Path) -> list[Row]:
+def _csv_rows(path: Path, image_root: Path) -> list[ScoreRow]:
     if not path.exists():
         raise InputError(f"There is no file or folder {path}.")
     records = read_records(path, ragged=True)
@@ -115,26 +115,26 @@ def _csv_rows(path: Path, image_root: Path) -> list[Row]:
     return [_csv_row(names, record.cells, image_root) for record in records[1:]]
 
 
-def _csv_row(names: Sequence[str], texts: Sequence[str], image_root: Path) -> Row:
+def _csv_row(names: Sequence[str], texts: Sequence[str], image_root: Path) -> ScoreRow:
     cells = dict(zip(names, (text.strip() for text in texts), strict=False))  # empty ones may be left out
     image, prompt = cells.get("image", ""), cells.get("prompt", "")
     path = image_root / image
     if not image:
-        return Row(image, path, prompt, error="The row names no image.")
+        return ScoreRow(image, path, prompt, error="The row names no image.")
     if len(texts) > len(names):
-        return Row(
+        return ScoreRow(
             image,
             path,
             prompt,
             error="The row has more cells than the header; put prompts with commas into double quotes.",
         )
-    return Row(image, path, prompt, "CSV") if prompt else _with_prompt(Row(image, path))
+    return ScoreRow(image, path, prompt, "CSV") if prompt else _with_prompt(ScoreRow(image, path))
 
 
 # --- scoring -----------------------------------------------------------------------------------
 
 
-def score(rows: Iterable[Row], output: ScoreFile, assessor: Assessor) -> Iterator[str]:
+def score(rows: Iterable[ScoreRow], output: ScoreFile, assessor: Assessor) -> Iterator[str]:
     """Judge all rows, some at once, append each to the output, and yield its error ("": all went well)."""
     waiting = iter(rows)
     while batch := list(islice(waiting, BATCH_SIZE)):
@@ -152,7 +152,7 @@ def score(rows: Iterable[Row], output: ScoreFile, assessor: Assessor) -> Iterato
             yield error
 
 
-def _judge(rows: Sequence[Row], assessor: Assessor) -> list[Assessment | M3AgiqaError | str]:
+def _judge(rows: Sequence[ScoreRow], assessor: Assessor) -> list[Assessment | M3AgiqaError | str]:
     """An assessment or what is wrong, row by row."""
     try:
         return list(assessor.assess_all([(row.path, row.prompt) for row in rows]))
@@ -235,7 +235,7 @@ class ScoreFile:
             "Choose another --out, or delete the file."
         )
 
-    def remaining(self, rows: Sequence[Row]) -> list[Row]:
+    def remaining(self, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
         """The rows that are not in the file yet. A row that failed counts as done."""
         done = Counter((record["image"], record["prompt"]) for record in self.records)
         todo = []

@@ -34,7 +34,7 @@ class Coefficient:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RaterAgreement:
     """All coefficients of one aspect."""
 
     alpha: Coefficient
@@ -49,11 +49,11 @@ class Agreement:
     """Mean SRCC over pairs of raters."""
 
 
-def agreement(opinions: pd.DataFrame) -> Agreement:
+def rater_agreement(opinions: pd.DataFrame) -> RaterAgreement:
     """All coefficients of opinions on one aspect."""
     table = _table(opinions)
     single, mean = intraclass_correlation(table)
-    return Agreement(
+    return RaterAgreement(
         krippendorff_alpha(opinions), single, mean, srcc_with_others(table), srcc_pairwise(table)
     )
 

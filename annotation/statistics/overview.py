@@ -10,7 +10,7 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotation.statistics.inter_rater import Agreement, agreement
+from annotation.statistics.inter_rater import RaterAgreement, rater_agreement
 from annotation.statistics.mos import Scaling, Subject, on_one_scale, scale_opinions
 from annotation.store.current_responses import opinions
 from annotation.store.models import Assessment, Correction, GoldAnswer, Image, Item, Withdrawal
@@ -29,7 +29,7 @@ class AspectSummary:
     corrections: int
     confirmed: float
     """Share of corrections that confirm the model's answer, 0 to 1; NaN for none."""
-    agreement: Agreement
+    agreement: RaterAgreement
     scaling: Scaling
 
 
@@ -107,7 +107,7 @@ def overview(session: Session) -> Overview:
 
 def _aspect(responses: pd.DataFrame) -> AspectSummary:
     confirmed = float(responses["agrees"].mean()) if len(responses) else math.nan
-    return AspectSummary(len(responses), confirmed, agreement(responses), scale_opinions(responses))
+    return AspectSummary(len(responses), confirmed, rater_agreement(responses), scale_opinions(responses))
 
 
 # --- annotators --------------------------------------------------------------------------------

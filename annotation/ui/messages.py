@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from annotation.ui.assess.runs import RunState, Stage
+from annotation.ui.assess.runs import RunStage, RunState
 
 
 def message(text: str) -> str:
@@ -22,20 +22,20 @@ def status(state: RunState | None, seconds: float = 0.0) -> str:
 
 def _doing(state: RunState) -> str:
     match state.stage:
-        case Stage.STARTING:
+        case RunStage.STARTING:
             return "Opening the image"
-        case Stage.LOADING:
+        case RunStage.LOADING:
             return f"Waiting for the model: {state.load.progress}"
-        case Stage.WAITING:
+        case RunStage.WAITING:
             before = "one visitor is" if state.place == 2 else f"{state.place - 1} visitors are"
             return f"You are number {state.place} in the queue: {before} before you"
-        case Stage.ASSESSING:
+        case RunStage.ASSESSING:
             return "Writing" if state.descriptions else "Looking at the image"
-        case Stage.FINISHED:
+        case RunStage.FINISHED:
             return "Done"
-        case Stage.STOPPED:
+        case RunStage.STOPPED:
             return "Stopped"
-        case Stage.FAILED:
+        case RunStage.FAILED:
             return ""
 
 

@@ -18,7 +18,7 @@ def whole(value: Any, what: str) -> int:
     return value
 
 
-def number(value: Any, what: str) -> float:
+def as_number(value: Any, what: str) -> float:
     """Any finite or infinite number; what it may be is the store's to say."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{what} must be a number, not {value!r:.40}.")

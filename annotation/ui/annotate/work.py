@@ -74,7 +74,7 @@ class Annotating:
     def reveal(self, person: Person, item: int, aspect: str, score: float) -> View:
         """In blind mode: this aspect is scored, so its answer may be seen; the item's view with it."""
         item, about = payloads.whole(item, "The item"), payloads.aspect(aspect)
-        given = payloads.number(score, "The score")
+        given = payloads.as_number(score, "The score")
         with self.studio.store.database.reading() as session:
             if latest_assessment(session, item) is not None:  # else there is nothing to see yet
                 self._shown_answers.add(person.name, item, about, given)

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from annotation.store.corrections import AspectResponse
-from annotation.ui.assess.runs import RunState, Stage
+from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment
 
@@ -66,10 +66,10 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
         return "finished", f"<p>{escape(state.results[aspect].description)}</p>"
     if aspect.needs_prompt and not state.has_prompt:
         return "without-prompt", f"<p>{NO_PROMPT}</p>"
-    if state.stage is Stage.FINISHED:
+    if state.stage is RunStage.FINISHED:
         return "without-prompt", f"<p>{NO_PREDICTOR}</p>"
     text = escape(state.descriptions.get(aspect, ""))
-    if state.stage is Stage.STOPPED:
+    if state.stage is RunStage.STOPPED:
         return "stopped", (f"<p>{text}</p>" if text else "") + '<p class="ended">Stopped.</p>'
     if state.over:
         return "idle", f"<p>{text}</p>"

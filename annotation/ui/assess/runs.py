@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 CLOCK_INTERVAL = 0.5  # seconds after which the page's clock moves although nothing else has
 
 
-class Stage(StrEnum):
+class RunStage(StrEnum):
     """Where a run stands; the last three are final."""
 
     STARTING = "starting"
@@ -39,7 +39,7 @@ class Stage(StrEnum):
 class RunState:
     """All that the page shows of a run."""
 
-    stage: Stage = Stage.STARTING
+    stage: RunStage = RunStage.STARTING
     has_prompt: bool = True
     load: LoadState = field(default_factory=LoadState)
     place: int = 0
@@ -53,7 +53,7 @@ class RunState:
 
     @property
     def over(self) -> bool:
-        return self.stage in (Stage.FINISHED, Stage.STOPPED, Stage.FAILED)
+        return self.stage in (RunStage.FINISHED, RunStage.STOPPED, RunStage.FAILED)
 
 
 class Run(Observable[RunState]):
@@ -90,13 +90,13 @@ class Run(Observable[RunState]):
         try:
             self._assess()
         except Stopped:
-            self._update(stage=Stage.STOPPED)
+            self._update(stage=RunStage.STOPPED)
         except M3AgiqaError as error:
-            self._update(stage=Stage.FAILED, error=str(error))
+            self._update(stage=RunStage.FAILED, error=str(error))
         except Exception:  # a bug; the visitor gets a sentence, the log the traceback
             log.exception("Assessing %s failed", self.upload.name)
             sentence = "Something unexpected went wrong with this image; the app's log says more."
-            self._update(stage=Stage.FAILED, error=sentence)
+            self._update(stage=RunStage.FAILED, error=sentence)
 
     def _assess(self) -> None:
         # First what needs no waiting: bad input is reported at once, not at the end of the line.
@@ -105,7 +105,7 @@ class Run(Observable[RunState]):
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
         with self._line.turn(self._stop.is_set, self._in_line):
             self._began = time.monotonic()
-            self._update(stage=Stage.ASSESSING, card=assessor.card)
+            self._update(stage=RunStage.ASSESSING, card=assessor.card)
             for event in assessor.stream(self.upload.image(), prompt, stop=self._stop.is_set):
                 match event:
                     case DescriptionDelta(aspect, text):
@@ -114,14 +114,16 @@ class Run(Observable[RunState]):
                     case AspectResult(aspect):
                         self._update(results={**self.state.results, aspect: event})
                     case Assessment():
-                        self._update(stage=Stage.FINISHED, assessment=replace(event, image=self.upload.name))
+                        self._update(
+                            stage=RunStage.FINISHED, assessment=replace(event, image=self.upload.name)
+                        )
 
     def _while_loading(self, load: LoadState) -> None:
-        self._update(stage=Stage.LOADING, load=load)
+        self._update(stage=RunStage.LOADING, load=load)
 
     def _in_line(self, place: int) -> None:
-        if (self.state.stage, self.state.place) != (Stage.WAITING, place):
-            self._update(stage=Stage.WAITING, place=place)
+        if (self.state.stage, self.state.place) != (RunStage.WAITING, place):
+            self._update(stage=RunStage.WAITING, place=place)
 
     def _update(self, **changes: Any) -> None:
         """Only this run's thread does."""

@@ -65,7 +65,7 @@ class Entered:
             raise InputError(f"What is said must be a list with one entry per aspect, not {responses!r:.40}.")
         if not isinstance(token, str) or not token.isprintable():  # its length is the store's to judge
             raise InputError("The token must be printable text, such as a UUID.")
-        return cls(tuple(map(_response, responses)), token, payloads.number(seconds, "The seconds spent"))
+        return cls(tuple(map(_response, responses)), token, payloads.as_number(seconds, "The seconds spent"))
 
 
 def save(
@@ -114,7 +114,7 @@ def _response(value: Any) -> AspectResponse:
         raise InputError(f"The tags of {aspect} must be a list, not {tags!r:.40}.")
     return AspectResponse(
         aspect=aspect,
-        score=0.0 if agrees else payloads.number(value.get("score"), f"The score of {aspect}"),
+        score=0.0 if agrees else payloads.as_number(value.get("score"), f"The score of {aspect}"),
         scale=_scale(value.get("scale", [1, 5])),
         description=_optional_text(value.get("description"), f"The description of {aspect}"),
         agrees=agrees,
@@ -130,7 +130,8 @@ def _scale(value: Any) -> MosScale:
         raise InputError(f"A scale is a list of its low and its high end, not {value!r:.40}.")
     try:
         return MosScale(
-            payloads.number(value[0], "The low end of a scale"), payloads.number(value[1], "Its high end")
+            payloads.as_number(value[0], "The low end of a scale"),
+            payloads.as_number(value[1], "Its high end"),
         )
     except ValueError as error:
         raise InputError(f"A scale needs a low end below its high one, not {value!r:.40}.") from error

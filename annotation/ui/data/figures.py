@@ -26,7 +26,7 @@ NO_OPINIONS = (
 )
 
 
-def summary(overview: Overview) -> str:
+def summary_html(overview: Overview) -> str:
     """How much there is."""
     several = f"{overview.items:,} with their prompts" if overview.items != overview.images else ""
     tiles = [
@@ -47,7 +47,7 @@ def summary(overview: Overview) -> str:
 # --- agreement ---------------------------------------------------------------------------------
 
 
-def agreement(overview: Overview) -> str:
+def agreement_html(overview: Overview) -> str:
     """A row for each aspect; below, what the coefficients are and why some are missing."""
     if not overview.corrections:
         return ""
@@ -90,7 +90,7 @@ def _coefficient(one: Coefficient) -> str:
 # --- mean opinions -----------------------------------------------------------------------------
 
 
-def mean_opinions(overview: Overview) -> str:
+def mean_opinions_html(overview: Overview) -> str:
     """The heading of the distributions, and how MOS are computed."""
     if not overview.corrections:
         return ""

@@ -52,9 +52,9 @@ class DataHandlers:
             admin = person.role.allows(Role.ADMIN)
             return (
                 messages.message(""),
-                figures.summary(current),
-                figures.agreement(current),
-                figures.mean_opinions(current),
+                figures.summary_html(current),
+                figures.agreement_html(current),
+                figures.mean_opinions_html(current),
                 _annotators(current, person),
                 figures.least_certain(current) if admin else "",
                 *(self._form(current) if admin else _no_form()),

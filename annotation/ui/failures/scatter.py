@@ -20,7 +20,7 @@ DEPTH_PX = 50  # of the counts beside it
 WIDTH_PX, HEIGHT_PX = LEFT_PX + SIDE_PX + TOP_PX, TOP_PX + SIDE_PX + 52
 
 
-def scatter(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> str:
+def scatter_svg(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> str:
     """The plot of the selected cases; where two models are compared, each case is an arrow between them."""
     if selected.empty:
         return '<p class="nothing">No case matches these filters. Widen them to see points here.</p>'

@@ -31,7 +31,7 @@ from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Forbidden, Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.failures.cards import ModelNames, agreement_table, case_detail, case_list
-from annotation.ui.failures.scatter import scatter
+from annotation.ui.failures.scatter import scatter_svg
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 
@@ -235,7 +235,7 @@ class FailuresHandlers:
         return (
             messages.message(""),
             agreement_table(selected, names, waiting),
-            scatter(selected, names.mos, key),
+            scatter_svg(selected, names.mos, key),
             case_list(selected, key, bool(view.aspect)),
             self._detail(request, resolved, key) if key else "",
             _link(view),

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annotation.statistics.inter_rater import (
-    agreement,
     intraclass_correlation,
     krippendorff_alpha,
     largest_block,
+    rater_agreement,
     srcc_pairwise,
     srcc_with_others,
 )
@@ -127,7 +127,7 @@ class TestIntraclassCorrelation:
     ) -> None:
         scores = table([[GAP if score is None else score for score in row] for row in rows])
         assert largest_block(scores).notna().all(axis=None)
-        found = agreement(opinions(scores))
+        found = rater_agreement(opinions(scores))
         for one in (found.alpha, found.single, found.mean, found.with_others, found.pairwise):
             assert bool(one.reason) == math.isnan(one.value)
             assert one.reason or -1 - 1e-9 <= one.value <= 1 + 1e-9
@@ -147,7 +147,7 @@ class TestRankCorrelation:
 
     def test_few_common_images_say_nothing(self) -> None:
         scores = table([[1, 2], [2, 3], [3, 4], [4, 5], [5, GAP]])
-        found = agreement(opinions(scores))
+        found = rater_agreement(opinions(scores))
         assert math.isnan(found.pairwise.value) and math.isnan(found.single.value)
         assert "5 images" in found.pairwise.reason
         assert found.alpha.items == 4
@@ -160,5 +160,5 @@ class TestRankCorrelation:
 @pytest.mark.parametrize("people", [[], ["only one"]])
 def test_nobody_and_one_person_agree_with_nobody(people: list[str]) -> None:
     rows = [(item, name, float(item)) for item in range(1, 6) for name in people]
-    found = agreement(pd.DataFrame(rows, columns=["item_id", "annotator", "score"]))
+    found = rater_agreement(pd.DataFrame(rows, columns=["item_id", "annotator", "score"]))
     assert all(one.reason for one in (found.alpha, found.single, found.with_others, found.pairwise))

@@ -6,7 +6,7 @@ import re
 
 from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.cards import card, provenance
-from annotation.ui.assess.runs import RunState, Stage
+from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
 
@@ -19,11 +19,11 @@ def result(raw: float, scale: MosScale = SCALE, description: str = "Fine.") -> A
 
 
 def finished(judged: AspectResult) -> RunState:
-    return RunState(stage=Stage.FINISHED, results={judged.aspect: judged})
+    return RunState(stage=RunStage.FINISHED, results={judged.aspect: judged})
 
 
 def test_text_is_escaped_while_it_is_spoken_and_afterwards():
-    speaking = RunState(stage=Stage.ASSESSING, descriptions={Aspect.QUALITY: NASTY})
+    speaking = RunState(stage=RunStage.ASSESSING, descriptions={Aspect.QUALITY: NASTY})
     for state in (speaking, finished(result(3, description=NASTY))):
         html = card(Aspect.QUALITY, state)
         assert "<img" not in html
@@ -52,7 +52,7 @@ def test_gauge_follows_the_scale():
 
 
 def test_correspondence_says_why_it_is_empty_without_a_prompt():
-    state = RunState(stage=Stage.ASSESSING, has_prompt=False)
+    state = RunState(stage=RunStage.ASSESSING, has_prompt=False)
     assert "there is no prompt" in card(Aspect.CORRESPONDENCE, state)
     assert "there is no prompt" not in card(Aspect.QUALITY, state)
 
@@ -64,14 +64,14 @@ def test_an_aspect_that_the_model_does_not_judge_says_so():
 
 
 def test_stopped_keeps_the_text():
-    html = card(Aspect.QUALITY, RunState(stage=Stage.STOPPED, descriptions={Aspect.QUALITY: "So far"}))
+    html = card(Aspect.QUALITY, RunState(stage=RunStage.STOPPED, descriptions={Aspect.QUALITY: "So far"}))
     assert "So far" in html
     assert "Stopped." in html
     assert 'aria-busy="false"' in html
 
 
 def test_speaking_is_busy():
-    assert 'aria-busy="true"' in card(Aspect.QUALITY, RunState(stage=Stage.ASSESSING))
+    assert 'aria-busy="true"' in card(Aspect.QUALITY, RunState(stage=RunStage.ASSESSING))
 
 
 def test_a_card_is_there_before_the_first_run():

@@ -133,10 +133,12 @@ class TestFigures:
         crowd(store, 6, {"ann": 0.5, "bob": 0.0})
         with store.database.reading() as session:
             found = overview(session)
-        html = figures.agreement(found)
+        html = figures.agreement_html(found)
         assert "<b>1.00</b><small>6 images, 2 people</small>" in html
         assert "No two images have been scored by two people." in html  # of the other aspects
-        assert "nan" not in html + figures.mean_opinions(found) + figures.annotators(found.annotators, "All")
+        assert "nan" not in html + figures.mean_opinions_html(found) + figures.annotators(
+            found.annotators, "All"
+        )
 
     def test_the_distribution_counts_every_image_once(self, store: Store) -> None:
         crowd(store, 6, {"ann": 0.5, "bob": 0.0})

@@ -3,7 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from annotation.ui import messages
-from annotation.ui.assess.runs import RunState, Stage
+from annotation.ui.assess.runs import RunStage, RunState
 from annotation.ui.model_service import LoadState, banner_html
 from m3agiqa.errors import WeightsError
 
@@ -13,14 +13,14 @@ def test_message_is_an_escaped_alert():
 
 
 def test_place_in_the_queue():
-    second = messages.status(RunState(stage=Stage.WAITING, place=2))
+    second = messages.status(RunState(stage=RunStage.WAITING, place=2))
     assert "You are number 2 in the queue: one visitor is before you" in second
-    third = messages.status(RunState(stage=Stage.WAITING, place=3))
+    third = messages.status(RunState(stage=RunStage.WAITING, place=3))
     assert "You are number 3 in the queue: 2 visitors are before you" in third
 
 
 def test_status_shows_loading_and_the_time():
-    state = RunState(stage=Stage.LOADING, load=LoadState("Downloading weights", 0.4))
+    state = RunState(stage=RunStage.LOADING, load=LoadState("Downloading weights", 0.4))
     html = messages.status(state, seconds=3.25)
     assert "Waiting for the model: Downloading weights, 40%" in html
     assert '<span id="elapsed">3.2 s</span>' in html

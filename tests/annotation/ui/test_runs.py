@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from waiting import wait_until
 
-from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, Stage
+from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunStage
 from annotation.ui.images import Upload
 from annotation.ui.model_service import ModelLoader, WaitingLine
 from m3agiqa.aspects import Aspect
@@ -25,7 +25,7 @@ def finish(run: Run) -> list:
     return asyncio.run(asyncio.wait_for(collect(), 10))
 
 
-def wait_for(run: Run, stage: Stage) -> None:
+def wait_for(run: Run, stage: RunStage) -> None:
     wait_until(lambda: run.state.stage is stage)
 
 
@@ -36,7 +36,7 @@ def wait_for_text(run: Run) -> None:
 def test_runs_to_the_end(loader, upload):
     run = Runs(loader, WaitingLine()).begin("ann", upload, " a  teal square ")
     *_, last = finish(run)
-    assert last.stage is Stage.FINISHED
+    assert last.stage is RunStage.FINISHED
     assert last.assessment.image == "teal square.png"
     assert last.assessment.prompt == "a teal square"
     assert {aspect: result.description for aspect, result in last.results.items()} == dict.fromkeys(
@@ -47,7 +47,7 @@ def test_runs_to_the_end(loader, upload):
 
 def test_without_a_prompt_correspondence_is_left_out(loader, assessor, upload):
     *_, last = finish(Runs(loader, WaitingLine()).begin("ann", upload, "  \n "))
-    assert last.stage is Stage.FINISHED
+    assert last.stage is RunStage.FINISHED
     assert not last.has_prompt
     assert set(last.results) == {Aspect.QUALITY, Aspect.AUTHENTICITY}
     assert assessor.prompts == [None]
@@ -60,7 +60,7 @@ def test_stop_keeps_the_text_so_far(loader, assessor, upload):
     wait_for_text(run)
     runs.stop("ann")
     *_, last = finish(run)
-    assert last.stage is Stage.STOPPED
+    assert last.stage is RunStage.STOPPED
     assert last.descriptions == dict.fromkeys(Aspect, "one")
     assert last.results == {}
     assert len(runs.line) == 0
@@ -70,29 +70,29 @@ def test_stop_touches_only_the_visitors_own_run(loader, assessor, upload):
     assessor.go.clear()
     runs = Runs(loader, WaitingLine())
     ann = runs.begin("ann", upload, "teal")
-    wait_for(ann, Stage.ASSESSING)
+    wait_for(ann, RunStage.ASSESSING)
     ben = runs.begin("ben", upload, "teal")
-    wait_for(ben, Stage.WAITING)
+    wait_for(ben, RunStage.WAITING)
     assert ben.state.place == 2
     runs.stop("nobody")
     runs.stop("ann")
-    wait_for(ann, Stage.STOPPED)
-    wait_for(ben, Stage.ASSESSING)
+    wait_for(ann, RunStage.STOPPED)
+    wait_for(ben, RunStage.ASSESSING)
     assessor.go.set()
     *_, last = finish(ben)
-    assert last.stage is Stage.FINISHED
+    assert last.stage is RunStage.FINISHED
 
 
 def test_stop_works_in_the_line(loader, assessor, upload):
     assessor.go.clear()
     runs = Runs(loader, WaitingLine())
     ann = runs.begin("ann", upload, "teal")
-    wait_for(ann, Stage.ASSESSING)
+    wait_for(ann, RunStage.ASSESSING)
     ben = runs.begin("ben", upload, "teal")
-    wait_for(ben, Stage.WAITING)
+    wait_for(ben, RunStage.WAITING)
     runs.stop("ben")
-    wait_for(ben, Stage.STOPPED)
-    assert ann.state.stage is Stage.ASSESSING
+    wait_for(ben, RunStage.STOPPED)
+    assert ann.state.stage is RunStage.ASSESSING
     assert len(runs.line) == 1
     runs.stop("ann")
 
@@ -108,9 +108,9 @@ def test_stop_works_while_the_model_loads(assessor, upload):
     runs = Runs(ModelLoader("slow", load), WaitingLine())
     run = runs.begin("ann", upload, "teal")
     wait_until(lambda: run.state.load.message == "Downloading weights")
-    assert run.state.stage is Stage.LOADING
+    assert run.state.stage is RunStage.LOADING
     runs.stop("ann")
-    wait_for(run, Stage.STOPPED)
+    wait_for(run, RunStage.STOPPED)
     go.set()
 
 
@@ -118,12 +118,12 @@ def test_a_new_run_ends_the_visitors_older_one(loader, assessor, upload):
     assessor.go.clear()
     runs = Runs(loader, WaitingLine())
     first = runs.begin("ann", upload, "teal")
-    wait_for(first, Stage.ASSESSING)
+    wait_for(first, RunStage.ASSESSING)
     second = runs.begin("ann", upload, "teal")
-    wait_for(first, Stage.STOPPED)
+    wait_for(first, RunStage.STOPPED)
     assessor.go.set()
     *_, last = finish(second)
-    assert last.stage is Stage.FINISHED
+    assert last.stage is RunStage.FINISHED
 
 
 def test_forgetting_an_old_run_leaves_the_new_one_alone(loader, assessor, upload):
@@ -132,10 +132,10 @@ def test_forgetting_an_old_run_leaves_the_new_one_alone(loader, assessor, upload
     first = runs.begin("ann", upload, "teal")
     second = runs.begin("ann", upload, "teal")
     runs.forget("ann", first)
-    wait_for(second, Stage.ASSESSING)
+    wait_for(second, RunStage.ASSESSING)
     assert not second.state.over
     runs.stop("ann")
-    wait_for(second, Stage.STOPPED)
+    wait_for(second, RunStage.STOPPED)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_bad_input_is_told_without_waiting_in_line(loader, assessor, upload, con
     assessor.go.clear()
     runs = Runs(loader, WaitingLine())
     busy = runs.begin("ann", Upload(_good(upload), "good.png"), "teal")
-    wait_for(busy, Stage.ASSESSING)
+    wait_for(busy, RunStage.ASSESSING)
     *_, last = finish(runs.begin("ben", upload, prompt))
-    assert last.stage is Stage.FAILED
+    assert last.stage is RunStage.FAILED
     assert last.error.startswith(sentence)
-    assert busy.state.stage is Stage.ASSESSING
+    assert busy.state.stage is RunStage.ASSESSING
     runs.stop("ann")
 
 
@@ -170,7 +170,7 @@ def test_missing_weights_are_told(upload):
         raise WeightsError("The weight file x is missing. Install the model anew.")
 
     *_, last = finish(Runs(ModelLoader("nano", load), WaitingLine()).begin("ann", upload, "teal"))
-    assert last.stage is Stage.FAILED
+    assert last.stage is RunStage.FAILED
     assert last.error == "The weight file x is missing. Install the model anew."
 
 
@@ -182,7 +182,7 @@ def test_a_bug_becomes_a_sentence_and_frees_the_line(loader, assessor, upload, m
     monkeypatch.setattr(assessor, "stream", stream)
     runs = Runs(loader, WaitingLine())
     *_, last = finish(runs.begin("ann", upload, "teal"))
-    assert last.stage is Stage.FAILED
+    assert last.stage is RunStage.FAILED
     assert "secret detail" not in last.error
     assert "secret detail" in caplog.text
     assert len(runs.line) == 0

@@ -19,7 +19,7 @@ JPEG_QUALITY = 78  # of the JPEG
 
 
 @dataclass(frozen=True)
-class Example:
+class ReportExample:
     """One image of one aspect, as Table VIII of the paper shows it."""
 
     sample: str
@@ -51,7 +51,7 @@ class ExampleGroup:
     """Cases with something in common, the most telling first."""
 
     title: str
-    cases: list[Example]
+    cases: list[ReportExample]
 
 
 def example_groups(part: pd.DataFrame, scale: MosScale, count: int) -> list[ExampleGroup]:
@@ -71,10 +71,10 @@ def example_groups(part: pd.DataFrame, scale: MosScale, count: int) -> list[Exam
     ]
 
 
-def _example(row: pd.Series, scale: MosScale) -> Example:
+def _example(row: pd.Series, scale: MosScale) -> ReportExample:
     known = {name: None if pd.isna(value) else value for name, value in row.items()}
     image, lacking = thumbnail(known["image"])
-    return Example(
+    return ReportExample(
         sample=str(known["sample"]),
         image=image,
         lacking=lacking,
