@@ -57,6 +57,8 @@ def assess(page: Page, image: Path, prompt: str = "a plain colour") -> Locator:
     page.fill("#prompt textarea", prompt)
     page.click("#assess")
     expect(page.locator("#card-quality :is(.verdict, .hint)").first).to_be_visible()
+    expect(page.locator("#assess")).to_be_enabled()
+    expect(page.locator("#stop")).to_be_hidden()
     return page.locator("#card-quality")
 
 
