@@ -55,12 +55,8 @@ def question(sample: Sample, scale: MosScale) -> str:
 
     Scores that a data set does not have are left out of the sentence that names them.
     """
-    told = [
-        f"{TEACHER_ASPECT_NAMES[aspect]} score is {sample.mos[aspect]:g}"
-        for aspect in Aspect
-        if aspect in sample.mos
-    ]
-    sentence = f"The {', '.join(told)}." if told else ""
+    scores = [f"{TEACHER_ASPECT_NAMES[a]} score is {sample.mos[a]:g}" for a in Aspect if a in sample.mos]
+    sentence = f"The {', '.join(scores)}." if scores else ""
     text = TEACHER_PROMPT.replace(SCORES_TEMPLATE, sentence)
     return text.format(prompt=sample.prompt or "", min=f"{scale.low:g}", max=f"{scale.high:g}")
 
@@ -73,15 +69,15 @@ def descriptions(text: str, wanted: Sequence[Aspect]) -> dict[Aspect, str]:
     """
     start, end = text.find("{"), text.rfind("}")
     try:
-        found = json.loads(text[start : end + 1], strict=False)
+        answer = json.loads(text[start : end + 1], strict=False)
     except ValueError as error:
         raise TemporaryError(f"the answer is not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(answer, dict):
         raise TemporaryError("the answer is not a JSON object")
-    said = {key.lower().removesuffix("_explanation").strip(): value for key, value in found.items()}
+    texts = {key.lower().removesuffix("_explanation").strip(): value for key, value in answer.items()}
     result = {}
     for aspect in wanted:
-        value = said.get(TEACHER_ASPECT_NAMES[aspect], said.get(str(aspect)))
+        value = texts.get(TEACHER_ASPECT_NAMES[aspect], texts.get(str(aspect)))
         if not isinstance(value, str) or not value.strip():
             raise TemporaryError(f"the answer has no explanation of {aspect}")
         result[aspect] = " ".join(value.split())
@@ -155,17 +151,17 @@ class RecordedTeacher:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._said: dict[str, str] = {}
+        self._answers: dict[str, str] = {}
         for number, row in read_json_lines(path):
             try:
-                self._said[str(row["id"])] = json.dumps({k: v for k, v in row.items() if k != "id"})
+                self._answers[str(row["id"])] = json.dumps({k: v for k, v in row.items() if k != "id"})
             except (TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{path}, line {number} is no recorded answer: {error}") from error
 
     def explain(self, sample: Sample, question: str) -> ChatReply:
-        if sample.id not in self._said:
+        if sample.id not in self._answers:
             raise ContentRefused(f"{self.name} has no answer for {sample.id}")
-        return ChatReply(self._said[sample.id])
+        return ChatReply(self._answers[sample.id])
 
 
 def teacher(name: str) -> Teacher:

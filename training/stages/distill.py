@@ -1,17 +1,17 @@
 """Stage distill: a teacher puts every sample's scores into words (paper, section III-A).
 
-Answers are appended to a journal as they come, each with its tokens, so that nothing is asked, or paid
-for, twice: an interrupted run continues where it was.
+Replies are appended to a log as they come, each with its tokens, so that nothing is asked, or paid for,
+twice: an interrupted run continues where it was.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -42,8 +42,8 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One line of the journal: an answer that was paid for, or a refusal that need not be asked for again."""
+class TeacherReply:
+    """One line of the log: a reply that was paid for, or a refusal that need not be asked for again."""
 
     id: str
     teacher: str
@@ -66,20 +66,20 @@ class Summary:
     dollars: float
 
     def __str__(self) -> str:
-        told = [f"{self.described:,} samples described"]
+        parts = [f"{self.described:,} samples described"]
         if self.refused:
-            told.append(f"{self.refused:,} refused by every teacher")
+            parts.append(f"{self.refused:,} refused by every teacher")
         if self.failed:
-            told.append(f"{len(self.failed):,} failed (run again to retry)")
+            parts.append(f"{len(self.failed):,} failed (run again to retry)")
         tokens = f"{self.input_tokens:,} tokens sent, {self.output_tokens:,} received"
-        return f"{', '.join(told)}; {tokens}, ${self.dollars:.2f}."
+        return f"{', '.join(parts)}; {tokens}, ${self.dollars:.2f}."
 
 
-class Replies(AppendLog[Outcome]):
-    """All outcomes of a distillation so far."""
+class Replies(AppendLog[TeacherReply]):
+    """All replies of a distillation so far."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, Outcome)
+        super().__init__(path, TeacherReply)
         self._refusals = {(row.id, row.teacher) for row in self.rows if row.refusal}
 
     def refused(self, sample: Sample, teacher: Teacher) -> bool:
@@ -88,14 +88,14 @@ class Replies(AppendLog[Outcome]):
 
     def descriptions(self, wanted: dict[str, list[Aspect]]) -> dict[str, dict[Aspect, str]]:
         """The last sensible answer for each of some samples."""
-        found = {}
-        for outcome in self.rows:
-            if outcome.text is not None and outcome.id in wanted:
+        latest = {}
+        for reply in self.rows:
+            if reply.text is not None and reply.id in wanted:
                 try:
-                    found[outcome.id] = descriptions(outcome.text, wanted[outcome.id])
+                    latest[reply.id] = descriptions(reply.text, wanted[reply.id])
                 except TemporaryError:
                     continue  # paid for, but of no use
-        return found
+        return latest
 
 
 def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
@@ -145,15 +145,25 @@ def distill(
     pace = Pace(config.per_minute, sleep)
 
     def ask(task: tuple[Sample, str]) -> None:
-        sample, asked = task
+        sample, text = task
+
+        def explain(teacher: Teacher) -> None:
+            pace.wait()
+            reply = teacher.explain(sample, text)
+            # First what was paid for, then what is made of it.
+            journal.add(
+                TeacherReply(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens)
+            )
+            descriptions(reply.text, wanted[sample.id])
+
         for teacher in teachers:
             if journal.refused(sample, teacher):
                 continue
             try:
-                _answer(teacher, sample, asked, wanted[sample.id], journal, config, pace, sleep)
+                with_retries(partial(explain, teacher), config.attempts, config.patience, sleep)
                 return
             except ContentRefused as error:
-                journal.add(Outcome(sample.id, teacher.name, None, refusal=str(error)))
+                journal.add(TeacherReply(sample.id, teacher.name, None, refusal=str(error)))
             except TemporaryError as error:
                 failed[sample.id] = f"{teacher.name}: {error}"
                 return
@@ -180,7 +190,7 @@ class Pace:
 
     def __init__(self, per_minute: float, sleep: Sleep) -> None:
         self._interval, self._sleep = 60 / per_minute, sleep
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._next = time.monotonic()
 
     def wait(self) -> None:
@@ -190,25 +200,3 @@ class Pace:
             self._next = turn + self._interval
         if turn > now and self._sleep(turn - now):
             raise TemporaryError("interrupted")
-
-
-def _answer(
-    teacher: Teacher,
-    sample: Sample,
-    asked: str,
-    wanted: list[Aspect],
-    journal: Replies,
-    config: DistillConfig,
-    pace: Pace,
-    sleep: Sleep,
-) -> None:
-    """One teacher's sensible answer into the log; raises ContentRefused, or TemporaryError at the last."""
-
-    def ask() -> None:
-        pace.wait()
-        reply = teacher.explain(sample, asked)
-        # First what was paid for, then what is made of it.
-        journal.add(Outcome(sample.id, teacher.name, reply.text, reply.input_tokens, reply.output_tokens))
-        descriptions(reply.text, wanted)
-
-    with_retries(ask, config.attempts, config.patience, sleep)
