@@ -103,16 +103,16 @@ class ChatServer:
         try:
             return [str(model.id) for model in self._client.models.list(extra_headers=self._headers).data]
         except APIError as error:
-            found = self._translated(error, None)
+            problem = self._translated(error, None)
         except (ValueError, AttributeError):
-            found = TemporaryError("an answer that is no JSON")
+            problem = TemporaryError("an answer that is no JSON")
         except TypeError:
             return None
-        if isinstance(found, TemporaryError):
-            raise ServerError(f"There is no answer from {self.url}: {found}. Start it, or mend its URL.")
-        if isinstance(found, RequestRejected):
+        if isinstance(problem, TemporaryError):
+            raise ServerError(f"There is no answer from {self.url}: {problem}. Start it, or mend its URL.")
+        if isinstance(problem, RequestRejected):
             return None
-        raise found
+        raise problem
 
     def answer(self, model: str, messages: Sequence[Message], **options: Any) -> ChatReply:
         """The model's next turn. Raises ServerError, RequestRejected, ContentRefused or TemporaryError."""
