@@ -24,7 +24,6 @@ from training.data.conversations import export_conversations
 from training.evaluation.ablations import ablate
 from training.evaluation.cross_dataset import cross
 from training.evaluation.rating_words import evaluate_responses
-from training.evaluation.report.before_after import as_text
 from training.evaluation.sanity import sanity
 from training.nano.held_out_groups import as_markdown, evaluate_held_out_groups
 from training.parallel import Shard, follow_starter
@@ -120,11 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--processes", type=int, default=1, metavar="N", help="predictors trained at once")
     grid.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     _add_distill(add)
-    told = add("evaluate-responses", _responses, "rating words of a published response file")
-    told.add_argument("file", type=Path, help="JSON with image and response_1")
-    told.add_argument("--mos", type=Path, required=True, help="CSV with the images' names and true scores")
-    told.add_argument("--mos-column", required=True, help="its column, e.g. mos_quality")
-    told.add_argument(
+    judging = add("evaluate-responses", _responses, "rating words of a published response file")
+    judging.add_argument("file", type=Path, help="JSON with image and response_1")
+    judging.add_argument("--mos", type=Path, required=True, help="CSV with the images' names and true scores")
+    judging.add_argument("--mos-column", required=True, help="its column, e.g. mos_quality")
+    judging.add_argument(
         "--scale", type=float, nargs=2, default=(0.0, 5.0), metavar=("LOW", "HIGH"), help="of the scores"
     )
     theirs = add("import-predictor", _import, "convert a predictor of the paper's authors")
@@ -180,22 +179,22 @@ def _add_stage_options(stage: Stage, parser: argparse.ArgumentParser) -> None:
 
 
 def _add_distill(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
-    told = add("distill", _distill, "let an online multimodal LLM put scores into words")
-    told.add_argument("samples", type=Path, help="samples.jsonl with images and MOS")
-    told.add_argument("--out", type=Path, required=True, help="folder for the answers and the samples")
-    told.add_argument(
+    command = add("distill", _distill, "let an online multimodal LLM put scores into words")
+    command.add_argument("samples", type=Path, help="samples.jsonl with images and MOS")
+    command.add_argument("--out", type=Path, required=True, help="folder for the answers and the samples")
+    command.add_argument(
         "--teacher",
         action="append",
         metavar="NAME",
         help="gemini, openai (either with :MODEL) or recorded:FILE; a further one is asked what the one "
         "before refuses (default: gemini, then openai if OPENAI_API_KEY is set)",
     )
-    told.add_argument("--scale", type=float, nargs=2, default=(1.0, 5.0), metavar=("LOW", "HIGH"))
-    told.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+    command.add_argument("--scale", type=float, nargs=2, default=(1.0, 5.0), metavar=("LOW", "HIGH"))
+    command.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
     docs = field_docs(DistillConfig)
     for option in fields(DistillConfig):
         flag, text = "--" + option.name.replace("_", "-"), f"{docs[option.name]} (default: %(default)s)"
-        told.add_argument(flag, type=type(option.default), default=option.default, metavar="N", help=text)
+        command.add_argument(flag, type=type(option.default), default=option.default, metavar="N", help=text)
 
 
 # --- stages of a run -----------------------------------------------------------------------------
@@ -269,7 +268,7 @@ def _run(args: argparse.Namespace) -> None:
     if run.config.annotations is not None and args.until in (None, "ship"):
         models = args.register or Path(os.environ.get("M3AGIQA_DATA") or "data") / "models"
         candidate = register(run, models)
-        sys.stdout.write(f"\n{as_text(candidate.comparison)}\n\n")
+        sys.stdout.write(f"\n{candidate.comparison}\n\n")
         sys.stdout.write(f"Registered as {candidate.name} in {models}; promote it on the app's tab Models.\n")
 
 
@@ -293,11 +292,11 @@ def _sanity(args: argparse.Namespace) -> None:
 
 def _proxies(args: argparse.Namespace) -> None:
     run = _begun(args)
-    found = evaluate_held_out_groups(
+    measures = evaluate_held_out_groups(
         run.samples, run.config.extras, run.scale, run.folder / "proxies", run.config.seed
     )
-    found.to_csv(run.folder / "proxies.csv", index=False)
-    sys.stdout.write(as_markdown(found))
+    measures.to_csv(run.folder / "proxies.csv", index=False)
+    sys.stdout.write(as_markdown(measures))
 
 
 def _reproduce(args: argparse.Namespace) -> None:
@@ -347,8 +346,8 @@ def _scale(args: argparse.Namespace) -> MosScale:
 
 
 def _responses(args: argparse.Namespace) -> None:
-    found = evaluate_responses(args.file, args.mos, args.mos_column, _scale(args))
-    sys.stdout.write(json.dumps(found) + "\n")
+    measures = evaluate_responses(args.file, args.mos, args.mos_column, _scale(args))
+    sys.stdout.write(json.dumps(measures) + "\n")
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -362,8 +361,8 @@ def _export(args: argparse.Namespace) -> None:
     sys.stdout.write(f"The conversations are in {args.out}\n")
 
 
-def _show(found: dict) -> None:
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+def _show(measures: dict) -> None:
+    sys.stdout.write(json.dumps(measures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from training.stages.distill import DistillConfig
 from training.stages.finetune import FinetuneConfig
 from training.stages.fit import FitConfig
 
-T = TypeVar("T")
+Settings = TypeVar("Settings")
 
 SHIPPED_BACKBONE = "shipped"
 
@@ -142,7 +142,7 @@ def _read_based(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return merged(_read_based(path.parent / base, (*above, path.resolve())), settings)
 
 
-def build(kind: type[T], settings: Mapping[str, Any], source: object) -> T:
+def build(kind: type[Settings], settings: Mapping[str, Any], source: object) -> Settings:
     """An instance of a dataclass, nested ones included; what is left out keeps its default.
 
     `source` (a file, usually) is named in errors. Raises InputError for an unknown name or a wrong value.

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from typing import TypeVar
@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from m3agiqa.errors import InputError
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 STARTED_BY = "M3AGIQA_STARTED_BY"
+SECONDS_TO_END = 10  # for processes that were asked to, before they are killed
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Shard:
             return None
         return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
-    def of(self, items: Sequence[T]) -> list[T]:
+    def of(self, items: Sequence[Item]) -> list[Item]:
         return list(items[self.index :: self.count])
 
 
@@ -60,48 +61,40 @@ def in_processes(command: Sequence[str], count: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STARTED_BY: str(os.getpid())}
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "training", *command, "--share", f"{index}/{count}"], env=environment
+            [sys.executable, "-m", "training", *command, "--share", f"{index}/{count}"],
+            stdin=subprocess.PIPE,  # ends when this process does, which `follow_starter` waits for
+            env=environment,
         )
         for index in range(count)
     ]
-    try:
-        failed = _first_failed(running)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+    with ThreadPoolExecutor(count) as pool:
+        ends = {pool.submit(process.wait): process for process in running}
+        try:
+            failed = next((ends[end].args[-1] for end in as_completed(ends) if end.result() != 0), None)
+        finally:
+            for process in running:
+                process.terminate()
+            for end in wait(ends, timeout=SECONDS_TO_END).not_done:
+                ends[end].kill()
     if failed:
         raise InputError(f"The share {failed} of this stage failed; its message stands above.")
 
 
 def follow_starter() -> None:
     """In a process that `in_processes` has started: end with the one that did, even if it was killed."""
-    if STARTED_BY not in os.environ:
-        return
-    starter = int(os.environ[STARTED_BY])
+    if os.environ.get(STARTED_BY) == str(os.getppid()):
 
-    def follow() -> None:
-        while os.getppid() == starter:
-            time.sleep(0.5)
-        os._exit(1)
+        def follow() -> None:
+            while os.read(0, 1):  # until the starter's end of standard input is closed
+                pass
+            os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+        threading.Thread(target=follow, daemon=True).start()
 
 
-def _first_failed(running: Sequence[subprocess.Popen[bytes]]) -> str | None:
-    """Wait until all have ended well (None), or the first one has not: its share."""
-    while True:
-        codes = [process.poll() for process in running]
-        for process, code in zip(running, codes, strict=True):
-            if code:
-                return process.args[-1]
-        if None not in codes:
-            return None
-        time.sleep(0.1)
-
-
-def progress_bar(items: Iterable[T] | None, label: str, total: int | None = None, start: int = 0) -> tqdm[T]:
+def progress_bar(
+    items: Iterable[Item] | None, label: str, total: int | None = None, start: int = 0
+) -> tqdm[Item]:
     """A progress bar that also reads well in a log file; workers of a pool have none, as theirs would mix."""
     return tqdm(
         items,

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class
 from m3agiqa.checkpoint.card import Card, read_card, save_predictor
-from m3agiqa.checkpoint.registry import Candidate, Comparison
+from m3agiqa.checkpoint.comparison import Comparison
+from m3agiqa.checkpoint.registry import Candidate
 from m3agiqa.checkpoint.registry import register as register_checkpoint
 from m3agiqa.errors import InputError
 from m3agiqa.files import atomic_path, replace_folder, stamp, stamp_or_empty
@@ -33,11 +34,10 @@ from training.run import FACTS_FILE, JOINT_NAME, RunFolder
 from training.ship import ship as write_checkpoint
 from training.stages import describe as backbone_describe
 from training.stages import distill as teacher_distill
-from training.stages import encode as backbone_encode
 from training.stages import finetune as backbone_finetune
 from training.stages import fit as predictor_fit
 from training.stages.curriculum import curriculum
-from training.stages.identity import backbone_id
+from training.stages.hidden_cache import backbone_id
 from training.stages.leave_source_out import leave_source_out, source_groups
 
 State = Literal["done", "to do", "left out"]
@@ -265,7 +265,7 @@ def encode(run: RunFolder, share: Shard | None = None) -> None:
     conversations = [*run.served_conversations(run.variants), *(run.given if run.config.encode else ())]
     if conversations:
         _in_processes(run, "encode", share)
-        backbone_encode.encode(conversations, run.config.backbone, run.backbone_folder, run.cache, share)
+        backbone_describe.encode(conversations, run.config.backbone, run.backbone_folder, run.cache, share)
 
 
 def _in_processes(run: RunFolder, stage: str, share: Shard | None) -> None:

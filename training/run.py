@@ -28,13 +28,11 @@ from training.data import fingerprint
 from training.data.human_feedback import Annotated
 from training.data.variants import Variant, all_variants, image_hash, own_variants
 from training.nano.align import DONE_FILE as ALIGNED_FILE
-from training.stages.describe import describe
+from training.stages.describe import EncodedConversation, describe, encode, given
 from training.stages.describe_remote import RemoteDescriptions, remote_identity
-from training.stages.encode import EncodedConversation, encode, given
 from training.stages.finetune import DONE_FILE as FINETUNED_FILE
 from training.stages.fit_data import Target, targets
-from training.stages.hidden_cache import HiddenCache
-from training.stages.identity import backbone_id
+from training.stages.hidden_cache import HiddenCache, backbone_id
 from training.stages.leave_source_out import with_interval
 
 CONFIG_FILE = "config.yaml"

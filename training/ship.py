@@ -16,7 +16,7 @@ from training.data import fingerprint
 from training.evaluation.evaluate import evaluate
 from training.evaluation.sanity import sanity
 from training.run import RunFolder
-from training.stages.finetune import STATE
+from training.stages.finetune import STATE_FOLDER
 
 
 def ship(run: RunFolder, out: Path) -> Card:
@@ -75,7 +75,7 @@ def _copy_backbone(speaker: Path, folder: Path) -> None:
     """What was trained of the backbone: adapters and modules, no states, no predictors."""
     for path in sorted([*speaker.rglob("*.safetensors"), *speaker.rglob(BASE_FILE)]):
         inner = path.relative_to(speaker)
-        if inner.parts[0].startswith(STATE) or path.name.startswith("predictor-"):
+        if inner.parts[0].startswith(STATE_FOLDER) or path.name.startswith("predictor-"):
             continue
         (folder / inner).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / inner)

@@ -23,7 +23,8 @@ from annotation.store.log import promote, promoted
 from annotation.ui import zero_gpu
 from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
-from m3agiqa.checkpoint.registry import Comparison, candidates, registered
+from m3agiqa.checkpoint.comparison import Comparison
+from m3agiqa.checkpoint.registry import candidates, registered
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped, TooLittleMemory, WeightsError
 

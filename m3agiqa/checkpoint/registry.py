@@ -3,78 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, read_card
+from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.files import new_folder, write_atomically
 
 REGISTRATION_FILE = "registration.json"
-METRIC_NAMES = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
-"""What people call the fields of Agreement."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far predictions agree with what people say; a correlation that says nothing is NaN."""
-
-    srcc: float
-    plcc: float
-    rmse: float
-    bias: float
-    """Mean of predicted minus true MOS."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Two models on the same held-out images of one aspect."""
-
-    part: str
-    """Which images: "people" has those that annotators scored, "data" the data set's own test part."""
-    aspect: Aspect
-    n: int
-    before: Agreement | None
-    """None where the model before does not judge this aspect."""
-    after: Agreement
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A model beside the one that it is to replace."""
-
-    before: str
-    """Title of the model."""
-    after: str
-    rows: tuple[Compared, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        facts: dict[str, Any] = _plain(asdict(self))
-        return facts
-
-    @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> Comparison:
-        """Raises ValueError, TypeError or KeyError for what `to_dict` has not made."""
-        rows = [
-            Compared(
-                **{
-                    **row,
-                    "aspect": Aspect(row["aspect"]),
-                    "before": _agreement(row["before"]),
-                    "after": _agreement(row["after"]),
-                }
-            )
-            for row in facts["rows"]
-        ]
-        return cls(**{**facts, "rows": tuple(rows)})
 
 
 @dataclass(frozen=True)
@@ -163,18 +104,3 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 def _as_name(title: str) -> str:
     """A title as the name of a folder."""
     return re.sub(r"[^\w.+]+", "-", title).strip(".-") or "model"
-
-
-def _agreement(facts: dict[str, Any] | None) -> Agreement | None:
-    if facts is None:
-        return None
-    return Agreement(**{name: math.nan if value is None else float(value) for name, value in facts.items()})
-
-
-def _plain(value: object) -> Any:
-    """As JSON can hold it: NaN becomes null."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -13,7 +13,8 @@ from annotation.store import Store
 from annotation.store.log import promoted
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, write_card
-from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, register
+from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.registry import register
 
 LEARNED = "1,400 images; 160 of them were scored anew by people"
 

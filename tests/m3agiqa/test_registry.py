@@ -13,15 +13,8 @@ import torch
 
 from m3agiqa import Aspect, InputError, MosScale, WeightsError
 from m3agiqa.checkpoint.card import Card, predictor_file, save_predictor, write_card
-from m3agiqa.checkpoint.registry import (
-    REGISTRATION_FILE,
-    Agreement,
-    Compared,
-    Comparison,
-    candidates,
-    find,
-    register,
-)
+from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.registry import REGISTRATION_FILE, candidates, find, register
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor
 

@@ -19,14 +19,14 @@ from scripted_backbone import QUICK, ScriptedBackbone, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.card import predictor_file, read_card
-from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, candidates
+from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.registry import candidates
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
 from training.config import plain
 from training.data.human_feedback import merge, read_annotations
 from training.data.variants import image_hash
-from training.evaluation.report.before_after import as_text
 from training.run import RunFolder
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
@@ -319,7 +319,7 @@ def test_a_changed_export_is_noticed_and_an_absent_one_named(
 
 def test_the_table_says_what_it_does_not_know() -> None:
     row = Compared("data", A, 3, None, Agreement(0.5, 0.5, 1.0, -0.25))
-    told = as_text(Comparison("nano 0.2.0", "new 1", (row,)))
+    told = str(Comparison("nano 0.2.0", "new 1", (row,)))
     assert "authenticity, of the data" in told and "– → -0.250" in told
     assert "No held-out image was scored by people" in told
 

@@ -83,14 +83,14 @@ def test_key_changes_with_everything_it_depends_on(data: Path, tmp_path: Path) -
         other(damage="blur").key(Aspect.QUALITY, "backbone"),
         other(damage="noise").key(Aspect.QUALITY, "backbone"),
         other(sample=replace(sample, image=other_image)).key(Aspect.QUALITY, "backbone"),
-        case.told_key(told, "backbone"),
-        case.told_key(told, "other backbone"),
-        case.told_key(told.rate(Rating.FAIR), "backbone"),
-        case.told_key(told.rate(Rating.GOOD), "backbone"),
-        case.told_key(Conversation.open(Aspect.QUALITY, sample.prompt).describe("Another."), "backbone"),
-        case.told_key(replace(told, aspect=Aspect.AUTHENTICITY), "backbone"),
-        other(damage="blur").told_key(told, "backbone"),
-        other(sample=replace(sample, image=other_image)).told_key(told, "backbone"),
+        case.given_key(told, "backbone"),
+        case.given_key(told, "other backbone"),
+        case.given_key(told.rate(Rating.FAIR), "backbone"),
+        case.given_key(told.rate(Rating.GOOD), "backbone"),
+        case.given_key(Conversation.open(Aspect.QUALITY, sample.prompt).describe("Another."), "backbone"),
+        case.given_key(replace(told, aspect=Aspect.AUTHENTICITY), "backbone"),
+        other(damage="blur").given_key(told, "backbone"),
+        other(sample=replace(sample, image=other_image)).given_key(told, "backbone"),
     ]
     assert len(set(keys)) == len(keys)
     again = Variant(sample, "own", (Aspect.QUALITY,), sample.prompt)

@@ -20,10 +20,8 @@ from m3agiqa.samples import Sample
 from training.data.variants import Variant, all_variants, own_variants
 from training.parallel import Shard
 from training.stages import describe as describe_module
-from training.stages import encode as encode_module
-from training.stages.describe import backbone_id, describe
-from training.stages.encode import encode, given
-from training.stages.hidden_cache import HiddenCache
+from training.stages.describe import describe, encode, given
+from training.stages.hidden_cache import HiddenCache, backbone_id
 
 pytestmark = pytest.mark.usefixtures("scripted")
 
@@ -48,8 +46,8 @@ def cases(samples: list[Sample]) -> list[Variant]:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(describe_module, "ROWS", 12)
-    monkeypatch.setattr(encode_module, "ROWS", 4)
+    monkeypatch.setattr(describe_module, "DESCRIBE_BATCH_SIZE", 12)
+    monkeypatch.setattr(describe_module, "ENCODE_BATCH_SIZE", 4)
 
 
 def contents(cache: HiddenCache) -> dict[str, tuple]:
@@ -135,7 +133,7 @@ def test_only_what_has_changed_is_spoken_about_again(samples: list[Sample], tmp_
         replace(sample, prompt="another prompt") if i == 6 else sample for i, sample in enumerate(samples)
     ]
     changed = own_variants(other, (Aspect.QUALITY,))
-    assert len(changed) > describe_module.ROWS
+    assert len(changed) > describe_module.DESCRIBE_BATCH_SIZE
     describe(changed, "nano", BASE, cache)
     identity = backbone_id("nano", BASE)
     new = {case.key(Aspect.QUALITY, identity): case.sample.id for case in changed}
@@ -173,38 +171,38 @@ def test_an_unknown_backbone_is_named(tmp_path: Path) -> None:
 
 
 def test_given_descriptions_are_encoded_once(samples: list[Sample], tmp_path: Path) -> None:
-    tellings = given(samples)
+    conversations = given(samples)
     cache = HiddenCache(tmp_path / "hidden")
-    encode(tellings, "nano", BASE, cache)
+    encode(conversations, "nano", BASE, cache)
     identity = backbone_id("nano", BASE)
-    for telling in tellings:
-        key = telling.key(identity)
-        sample = telling.case.sample
+    for conversation in conversations:
+        key = conversation.key(identity)
+        sample = conversation.variant.sample
         assert cache.entries[key].description == sample.descriptions[Aspect.QUALITY]
         assert cache.entries[key].rating is None
         told = Conversation.open(Aspect.QUALITY, sample.prompt).describe(sample.descriptions[Aspect.QUALITY])
-        assert torch.equal(cache.states([key])[key], states(telling.case.image(), told))
+        assert torch.equal(cache.states([key])[key], states(conversation.variant.image(), told))
     asked = len(ScriptedBackbone.asked)
-    encode(tellings, "nano", BASE, HiddenCache(tmp_path / "hidden"))
+    encode(conversations, "nano", BASE, HiddenCache(tmp_path / "hidden"))
     assert len(ScriptedBackbone.asked) == asked
 
 
 def test_encode_in_shares_and_interrupted_is_the_same(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tellings = given(samples)
+    conversations = given(samples)
     whole = HiddenCache(tmp_path / "whole")
-    encode(tellings, "nano", BASE, whole)
+    encode(conversations, "nano", BASE, whole)
     expected = batches(ScriptedBackbone.asked)
     for index in range(3):
-        encode(tellings, "nano", BASE, HiddenCache(tmp_path / "shared"), Shard(index, 3))
+        encode(conversations, "nano", BASE, HiddenCache(tmp_path / "shared"), Shard(index, 3))
     assert contents(HiddenCache(tmp_path / "shared")) == contents(whole)
 
     monkeypatch.setattr(ScriptedBackbone, "asked", [])
     monkeypatch.setattr(ScriptedBackbone, "fails_at", 3)
     with pytest.raises(KeyboardInterrupt):
-        encode(tellings, "nano", BASE, HiddenCache(tmp_path / "cut"))
-    encode(tellings, "nano", BASE, HiddenCache(tmp_path / "cut"))
+        encode(conversations, "nano", BASE, HiddenCache(tmp_path / "cut"))
+    encode(conversations, "nano", BASE, HiddenCache(tmp_path / "cut"))
     found = batches(ScriptedBackbone.asked)
     assert found[:2] + found[3:] == expected
     assert contents(HiddenCache(tmp_path / "cut")) == contents(whole)

@@ -17,8 +17,7 @@ from m3agiqa.backbones.base_model import BaseModel
 from m3agiqa.errors import WeightsError
 from training.data.variants import own_variants
 from training.stages.describe import describe
-from training.stages.hidden_cache import HiddenCache
-from training.stages.identity import backbone_id
+from training.stages.hidden_cache import HiddenCache, backbone_id
 
 NOTHING = Path("nothing was trained")
 COMMITS = ("a" * 40, "b" * 40)

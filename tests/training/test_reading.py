@@ -13,9 +13,9 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample
 from training.data.variants import Variant
-from training.stages.fit_data import targets, tellings, told_targets
+from training.stages.fit_data import conversations_to_encode, targets, targets_of_conversations
 from training.stages.hidden_cache import Entry, HiddenCache
-from training.stages.predictor_input import Reading
+from training.stages.predictor_input import PredictorInput
 
 Q, C, A = Aspect
 SCALE = MosScale(1.0, 5.0)
@@ -24,14 +24,14 @@ SPOKEN = {
     for aspect in Aspect
 }
 READINGS = {
-    "own": Reading(),
-    "none": Reading(()),
-    "Q": Reading((Q,)),
-    "QC": Reading((Q, C)),
-    "QCA": Reading((Q, C, A)),
-    "full": Reading(rated=True),
-    "none, rated": Reading((), rated=True),
-    "QCA, rated": Reading((Q, C, A), rated=True),
+    "own": PredictorInput(),
+    "none": PredictorInput(()),
+    "Q": PredictorInput((Q,)),
+    "QC": PredictorInput((Q, C)),
+    "QCA": PredictorInput((Q, C, A)),
+    "full": PredictorInput(rated=True),
+    "none, rated": PredictorInput((), rated=True),
+    "QCA, rated": PredictorInput((Q, C, A), rated=True),
 }
 
 
@@ -77,10 +77,10 @@ def test_the_last_question_is_about_the_judged_aspect(case: Variant, aspect: Asp
     assert READINGS["none"].conversation(case, aspect, SPOKEN) == Conversation.one_round(aspect, "a boat")
 
 
-def test_the_default_is_what_was_spoken(case: Variant) -> None:
-    assert [name for name, reading in READINGS.items() if reading.as_spoken] == ["own"]
+def test_the_default_is_what_wis_generated(case: Variant) -> None:
+    assert [name for name, reading in READINGS.items() if reading.is_generated] == ["own"]
     spoken = Conversation.open(C, "a boat").describe("About correspondence.")
-    assert Reading().conversation(case, C, SPOKEN) == spoken
+    assert PredictorInput().conversation(case, C, SPOKEN) == spoken
 
 
 def test_without_a_prompt_correspondence_is_left_out(without_prompt: Variant) -> None:
@@ -89,7 +89,7 @@ def test_without_a_prompt_correspondence_is_left_out(without_prompt: Variant) ->
         told = READINGS["QCA"].conversation(without_prompt, aspect, spoken)
         assert [turn.content for turn in told.turns[1::2]] == ["About quality.", "About authenticity."]
         assert not any("prompt" in turn.content for turn in told.turns)
-        alone = Reading((C,)).conversation(without_prompt, aspect, spoken)
+        alone = PredictorInput((C,)).conversation(without_prompt, aspect, spoken)
         assert alone == Conversation.one_round(aspect, None)
 
 
@@ -100,14 +100,14 @@ def test_needs_is_all_that_must_have_been_spoken(case: Variant) -> None:
 
 
 def test_descriptions_may_come_as_texts() -> None:
-    assert Reading(["quality", "correspondence"]) == READINGS["QC"]
+    assert PredictorInput(["quality", "correspondence"]) == READINGS["QC"]
     with pytest.raises(ValueError, match="beauty"):
-        Reading(["beauty"])
+        PredictorInput(["beauty"])
 
 
 def test_every_reading_and_aspect_has_a_key_of_its_own(case: Variant, without_prompt: Variant) -> None:
     conversations = {
-        (aspect, told.turns): about.told_key(told, "nano 1")
+        (aspect, told.turns): about.given_key(told, "nano 1")
         for about, aspects in ((case, Aspect), (without_prompt, (Q, A)))
         for aspect in aspects
         for told in (reading.conversation(about, aspect, SPOKEN) for reading in READINGS.values())
@@ -122,8 +122,8 @@ def test_what_a_conversation_says_is_never_taken_for_another_turn(case: Variant)
     """No text can be put together so that two conversations have one key."""
     first = Conversation.open(Q, "a boat").describe("a")
     second = Conversation.open(Q, "a boat").describe("a', ('user', 'b")
-    assert case.told_key(first, "nano 1") != case.told_key(second, "nano 1")
-    assert case.told_key(first, "nano 1") != case.told_key(first, "nano")
+    assert case.given_key(first, "nano 1") != case.given_key(second, "nano 1")
+    assert case.given_key(first, "nano 1") != case.given_key(first, "nano")
 
 
 # --- targets of a reading ------------------------------------------------------------------------
@@ -141,46 +141,46 @@ def fill(cache: HiddenCache, case: Variant, *aspects: Aspect) -> None:
 def test_tellings_wait_for_all_that_they_need(case: Variant, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     fill(cache, case, Q)
-    assert len(tellings([case], cache, "nano 1", Q, READINGS["Q"])) == 1
-    assert tellings([case], cache, "nano 1", Q, READINGS["QC"]) == []
+    assert len(conversations_to_encode([case], cache, "nano 1", Q, READINGS["Q"])) == 1
+    assert conversations_to_encode([case], cache, "nano 1", Q, READINGS["QC"]) == []
     fill(cache, case, C)
-    (telling,) = tellings([case], cache, "nano 1", Q, READINGS["QC"])
-    assert telling.conversation == READINGS["QC"].conversation(case, Q, SPOKEN)
-    assert tellings([case], cache, "another 1", Q, READINGS["Q"]) == []
-    assert tellings([replace(case, kind="damaged")], cache, "nano 1", Q, READINGS["Q"]) == []
+    (conversation,) = conversations_to_encode([case], cache, "nano 1", Q, READINGS["QC"])
+    assert conversation.conversation == READINGS["QC"].conversation(case, Q, SPOKEN)
+    assert conversations_to_encode([case], cache, "another 1", Q, READINGS["Q"]) == []
+    assert conversations_to_encode([replace(case, kind="damaged")], cache, "nano 1", Q, READINGS["Q"]) == []
 
 
 def test_descriptions_of_aspects_without_scores_can_be_read_too(case: Variant, tmp_path: Path) -> None:
     """Table III on a data set that scores quality alone."""
     scored = replace(case, sample=replace(case.sample, mos={Q: 3.0}), aspects=(Q,))
     cache = HiddenCache(tmp_path / "hidden")
-    assert tellings([scored], cache, "nano 1", Q, READINGS["QCA"]) == []
+    assert conversations_to_encode([scored], cache, "nano 1", Q, READINGS["QCA"]) == []
     fill(cache, case, Q, C, A)
-    (telling,) = tellings([scored], cache, "nano 1", Q, READINGS["QCA"])
-    assert telling.conversation == READINGS["QCA"].conversation(case, Q, SPOKEN)
+    (conversation,) = conversations_to_encode([scored], cache, "nano 1", Q, READINGS["QCA"])
+    assert conversation.conversation == READINGS["QCA"].conversation(case, Q, SPOKEN)
 
 
 def test_states_of_an_image_that_has_changed_are_not_used(case: Variant, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     fill(cache, case, Q)
-    told = tellings([case], cache, "nano 1", Q, READINGS["full"])
+    told = conversations_to_encode([case], cache, "nano 1", Q, READINGS["full"])
     key = told[0].key("nano 1")
     cache.add([(replace(SPOKEN[Q], key=key, kind="told", rating=None), torch.ones(5, 4))])
-    (target,) = told_targets(told, cache, "nano 1")
+    (target,) = targets_of_conversations(told, cache, "nano 1")
     assert (target.mos, target.aspect, target.states.shape) == (3.0, Q, (5, 4))
     assert [each.mos for each in targets([case], cache, "nano 1", Q, SCALE)] == [3.0]
 
     Image.new("RGB", (64, 64), "black").save(case.sample.image)
     changed = replace(case)  # a run that is opened anew
     assert targets([changed], cache, "nano 1", Q, SCALE) == []
-    assert tellings([changed], cache, "nano 1", Q, READINGS["full"]) == []
-    assert told_targets([replace(told[0], case=changed)], cache, "nano 1") == []
+    assert conversations_to_encode([changed], cache, "nano 1", Q, READINGS["full"]) == []
+    assert targets_of_conversations([replace(told[0], variant=changed)], cache, "nano 1") == []
 
 
 def test_another_reader_has_states_of_its_own(case: Variant, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     fill(cache, case, Q)
-    told = tellings([case], cache, "nano 1", Q, READINGS["none"])
+    told = conversations_to_encode([case], cache, "nano 1", Q, READINGS["none"])
     cache.add([(replace(SPOKEN[Q], key=told[0].key("nano 1"), kind="told"), torch.ones(5, 4))])
-    assert len(told_targets(told, cache, "nano 1")) == 1
-    assert told_targets(told, cache, "nano 2") == []
+    assert len(targets_of_conversations(told, cache, "nano 1")) == 1
+    assert targets_of_conversations(told, cache, "nano 2") == []

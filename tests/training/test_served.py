@@ -98,14 +98,14 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
     assert speaker.describe(cases) == {}
     wanted = [(case, aspect) for case in cases for aspect in case.aspects]
     heard = speaker.conversations(cases)
-    assert [(each.case, each.conversation.aspect) for each in heard] == wanted
+    assert [(each.variant, each.conversation.aspect) for each in heard] == wanted
     held = {
         (each.question, each.image.tobytes()): each.body["messages"]
         for each in stand.asked
         if each.round == 2
     }
-    for telling in heard:
-        case, told = telling.case, telling.conversation
+    for conversation in heard:
+        case, told = conversation.variant, conversation.conversation
         first, said, second = told.turns
         assert told == Conversation.open(told.aspect, case.prompt).describe(said.content)
         shown, answer, rated = held[first.content, case.image().tobytes()]
@@ -114,7 +114,7 @@ def test_conversations_are_held_as_they_are_made(stand: ChatStand, tmp_path: Pat
         assert rated == {"role": "user", "content": second.content}
         light = float(np.asarray(case.image().convert("L")).mean()) / 255
         assert said.content == f"It is {light:.3f} bright."
-        assert telling.rating is RATING_WORDS[min(4, int(5 * light))]
+        assert conversation.rating is RATING_WORDS[min(4, int(5 * light))]
     assert len(stand.asked) == 2 * len(wanted)
     assert {each.body["temperature"] for each in stand.asked} == {0.0}
     assert {each.body["model"] for each in stand.asked} == {"seer"}

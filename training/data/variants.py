@@ -82,12 +82,12 @@ class Variant:
     def key(self, aspect: Aspect, identity: str) -> str:
         """Hash of all that a conversation which the backbone speaks depends on, and its hidden states.
 
-        `identity` is the backbone's (training.stages.identity.backbone_id).
+        `identity` is the backbone's (training.stages.hidden_cache.backbone_id).
         """
         question = Conversation.open(aspect, self.prompt).turns[0].content
         return self._hash(identity, question, None)
 
-    def told_key(self, conversation: Conversation, identity: str) -> str:
+    def given_key(self, conversation: Conversation, identity: str) -> str:
         """The same for a conversation whose turns are given."""
         turns = tuple((turn.role, turn.content) for turn in conversation.turns)
         return self._hash(identity, str(conversation.aspect), turns)

@@ -32,12 +32,11 @@ from training.config import build, merged, plain
 from training.data.variants import own_variants
 from training.parallel import progress_bar
 from training.run import RunFolder
-from training.stages.describe import describe
-from training.stages.encode import EncodedConversation, encode
+from training.stages.describe import EncodedConversation, describe, encode
 from training.stages.fit import FitConfig, fit, predict
-from training.stages.fit_data import Target, parts, targets, tellings, told_targets
-from training.stages.identity import backbone_id
-from training.stages.predictor_input import Reading
+from training.stages.fit_data import Target, conversations_to_encode, parts, targets, targets_of_conversations
+from training.stages.hidden_cache import backbone_id
+from training.stages.predictor_input import PredictorInput
 
 RESULTS_FILE = "results.jsonl"
 
@@ -72,7 +71,7 @@ class RowSettings:
     """All settings of one row."""
 
     fit: FitConfig = field(default_factory=FitConfig)
-    reading: Reading = field(default_factory=Reading)
+    reading: PredictorInput = field(default_factory=PredictorInput)
     finetuned: bool = True
     """Whether the backbone that speaks and reads was fine-tuned ("w/ ft") or not ("w/o ft")."""
 
@@ -158,8 +157,8 @@ def _prepare(run: RunFolder, aspect: Aspect, variants: list[RowSettings]) -> Non
             run.describe(cases, run.cache)
         else:
             describe(cases, backbone, folder, run.cache)
-        if not variant.reading.as_spoken:
-            encode(_tellings(run, aspect, variant), backbone, folder, run.cache)
+        if not variant.reading.is_generated:
+            encode(_conversations(run, aspect, variant), backbone, folder, run.cache)
 
 
 def _reader(run: RunFolder, variant: RowSettings) -> str:
@@ -171,14 +170,14 @@ def _speaker(run: RunFolder, variant: RowSettings) -> str:
     return run.identity if variant.finetuned else _reader(run, variant)
 
 
-def _tellings(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[EncodedConversation]:
-    return tellings(run.variants, run.cache, _speaker(run, variant), aspect, variant.reading)
+def _conversations(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[EncodedConversation]:
+    return conversations_to_encode(run.variants, run.cache, _speaker(run, variant), aspect, variant.reading)
 
 
 def _targets(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[Target]:
-    if variant.reading.as_spoken:
+    if variant.reading.is_generated:
         return targets(run.variants, run.cache, _speaker(run, variant), aspect, run.scale)
-    return told_targets(_tellings(run, aspect, variant), run.cache, _reader(run, variant))
+    return targets_of_conversations(_conversations(run, aspect, variant), run.cache, _reader(run, variant))
 
 
 # --- predictors ----------------------------------------------------------------------------------
@@ -215,7 +214,9 @@ def _begin(processes: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _loaded(run: Path, aspect: Aspect, reading: Reading, finetuned: bool) -> tuple[RunFolder, list[Target]]:
+def _loaded(
+    run: Path, aspect: Aspect, reading: PredictorInput, finetuned: bool
+) -> tuple[RunFolder, list[Target]]:
     opened = RunFolder.open(run)
     return opened, _targets(opened, aspect, RowSettings(reading=reading, finetuned=finetuned))
 
@@ -266,13 +267,13 @@ def _markdown(
         ]
         for title, name, variant in rows:
             if title == table.title:
-                found = [results[job.key] for job in _jobs(config, run, variant)]
-                cells = [_spread(found, column) for column in ("srcc", "plcc", "validation_srcc")]
-                lines.append(f"| {name} | {' | '.join(cells)} | {found[0]['weights']:,} |")
+                per_seed = [results[job.key] for job in _jobs(config, run, variant)]
+                cells = [_spread(per_seed, column) for column in ("srcc", "plcc", "validation_srcc")]
+                lines.append(f"| {name} | {' | '.join(cells)} | {per_seed[0]['weights']:,} |")
         tables.append("\n".join(lines) + "\n")
     return "\n".join(tables)
 
 
-def _spread(found: list[dict], column: str) -> str:
-    values = [row[column] for row in found]
+def _spread(per_seed: list[dict], column: str) -> str:
+    values = [row[column] for row in per_seed]
     return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"

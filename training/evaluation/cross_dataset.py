@@ -29,18 +29,18 @@ def cross(trained: RunFolder, tested: RunFolder, retrain: bool = False) -> dict[
     wanted = {"train", "test", trained.config.select_on} if retrain else {"test"}
     cases = own_variants([sample for sample in tested.samples if sample.split in wanted], aspects)
     trained.describe(cases, tested.cache)
-    found = {}
+    measures = {}
     for aspect in aspects:
         every = targets(cases, tested.cache, trained.identity, aspect, tested.scale)
         part = parts(every, wanted, tested.folder)
         if retrain:
             predictor = _retrained(trained, tested, aspect, part["train"], part[trained.config.select_on])
-            found[str(aspect)] = evaluate(predictor, part["test"], tested.scale)
+            measures[str(aspect)] = evaluate(predictor, part["test"], tested.scale)
         else:
             moved = [_moved(target, tested, trained) for target in part["test"]]
-            found[str(aspect)] = evaluate(trained.best(aspect), moved, trained.scale)
-        found[str(aspect)] |= {"trained_on": trained.folder.name, "retrained": retrain}
-    return found
+            measures[str(aspect)] = evaluate(trained.best(aspect), moved, trained.scale)
+        measures[str(aspect)] |= {"trained_on": trained.folder.name, "retrained": retrain}
+    return measures
 
 
 def _retrained(

@@ -20,7 +20,7 @@ from training.data.prompt_edits import LEXICON_FOLDER
 
 PRAISE_WORDS = read_words(LEXICON_FOLDER / "praise.txt")
 BLAME_WORDS = read_words(LEXICON_FOLDER / "blame.txt")
-NEGATIONS = read_words(LEXICON_FOLDER / "negations.txt")
+NEGATION_WORDS = read_words(LEXICON_FOLDER / "negations.txt")
 NEGATION_REACH = 3  # words after one of them that it turns into their opposite
 LOOP_LENGTH = 4  # words; so many in a row that come LOOP_REPEATS times are a loop
 LOOP_REPEATS = 3
@@ -44,18 +44,21 @@ def description_metrics(part: pd.DataFrame) -> dict[str, float]:
     Where the teacher has described the same images, also `teacher_…` of these texts, as far as this means
     something. What is made up can only be told of images that the teacher has described.
     """
-    said = part[part["description"].notna()]
-    if said.empty:
+    described = part[part["description"].notna()]
+    if described.empty:
         return {}
-    found = _texts(list(said["description"]), said["mos"].to_numpy())
-    told = said[said["reference"].notna()]
-    if told.empty:
-        return found
-    grounds = [f"{prompt or ''} {text}" for prompt, text in zip(_given(told), told["reference"], strict=True)]
-    teacher = _texts(list(told["reference"]), told["mos"].to_numpy())
+    measures = _texts(list(described["description"]), described["mos"].to_numpy())
+    referenced = described[described["reference"].notna()]
+    if referenced.empty:
+        return measures
+    grounds = [
+        f"{prompt or ''} {text}"
+        for prompt, text in zip(_given(referenced), referenced["reference"], strict=True)
+    ]
+    teacher = _texts(list(referenced["reference"]), referenced["mos"].to_numpy())
     return {
-        **found,
-        **_made_up(list(told["description"]), grounds),
+        **measures,
+        **_made_up(list(referenced["description"]), grounds),
         **{f"teacher_{name}": value for name, value in teacher.items()},
     }
 
@@ -84,7 +87,9 @@ def tone(text: str) -> float:
         words = re.findall(r"[a-z]+", sentence)
         for place, word in enumerate(words):
             if word in PRAISE_WORDS or word in BLAME_WORDS:
-                turned = any(before in NEGATIONS for before in words[max(0, place - NEGATION_REACH) : place])
+                turned = any(
+                    before in NEGATION_WORDS for before in words[max(0, place - NEGATION_REACH) : place]
+                )
                 if (word in PRAISE_WORDS) != turned:
                     praise += 1
                 else:

@@ -139,25 +139,25 @@ def _by_aspect(table: pd.DataFrame) -> list[tuple[Aspect, pd.DataFrame]]:
 
 def _aspect_summary(part: pd.DataFrame, scale: MosScale) -> dict[str, object]:
     predicted, true = part["predicted"].to_numpy(), part["mos"].to_numpy()
-    found: dict[str, object] = dict(agreement(predicted, true, scale))
-    found["plcc_logistic"] = plcc_logistic(predicted, true)
+    measures: dict[str, object] = dict(agreement(predicted, true, scale))
+    measures["plcc_logistic"] = plcc_logistic(predicted, true)
     slow = {"plcc_logistic": SLOW_METRIC_DRAWS}
     for metric in (plcc, plcc_logistic, krcc, rmse):
         name = metric.__name__
         low, high = bootstrap_interval(metric, predicted, true, draws=slow.get(name, 1000))
-        found |= {f"{name}_low": low, f"{name}_high": high}
+        measures |= {f"{name}_low": low, f"{name}_high": high}
     own, meant = [scale.rating(p) for p in predicted], [scale.rating(t) for t in true]
     for average in ("macro", "weighted"):
         precision, f1 = precision_and_f1(own, meant, average)
-        found |= {f"precision_{average}": precision, f"f1_{average}": f1}
-    found["confusion"] = confusion(own, meant).tolist()
+        measures |= {f"precision_{average}": precision, f"f1_{average}": f1}
+    measures["confusion"] = confusion(own, meant).tolist()
     words = [Rating(word) if isinstance(word, str) else None for word in part["rating"]]
     if any(words):
-        found |= {f"spoken_{name}": value for name, value in classification(words, meant).items()}
-        found["spoken_confusion"] = confusion(words, meant).tolist()
-        found["spoken_plcc"] = plcc(*_ranks(words, true))
+        measures |= {f"spoken_{name}": value for name, value in classification(words, meant).items()}
+        measures["spoken_confusion"] = confusion(words, meant).tolist()
+        measures["spoken_plcc"] = plcc(*_ranks(words, true))
     about = {f"described_{name}": value for name, value in description_metrics(part).items()}
-    return found | _spoken(words, predicted, true, scale) | about
+    return measures | _spoken(words, predicted, true, scale) | about
 
 
 def _spoken(
@@ -176,8 +176,8 @@ def _spoken(
 
 def _ranks(words: Ratings, true: Sequence[float]) -> tuple[list[float], list[float]]:
     """The words that there are as numbers from 0, and the scores beside them."""
-    said = [(word, mos) for word, mos in zip(words, true, strict=True) if word is not None]
-    return [RATING_WORDS.index(word) for word, _ in said], [mos for _, mos in said]
+    pairs = [(word, mos) for word, mos in zip(words, true, strict=True) if word is not None]
+    return [RATING_WORDS.index(word) for word, _ in pairs], [mos for _, mos in pairs]
 
 
 # --- by group ----------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ def by_group(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def by_prompt_length(table: pd.DataFrame) -> pd.DataFrame:
     """The same for images with short, middling, long and no prompts, in this order."""
-    found = _by(table.assign(group=[_length(prompt) for prompt in table["prompt"]]))
+    groups = _by(table.assign(group=[_length(prompt) for prompt in table["prompt"]]))
     order = [*(label for _, label in PROMPT_LENGTHS), NO_PROMPT]
-    ranks = found["aspect"].map(list(Aspect).index), found["group"].map(order.index)
-    return found.iloc[np.lexsort(ranks[::-1])].reset_index(drop=True)
+    ranks = groups["aspect"].map(list(Aspect).index), groups["group"].map(order.index)
+    return groups.iloc[np.lexsort(ranks[::-1])].reset_index(drop=True)
 
 
 def within_prompts(table: pd.DataFrame) -> pd.DataFrame:

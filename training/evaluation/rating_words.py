@@ -36,7 +36,7 @@ def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale)
 
 def classification(predicted: Ratings, true: list[Rating]) -> dict[str, float]:
     """How many answers there are, how many were no rating word, and how right they are."""
-    found: dict[str, float] = {
+    measures: dict[str, float] = {
         "n": len(true),
         "unparsed": sum(word is None for word in predicted),
         "rough_accuracy": rough_accuracy(predicted, true),
@@ -44,8 +44,8 @@ def classification(predicted: Ratings, true: list[Rating]) -> dict[str, float]:
     }
     for average in ("weighted", "macro"):
         precision, f1 = precision_and_f1(predicted, true, average)
-        found |= {f"precision_{average}": precision, f"f1_{average}": f1}
-    return found
+        measures |= {f"precision_{average}": precision, f"f1_{average}": f1}
+    return measures
 
 
 def _rows(path: Path) -> list[dict]:

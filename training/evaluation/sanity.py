@@ -12,8 +12,7 @@ from training.data.variants import SANITY_DAMAGES, Variant, sanity_variants
 from training.evaluation.evaluate import share_lower
 from training.stages.describe import describe
 from training.stages.fit import predict
-from training.stages.hidden_cache import HiddenCache
-from training.stages.identity import backbone_id
+from training.stages.hidden_cache import HiddenCache, backbone_id
 
 
 def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:

@@ -30,7 +30,7 @@ from training.data.distortions import (
 from training.data.nano_teacher import images_with_captions, images_with_prompts
 from training.data.prompt_edits import changed, changed_description, changed_mos
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 CAPTION_FROM = 0.625  # correspondence, in [0, 1], from which a prompt is as good as a caption
 CAPTION_QUESTION = "Describe what this image shows in one sentence."
@@ -115,11 +115,11 @@ def curriculum(
     return [[replace(lesson, jitter=config.jitter) for lesson in batch] for batch in batches]
 
 
-def _some(items: list[T], count: int, rng: Random) -> list[T]:
+def _some(items: list[Item], count: int, rng: Random) -> list[Item]:
     return rng.sample(items, min(count, len(items)))
 
 
-def _batches(items: list[T], size: int, rng: Random) -> list[list[T]]:
+def _batches(items: list[Item], size: int, rng: Random) -> list[list[Item]]:
     rng.shuffle(items)
     return [items[i : i + size] for i in range(0, len(items), size)]
 
@@ -158,33 +158,33 @@ def _texts(extras: Path | None, config: CurriculumConfig, rng: Random) -> list[L
     lessons = []
     published = load_published_conversations(extras) if extras else []
     for aspect, turns in _some(published, config.warmup_texts, rng):
-        said = tuple(Turn(turn["role"], turn["content"].replace("<image>", "").strip()) for turn in turns)
-        lessons.append(Lesson(None, (Conversation(aspect, said),)))
+        contents = tuple(Turn(turn["role"], turn["content"].replace("<image>", "").strip()) for turn in turns)
+        lessons.append(Lesson(None, (Conversation(aspect, contents),)))
     return lessons
 
 
 def _lessons(
     sample: Sample, pool: list[Sample], scale: MosScale, config: CurriculumConfig, rng: Random
 ) -> list[Lesson]:
-    def said(aspect: Aspect, prompt: str | None, text: str, mos: float | None) -> Conversation:
-        told = Conversation.open(aspect, prompt).describe(text)
+    def answered(aspect: Aspect, prompt: str | None, text: str, mos: float | None) -> Conversation:
+        conversation = Conversation.open(aspect, prompt).describe(text)
         if mos is not None and rng.random() < config.rated:
-            return told.rate(scale.rating(mos))
-        return replace(told, turns=told.turns[:2])
+            return conversation.rate(scale.rating(mos))
+        return replace(conversation, turns=conversation.turns[:2])
 
     conversations = [
-        said(aspect, sample.prompt, text, sample.mos.get(aspect))
+        answered(aspect, sample.prompt, text, sample.mos.get(aspect))
         for aspect, text in sample.descriptions.items()
     ]
     if sample.prompt and not sample.distorted and rng.random() < config.mismatched:
-        conversations.append(said(Aspect.CORRESPONDENCE, *_mismatch(sample, pool, scale, config, rng)))
+        conversations.append(answered(Aspect.CORRESPONDENCE, *_mismatch(sample, pool, scale, config, rng)))
     lessons = [Lesson(sample.image, tuple(conversations))] if conversations else []
     quality = sample.mos.get(Aspect.QUALITY)
     if quality is not None and not sample.distorted and rng.random() < config.damaged:
         kind = rng.choice(DAMAGE_KINDS)
         mos = damaged_mos(quality, scale)
         text = rng.choice(DAMAGE_WORDS[kind])
-        lessons.append(Lesson(sample.image, (said(Aspect.QUALITY, sample.prompt, text, mos),), kind))
+        lessons.append(Lesson(sample.image, (answered(Aspect.QUALITY, sample.prompt, text, mos),), kind))
     return lessons
 
 

@@ -1,105 +1,212 @@
-"""Stage describe: the fine-tuned backbone speaks about every case, and is read while it speaks."""
+"""Stages describe and encode: conversations about images, and the backbone's hidden states over them.
+
+`describe` has the backbone generate descriptions and ratings, and keeps the hidden states of doing so.
+`encode` is for conversations whose turns are given: descriptions from elsewhere (a teacher's, a person's, a
+server's), and other inputs of the predictor (training.stages.predictor_input).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TypeVar
 
+from torch import Tensor
+
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
+from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
+from m3agiqa.samples import Sample
 from training.data.variants import Variant
 from training.parallel import Shard, progress_bar
-from training.stages.hidden_cache import Entry, HiddenCache
-from training.stages.identity import backbone_id
+from training.stages.hidden_cache import Entry, HiddenCache, backbone_id
 
-T = TypeVar("T")
+DESCRIBE_BATCH_SIZE = 96
+"""Conversations generated at once; more are hardly faster on few cores, and need more memory."""
+ENCODE_BATCH_SIZE = 24
+"""Conversations encoded at once; if each has an image of its own, their feature maps take the memory."""
 
-ROWS = 96
-"""Conversations spoken at once; more are hardly faster on few cores, and need more memory."""
+
+@dataclass(frozen=True)
+class EncodedConversation:
+    """A conversation with all its turns, about a variant of a sample, whose hidden states are cached."""
+
+    variant: Variant
+    conversation: Conversation
+
+    @property
+    def aspects(self) -> tuple[Aspect, ...]:
+        return (self.conversation.aspect,)
+
+    def key(self, identity: str) -> str:
+        """Of its hidden states in the cache; `identity` is that of the backbone that encodes it."""
+        return self.variant.given_key(self.conversation, identity)
+
+    def entry(self, identity: str) -> Entry:
+        """What the cache holds beside its hidden states."""
+        answers = [turn.content for turn in self.conversation.turns if turn.role == "assistant"]
+        return Entry(
+            key=self.key(identity),
+            sample=self.variant.sample.id,
+            aspect=self.conversation.aspect,
+            kind="told",
+            damage=self.variant.damage,
+            prompt=self.variant.prompt,
+            description="\n".join(answers),
+            rating=None,
+        )
+
+
+Item = TypeVar("Item", Variant, EncodedConversation)
+
+
+def given(samples: Sequence[Sample]) -> list[EncodedConversation]:
+    """The samples' own descriptions, as the first of two rounds."""
+    conversations = []
+    for sample in samples:
+        for aspect, text in sample.descriptions.items():
+            if sample.prompt or not aspect.needs_prompt:
+                variant = Variant(sample, "own", (aspect,), sample.prompt)
+                described = Conversation.open(aspect, sample.prompt).describe(text)
+                conversations.append(EncodedConversation(variant, described))
+    return conversations
 
 
 def describe(
-    cases: Sequence[Variant], backbone: str, folder: Path, cache: HiddenCache, share: Shard | None = None
+    variants: Sequence[Variant], backbone: str, folder: Path, cache: HiddenCache, share: Shard | None = None
 ) -> None:
-    """Speak what the cache does not hold yet, with the backbone fine-tuned in `folder`."""
-    pictures = [list(group) for _, group in groupby(sorted(cases, key=picture), key=picture)]
-    mine = list(chain.from_iterable((share or Shard()).of(pictures)))
+    """Generate what the cache does not hold yet, with the backbone fine-tuned in `folder`."""
+    images = [list(group) for _, group in groupby(sorted(variants, key=_image_key), key=_image_key)]
+    mine = list(chain.from_iterable((share or Shard()).of(images)))
 
-    def todo(identity: str) -> list[list[Variant]]:
+    def is_missing(variant: Variant, identity: str) -> bool:
+        return any(variant.key(aspect, identity) not in cache for aspect in variant.aspects)
+
+    def process(model: Backbone, batch: list[Variant], identity: str) -> list[tuple[Entry, Tensor]]:
+        rows = [(variant, aspect) for variant in batch for aspect in variant.aspects]
+        generations = [each for each in _generate(model, batch) if isinstance(each, Generation)]
+        return [(_entry(*rows[each.row], each, identity), each.hidden) for each in generations]
+
+    _process(mine, DESCRIBE_BATCH_SIZE, backbone, folder, cache, "describe", is_missing, process)
+
+
+def encode(
+    conversations: Sequence[EncodedConversation],
+    backbone: str,
+    folder: Path,
+    cache: HiddenCache,
+    share: Shard | None = None,
+) -> None:
+    """Encode what the cache does not hold yet, with the backbone in `folder`."""
+    # Images with conversations of like length together, as the shorter ones are padded.
+    images = sorted(_by_image(conversations), key=lambda group: max(map(_length, group)))
+    mine = list(chain.from_iterable((share or Shard()).of(images)))
+
+    def is_missing(conversation: EncodedConversation, identity: str) -> bool:
+        return conversation.key(identity) not in cache
+
+    def process(
+        model: Backbone, batch: list[EncodedConversation], identity: str
+    ) -> list[tuple[Entry, Tensor]]:
+        groups = _by_image(batch)
+        requests = [Request(g[0].variant.image(), tuple(each.conversation for each in g)) for g in groups]
+        entries = [each.entry(identity) for each in chain.from_iterable(groups)]
+        return list(zip(entries, model.encode(requests), strict=True))
+
+    _process(mine, ENCODE_BATCH_SIZE, backbone, folder, cache, "encode", is_missing, process)
+
+
+def _process(
+    items: list[Item],
+    batch_size: int,
+    backbone: str,
+    folder: Path,
+    cache: HiddenCache,
+    label: str,
+    is_missing: Callable[[Item, str], bool],
+    process: Callable[[Backbone, list[Item], str], list[tuple[Entry, Tensor]]],
+) -> None:
+    """Fill the cache batch by batch; nothing is loaded where nothing is missing."""
+
+    def todo(identity: str) -> list[list[Item]]:
         """Whole batches as they would be without an interruption: rounding depends on what is in a batch."""
-
-        def is_missing(case: Variant) -> bool:
-            return any(case.key(aspect, identity) not in cache for aspect in case.aspects)
-
-        return [batch for batch in batches_of(mine, ROWS) if any(map(is_missing, batch))]
+        batches = _batches(items, batch_size)
+        return [batch for batch in batches if any(is_missing(item, identity) for item in batch)]
 
     if not todo(backbone_id(backbone, folder)):
         return
     identity = backbone_id(backbone, folder, fetch=True)
-    speaker, left = load_backbone(backbone, folder), todo(identity)
-    with progress_bar(None, "describe", total=len(mine), start=len(mine) - sum(map(len, left))) as progress:
+    model, left = load_backbone(backbone, folder), todo(identity)
+    with progress_bar(None, label, total=len(items), start=len(items) - sum(map(len, left))) as progress:
         for batch in left:
-            rows = [(case, aspect) for case in batch for aspect in case.aspects]
-            spoken = []
-            for said in _speak(speaker, batch):
-                if isinstance(said, Generation):
-                    case, aspect = rows[said.row]
-                    spoken.append((_entry(case, aspect, said, identity), said.hidden))
-            cache.add(spoken)
+            cache.add(process(model, batch, identity))
             progress.update(len(batch))
 
 
-def _speak(speaker: Backbone, batch: list[Variant]) -> Iterator[Delta | Generation]:
-    """Raises InputError naming the sample that cannot be spoken about."""
-    try:
-        yield from speaker.describe(_requests(batch))
-    except InputError as error:
-        if len(batch) == 1:
-            raise InputError(f"Sample {batch[0].sample.id}: {error}") from error
-        for case in batch:
-            next(_speak(speaker, [case]))
-        raise
-
-
-def _requests(batch: list[Variant]) -> list[Request]:
-    """One request an image: cases about the same image share its visual tokens."""
-    requests = []
-    for _, group in groupby(batch, key=picture):
-        cases = list(group)
-        conversations = chain.from_iterable(case.conversations() for case in cases)
-        requests.append(Request(cases[0].image(), tuple(conversations)))
-    return requests
-
-
-def picture(case: Variant) -> tuple[str, str]:
-    """The same for cases about the same image."""
-    return case.sample.id, case.damage or ""
-
-
-def batches_of(items: Sequence[T], rows: int) -> Iterator[list[T]]:
-    """Cases or tellings together until they have so many conversations."""
-    batch: list[T] = []
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items together until they have so many conversations."""
+    batch: list[Item] = []
     for item in items:
         batch.append(item)
-        if sum(len(each.aspects) for each in batch) >= rows:
+        if sum(len(each.aspects) for each in batch) >= size:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def _entry(case: Variant, aspect: Aspect, said: Generation, identity: str) -> Entry:
+def _generate(model: Backbone, batch: list[Variant]) -> Iterator[Delta | Generation]:
+    """Raises InputError naming the sample that cannot be described."""
+    try:
+        yield from model.describe(_requests(batch))
+    except InputError as error:
+        if len(batch) == 1:
+            raise InputError(f"Sample {batch[0].sample.id}: {error}") from error
+        for variant in batch:
+            next(_generate(model, [variant]))
+        raise
+
+
+def _requests(batch: list[Variant]) -> list[Request]:
+    """One request an image: variants with the same image share its visual tokens."""
+    requests = []
+    for _, group in groupby(batch, key=_image_key):
+        variants = list(group)
+        conversations = chain.from_iterable(variant.conversations() for variant in variants)
+        requests.append(Request(variants[0].image(), tuple(conversations)))
+    return requests
+
+
+def _image_key(variant: Variant) -> tuple[str, str]:
+    """The same for variants with the same image."""
+    return variant.sample.id, variant.damage or ""
+
+
+def _by_image(conversations: Iterable[EncodedConversation]) -> list[list[EncodedConversation]]:
+    """Those about the same image together, which is encoded once for all of them."""
+    groups: dict[tuple[str, str], list[EncodedConversation]] = {}
+    for conversation in conversations:
+        groups.setdefault(_image_key(conversation.variant), []).append(conversation)
+    return list(groups.values())
+
+
+def _length(conversation: EncodedConversation) -> tuple[int, str]:
+    characters = sum(len(turn.content) for turn in conversation.conversation.turns)
+    return characters, conversation.variant.sample.id
+
+
+def _entry(variant: Variant, aspect: Aspect, generation: Generation, identity: str) -> Entry:
     return Entry(
-        key=case.key(aspect, identity),
-        sample=case.sample.id,
+        key=variant.key(aspect, identity),
+        sample=variant.sample.id,
         aspect=aspect,
-        kind=case.kind,
-        damage=case.damage,
-        prompt=case.prompt,
-        description=said.description,
-        rating=said.rating,
+        kind=variant.kind,
+        damage=variant.damage,
+        prompt=variant.prompt,
+        description=generation.description,
+        rating=generation.rating,
     )

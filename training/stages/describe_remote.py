@@ -36,7 +36,7 @@ from training.remote.client import (
     run_in_threads,
     with_retries,
 )
-from training.stages.encode import EncodedConversation
+from training.stages.describe import EncodedConversation
 from training.stages.hidden_cache import Entry
 
 T = TypeVar("T")
@@ -99,11 +99,11 @@ class RemoteConversation(EncodedConversation):
     model: str
 
     def key(self, identity: str) -> str:
-        return self.case.key(self.conversation.aspect, remote_identity(identity, self.model))
+        return self.variant.key(self.conversation.aspect, remote_identity(identity, self.model))
 
     def entry(self, identity: str) -> Entry:
         entry = super().entry(identity)
-        return replace(entry, kind=self.case.kind, rating=self.rating)
+        return replace(entry, kind=self.variant.kind, rating=self.rating)
 
 
 def remote_identity(identity: str, model: str) -> str:

@@ -34,7 +34,7 @@ from m3agiqa.files import latest_folder, replace_folder
 from training.parallel import progress_bar
 from training.stages.curriculum import Lesson
 
-STATE = "state"
+STATE_FOLDER = "state"
 DONE_FILE = "finetune.json"
 
 
@@ -94,10 +94,10 @@ def finetune(
     for aspect in config.aspects:
         if not (out / aspect / DONE_FILE).exists():
             own = begun / aspect if begun and (begun / aspect).is_dir() else begun
-            lessons, state = about(batches, aspect), out / STATE / aspect
+            lessons, state = about(batches, aspect), out / STATE_FOLDER / aspect
             teach(partial(build, own), lessons, out / aspect, config, state)
     if not config.aspects:
-        teach(partial(build, begun), batches, out, config, out / STATE)
+        teach(partial(build, begun), batches, out, config, out / STATE_FOLDER)
     elif PartialState().is_main_process:
         (out / DONE_FILE).write_text(json.dumps(asdict(config), indent=2))
 
@@ -384,15 +384,15 @@ class _Trainer:
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         """Tensors of all parts, by part and name; under DeepSpeed in the main process only."""
         state = self.accelerator.get_state_dict(self.learner) or {}
-        found: dict[str, dict[str, Tensor]] = {}
+        weights: dict[str, dict[str, Tensor]] = {}
         for name in self.parts:
             prefix = f"parts.{name}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             module = self.modules[name]
             if isinstance(module, PeftModel):
                 own = {key: value for key, value in own.items() if module.base_model.prefix in key}
-            found[name] = own
-        return found
+            weights[name] = own
+        return weights
 
 
 def _learning(modules: list[nn.Module]) -> list[nn.Parameter]:

@@ -25,9 +25,9 @@ from training.parallel import progress_bar
 from training.stages.fit_data import Target
 from training.stages.losses import LossConfig, agreement_loss, hinge
 
-ASPECTS = tuple(Aspect)
-LEAST_CONTEXT = 1024  # positions
-ROOM = 1.25  # for conversations that are longer than those of the training
+ALL_ASPECTS = tuple(Aspect)
+MIN_CONTEXT = 1024  # positions
+CONTEXT_MARGIN = 1.25  # for conversations that are longer than those of the training
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FitConfig:
             dim=self.dim,
             blocks=self.blocks,
             dropout=self.dropout,
-            context_length=self.context_length or max(LEAST_CONTEXT, math.ceil(longest * ROOM)),
+            context_length=self.context_length or max(MIN_CONTEXT, math.ceil(longest * CONTEXT_MARGIN)),
         )
 
 
@@ -243,7 +243,7 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
     mos, made_up = torch.tensor([target.mos for target in both], device=own.device).split(
         [len(batch), len(paired)]
     )
-    aspects = torch.tensor([ASPECTS.index(target.aspect) for target in batch], device=own.device)
+    aspects = torch.tensor([ALL_ASPECTS.index(target.aspect) for target in batch], device=own.device)
     weights = torch.tensor([float(target.weight) for target in batch], device=own.device)
     numbers = {source: i for i, source in enumerate(dict.fromkeys(t.sample.source for t in batch))}
     sources = torch.tensor([numbers[target.sample.source] for target in batch], device=own.device)
@@ -258,11 +258,11 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
 def _agreement(predictor: Predictor, targets: Sequence[Target], head: Tensor | None) -> float:
     """Mean over the aspects of the SRCC."""
     scores = predict(predictor, [target.states for target in targets], head)
-    found = []
-    for aspect in [aspect for aspect in ASPECTS if any(target.aspect is aspect for target in targets)]:
+    values = []
+    for aspect in [aspect for aspect in ALL_ASPECTS if any(target.aspect is aspect for target in targets)]:
         pairs = [(s, t.mos) for s, t in zip(scores, targets, strict=True) if t.aspect is aspect]
-        found.append(srcc(*zip(*pairs, strict=True)))
-    return sum(found) / len(found)
+        values.append(srcc(*zip(*pairs, strict=True)))
+    return sum(values) / len(values)
 
 
 def _pad(states: list[Tensor], predictor: Predictor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a predictor is fitted to: cached states of each image beside its MOS and a worse case."""
+"""What a predictor is fitted to: cached states of each image beside its MOS and a worse variant."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.data.variants import Variant
-from training.stages.encode import EncodedConversation
+from training.stages.describe import EncodedConversation
 from training.stages.hidden_cache import HiddenCache
-from training.stages.predictor_input import Reading
+from training.stages.predictor_input import PredictorInput
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Target:
     worse: Target | None = None
     """The image damaged, or with a wrong prompt; its MOS is made up."""
     rating: Rating | None = None
-    """The word that the backbone has spoken."""
+    """The word that the backbone has generated."""
     description: str | None = None
-    """What the backbone has said before that."""
+    """What the backbone has generated before that."""
 
     @property
     def weight(self) -> int:
@@ -38,67 +38,71 @@ class Target:
 
 
 def targets(
-    cases: Sequence[Variant], cache: HiddenCache, identity: str, aspect: Aspect, scale: MosScale
+    variants: Sequence[Variant], cache: HiddenCache, identity: str, aspect: Aspect, scale: MosScale
 ) -> list[Target]:
-    """All cached own cases that have a MOS for the aspect; `identity` is the backbone's in their keys."""
-    about = [case for case in cases if aspect in case.aspects and aspect in case.sample.mos]
-    keys = {id(case): case.key(aspect, identity) for case in about}
+    """All cached own variants that have a MOS for the aspect; `identity` is the backbone's in their keys."""
+    about = [variant for variant in variants if aspect in variant.aspects and aspect in variant.sample.mos]
+    keys = {id(variant): variant.key(aspect, identity) for variant in about}
     states = cache.states(key for key in keys.values() if key in cache)
-    worse, found = {}, []
-    # The own cases last, as each takes its worse one along.
-    for case in sorted(about, key=lambda case: case.kind == "own"):
-        key = keys[id(case)]
+    worse: dict[str, Target] = {}
+    own: list[Target] = []
+    # The own variants last, as each takes its worse one along.
+    for variant in sorted(about, key=lambda variant: variant.kind == "own"):
+        key = keys[id(variant)]
         if key in states:
-            said = cache.entries[key]
+            entry = cache.entries[key]
             target = Target(
-                case.sample,
+                variant.sample,
                 aspect,
                 states[key],
-                case.mos(aspect, scale),
-                rating=said.rating,
-                description=said.description,
+                variant.mos(aspect, scale),
+                rating=entry.rating,
+                description=entry.description,
             )
-            if case.kind == "own":
-                found.append(replace(target, worse=worse.get(case.sample.id)))
+            if variant.kind == "own":
+                own.append(replace(target, worse=worse.get(variant.sample.id)))
             else:
-                worse[case.sample.id] = target
-    return found
+                worse[variant.sample.id] = target
+    return own
 
 
-def parts(every: Sequence[Target], wanted: Iterable[str], source: object) -> dict[str, list[Target]]:
+def parts(targets: Sequence[Target], wanted: Iterable[str], source: object) -> dict[str, list[Target]]:
     """Targets by their samples' split. Raises InputError naming `source` if a wanted split has none."""
-    found = {name: [target for target in every if target.sample.split == name] for name in wanted}
-    for name, members in found.items():
+    by_split = {name: [target for target in targets if target.sample.split == name] for name in wanted}
+    for name, members in by_split.items():
         if not members:
             raise InputError(f"{source} has no images with scores in its {name} split, which this needs.")
-    return found
+    return by_split
 
 
-def tellings(
-    cases: Sequence[Variant], cache: HiddenCache, speaker: str, aspect: Aspect, reading: Reading
+def conversations_to_encode(
+    variants: Sequence[Variant], cache: HiddenCache, identity: str, aspect: Aspect, reading: PredictorInput
 ) -> list[EncodedConversation]:
-    """What must be encoded for a reading of the own cases that have a MOS.
+    """What must be encoded for an input of the predictor, of the own variants that have a MOS.
 
-    `speaker` is the identity of the backbone that spoke the descriptions.
+    `identity` is that of the backbone that generated the descriptions.
     """
-    found = []
-    for case in cases:
-        if case.kind == "own" and aspect in case.aspects and aspect in case.sample.mos:
-            needed = [each for each in reading.needs(aspect) if case.prompt or not each.needs_prompt]
-            keys = {each: case.key(each, speaker) for each in needed}
-            spoken = {each: cache.entries[key] for each, key in keys.items() if key in cache}
-            if spoken.keys() == keys.keys():
-                found.append(EncodedConversation(case, reading.conversation(case, aspect, spoken)))
-    return found
+    conversations = []
+    for variant in variants:
+        if variant.kind == "own" and aspect in variant.aspects and aspect in variant.sample.mos:
+            needed = [each for each in reading.needs(aspect) if variant.prompt or not each.needs_prompt]
+            keys = {each: variant.key(each, identity) for each in needed}
+            generated = {each: cache.entries[key] for each, key in keys.items() if key in cache}
+            if generated.keys() == keys.keys():
+                conversation = reading.conversation(variant, aspect, generated)
+                conversations.append(EncodedConversation(variant, conversation))
+    return conversations
 
 
-def told_targets(tellings: Sequence[EncodedConversation], cache: HiddenCache, reader: str) -> list[Target]:
-    """The like for conversations with given turns, as far as they are encoded; without worse cases."""
-    keys = [telling.key(reader) for telling in tellings]
+def targets_of_conversations(
+    conversations: Sequence[EncodedConversation], cache: HiddenCache, identity: str
+) -> list[Target]:
+    """The same for conversations with given turns, as far as they are encoded; without worse variants."""
+    keys = [each.key(identity) for each in conversations]
     states = cache.states(key for key in keys if key in cache)
-    found = []
-    for telling, key in zip(tellings, keys, strict=True):
+    targets = []
+    for each, key in zip(conversations, keys, strict=True):
         if key in states:
-            sample, aspect = telling.case.sample, telling.conversation.aspect
-            found.append(Target(sample, aspect, states[key], sample.mos[aspect]))
-    return found
+            sample, aspect = each.variant.sample, each.conversation.aspect
+            targets.append(Target(sample, aspect, states[key], sample.mos[aspect]))
+    return targets

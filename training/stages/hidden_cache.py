@@ -1,4 +1,4 @@
-"""Cache of hidden states: what was said and what the backbone held in mind, never logits.
+"""Cache of hidden states of conversations, and the identity of the backbone that they are of.
 
 A folder of shards, each a safetensors file of [L, d] tensors and a JSON Lines file of entries.
 Shards appear whole or not at all, and entries are found by a key that hashes everything they depend
@@ -18,8 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, Rating
-from m3agiqa.files import write_atomically
+from m3agiqa.backbones import backbone_class
+from m3agiqa.backbones.base import BASE_FILE, NotesBase
+from m3agiqa.errors import WeightsError
+from m3agiqa.files import sha256, write_atomically
 from m3agiqa.json_lines import read_json_lines
+from training.stages.finetune import STATE_FOLDER
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,31 @@ class HiddenCache:
         by_shard: dict[Path, list[str]] = {}
         for key in keys:
             by_shard.setdefault(self._shard_of[key], []).append(key)
-        found = {}
+        tensors = {}
         for shard, wanted in by_shard.items():
             with safe_open(shard, framework="pt") as file:
-                found.update({key: file.get_tensor(key) for key in wanted})
-        return found
+                tensors.update({key: file.get_tensor(key) for key in wanted})
+        return tensors
+
+
+def backbone_id(name: str, folder: Path, fetch: bool = False) -> str:
+    """Identity of a backbone: name, revision, base weights, and the content of what a folder has trained.
+
+    Base weights that are not on this machine are downloaded with `fetch` (raises WeightsError); without it,
+    the identity is one that nothing was kept under.
+    """
+    kind = backbone_class(name)
+    base = [_base_version(kind, folder, fetch)] if issubclass(kind, NotesBase) else []
+    candidates = [*folder.rglob("*.safetensors"), *folder.rglob(BASE_FILE)]
+    files = sorted(path for path in candidates if "predictor" not in path.name)
+    trained = [path for path in files if not path.relative_to(folder).parts[0].startswith(STATE_FOLDER)]
+    return " ".join([name, str(kind.revision), *base, *(sha256(path) for path in trained)])
+
+
+def _base_version(kind: type[NotesBase], folder: Path, fetch: bool) -> str:
+    try:
+        return kind.base_version(folder, fetch)
+    except WeightsError:
+        if fetch:
+            raise
+        return "not here"

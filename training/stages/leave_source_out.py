@@ -95,22 +95,22 @@ def within_source(frame: pd.DataFrame) -> dict[str, float]:
     A source of too few images has no SRCC; where none has one, there is no mean either.
     """
     parts = {str(source): part for source, part in frame.groupby("source")}
-    found = {source: srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
-    found = {source: value for source, value in found.items() if not math.isnan(value)}
-    if not found:
+    correlations = {source: srcc(part["predicted"], part["mos"]) for source, part in parts.items()}
+    correlations = {source: value for source, value in correlations.items() if not math.isnan(value)}
+    if not correlations:
         return {}
-    weights = [len(parts[source]) for source in found]
-    return {**found, "mean": float(np.average(list(found.values()), weights=weights))}
+    weights = [len(parts[source]) for source in correlations]
+    return {**correlations, "mean": float(np.average(list(correlations.values()), weights=weights))}
 
 
 def with_interval(frame: pd.DataFrame) -> dict[str, float]:
     """What `within_source` says, and the 95 % interval of the mean, `mean_low` to `mean_high`."""
-    found = within_source(frame)
-    if not found:
+    correlations = within_source(frame)
+    if not correlations:
         return {}
-    parts = [part for source, part in frame.groupby("source") if str(source) in found]
+    parts = [part for source, part in frame.groupby("source") if str(source) in correlations]
     _, low, high = mean_inside([(part["predicted"].to_numpy(), part["mos"].to_numpy()) for part in parts])
-    return {**found, "mean_low": low, "mean_high": high}
+    return {**correlations, "mean_low": low, "mean_high": high}
 
 
 def mean_inside(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:

@@ -12,37 +12,39 @@ from training.stages.hidden_cache import Entry
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The default is what is spoken and read at inference: own description, then the rating question."""
+class PredictorInput:
+    """The default is what is generated and read at inference: own description, then the rating question."""
 
     descriptions: tuple[Aspect, ...] | None = None
-    """Aspects whose spoken descriptions stand in the conversation, in this order; empty: a single round
+    """Aspects whose generated descriptions stand in the conversation, in this order; empty: a single round
     that asks for the rating at once ("w/o ID"); None: the judged aspect's own."""
     rated: bool = False
-    """Whether the spoken rating closes the conversation ("FullConv")."""
+    """Whether the generated rating closes the conversation ("FullConv")."""
 
     def __post_init__(self) -> None:
         if self.descriptions is not None:
             object.__setattr__(self, "descriptions", tuple(Aspect(aspect) for aspect in self.descriptions))
 
     @property
-    def as_spoken(self) -> bool:
-        """Whether its hidden states were kept while it was spoken (stage describe)."""
-        return self == Reading()
+    def is_generated(self) -> bool:
+        """Whether its hidden states were kept while it was generated (stage describe)."""
+        return self == PredictorInput()
 
-    def conversation(self, case: Variant, aspect: Aspect, spoken: Mapping[Aspect, Entry]) -> Conversation:
-        """The conversation about a case; descriptions that need a prompt are left out where there is none."""
+    def conversation(
+        self, variant: Variant, aspect: Aspect, generated: Mapping[Aspect, Entry]
+    ) -> Conversation:
+        """Descriptions that need a prompt are left out where there is none."""
         wanted = (aspect,) if self.descriptions is None else self.descriptions
-        about = [each for each in wanted if case.prompt or not each.needs_prompt]
+        about = [each for each in wanted if variant.prompt or not each.needs_prompt]
         if about:
-            told = Conversation.open(aspect, case.prompt).describe(
-                *((each, spoken[each].description) for each in about)
+            conversation = Conversation.open(aspect, variant.prompt).describe(
+                *((each, generated[each].description) for each in about)
             )
         else:
-            told = Conversation.one_round(aspect, case.prompt)
-        return told.rate(spoken[aspect].rating) if self.rated else told
+            conversation = Conversation.one_round(aspect, variant.prompt)
+        return conversation.rate(generated[aspect].rating) if self.rated else conversation
 
     def needs(self, aspect: Aspect) -> tuple[Aspect, ...]:
-        """Aspects that must have been spoken about before this can be read."""
+        """Aspects that must have been described before this can be encoded."""
         wanted = (aspect,) if self.descriptions is None else self.descriptions
         return (*wanted, aspect) if self.rated else wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
 
 import gradio as gr
@@ -19,7 +18,7 @@ from annotation.ui.model_service import (
     servable_models,
 )
 from m3agiqa.checkpoint.card import shipped
-from m3agiqa.checkpoint.registry import METRIC_NAMES, Agreement, Compared, Comparison
+from m3agiqa.checkpoint.comparison import METRIC_NAMES, Compared, Comparison
 from m3agiqa.errors import M3AgiqaError
 
 NO_CANDIDATE = (
@@ -30,7 +29,6 @@ TRAINING_NOTE = (
     "Of what people correct, a model trained with <code>your-images.yaml</code> learns the scores only: "
     "corrected descriptions reach no checkpoint yet."
 )
-PART_NAMES = {"people": "scored by people", "data": "of the data set"}
 
 # What `show` returns: message, list of models. `promote` adds the model banner.
 Shown = tuple[str, str]
@@ -128,31 +126,13 @@ def comparison_table(comparison: Comparison) -> str:
 
 
 def _row(row: Compared) -> str:
-    cells = "".join(_cell(metric, row.before, row.after) for metric in METRIC_NAMES)
-    name = f"{row.aspect.capitalize()}, {PART_NAMES.get(row.part, escape(row.part))}"
-    return f'<tr><th scope="row">{name}</th><td>{row.n:,}</td>{cells}</tr>'
+    cells = "".join(_cell(*change) for change in row.changes())
+    return f'<tr><th scope="row">{escape(row.name.capitalize())}</th><td>{row.n:,}</td>{cells}</tr>'
 
 
-def _cell(metric: str, before: Agreement | None, after: Agreement) -> str:
-    new = getattr(after, metric)
-    old = math.nan if before is None else getattr(before, metric)
-    verdict = _verdict(metric, old, new)
+def _cell(before: str, after: str, verdict: str) -> str:
     spoken = f' <span class="visually-hidden">{verdict}</span>' if verdict else ""
-    return f'<td class="{verdict}">{_number(metric, old)} → <b>{_number(metric, new)}</b>{spoken}</td>'
-
-
-def _verdict(metric: str, old: float, new: float) -> str:
-    """Whether the new model is better or worse, as far as the shown digits tell."""
-    gain = new - old if metric in ("srcc", "plcc") else abs(old) - abs(new)
-    if math.isnan(gain) or abs(gain) < 0.0005:
-        return ""
-    return "better" if gain > 0 else "worse"
-
-
-def _number(metric: str, value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:{'+' if metric == 'bias' else ''}.3f}".replace("-", "−")
+    return f'<td class="{verdict}">{before} → <b>{after}</b>{spoken}</td>'
 
 
 def models_tab(studio: Studio, banner: gr.HTML, tab: gr.Tab) -> ModelsHandlers:

@@ -22,7 +22,8 @@ from annotation.ui.model_service import ModelLoader, ServableModel, model_to_ser
 from annotation.ui.models.tab import ModelsHandlers, models_list
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card, write_card
-from m3agiqa.checkpoint.registry import Agreement, Compared, Comparison, find, register
+from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.registry import find, register
 from m3agiqa.errors import WeightsError
 
 REQUEST = None  # no handler here looks at the request itself

@@ -10,10 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.checkpoint.registry import Comparison
+from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.errors import InputError
 from training.evaluation.evaluate import PREDICTION_COLUMNS, by_group, by_prompt_length, within_prompts
-from training.evaluation.report.before_after import as_frame
 
 COMPARISON_FILE = "comparison.json"
 GROUPING_NAMES = ("generator", "source", "prompt length", "same prompt")
@@ -52,22 +51,23 @@ def write_report(
         raise InputError(
             "The plots of the report need matplotlib. Install it with `pip install matplotlib`."
         ) from error
-    found = groups(table)
-    page = render(title, table, summary, scales, facts, found, compare or {}, comparison)
+    group_table = groups(table)
+    page = render(title, table, summary, scales, facts, group_table, compare or {}, comparison)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "predictions.csv", index=False, lineterminator="\n")
-    found.to_csv(out / "groups.csv", index=False, lineterminator="\n")
-    told = {
+    group_table.to_csv(out / "groups.csv", index=False, lineterminator="\n")
+    content = {
         "title": title,
         "facts": dict(facts),
         "scales": {str(aspect): [scale.low, scale.high] for aspect, scale in scales.items()},
         "summary": summary,
         "compare": dict(compare or {}),
     }
-    text = json.dumps(_plain(told), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
     if comparison is not None:
-        as_frame(comparison).to_csv(out / "comparison.csv", index=False, lineterminator="\n")
+        rows = pd.DataFrame(comparison.to_records())
+        rows.to_csv(out / "comparison.csv", index=False, lineterminator="\n")
         text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
     path = out / "report.html"
@@ -86,7 +86,9 @@ def groups(table: pd.DataFrame) -> pd.DataFrame:
         by_prompt_length(table),
         within_prompts(table).assign(group="mean inside prompts"),
     )
-    named = [found.assign(grouping=name) for name, found in zip(GROUPING_NAMES, tables, strict=True)]
+    named = [
+        group_table.assign(grouping=name) for name, group_table in zip(GROUPING_NAMES, tables, strict=True)
+    ]
     joined = pd.concat(named, ignore_index=True)
     joined["prompts"] = joined["prompts"].astype("Int64")
     return joined[["grouping", *tables[0].columns, "prompts"]]

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
-from m3agiqa.checkpoint.registry import METRIC_NAMES, Comparison
+from m3agiqa.checkpoint.comparison import METRIC_NAMES, Comparison
 from training.evaluation.report import plots
 from training.evaluation.report.examples import ExampleGroup, example_groups
 
@@ -58,7 +58,7 @@ class AspectPart:
 
     name: str
     scale: MosScale
-    found: dict
+    measures: dict
     scatter: Markup
     matrices: list[Matrix]
     generators: Markup | None
@@ -138,9 +138,9 @@ def _methods(
 ) -> Iterator[tuple[str, dict[str, dict]]]:
     yield THIS_RUN, summary
     spoken = {
-        aspect: {name: found[f"spoken_{name}"] for name in COMPARED_METRICS}
-        for aspect, found in summary.items()
-        if "spoken_srcc" in found
+        aspect: {name: measures[f"spoken_{name}"] for name in COMPARED_METRICS}
+        for aspect, measures in summary.items()
+        if "spoken_srcc" in measures
     }
     if spoken:
         yield SPOKEN_WORDS, spoken
@@ -151,25 +151,25 @@ def _radar(methods: dict[str, dict[str, dict]], aspects: list[Aspect]) -> Markup
     """All aspects' SRCC and PLCC as spokes."""
     spokes = {
         name: {
-            f"{aspect.capitalize()} {label}": found[aspect][metric]
+            f"{aspect.capitalize()} {label}": measures[aspect][metric]
             for aspect in aspects
             for metric, label in COMPARED_METRICS.items()
-            if metric in found.get(aspect, {})
+            if metric in measures.get(aspect, {})
         }
-        for name, found in methods.items()
+        for name, measures in methods.items()
     }
     return plots.radar(spokes)
 
 
 def _best(methods: dict[str, dict[str, dict]], aspect: Aspect, metric: str) -> float | None:
     """The highest value of a column, if more than one method has one."""
-    values = [found.get(aspect, {}).get(metric) for found in methods.values()]
+    values = [measures.get(aspect, {}).get(metric) for measures in methods.values()]
     values = [value for value in values if not _missing(value)]
     return max(values) if len(values) > 1 else None
 
 
 def _part(
-    aspect: Aspect, table: pd.DataFrame, found: dict, scale: MosScale, groups: pd.DataFrame
+    aspect: Aspect, table: pd.DataFrame, measures: dict, scale: MosScale, groups: pd.DataFrame
 ) -> AspectPart:
     rows = table[table["aspect"] == str(aspect)]
     inside = groups[groups["aspect"] == str(aspect)]
@@ -179,9 +179,9 @@ def _part(
     return AspectPart(
         name=str(aspect),
         scale=scale,
-        found=found,
+        measures=measures,
         scatter=plots.scatter(rows["mos"], rows["predicted"], scale),
-        matrices=list(_matrices(found)),
+        matrices=list(_matrices(measures)),
         generators=plots.dots(generators) if plotted else None,
         groupings=[
             GroupTable(name.capitalize(), by[name].to_dict("records"))
@@ -192,13 +192,13 @@ def _part(
     )
 
 
-def _matrices(found: dict) -> Iterator[Matrix]:
+def _matrices(measures: dict) -> Iterator[Matrix]:
     kinds = ("", "Words of the predicted MOS", "Predicted"), ("spoken_", "Words that were spoken", "Spoken")
     for prefix, title, columns in kinds:
-        counts = found.get(f"{prefix}confusion")
+        counts = measures.get(f"{prefix}confusion")
         if counts is not None:
             rows = [
                 (str(word), [(count, count / max(sum(row), 1)) for count in row])
                 for word, row in zip(RATING_WORDS, counts, strict=True)
             ]
-            yield Matrix(title, columns, rows, found.get(f"{prefix}unparsed", 0))
+            yield Matrix(title, columns, rows, measures.get(f"{prefix}unparsed", 0))

@@ -147,5 +147,5 @@ def _svg(draw: Callable[[Figure], None], height: float) -> Markup:
     # What is left are ids of markers and clip paths, which must not meet those of another plot.
     prefix = hashlib.sha256(body.encode()).hexdigest()[:8]
     body = re.sub(r'(id="|href="#|url\(#)', rf"\1i{prefix}-", body)
-    body = re.sub(r"(?<=: )#0000[ab]\d", lambda found: f"var({CSS_VARIABLES[found[0]]})", body)
+    body = re.sub(r"(?<=: )#0000[ab]\d", lambda match: f"var({CSS_VARIABLES[match[0]]})", body)
     return Markup(f"<svg {box}>{body}")

@@ -20,7 +20,7 @@ from training.evaluation.evaluate import evaluate, prediction_table, summary
 from training.evaluation.report import write_report
 from training.evaluation.report.before_after import compare
 from training.run import RunFolder
-from training.stages.fit_data import told_targets
+from training.stages.fit_data import targets_of_conversations
 
 
 def write_outcome(run: RunFolder) -> dict[str, Any]:
@@ -35,16 +35,16 @@ def write_outcome(run: RunFolder) -> dict[str, Any]:
         prediction_table(run.best(aspect), run.targets(aspect, "test"), run.scale) for aspect in run.aspects
     ]
     table = pd.concat(tables, ignore_index=True)
-    found = summary(table, run.scale)
+    measures = summary(table, run.scale)
     for aspect in run.aspects:
-        found[str(aspect)] |= _over_seeds(run, aspect)
+        measures[str(aspect)] |= _over_seeds(run, aspect)
     scales = dict.fromkeys(run.aspects, run.scale)
     compared = None if run.annotated is None else compare(run)
 
     def write(folder: Path) -> None:
         title = f"{run.config.name} {run.version}"
         facts, methods = _provenance(run), _with_given(run)
-        write_report(folder, title, table, found, scales, facts, compare=methods, comparison=compared)
+        write_report(folder, title, table, measures, scales, facts, compare=methods, comparison=compared)
         (folder / "made_from.txt").write_text(_made_from(run))
 
     replace_folder(out, write)
@@ -71,30 +71,30 @@ def _over_seeds(run: RunFolder, aspect: Aspect) -> dict[str, Any]:
         return {}
     test = run.targets(aspect, "test")
     each = [evaluate(run.predictor(aspect, seed), test, run.scale) for seed in run.config.seeds]
-    found: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     for metric in ("srcc", "plcc"):
         values = [result[metric] for result in each]
-        found |= {
+        measures |= {
             f"{metric}_of_seeds": values,
             f"{metric}_mean": mean(values),
             f"{metric}_std": stdev(values),
         }
-    return found
+    return measures
 
 
 def _with_given(run: RunFolder) -> dict[str, dict[str, dict]] | None:
     """The same predictors on the data's own descriptions, where these were encoded."""
     if not run.config.encode:
         return None
-    found = {}
+    measures = {}
     for aspect in run.aspects:
         about = [each for each in run.given if each.conversation.aspect is aspect]
-        told = told_targets(
-            [each for each in about if aspect in each.case.sample.mos], run.cache, run.backbone_identity
+        targets = targets_of_conversations(
+            [each for each in about if aspect in each.variant.sample.mos], run.cache, run.backbone_identity
         )
-        if len(told) > 2:
-            found[str(aspect)] = evaluate(run.best(aspect), told, run.scale)
-    return {"reading the data's own descriptions": found} if found else None
+        if len(targets) > 2:
+            measures[str(aspect)] = evaluate(run.best(aspect), targets, run.scale)
+    return {"reading the data's own descriptions": measures} if measures else None
 
 
 def _provenance(run: RunFolder) -> dict[str, str]:

@@ -1,0 +1,142 @@
+"""A new model beside the one that it is to replace, measured on the same held-out images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from m3agiqa.aspects import Aspect
+
+METRIC_NAMES = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
+"""What people call the fields of Agreement."""
+PART_NAMES = {"people": "scored by people", "data": "of the data set"}
+VISIBLE_GAIN = 0.0005
+"""Less is not seen in the digits that are shown."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far predictions agree with what people say; a correlation that says nothing is NaN."""
+
+    srcc: float
+    plcc: float
+    rmse: float
+    bias: float
+    """Mean of predicted minus true MOS."""
+
+
+class Change(NamedTuple):
+    """One metric for readers, before and after; a dash where there is no number."""
+
+    before: str
+    after: str
+    verdict: str
+    """better, worse, or empty where the shown digits do not tell."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models on the same held-out images of one aspect."""
+
+    part: str
+    """Which images: "people" has those that annotators scored, "data" the data set's own test part."""
+    aspect: Aspect
+    n: int
+    before: Agreement | None
+    """None where the model before does not judge this aspect."""
+    after: Agreement
+
+    @property
+    def name(self) -> str:
+        """Of the row in a table."""
+        return f"{self.aspect}, {PART_NAMES.get(self.part, self.part)}"
+
+    def changes(self) -> list[Change]:
+        """The cells of the row, by METRIC_NAMES."""
+        return [self._change(metric) for metric in METRIC_NAMES]
+
+    def _change(self, metric: str) -> Change:
+        before = math.nan if self.before is None else getattr(self.before, metric)
+        after = getattr(self.after, metric)
+        gain = after - before if metric in ("srcc", "plcc") else abs(before) - abs(after)
+        verdict = "" if math.isnan(gain) or abs(gain) < VISIBLE_GAIN else "better" if gain > 0 else "worse"
+        return Change(_shown(metric, before), _shown(metric, after), verdict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside the one that it is to replace."""
+
+    before: str
+    """Title of the model."""
+    after: str
+    rows: tuple[Compared, ...]
+
+    def __str__(self) -> str:
+        """A table for a terminal."""
+        heads = "".join(f"{label:>20}" for label in METRIC_NAMES.values())
+        lines = [f"Before: {self.before}. After: {self.after}.", f"{'held-out images':34}{'n':>6}{heads}"]
+        for row in self.rows:
+            cells = "".join(f"{f'{change.before} → {change.after}':>20}" for change in row.changes())
+            lines.append(f"{row.name:34}{row.n:>6}{cells}".replace("−", "-"))
+        if not any(row.part == "people" for row in self.rows):
+            lines.append(
+                "No held-out image was scored by people, so nothing is known about agreement with them."
+            )
+        return "\n".join(lines)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Rows of a CSV: every metric before and after."""
+        return [
+            {"part": row.part, "aspect": str(row.aspect), "n": row.n}
+            | {
+                f"{metric}_{when}": None if agreement is None else getattr(agreement, metric)
+                for metric in METRIC_NAMES
+                for when, agreement in (("before", row.before), ("after", row.after))
+            }
+            for row in self.rows
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        facts: dict[str, Any] = _plain(asdict(self))
+        return facts
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Comparison:
+        """Raises ValueError, TypeError or KeyError for what `to_dict` has not made."""
+        rows = [
+            Compared(
+                **{
+                    **row,
+                    "aspect": Aspect(row["aspect"]),
+                    "before": _agreement(row["before"]),
+                    "after": _agreement(row["after"]),
+                }
+            )
+            for row in facts["rows"]
+        ]
+        return cls(**{**facts, "rows": tuple(rows)})
+
+
+def _shown(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:{'+' if metric == 'bias' else ''}.3f}".replace("-", "−")
+
+
+def _agreement(facts: dict[str, Any] | None) -> Agreement | None:
+    if facts is None:
+        return None
+    return Agreement(**{name: math.nan if value is None else float(value) for name, value in facts.items()})
+
+
+def _plain(value: object) -> Any:
+    """As JSON can hold it: NaN becomes null."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
