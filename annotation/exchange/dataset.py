@@ -93,7 +93,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
 
     samples, kept = [], []
     for sample_id, of_item in groupby(wanted.itertuples(), key=attrgetter("sample")):
-        rows = list(of_item)
+        rows: list[Any] = list(of_item)
         mos, raters, descriptions = {}, {}, {}
         for aspect in filters.aspects:
             of_aspect = [row for row in rows if row.aspect == aspect]
@@ -164,7 +164,7 @@ def _means(of_aspect: pd.DataFrame, method: Method) -> dict[int, _Mean]:
     if method == "p910":
         return {item: _Mean(each.mos, each.raters) for item, each in mean_opinions(scores).items()}
     plain = scores.groupby("item_id")["score"].agg(["mean", "count"])
-    return {int(row.Index): _Mean(float(row.mean), int(row.count)) for row in plain.itertuples()}
+    return {int(item): _Mean(float(mean), int(count)) for item, mean, count in plain.itertuples(name=None)}
 
 
 # --- descriptions ------------------------------------------------------------------------------

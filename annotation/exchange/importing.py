@@ -209,7 +209,7 @@ def _add(session: Session, batch: list[Ready], source: str, overlap: int) -> Imp
 
 def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
     """Save what a person has scored elsewhere; how many scores are new."""
-    scores, annotator = ready.row.scores, ready.row.annotator
+    scores, annotator = ready.row.scores, ready.row.annotator or ""
     facts = [ready.image.sha256, ready.prompt, annotator, sorted(scores.items())]
     latest = _latest_revisions(session, item_id, annotator)
     responses = tuple(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -107,7 +108,7 @@ class View:
             "least": _limit,
             "most": _limit,
         }
-        values = {}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             text = query.get(field.name, "")[:LONGEST_TEXT]
             if text:

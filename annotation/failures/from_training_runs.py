@@ -105,7 +105,7 @@ def _data_sets(folder: Path, files: Files) -> tuple[DataSet, ...]:
     by_key: dict[str, DataSet] = {}
     for path in _tables(files):
         run, facts = path.parents[1].name, _facts(path)
-        report = facts.get("facts") if isinstance(facts.get("facts"), dict) else {}
+        report = facts["facts"] if isinstance(facts.get("facts"), dict) else {}
         fingerprint = str(report.get("data fingerprint") or "")
         key = f"{RunReports.prefix}:{fingerprint[:12] or run}"
         table = "" if path.stem == DEFAULT_TABLE else f", {path.stem}"
@@ -145,7 +145,7 @@ def _facts(table: Path) -> dict:
 
 
 def _scales(table: Path) -> pd.DataFrame:
-    scales = _facts(table).get("scales")
+    scales = _facts(table).get("scales") or {}
     rows = []
     for aspect in Aspect:
         try:

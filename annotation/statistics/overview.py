@@ -129,7 +129,7 @@ def _annotators(
             per_hour=pace(own),
             difference=float(own["difference"].mean()),
             subjects={
-                aspect: summary.scaling.subjects[name]
+                aspect: summary.scaling.subjects[str(name)]
                 for aspect, summary in aspects.items()
                 if name in summary.scaling.subjects
             },

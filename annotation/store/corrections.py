@@ -1,4 +1,4 @@
-"""What people say of images: saved as a whole, superseded by what they say later, withdrawn by undo."""
+"""People's responses to images: saved as a whole, superseded by later ones, withdrawn by undo."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def save(session: Session, draft: NewSubmission) -> SavedSubmission:
 
 def latest_revision(session: Session, item_id: int, aspect: Aspect, annotator: str) -> int:
     """The highest revision of an annotator's corrections of an aspect, withdrawn ones included; 0 if none."""
-    return session.scalar(
-        select(func.coalesce(func.max(Correction.revision), 0))
+    revision = session.scalar(
+        select(func.max(Correction.revision))
         .join(Annotator, Annotator.id == Correction.annotator_id)
         .where(
             Correction.item_id == item_id,
@@ -157,6 +157,7 @@ def latest_revision(session: Session, item_id: int, aspect: Aspect, annotator: s
             Annotator.name == storable(annotator),
         )
     )
+    return revision or 0
 
 
 def withdraw(session: Session, correction_id: int, annotator: str) -> None:
@@ -197,7 +198,7 @@ def has_response(session: Session, item_id: int, annotator: str) -> bool:
     return bool(session.scalar(standing.exists().select()))
 
 
-def current_corrections() -> Select[tuple[Correction]]:
+def current_corrections() -> Select[Correction]:
     """All corrections in force: per item, aspect and annotator the highest revision not withdrawn."""
     newer = aliased(Correction)
     superseded = (

@@ -1,4 +1,4 @@
-"""What people think now, as a table: the input of statistics, exports and failure cases."""
+"""The responses that are neither superseded nor withdrawn, as a table: for statistics, exports, failures."""
 
 from __future__ import annotations
 

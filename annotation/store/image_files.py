@@ -89,4 +89,5 @@ def _read(path: Path) -> bytes:
 def _suffix(content: bytes) -> str:
     """By what the content is, whatever its owner calls it: browsers go by the name."""
     with opened(content) as image:
-        return FORMAT_SUFFIXES.get(image.format, f".{image.format.lower()}")
+        form = image.format or ""
+        return FORMAT_SUFFIXES.get(form, f".{form.lower()}")

@@ -251,7 +251,7 @@ def progress(session: Session, annotator: str) -> Progress:
     )
     return Progress(
         mine=mine.get(WorkState.DONE, 0),
-        done=taken - held,
+        done=taken - (held or 0),
         total=total,
         skipped=mine.get(WorkState.SKIPPED, 0),
     )
@@ -282,7 +282,7 @@ def _settle(
         assignment.annotator_id: assignment
         for assignment in session.scalars(assignments.execution_options(populate_existing=True))
     }
-    mine = work.get(person)
+    mine = None if person is None else work.get(person)
     if state is WorkState.SKIPPED and mine is not None and mine.state is WorkState.DONE:
         return False
     for assignment in list(work.values()):
@@ -413,7 +413,7 @@ def _next_turn(session: Session, person: int) -> int:
     ) + 1
 
 
-def _locked(which: ColumnElement[bool]) -> Select[tuple[QueueEntry]]:
+def _locked(which: ColumnElement[bool]) -> Select[QueueEntry]:
     """Entries, locked until the transaction ends; SQLite's writers are alone anyway."""
     return (
         select(QueueEntry)

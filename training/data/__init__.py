@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -120,7 +121,8 @@ def load(config: DataConfig) -> Dataset:
 
     Raises InputError that names file and row of what is wrong, or how many images are missing.
     """
-    config = replace(config, **{n: Path(p) for n in ("path", "images", "mos") if (p := getattr(config, n))})
+    images, mos = (Path(path) if path else None for path in (config.images, config.mos))
+    config = replace(config, path=Path(config.path), images=images, mos=mos)
     form = DATA_FORMATS.get(config.format)
     if form is None:
         raise InputError(f"There is no data format {config.format!r}; there are {', '.join(DATA_FORMATS)}.")
@@ -130,8 +132,8 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"There is no data set {config.path}.")
     scale = _scale(config, form)
     folder = config.path if config.path.is_dir() else config.path.parent
-    images = ImageFinder(config.images or folder, form.image_folders)
-    samples = checked(form.read(config, images, scale), images, scale, config.path)
+    finder = ImageFinder(config.images or folder, form.image_folders)
+    samples = checked(form.read(config, finder, scale), finder, scale, config.path)
     if form.parts_are_wished:
         _heed_parts(samples, config)
     samples = assign(_only(samples, config), config.split)
@@ -142,7 +144,7 @@ def fingerprint(samples: list[Sample]) -> str:
     """SHA-256 over ids, prompts, scores, raters, descriptions and splits: which data a model learned from."""
     digest = hashlib.sha256()
     for sample in sorted(samples, key=lambda sample: sample.id):
-        facts = [sample.id, sample.prompt, sample.mos, sample.descriptions, sample.split]
+        facts: list[Any] = [sample.id, sample.prompt, sample.mos, sample.descriptions, sample.split]
         facts += [sample.raters] if sample.raters else []  # else hashes are as before there were raters
         digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()

@@ -81,10 +81,10 @@ def conversation_entries(
     entries = []
     for file in sorted([*path.glob("*.json"), *path.glob("*.jsonl")]):
         aspect = _named_aspect(file)
-        wanted = aspect is not None and (not aspects or aspect in aspects)
-        if wanted and not _has_answers(file):
-            for entry in _file_entries(file, aspect, images, scale, scores):
-                entries.append(replace(entry, sample=replace(entry.sample, id=entry.sample.image.name)))
+        if aspect is None or (aspects and aspect not in aspects) or _has_answers(file):
+            continue
+        for entry in _file_entries(file, aspect, images, scale, scores):
+            entries.append(replace(entry, sample=replace(entry.sample, id=entry.sample.image.name)))
     yield from merged(entries)
 
 

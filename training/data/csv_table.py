@@ -54,10 +54,10 @@ def table_entries(
         )
     for row in table.rows:
         image, prompt = row.needed(image_column), row.text("prompt")
-        mos = {aspect: row.score(column, scale) for aspect, column in columns.items()}
+        scores = {aspect: row.score(column, scale) for aspect, column in columns.items()}
         if not columns:
-            mos[Aspect.QUALITY] = qualities.get(Path(image).name)
-        mos = {aspect: value for aspect, value in mos.items() if value is not None}
+            scores[Aspect.QUALITY] = (qualities or {}).get(Path(image).name)
+        mos = {aspect: value for aspect, value in scores.items() if value is not None}
         if not mos:
             raise InputError(f"{row.place}: {image} has no score. Give one, or leave the row out.")
         if Aspect.CORRESPONDENCE in mos and prompt is None:

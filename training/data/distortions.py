@@ -105,7 +105,7 @@ def depicts_prompt(sample: Sample, scale: MosScale, at_least: float) -> bool:
 
 def unrelated_description(sample: Sample, other: str, scale: MosScale, rng: Random) -> str:
     """What can be said when `other` is not the image's prompt; names the image's own content if known."""
-    own = f"'{_start(sample.prompt)}'" if depicts_prompt(sample, scale, 0.5) else "something else"
+    own = f"'{_start(sample.prompt or '')}'" if depicts_prompt(sample, scale, 0.5) else "something else"
     return rng.choice(UNRELATED_WORDS).format(own=own, other=f"'{_start(other)}'")
 
 

@@ -156,7 +156,9 @@ def _without_leak(data: Sequence[Sample], corrected: list[Sample], added: list[S
     if all(len(parts) == 1 for parts in generators.values()):
         # Never the other way round: one annotated image would take all of its generator's out of training.
         added = [
-            replace(each, split=max([each.split, *generators.get(each.generator, ())], key=HELD_OUT.index))
+            replace(
+                each, split=max([each.split, *generators.get(each.generator or "", ())], key=HELD_OUT.index)
+            )
             for each in added
         ]
 

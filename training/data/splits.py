@@ -258,7 +258,7 @@ def _published(samples: Sequence[Sample], path: Path) -> dict[str, str]:
             f"{path} does not say, or says twice, in which part {len(missing):,} of {len(samples):,} samples "
             f"are; the first is {missing[0]}."
         )
-    return parts
+    return {each: name for each, name in parts.items() if name}
 
 
 def _listed(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -1,9 +1,9 @@
 """Stage align: teach nano's connector alone, before the language model is run at all.
 
-A language model of this size hardly learns to look at tokens that mean nothing to it: with a random
-connector its descriptions ignore the image. So place tokens are taught to lie near the embeddings of
-words said about the image, and the readers behind the summary tokens are fitted to its scores in closed
-form. What is seen of the images is kept, so an epoch takes well under a minute.
+A language model of this size hardly learns to attend to random image tokens: its descriptions would ignore
+the image. So the tokens of grid cells are trained to lie near the embeddings of words in texts about the
+image, and the quality regressor behind the summary tokens is fitted to its scores in closed form. Image
+features are computed once and kept, so an epoch takes well under a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -122,7 +123,7 @@ def _train_views(
 
 def _judge(
     opinions: QualityRegressor, judged: Sequence[Sample], every: RegressionData, apart: Tensor, seed: int
-) -> dict[str, dict]:
+) -> dict[str, Any]:
     """Fit the readers on the training split; how their opinions agree with scores elsewhere.
 
     Sources left out are measured on images of all splits, with readers fitted on all others (`apart`).
@@ -131,7 +132,7 @@ def _judge(
     if train:
         fit_quality_regressor(opinions, every.part(train), seed)
     validation = every.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
-    report = {
+    report: dict[str, Any] = {
         "validation_srcc": _srcc(opinions(validation.statistics, validation.appearance), validation.scores),
         "left_out_srcc": agreement(apart, every.scores, judged),
     }

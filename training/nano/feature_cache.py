@@ -50,12 +50,12 @@ class View:
 
 
 def view_of(sample: Sample, scale: MosScale, seed: str = "") -> View:
-    prompts = [sample.prompt] if depicts_prompt(sample, scale, CAPTION_FROM) else []
+    prompts = [sample.prompt] if sample.prompt and depicts_prompt(sample, scale, CAPTION_FROM) else []
     return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
 
 
 def prompted_views(extras: Path | None) -> list[View]:
-    return [View(sample.image, (sample.prompt,), sample.id) for sample in images_with_prompts(extras)]
+    return [View(sample.image, (sample.prompt or "",), sample.id) for sample in images_with_prompts(extras)]
 
 
 def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View]:

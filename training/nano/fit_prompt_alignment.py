@@ -1,8 +1,8 @@
-"""Fits nano's matcher of images and prompts in closed form, and tells how it does on new sources.
+"""Fits nano's alignment of images and prompts in closed form, and measures it on held-out sources.
 
-What was said about images is all that it learns from: prompts and descriptions of scored images, prompts of
-others, captions of photographs, and the names of the classes that the vision encoder was trained to tell
-apart. No score goes in, but that prompts count more for images which show what they ask for.
+It is trained on texts about images: prompts and descriptions of scored images, prompts of unscored images,
+captions of photographs, and the names of the vision encoder's classes (ImageNet). Scores are not targets;
+they only weight the prompts, which count more for images that show what was asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pandas as pd
 import torch
@@ -137,7 +138,8 @@ def alignment_data(
     if prompted_too:
         others = images_with_prompts(extras)
         image_texts += [
-            ImageTexts(rows[s.image], ((1.0, s.prompt),), UNSCORED_WEIGHT, prompt=s.prompt) for s in others
+            ImageTexts(rows[s.image], ((1.0, s.prompt or ""),), UNSCORED_WEIGHT, prompt=s.prompt)
+            for s in others
         ]
     photographs = images_with_captions(extras, asked)
     image_texts += [
@@ -150,13 +152,14 @@ def alignment_data(
 
 def texts_of_sample(sample: Sample, row: int, scale: MosScale) -> ImageTexts:
     """Of a sample with a prompt."""
+    prompt = sample.prompt or ""
     mos = sample.mos.get(Aspect.CORRESPONDENCE)
     weight = UNSCORED_WEIGHT if mos is None else max(MIN_WEIGHT, scale.to_unit(mos))
     description = sample.descriptions.get(Aspect.CORRESPONDENCE)
     if description is None:
-        return ImageTexts(row, ((1.0, sample.prompt),), weight, sample.prompt)
-    texts = ((PROMPT_SHARE, sample.prompt), (1 - PROMPT_SHARE, description))
-    return ImageTexts(row, texts, weight, sample.prompt, judged=True)
+        return ImageTexts(row, ((1.0, prompt),), weight, prompt)
+    texts = ((PROMPT_SHARE, prompt), (1 - PROMPT_SHARE, description))
+    return ImageTexts(row, texts, weight, prompt, judged=True)
 
 
 def texts_of_captions(captions: Sequence[str], row: int) -> ImageTexts:
@@ -347,7 +350,8 @@ class _TextVectors:
 def _classes() -> list[tuple[str, str]]:
     """Name and definition of each of ImageNet's classes."""
     lines = CLASS_NAMES_FILE.read_text(encoding="utf-8").splitlines()
-    return [tuple(line.split("\t")) for line in lines if not line.startswith("#")]
+    cells = (line.split("\t") for line in lines if not line.startswith("#"))
+    return [(name, definition) for name, definition in cells]
 
 
 # --- on sources left out ----------------------------------------------------------------------------------
@@ -368,9 +372,10 @@ class HeldOutAlignment:
     """Whether the own prompt matches better than with one attribute changed, by attribute."""
 
     @property
-    def facts(self) -> dict[str, float | dict[str, float]]:
+    def facts(self) -> dict[str, Any]:
         """Share of wrong prompts that match worse: unrelated ones, and by the attribute that was changed."""
-        shares = {"changed_below": {name: sum(worse) / len(worse) for name, worse in self.changed.items()}}
+        changed = {name: sum(worse) / len(worse) for name, worse in self.changed.items()}
+        shares: dict[str, Any] = {"changed_below": changed}
         if self.unrelated:
             shares["unrelated_below"] = sum(self.unrelated) / len(self.unrelated)
         return shares
@@ -401,11 +406,12 @@ def hold_out_groups(
     forgotten with it, unless not `prompts_too`.
     """
     groups = [sample.source for sample in samples] if groups is None else groups
+    own_prompts = [sample.prompt or "" for sample in samples]
     unrelated: list[float] = []
     changed: dict[str, list[bool]] = {}
 
     def fit(_: list[int], held_out: list[int]) -> PromptAligners:
-        prompts = {samples[i].prompt.strip() for i in held_out} if prompts_too else set()
+        prompts = {own_prompts[i].strip() for i in held_out} if prompts_too else set()
         return fit_prompt_aligners(material.without({rows[i] for i in held_out}, prompts))
 
     def predict(prompt_aligners: PromptAligners, held_out: list[int]) -> Tensor:
@@ -415,7 +421,7 @@ def hold_out_groups(
             number = length_class(prompt, N_FOLDS)
             return prompt_aligners.each[number].total(aligned_images[number], prompt, material.word_states)
 
-        asked = [samples[i].prompt for i in held_out]
+        asked = [own_prompts[i] for i in held_out]
         table = {prompt: matches(prompt) for prompt in dict.fromkeys(asked)}
         own = torch.stack([table[prompt][row] for row, prompt in enumerate(asked)])
         for row, prompt in enumerate(asked):

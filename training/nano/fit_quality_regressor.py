@@ -1,8 +1,7 @@
-"""Fits nano's readers of looks in closed form, and tells how they agree on sources they were fitted without.
+"""Fits nano's quality regressor in closed form, and measures it on held-out sources.
 
-Source and generator of an image go with its scores, so whatever may learn to recognise them does, and is
-lost where both are new. Here features and scores are centred inside each source first, and only what then
-goes with each other counts.
+Scores correlate with the source and the generator of an image. A regressor that recognises these fails on
+new ones, so features and scores are centred inside each source first.
 """
 
 from __future__ import annotations

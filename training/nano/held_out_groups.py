@@ -1,10 +1,10 @@
-"""How well nano's readers of images agree with scores where the source, generator or prompt is new to them.
+"""How well nano's closed-form parts agree with scores on held-out sources, generators and prompts.
 
-These stand in for images that nobody trained on. Everything that learns from scores or from what was said is
-fitted anew without the group that it is then measured on: the readers of looks, the matcher, and beside them
-a plain ridge on what the vision encoder makes of the whole image. Images without scores, some of which come
-from the same generators, are left out altogether; captioned photographs stay. The language model is not
-asked, as it would have to be trained again for each group.
+These stand in for images that nobody trained on. Everything that is fitted to scores or texts is fitted anew
+without the group that it is then measured on: the quality regressor, the alignment with prompts, and for
+comparison a plain ridge regression on the vision encoder's pooled features. Images without scores, some of
+which come from the same generators, are left out; captioned photographs stay. The language model has no part
+in it, as it would have to be trained again for each group.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def evaluate_held_out_groups(
         torch.inference_mode(),
         progress_bar(None, "proxies", total=len(HELD_OUT_GROUPINGS)) as progress,
     ):
-        table_rows = []
+        table_rows: list[tuple] = []
         for grouping in HELD_OUT_GROUPINGS:
             groups = [grouping.of(sample) for sample in samples]
             theirs = [grouping.of(sample) for sample in asked]
