@@ -1,21 +1,212 @@
-"""The endpoints of annotation, for the Annotate tab and for programs: JSON in, JSON out.
+"""Annotating one item after the other: what the Annotate tab and programs do over HTTP, as plain JSON.
 
 `POST /gradio_api/run/NAME` with `{"data": [all arguments in order]}` answers `{"data": [result]}`, or
 `{"error": a sentence}` with status 500. Defaults are gradio_client's to fill in: if an argument is missing
 here, Gradio itself answers `{"error": null}`. `GET /gradio_api/info` lists the arguments.
+
+An item's view holds what a person needs to judge it, with the model's answer as far as they may see it:
+all of it, or in blind mode the aspects that they have scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import gradio as gr
+from sqlalchemy.orm import Session
 
+from annotation.store import corrections, queue
+from annotation.store.items import latest_assessment, require_item
+from annotation.store.models import AspectAssessment, Assessment, Submission
+from annotation.ui import payloads
 from annotation.ui.access import Person, Role
-from annotation.ui.annotate.work import Annotating
-from m3agiqa.errors import M3AgiqaError
+from annotation.ui.annotate.prefetch import Prefetch
+from annotation.ui.assess.cards import ASPECT_QUESTIONS
+from annotation.ui.context import Studio
+from annotation.ui.correction_form import submissions
+from annotation.ui.correction_form.submissions import Entered, ShownAnswers
+from annotation.ui.images import image_url
+from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
+from m3agiqa.errors import InputError, M3AgiqaError
+
+View = dict[str, Any]
+Choice = TypeVar("Choice", queue.Order, queue.Pool)
+
+
+class Annotating:
+    """Every method is done for one person; it raises M3AgiqaError with a sentence for them."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.prefetch = Prefetch(studio)
+        self._shown_answers = ShownAnswers()
+
+    def take(
+        self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
+    ) -> dict[str, Any]:
+        """Views of the next items, held for this person; with `release`, others than before may come."""
+        count = min(max(payloads.whole(count, "The number of items"), 1), queue.MAX_LEASES)
+        how, which = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
+        gold_every = self.studio.settings.gold_every
+
+        def hold(session: Session) -> list[int]:
+            if release:
+                queue.release(session, person.name)
+            return queue.take(session, person.name, count, how, which, gold_every)
+
+        items = self.studio.store.database.transact(hold)
+        self.prefetch.want(items)
+        with self.studio.store.database.reading() as session:
+            # Only the first one is looked at now; the page has the others ready for later.
+            views = [self._view(session, item, person, blind, on_show=item == items[0]) for item in items]
+            progress = asdict(queue.progress(session, person.name))
+        return {
+            "person": person.name,
+            "blind_always": self.studio.settings.blind,
+            "items": views,
+            "progress": progress,
+        }
+
+    def look(self, person: Person, item: int, blind: bool) -> View:
+        """One item's view, e.g. to see whether the model has spoken meanwhile."""
+        with self.studio.store.database.reading() as session:
+            view = self._view(session, payloads.whole(item, "The item"), person, blind)
+        if view["model"]["state"] == "coming":
+            self.prefetch.want([item])
+        return view
+
+    def reveal(self, person: Person, item: int, aspect: str, score: float) -> View:
+        """In blind mode: this aspect is scored, so its answer may be seen; the item's view with it."""
+        item, about = payloads.whole(item, "The item"), payloads.aspect(aspect)
+        given = payloads.as_number(score, "The score")
+        with self.studio.store.database.reading() as session:
+            if latest_assessment(session, item) is not None:  # else there is nothing to see yet
+                self._shown_answers.add(person.name, item, about, given)
+        return self.look(person, item, blind=True)
+
+    def save(
+        self,
+        person: Person,
+        item: int,
+        said: list[dict[str, Any]],
+        token: str,
+        assessment: int | None,
+        seconds: float,
+        blind: bool,
+    ) -> dict[str, Any]:
+        """Save a judgement and finish the item, in one transaction; the same token saves only once."""
+        item = payloads.whole(item, "The item")
+        shown = None if assessment is None else payloads.whole(assessment, "The assessment")
+        entered = Entered.from_json(said, token, seconds)
+
+        def save_and_finish(session: Session) -> corrections.SavedSubmission:
+            saved = submissions.save(
+                session,
+                entered,
+                annotator=person.name,
+                item_id=item,
+                assessment_id=shown,
+                tab="annotate",
+                shown_answers=self._shown_answers if self._is_blind(blind) else None,
+            )
+            if not saved.again:
+                queue.finish(session, item, person.name)
+            return saved
+
+        saved = self.studio.store.database.transact(save_and_finish)
+        return {
+            "submission": saved.submission_id,
+            "corrections": {str(about): number for about, number in saved.corrections.items()},
+            "again": saved.again,
+        }
+
+    def skip(self, person: Person, item: int) -> dict[str, Any]:
+        """Leave an item to others."""
+        item = payloads.whole(item, "The item")
+        self.studio.store.database.transact(lambda session: queue.skip(session, item, person.name))
+        return {"skipped": item}
+
+    def undo(self, person: Person, item: int, submission: int | None, blind: bool) -> View:
+        """Withdraw a submission of one's own, or with none a skip; the item is in one's hands again.
+
+        Where an older opinion is in force again, the item stays done, and may be saved anew all the same.
+        """
+        item = payloads.whole(item, "The item")
+        withdrawn = None if submission is None else payloads.whole(submission, "The submission")
+
+        def back(session: Session) -> None:
+            if withdrawn is not None:
+                corrections.withdraw_submission(session, withdrawn, person.name)
+                if session.get(Submission, withdrawn).item_id != item:
+                    raise InputError(f"Submission #{withdrawn} is of another image; undo it there.")
+            stands = corrections.has_response(session, item, person.name)
+            if not (stands and queue.is_done(session, item, person.name)):
+                queue.reopen(session, item, person.name)
+            elif withdrawn is None:
+                raise InputError("You have saved this image, not skipped it; take back what you saved.")
+
+        self.studio.store.database.transact(back)
+        return self.look(person, item, blind)
+
+    def progress(self, person: Person) -> dict[str, int]:
+        """How far one is, and all are."""
+        with self.studio.store.database.reading() as session:
+            return asdict(queue.progress(session, person.name))
+
+    def _view(
+        self, session: Session, item_id: int, person: Person, blind: bool, on_show: bool = True
+    ) -> View:
+        item = require_item(session, item_id)
+        latest = latest_assessment(session, item_id)
+        prompt = item.prompt.text or None
+        scales = {one.aspect: one.scale for one in latest.aspects} if latest else {}
+        aspects = [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
+        return {
+            "item": item_id,
+            "image": image_url(self.studio.store.images, item.image.file),
+            "width": item.image.width,
+            "height": item.image.height,
+            "prompt": prompt,
+            "aspects": [
+                {
+                    "aspect": str(aspect),
+                    "question": ASPECT_QUESTIONS[aspect],
+                    **_scale(scales.get(aspect, COMMON_SCALE)),
+                    "tags": list(corrections.ERROR_TAGS[aspect]),
+                    "revision": 1 + corrections.latest_revision(session, item_id, aspect, person.name),
+                }
+                for aspect in aspects
+            ],
+            "model": self._answer(latest, item_id, person, blind, on_show),
+        }
+
+    def _answer(
+        self, latest: Assessment | None, item: int, person: Person, blind: bool, on_show: bool
+    ) -> dict[str, Any]:
+        """What the model says, as far as this person may see it; that they see it is noted."""
+        if latest is None:
+            failure = self.prefetch.failure(item)
+            return {"state": "failed" if failure else "coming", "message": failure, "aspects": {}}
+        shown = latest.aspects
+        if self._is_blind(blind):
+            seen = self._shown_answers.aspects(person.name, item)
+            shown = [one for one in shown if one.aspect in seen]
+        elif on_show:
+            for one in shown:
+                self._shown_answers.add(person.name, item, one.aspect)
+        return {
+            "state": "ready",
+            "message": "",
+            "assessment": latest.id,
+            "title": latest.model_version.title,
+            "aspects": {str(one.aspect): _said_by_model(one) for one in shown},
+        }
+
+    def _is_blind(self, wanted: bool) -> bool:
+        return self.studio.settings.blind or wanted is True
 
 
 class AnnotationApi:
@@ -101,3 +292,21 @@ class AnnotationApi:
             yield self._annotating.studio.access.require(request, Role.ANNOTATOR)
         except M3AgiqaError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+
+def _scale(scale: MosScale) -> dict[str, list[float]]:
+    """The scale's ends, and what the keys 1 to 5 stand for."""
+    whole = scale.low <= 1 and scale.high == 5
+    keys = [key if whole else round(scale.from_unit((key - 1) / 4), 1) for key in range(1, 6)]
+    return {"scale": [scale.low, scale.high], "keys": keys}
+
+
+def _said_by_model(one: AspectAssessment) -> dict[str, Any]:
+    return {"description": one.description, "rating": str(one.rating), "mos": one.mos, **_scale(one.scale)}
+
+
+def _choice(kind: type[Choice], value: Any, what: str) -> Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise InputError(f"There is no {what} {value!r:.40}; choose one of {', '.join(kind)}.") from error

@@ -10,10 +10,12 @@ import gradio as gr
 from annotation.store.queue import Order, Pool
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
-from annotation.ui.annotate.api import AnnotationApi
+from annotation.ui.annotate.api import Annotating, AnnotationApi
 from annotation.ui.annotate.imports import import_uploads, uploads
-from annotation.ui.annotate.work import Annotating
+from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.context import Studio
+from annotation.ui.correction_form.form import correction_form
+from m3agiqa.aspects import Aspect
 from m3agiqa.errors import M3AgiqaError
 
 ORDER_LABELS = {
@@ -44,7 +46,8 @@ def annotate_tab(studio: Studio) -> Annotating:
     """Build the components within the current tab, and publish the endpoints that they use."""
     annotating = Annotating(studio)
     AnnotationApi(annotating).publish()
-    gr.HTML(_page(), elem_id="annotate", js_on_load=theme.javascript("annotate.js"))
+    script = theme.javascript("correction_form.js") + theme.javascript("annotate.js")
+    gr.HTML(_page(), elem_id="annotate", js_on_load=script)
     handlers = ImportHandlers(studio)
     with gr.Accordion("Add images to the queue", open=False, elem_id="annotate-import"):
         with gr.Row(equal_height=False):
@@ -146,6 +149,7 @@ def _page() -> str:
       <figcaption data-part="prompt"></figcaption>
     </figure>
     <div class="aspects" data-part="aspects"></div>
+    {"".join(map(_aspect_template, Aspect))}
   </div>
   <div class="empty">
     <h3 data-part="empty-title">Nothing is waiting for you</h3>
@@ -160,6 +164,18 @@ def _page() -> str:
     <div class="keys" aria-label="Keys">{keys}</div>
   </footer>
 </section>"""
+
+
+def _aspect_template(aspect: Aspect) -> str:
+    """What the page shows of one aspect: what the model says, and the form for what a person says."""
+    title = aspect.capitalize()
+    form = correction_form(aspect, f"annotate-{aspect}", score_keys=True)
+    return (
+        f'<template data-for="{aspect}"><article class="aspect" data-aspect="{aspect}" aria-label="{title}">'
+        f'<header><h3 title="{ASPECT_QUESTIONS[aspect]}">{title}</h3><span class="model-score"></span>'
+        '<button type="button" class="agree" aria-pressed="false">This is right</button></header>'
+        f"{form}</article></template>"
+    )
 
 
 def _select(part: str, label: str, choices: dict[str, str]) -> str:

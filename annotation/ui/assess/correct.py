@@ -41,9 +41,14 @@ from m3agiqa.errors import InputError, M3AgiqaError
 
 log = logging.getLogger(__name__)
 
-CARD_SCRIPT = theme.javascript("assess-correct.js")
+CARD_SCRIPT = theme.javascript("correction_form.js") + theme.javascript("assess-correct.js")
 MAX_SECONDS_TO_AGREE = 120.0  # who takes longer has done something else meanwhile
 
+FORM_BUTTONS = (
+    '<div class="verdict"><button type="submit" class="primary">Save</button>'
+    '<button type="button" class="plain" data-do="cancel">Cancel</button>'
+    '<small class="keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> saves, <kbd>Esc</kbd> cancels</small></div>'
+)
 SIGN_IN = '<p class="hint">Sign in as an annotator to correct this.</p>'
 UNEXPECTED_ERROR = "Something unexpected went wrong, and this was not saved; the app's log says more."
 
@@ -284,11 +289,14 @@ class CorrectHandlers:
         response = saved.response if saved else None
         form = correction_form(
             aspect,
-            result.scale,
-            response.score if response else result.mos,
-            (response.description if response else None) or result.description,
-            response,
+            f"form-{aspect}",
+            scale=result.scale,
+            score=response.score if response else result.mos,
+            description=(response.description if response else None) or result.description,
+            tags=response.tags if response else (),
+            comment=(response.comment if response else None) or "",
             version=f"{assessed.key}-{saved.correction_id if saved else 0}",
+            actions=FORM_BUTTONS,
         )
         # The answer's number: even the same sentence twice is news to the page.
         return (

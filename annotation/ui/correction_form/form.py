@@ -1,49 +1,57 @@
-"""HTML of the form in which one aspect is corrected."""
+"""HTML of the form in which one aspect is corrected, on both tabs; static/correction_form.js goes with it."""
 
 from __future__ import annotations
 
 from html import escape
 
-from annotation.store.corrections import ERROR_TAGS, MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG, AspectResponse
-from m3agiqa.aspects import Aspect, MosScale
+from annotation.store.corrections import ERROR_TAGS, MAX_COMMENT, MAX_DESCRIPTION, MAX_TAG
+from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 
 
 def correction_form(
     aspect: Aspect,
-    scale: MosScale,
-    score: float,
-    description: str,
-    saved: AspectResponse | None,
-    version: str,
+    form_id: str,
+    *,
+    scale: MosScale = COMMON_SCALE,
+    score: float | None = None,
+    description: str = "",
+    tags: tuple[str, ...] = (),
+    comment: str = "",
+    version: str = "",
+    score_keys: bool = False,
+    actions: str = "",
 ) -> str:
-    """Filled with the given score and description, and with the tags and comment that were `saved` before.
+    """The form with these values, above `actions`, its buttons.
 
-    With another `version` the page begins the form anew; with the same one, what was typed stays.
+    `score_keys`: the score comes first, with a button for each whole score. With another `version` the page
+    begins the form anew; with the same one, what was typed stays.
     """
-    tags = saved.tags if saved else ()
     chips = "".join(_chip(tag, tag in tags) for tag in ERROR_TAGS[aspect])
     others = ", ".join(tag for tag in tags if tag not in ERROR_TAGS[aspect])
+    keys = "".join(f'<button type="button" class="key">{key}</button>' for key in range(1, 6))
+    shown_score, value = ("–", "") if score is None else (f"{score:.1f}", f' value="{score:.1f}"')
+    parts = [
+        f'<label for="{form_id}-description">Description</label>'
+        f'<textarea id="{form_id}-description" name="description" rows="{2 if score_keys else 6}"'
+        f' maxlength="{MAX_DESCRIPTION}">\n{escape(description)}</textarea>',
+        f'<div class="slider"><label for="{form_id}-score">Score</label>{keys * score_keys}'
+        f'<output for="{form_id}-score">{shown_score}</output>'
+        f'<input type="range" id="{form_id}-score" name="score" min="{scale.low:g}" max="{scale.high:g}"'
+        f' step="0.1"{value}>'
+        f'<p class="ends" aria-hidden="true"><span>{scale.low:g}</span><span>{scale.high:g}</span></p></div>',
+    ]
     return (
-        f'<form id="form-{aspect}" class="correction" data-aspect="{aspect}" data-version="{version}"'
+        f'<form id="{form_id}" class="correction" data-aspect="{aspect}" data-version="{version}"'
         f' aria-label="Correct {aspect}" autocomplete="off" novalidate>'
-        f'<label for="description-{aspect}">Description</label>'
-        f'<textarea id="description-{aspect}" name="description" rows="6" maxlength="{MAX_DESCRIPTION}">\n'
-        f"{escape(description)}</textarea>"
-        f'<div class="slider"><label for="score-{aspect}">Score</label>'
-        f'<output for="score-{aspect}">{score:.1f}</output>'
-        f'<input type="range" id="score-{aspect}" name="score" min="{scale.low:g}" max="{scale.high:g}"'
-        f' step="0.1" value="{score:.1f}">'
-        f'<p class="ends" aria-hidden="true"><span>{scale.low:g}</span><span>{scale.high:g}</span></p></div>'
-        f"<fieldset><legend>What the model got wrong</legend>{chips}"
+        f'{"".join(reversed(parts) if score_keys else parts)}<div class="more">'
+        '<div class="tags" role="group" aria-label="What the model got wrong">'
+        f'<span class="label">What the model got wrong</span>{chips}'
         '<input type="text" name="others" class="others" aria-label="Other errors, separated by commas"'
-        f' placeholder="other …" maxlength="{5 * MAX_TAG}" value="{escape(others)}"></fieldset>'
-        f'<label for="comment-{aspect}">Comment <small>(optional)</small></label>'
-        f'<textarea id="comment-{aspect}" name="comment" rows="1" maxlength="{MAX_COMMENT}">\n'
-        f"{escape((saved.comment if saved else None) or '')}</textarea>"
-        '<div class="verdict"><button type="submit" class="primary">Save</button>'
-        '<button type="button" class="plain" data-do="cancel">Cancel</button>'
-        '<small class="keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> saves, <kbd>Esc</kbd> cancels</small></div>'
-        "</form>"
+        f' placeholder="other …" maxlength="{5 * MAX_TAG}" value="{escape(others)}"></div>'
+        f'<label for="{form_id}-comment">Comment <small>(optional)</small></label>'
+        f'<textarea id="{form_id}-comment" name="comment" rows="1" maxlength="{MAX_COMMENT}"'
+        f' placeholder="{"Comment" * score_keys}">\n'
+        f"{escape(comment)}</textarea></div>{actions}</form>"
     )
 
 

@@ -108,13 +108,6 @@ const answerOf = (entry, name) => entry.view.model.aspects[name];
 const scaleOf = (entry, name) => entry.said[name].scale ?? aspectOf(entry, name).scale;
 const textOf = (entry, name) => entry.said[name].text ?? answerOf(entry, name)?.description ?? "";
 
-function newToken() {
-  if (crypto.randomUUID) return crypto.randomUUID(); // only on https and localhost
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
-    byte.toString(16).padStart(2, "0"),
-  ).join("");
-}
-
 async function refill(release = false) {
   const { order, pool, blind } = options;
   const taking = callPatiently("take", AHEAD, order.value, pool.value, blind.checked, release);
@@ -394,15 +387,6 @@ function changed(name) {
 
 // --- showing ------------------------------------------------------------------------------------
 
-function make(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes))
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-  made.append(...children);
-  return made;
-}
-
 function tell(sentence) {
   part("message").textContent = sentence;
 }
@@ -454,72 +438,25 @@ function revealScored() {
 }
 
 function card(name) {
-  const { question, tags } = aspectOf(current, name);
-  const title = name[0].toUpperCase() + name.slice(1);
-  const own = current.said[name].tags.filter((tag) => !tags.includes(tag));
-  const values = [1, 2, 3, 4, 5].map((key, index) =>
-    make("button", { type: "button", class: "key", onclick: () => press(name, index) }),
-  );
-  const write = (field) => (event) => {
-    current.said[name][field] = event.target.value;
-    if (field === "text") current.said[name].agrees = false;
+  const article = root.querySelector(`template[data-for="${name}"]`).content.firstElementChild.cloneNode(true);
+  const form = article.querySelector("form");
+  const said = current.said[name];
+  fillTags(form, said.tags);
+  form.elements.comment.value = said.comment;
+  form.elements.score.addEventListener("change", () => reveal(current, name)); // not while it is being dragged
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", ({ target }) => {
+    const { description, score: given, tags, comment } = readForm(form);
+    if (target.name === "score") return score(name, given);
+    if (target.name === "description") Object.assign(said, { text: description, agrees: false });
+    else Object.assign(said, { tags, comment });
     changed(name);
-  };
-  const article = make(
-    "article",
-    { class: "aspect", "data-aspect": name, "aria-label": title, onpointerdown: () => activate(indexOf(name)) },
-    make(
-      "header",
-      {},
-      make("h3", { title: question }, title),
-      make("span", { class: "model-score" }),
-      make(
-        "button",
-        { type: "button", class: "agree", "aria-pressed": "false", onclick: () => agree(name) },
-        "This is right",
-      ),
-    ),
-    make(
-      "div",
-      { class: "scores", role: "group", "aria-label": `Your score of ${name}` },
-      ...values,
-      make("input", {
-        type: "range",
-        "aria-label": `${title}, your score`,
-        oninput: (event) => score(name, Number(event.target.value)),
-        onchange: () => reveal(current, name), // not while the slider is being dragged
-      }),
-      make("output", { class: "given" }),
-    ),
-    make("textarea", {
-      class: "text",
-      "aria-label": `Description of ${name}`,
-      oninput: write("text"),
-      onfocus: () => activate(indexOf(name)),
-    }),
-    make(
-      "div",
-      { class: "more" },
-      make(
-        "div",
-        { class: "tags", role: "group", "aria-label": `What the model got wrong about ${name}` },
-        "The model got wrong:",
-        ...[...tags, ...own].map((tag) =>
-          make("button", { type: "button", class: "tag", onclick: () => toggle(name, tag) }, tag),
-        ),
-      ),
-      make("input", {
-        type: "text",
-        class: "comment",
-        placeholder: "Comment",
-        maxlength: 2000,
-        "aria-label": `Comment on ${name}`,
-        oninput: write("comment"),
-        onfocus: () => activate(indexOf(name)),
-      }),
-    ),
-  );
-  article.querySelector(".comment").value = current.said[name].comment;
+  });
+  for (const [index, button] of article.querySelectorAll(".key").entries())
+    button.addEventListener("click", () => press(name, index));
+  article.querySelector(".agree").addEventListener("click", () => agree(name));
+  article.addEventListener("pointerdown", () => activate(indexOf(name)));
+  article.addEventListener("focusin", ({ target }) => isTyping(target) && activate(indexOf(name)));
   return article;
 }
 
@@ -529,13 +466,6 @@ function press(name, index) {
   const { keys, scale } = aspectOf(current, name);
   score(name, keys[index], scale);
   reveal(current, name);
-}
-
-function toggle(name, tag) {
-  const { said } = current;
-  const has = said[name].tags.includes(tag);
-  said[name].tags = has ? said[name].tags.filter((other) => other !== tag) : [...said[name].tags, tag];
-  changed(name);
 }
 
 function activate(index) {
@@ -555,7 +485,8 @@ function refresh() {
 
 function update(name) {
   const article = part("aspects").querySelector(`[data-aspect="${name}"]`);
-  const { score: given, agrees, tags } = current.said[name];
+  const form = article.querySelector("form");
+  const { score: given, agrees } = current.said[name];
   const { keys } = aspectOf(current, name);
   const [low, high] = scaleOf(current, name);
   const answer = answerOf(current, name);
@@ -564,28 +495,27 @@ function update(name) {
     button.textContent = keys[index];
     button.setAttribute("aria-pressed", given !== null && !agrees && keys[index] === given);
   });
-  const slider = article.querySelector("[type=range]");
+  const { score: slider, description: text } = form.elements;
   Object.assign(slider, { min: low, max: high, step: high - low > 10 ? 1 : 0.1 });
   slider.value = given ?? (low + high) / 2;
   slider.setAttribute("aria-valuetext", given === null ? "not scored yet" : `${given.toFixed(1)} of ${high}`);
-  article.querySelector(".given").textContent = given === null ? "–" : given.toFixed(1);
+  showScore(form);
+  form.querySelector("output").textContent = given === null ? "–" : given.toFixed(1);
   const agreement = article.querySelector(".agree");
   agreement.setAttribute("aria-pressed", agrees);
   agreement.disabled = !answer;
-  const text = article.querySelector(".text");
   const written = textOf(current, name);
   if (text.value !== written) text.value = written;
   text.placeholder = waiting(name, answer);
   const label = article.querySelector(".model-score");
   label.replaceChildren(...(answer ? modelScore(answer) : []));
   label.title = answer ? `Said by ${current.view.model.title}` : "";
-  article.querySelectorAll(".tag").forEach((button) => {
-    button.setAttribute("aria-pressed", tags.includes(button.textContent));
-  });
 }
 
 function modelScore({ rating, mos }) {
-  return [make("span", { class: `rating ${rating}` }, rating), make("span", {}, `model ${mos.toFixed(1)}`)];
+  const word = Object.assign(document.createElement("span"), { className: `rating ${rating}`, textContent: rating });
+  const score = Object.assign(document.createElement("span"), { textContent: `model ${mos.toFixed(1)}` });
+  return [word, score];
 }
 
 function waiting(name, answer) {
@@ -631,8 +561,8 @@ const KEYS = {
   s: skip,
   u: undo,
   a: () => agree(activeName()),
-  e: () => field(".text"),
-  c: () => field(".comment"),
+  e: () => field("description"),
+  c: () => field("comment"),
   z: () => zoom(),
   ArrowDown: () => move(1),
   ArrowUp: () => move(-1),
@@ -653,8 +583,8 @@ function nudge(step) {
   if (given !== null) score(activeName(), given + step);
 }
 
-function field(selector) {
-  part("aspects").querySelector(`.aspect.active ${selector}`).focus();
+function field(name) {
+  part("aspects").querySelector(`.aspect.active [name=${name}]`).focus();
 }
 
 // As large as the image is, but at least twice as large as before; what was clicked comes to the middle.
@@ -700,7 +630,7 @@ document.addEventListener("keydown", onKey);
 for (const kind of ["pointerdown", "input"]) root.addEventListener(kind, count);
 root.addEventListener("click", (event) => {
   // A button that was clicked would keep the focus, and Enter would press it again instead of saving.
-  if (event.detail && event.target.closest("button")) root.focus({ preventScroll: true });
+  if (event.detail && event.target.closest("button, .chip")) root.focus({ preventScroll: true });
 });
 part("figure").addEventListener("click", zoom);
 part("save").addEventListener("click", save);

@@ -14,18 +14,8 @@ const problem = () => element.querySelector(".problem");
 
 // Content that is sent again, because no answer came, has the token of before: it is saved once.
 function token(content) {
-  if (content !== sent.content) {
-    const random = crypto.getRandomValues(new Uint8Array(16)); // randomUUID needs https
-    sent = { content, token: Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("") };
-  }
+  if (content !== sent.content) sent = { content, token: newToken() };
   return sent.token;
-}
-
-function showScore() {
-  const slider = form().elements.score;
-  const filled = (slider.value - slider.min) / (slider.max - slider.min);
-  slider.style.setProperty("--filled", `${100 * filled}%`);
-  form().querySelector("output").textContent = Number(slider.value).toFixed(1);
 }
 
 function setMode(mode) {
@@ -44,7 +34,7 @@ function edit() {
 
 function cancel() {
   form().reset();
-  showScore();
+  showScore(form());
   problem().textContent = "";
   setMode("read");
   element.querySelector('[data-do="edit"]').focus({ preventScroll: true });
@@ -67,16 +57,7 @@ function send(event, data, seconds = 0) {
 }
 
 function save() {
-  const fields = form().elements;
-  const chosen = [...form().querySelectorAll("input[name=tags]:checked")].map((box) => box.value);
-  const others = fields.others.value.split(",").map((tag) => tag.trim()).filter(Boolean);
-  const said = {
-    description: fields.description.value,
-    score: Number(fields.score.value),
-    tags: [...chosen, ...others],
-    comment: fields.comment.value,
-  };
-  send("save", said, (performance.now() - opened) / 1000);
+  send("save", readForm(form()), (performance.now() - opened) / 1000);
 }
 
 element.addEventListener("click", (event) => {
@@ -94,7 +75,7 @@ element.addEventListener("submit", (event) => {
 });
 
 element.addEventListener("input", (event) => {
-  if (event.target.name === "score") showScore();
+  if (event.target.name === "score") showScore(form());
 });
 
 element.addEventListener("keydown", (event) => {
@@ -112,7 +93,7 @@ watch("value", () => {
   if (!form()) return;
   const anew = form().dataset.version !== version;
   if (anew) form().reset();
-  showScore();
+  showScore(form());
   if (!anew) return;
   version = form().dataset.version;
   sent = { content: "", token: "" };

@@ -26,8 +26,7 @@ from annotation.store.corrections import StaleError, WithdrawnError
 from annotation.store.current_responses import opinions
 from annotation.store.items import add_item, latest_assessment, record_assessment
 from annotation.ui.access import Access, Forbidden, Person, Role
-from annotation.ui.annotate.api import AnnotationApi
-from annotation.ui.annotate.work import Annotating
+from annotation.ui.annotate.api import Annotating, AnnotationApi
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
