@@ -192,8 +192,8 @@ class Annotating:
             return {"state": "failed" if failure else "coming", "message": failure, "aspects": {}}
         shown = latest.aspects
         if self._is_blind(blind):
-            seen = self._shown_answers.aspects(person.name, item)
-            shown = [one for one in shown if one.aspect in seen]
+            visible = self._shown_answers.aspects(person.name, item)
+            shown = [one for one in shown if one.aspect in visible]
         elif on_show:
             for one in shown:
                 self._shown_answers.add(person.name, item, one.aspect)

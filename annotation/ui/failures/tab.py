@@ -191,7 +191,7 @@ class FailuresHandlers:
         try:
             if not view.model:
                 raise InputError(
-                    NO_MODEL if any(found.versions for found in choices.data_sets) else NOTHING_YET
+                    NO_MODEL if any(data_set.versions for data_set in choices.data_sets) else NOTHING_YET
                 )
             shown = self._show(request, self._resolve(request, view))
             gone = [name for name in LINKED_NAMES if _lost(wanted, replace(view, case=shown[-1]), name)]
@@ -277,7 +277,7 @@ def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
     """Of all controls but the open case, and of those that only annotators have."""
     compared = bool(view.other)
     offered = {
-        "data": [(found.title, found.key) for found in choices.data_sets],
+        "data": [(data_set.title, data_set.key) for data_set in choices.data_sets],
         "model": [(version.title, version.key) for version in choices.models],
         "other": [("None", ""), *((version.title, version.key) for version in choices.others)],
         "generator": ALL_CHOICE + [(name, name) for name in choices.generators],
@@ -323,9 +323,9 @@ def _lost(wanted: View, view: View, name: str) -> bool:
 
 
 def _find(known: Iterable[Titled], key: str, what: str) -> Titled:
-    for found in known:
-        if found.key == key:
-            return found
+    for candidate in known:
+        if candidate.key == key:
+            return candidate
     raise InputError(f"{what} is no longer there; choose another.")
 
 
