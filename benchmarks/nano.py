@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from m3agiqa import Aspect, Assessor, DescriptionDelta  # noqa: E402
 from m3agiqa.backbones.nano import NanoBackbone  # noqa: E402
 from m3agiqa.backbones.nano.model import NO_REPEAT_NGRAM  # noqa: E402
-from m3agiqa.batch_scoring import AT_ONCE  # noqa: E402
+from m3agiqa.batch_scoring import BATCH_SIZE  # noqa: E402
 from m3agiqa.conversation import Conversation  # noqa: E402
 from m3agiqa.images import open_image  # noqa: E402
 from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
@@ -157,8 +157,8 @@ def main() -> None:
     _, *runs = [assess(assessor, image) for image in images]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     again = assess(assessor, images[-1])
-    many = [(picture(args.runs + 1 + number), PROMPT) for number in range(AT_ONCE)]
-    together = _timed(lambda: assessor.assess_all(many)) / AT_ONCE
+    many = [(picture(args.runs + 1 + number), PROMPT) for number in range(BATCH_SIZE)]
+    together = _timed(lambda: assessor.assess_all(many)) / BATCH_SIZE
     speed = bandwidth()
     published = Published(assessor)
     bar = tqdm(zip(images[1:], runs, strict=True), total=len(runs), desc="published recipe", leave=False)
@@ -176,7 +176,7 @@ def main() -> None:
     print(f"first words          {median([run.first_words for run in runs]):6.2f} s median")
     print(f"all three done       {done:6.2f} s median, {max(run.all_done for run in runs):.2f} s slowest")
     print(f"the same image again {again.all_done:6.2f} s, first words {again.first_words:.2f} s")
-    print(f"{AT_ONCE} images at once     {together:6.2f} s an image, {done / together:.1f} times as many")
+    print(f"{BATCH_SIZE} images at once     {together:6.2f} s an image, {done / together:.1f} times as many")
     print(f"peak memory          {peak:6.0f} MB")
     print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
     print(f"speaking             {spoken:6.0f} tokens/s, {1000 * step:.1f} ms for one token of each aspect")

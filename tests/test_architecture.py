@@ -1,8 +1,10 @@
-"""Imports point one way: app -> annotation, training -> m3agiqa."""
+"""Imports point one way: app -> annotation, training -> m3agiqa; one name means one thing."""
 
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,60 @@ def test_imports_point_one_way(package: str) -> None:
     forbidden = {*ALLOWED, "app", "tests", "benchmarks"} - ALLOWED[package]
     wrong = {str(path.relative_to(ROOT)): names for path in modules if (names := imported(path) & forbidden)}
     assert wrong == {}
+
+
+STAGE = "a stage of a run, and the work that it does"
+PARALLEL_NAMES = {
+    "main": "an entry point",
+    "upgrade": "Alembic's name for a migration",
+    **dict.fromkeys(("align", "describe", "distill", "encode", "finetune", "fit", "plan", "ship"), STAGE),
+    "register": "a checkpoint: the registry's function, and the end of a run",
+    "Agreement": "of a model with people: on failure cases, and on the images of a comparison",
+    "Annotations": "people's answers: in the database as failure cases, and in an export as training data",
+    "Assessment": "what the library returns, and its row in the database",
+    "Change": "of a metric from one model to the next, and of one word of a prompt",
+    "Order": "of the queue, and of the list of failure cases",
+    "Table": "a file, and one of the ablations",
+    "View": "of the list of failure cases, and of an image in training",
+    "agreement": "with scores: of predictions, and of the quality regressor",
+    "build": "the page from its tabs, and settings from a mapping",
+    "merged": "settings, and samples, of several sources",
+    "read_table": "any table, and a CSV of images to annotate",
+    "save": "a correction: in the database, and as the browser sends it",
+    "select_rows": "of a cache: keys and values, and image features",
+    "version": "of the database's answers, and of a model's files",
+}
+"""Public names of classes and functions that more than one module defines, and what each of them is."""
+
+
+def test_public_names_are_defined_once() -> None:
+    modules = defaultdict(set)
+    for path in [ROOT / "app.py", *(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
+                modules[node.name].add(str(path.relative_to(ROOT)))
+    several = {name: paths for name, paths in modules.items() if len(paths) > 1}
+    assert {name: paths for name, paths in several.items() if name not in PARALLEL_NAMES} == {}
+
+
+def test_constants_say_what_they_are() -> None:
+    """At most one in ten has a name of a single word."""
+    names = [
+        target.id.strip("_")
+        for package in ALLOWED
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name) and target.id.isupper()
+    ]
+    assert sum("_" not in name for name in names) <= len(names) / 10
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_programs_outside_the_packages_import_what_is_there(folder: str) -> None:
+    for path in (ROOT / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ALLOWED:
+                module = import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], path
