@@ -77,7 +77,7 @@ def in_processes(command: Sequence[str], count: int) -> None:
             for end in wait(ends, timeout=SECONDS_TO_END).not_done:
                 ends[end].kill()
     if failed:
-        raise InputError(f"The share {failed} of this stage failed; its message stands above.")
+        raise InputError(f"The share {failed!s} of this stage failed; its message stands above.")
 
 
 def follow_starter() -> None:
