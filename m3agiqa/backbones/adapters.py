@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
@@ -41,7 +42,7 @@ def attach_lora(
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             _materialize(layer)
-    result = set_peft_model_state_dict(peft, weights)
+    result: Any = set_peft_model_state_dict(peft, weights)
     unmatched = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
     if unmatched:
         raise ValueError(f"{unmatched[0]} has no counterpart")

@@ -87,7 +87,7 @@ def select_rows(cache: Cache, rows: Tensor) -> Cache:
     """Another cache with these rows of one, which stays as it is."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]
-    other.reorder_cache(rows)
+    other.reorder_cache(rows)  # type: ignore[arg-type]  # any tensor of whole numbers
     return other
 
 

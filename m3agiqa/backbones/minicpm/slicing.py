@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -29,7 +29,7 @@ class Slicing:
     norm_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     @classmethod
-    def from_config(cls, facts: dict) -> Self:
+    def from_config(cls, facts: dict[str, Any]) -> Self:
         """Of the file's content; what it leaves out is as published."""
         try:
             given = {name: facts[name] for name in cls.__dataclass_fields__ if name in facts}

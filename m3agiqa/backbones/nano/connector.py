@@ -59,7 +59,7 @@ class Connector(nn.Module):
         self.compass = nn.Parameter(torch.empty(2, SUMMARY_TOKENS, hidden_size))
         nn.init.orthogonal_(self.compass.data.view(2 * SUMMARY_TOKENS, hidden_size))
         with torch.no_grad():
-            self.compass *= hidden_size**0.5
+            self.compass.mul_(hidden_size**0.5)
         self.scale = nn.RMSNorm(hidden_size, eps=1e-6)
         nn.init.constant_(self.scale.weight, EMBEDDING_SCALE)
 
@@ -90,7 +90,7 @@ class Connector(nn.Module):
 
     def grid_tokens(self, cells: Tensor) -> Tensor:
         """[N, GRID_TOKENS, C] -> [N, GRID_TOKENS, hidden]."""
-        groups = cells.split(CHANNEL_GROUPS, -1)
+        groups = torch.split(cells, list(CHANNEL_GROUPS), -1)
         x = torch.cat([norm(group) for norm, group in zip(self.norms, groups, strict=True)], dim=-1)
         tokens: Tensor = self.scale(self.down(F.gelu(self.up(x))) + self.grid_embedding)
         return tokens

@@ -121,7 +121,8 @@ class PromptAligner(nn.Module):
             return aligned.images.new_zeros(len(aligned.images))
         mean, std = self.usual.float()
         total = _weighted(self._parts_of(words, aligned, prompt, word_states))
-        return ((total - mean) / std).clamp(-MAX_MATCH, MAX_MATCH)
+        match: Tensor = ((total - mean) / std).clamp(-MAX_MATCH, MAX_MATCH)
+        return match
 
     def total(self, aligned: AlignedImages, prompt: str, word_states: WordStates) -> Tensor:
         """[N], the weighted sum of the parts."""
@@ -171,7 +172,8 @@ class PromptAligner(nn.Module):
 
     def _text(self, rarity: Tensor, vectors: Tensor) -> Tensor:
         """[K]: the words' sum, in which rare ones count more."""
-        return rarity @ vectors / rarity.norm().clamp_min(MIN_DIVISOR) - self.text_centre.float()
+        norm: Tensor = rarity.norm()
+        return rarity @ vectors / norm.clamp_min(MIN_DIVISOR) - self.text_centre.float()
 
 
 class PromptAligners(nn.Module):
@@ -197,13 +199,16 @@ class PromptAligners(nn.Module):
 
     def align(self, features: ImageFeatures) -> list[AlignedImages]:
         """The same N images, by each aligner."""
-        return [aligner.align(features) for aligner in self.each]
+        return [aligner.align(features) for aligner in self._aligners]
 
     def match(self, aligned: Sequence[AlignedImages], prompt: str, word_states: WordStates) -> Tensor:
         """[N], within MAX_MATCH of 0."""
         number = length_class(prompt, len(self.each))
-        match: Tensor = self.each[number].match(aligned[number], prompt, word_states)
-        return match
+        return self._aligners[number].match(aligned[number], prompt, word_states)
+
+    @property
+    def _aligners(self) -> list[PromptAligner]:
+        return [aligner for aligner in self.each if isinstance(aligner, PromptAligner)]
 
 
 def length_class(prompt: str, classes: int) -> int:
