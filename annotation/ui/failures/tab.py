@@ -435,8 +435,11 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         inputs=view,
         outputs=[message, detail, link, case],
         # Not "always_last": Gradio 6.31 runs a click that had to wait with the data of the click before it.
+        # One after the other, so that the answer to the last click comes last.
         trigger_mode="multiple",
-        **quiet,
+        concurrency_limit=1,
+        show_progress="hidden",
+        **raw,
     )
     export.click(handlers.export, inputs=view, outputs=[message, file], **quiet).then(
         None, js=theme.press("failures-file"), api_visibility="private"
