@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 import argon2
 import gradio as gr
 import pytest
+from waiting import run_async
 
 from annotation.settings import Settings
 from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
@@ -84,8 +84,8 @@ def test_who_is_removed_while_signed_in_may_do_nothing_any_more(users):
 
 def test_the_login_page_checks_passwords(users):
     check = Access.from_settings(Settings(auth=users), {}).launch_options()["auth"]
-    assert asyncio.run(check("ann", "secret of ann"))
-    assert not asyncio.run(check("ann", "secret of ben"))
+    assert run_async(check("ann", "secret of ann"))
+    assert not run_async(check("ann", "secret of ben"))
 
 
 def test_a_wrong_users_file_stops_the_start(tmp_path):

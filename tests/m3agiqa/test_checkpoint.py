@@ -169,6 +169,6 @@ def test_backbone_without_its_files(folder: Path, monkeypatch: pytest.MonkeyPatc
         def load(cls, folder: Path, progress: object, placement: object) -> None:
             (folder / "connector.safetensors").read_bytes()
 
-    monkeypatch.setitem(backbones.BACKBONES, "incomplete", Incomplete)
+    monkeypatch.setitem(backbones.BACKBONE_CLASSES, "incomplete", Incomplete)
     with pytest.raises(WeightsError, match=r"cannot be loaded: .*connector\.safetensors"):
         load_backbone("incomplete", folder)

@@ -34,7 +34,7 @@ QUICK = FitConfig(extractor="none", dim=8, dropout=0.0, input_dropout=0.0, epoch
 
 
 class ScriptedBackbone:
-    """Takes nano's place in BACKBONES; `asked` has the requests of every call to any instance."""
+    """Takes nano's place in BACKBONE_CLASSES; `asked` has the requests of every call to any instance."""
 
     name = "nano"
     revision = NanoBackbone.revision

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from sqlalchemy import select
+from waiting import run_async
 
 from annotation.store.database import StoreError
 from annotation.store.models import Assessment, QueueEntry
@@ -55,7 +56,7 @@ def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> l
         request = SimpleNamespace(session_hash="ann")
         return [Shown(*shown) async for shown in handlers.assess(image, prompt, request)]
 
-    return asyncio.run(asyncio.wait_for(collect(), 10))
+    return run_async(collect(), 10)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_buttons_swap_while_it_runs(handlers, assessor, upload):
         await handlers.stop(request)
         return [Shown(*state) for state in states + [state async for state in shown]]
 
-    first, *_, last = asyncio.run(asyncio.wait_for(first_then_stop(), 10))
+    first, *_, last = run_async(first_then_stop(), 10)
     assert not first.assess["interactive"]
     assert first.stop["visible"]
     assert "Stopped." in last.quality
@@ -162,7 +163,7 @@ def test_closing_the_page_ends_the_run(handlers, assessor, upload):
         while len(handlers.runs.line):
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(leave(), 5))
+    run_async(leave(), 5)
 
 
 def test_the_prompt_of_the_file_is_offered(handlers, with_prompt):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from sqlalchemy import func, select
+from waiting import run_async
 
 from annotation.store.corrections import current_corrections
 from annotation.store.database import StoreError
@@ -49,7 +49,7 @@ def assess(studio, upload) -> Callable[..., AssessedImage]:
             *_, shown = [shown async for shown in handlers.assess(image, "teal", request())]
             return shown
 
-        return asyncio.run(asyncio.wait_for(last(), 10))[0]
+        return run_async(last(), 10)[0]
 
     return run
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from waiting import wait_until
+from waiting import run_async, wait_until
 
 import app
 from annotation.settings import Settings
@@ -290,8 +289,6 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
     async def shown() -> list[str]:
         return [html async for html in follow.fn()]
 
-    assert "<b>first</b>" in asyncio.run(shown())[-1]
+    assert "<b>first</b>" in run_async(shown())[-1]
     loader.switch("second")
-    assert asyncio.run(shown())[0].startswith(
-        '<p class="banner">Model <b>second</b>. Learned from a test.</p>'
-    )
+    assert run_async(shown())[0].startswith('<p class="banner">Model <b>second</b>. Learned from a test.</p>')

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from waiting import wait_until
+from waiting import run_async, wait_until
 
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunStage
 from annotation.ui.images import Upload
@@ -22,7 +21,7 @@ def finish(run: Run) -> list:
     async def collect() -> list:
         return [state async for state in run.follow(CLOCK_INTERVAL)]
 
-    return asyncio.run(asyncio.wait_for(collect(), 10))
+    return run_async(collect(), 10)
 
 
 def wait_for(run: Run, stage: RunStage) -> None:
@@ -206,6 +205,6 @@ def test_the_page_is_told_the_time_even_when_nothing_else_happens(loader, assess
         watch = run.follow(CLOCK_INTERVAL)
         return [await anext(watch), await anext(watch)]
 
-    first, second = asyncio.run(asyncio.wait_for(two(), 5))
+    first, second = run_async(two(), 5)
     assert first is second
     runs.stop("ann")
