@@ -401,9 +401,10 @@ def _held(session: Session, person: int, also_locked: int | None = None) -> list
         .where(Assignment.annotator_id == person, Assignment.state == WorkState.HELD)
         .order_by(Assignment.turn)
     )
-    session.execute(
-        _locked(QueueEntry.item_id.in_(held.order_by(None)) | (QueueEntry.item_id == also_locked))
-    )
+    entries = QueueEntry.item_id.in_(held.order_by(None))
+    if also_locked is not None:
+        entries |= QueueEntry.item_id == also_locked
+    session.execute(_locked(entries))
     return list(session.scalars(held))
 
 

@@ -31,6 +31,7 @@ from m3agiqa.errors import InputError, M3AgiqaError, Stopped, TooLittleMemory, W
 log = logging.getLogger(__name__)
 
 UPDATE_INTERVAL = 0.1  # seconds between two updates of a page
+BANNER_INTERVAL = 1.0  # seconds; Gradio notices only at an update that the page has been closed
 
 # --- states that pages follow ------------------------------------------------------------------
 
@@ -386,7 +387,7 @@ def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Se
 
     async def follow() -> AsyncIterator[str]:
         loader.start()
-        async for state in loader.follow():
+        async for state in loader.follow(BANNER_INTERVAL):
             yield banner_html(state)
 
     gr.on(

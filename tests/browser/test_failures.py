@@ -118,6 +118,21 @@ def test_the_second_of_two_quick_clicks_is_the_one_that_counts(new_page: NewPage
     shows(page, 2)
 
 
+def test_a_key_that_is_held_down_asks_for_the_neighbour_once(new_page: NewPage, app: Server) -> None:
+    page = open_tab(new_page, app)
+    shows(page, 3)
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    page.locator("#failures-scatter svg").focus()
+    for _ in range(5):
+        page.keyboard.down("ArrowRight")
+    page.keyboard.up("ArrowRight")
+    page.wait_for_timeout(300)
+    assert len(held) == 1
+    held[0].continue_()
+    expect(page.locator("#failures-detail .failure")).not_to_have_attribute("data-case", "3|quality")
+
+
 def test_a_click_on_a_point_shows_the_right_image(new_page: NewPage, app: Server) -> None:
     page = open_tab(new_page, app)
     shows(page, 3)  # the largest error of the latest model

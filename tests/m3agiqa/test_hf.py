@@ -372,7 +372,7 @@ def test_folders_that_lack_something(
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"])
-def test_pypi_that_are_not_all_there(folder: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_all_there(folder: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     del weights[next(name for name in weights if "patch_embed" in name)]

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_pypi_arrive_as_they_are(tmp_path: Path, shards: int) -> None:
+def test_weights_arrive_as_they_are(tmp_path: Path, shards: int) -> None:
     model = load_model(write_base(tmp_path, shards), device="cpu")
     expected = tiny_model()
     found = model.state_dict()

@@ -51,7 +51,7 @@ def needed(base: Path, bits: Quantization | None = None, **work: Any) -> Memory:
 
 
 @pytest.mark.parametrize("bits", [None, "8bit", "4bit"])
-def test_pypi_to_the_byte(base: Path, bits: Quantization | None) -> None:
+def test_weights_to_the_byte(base: Path, bits: Quantization | None) -> None:
     assert held_bytes(load_model(base, device="cpu", quantize=bits)) == needed(base, bits).weights
 
 

@@ -77,7 +77,7 @@ def test_the_last_question_is_about_the_judged_aspect(case: Variant, aspect: Asp
     assert READINGS["none"].conversation(case, aspect, SPOKEN) == Conversation.one_round(aspect, "a boat")
 
 
-def test_the_default_is_what_wis_generated(case: Variant) -> None:
+def test_the_default_is_what_was_generated(case: Variant) -> None:
     assert [name for name, reading in READINGS.items() if reading.is_generated] == ["own"]
     spoken = Conversation.open(C, "a boat").describe("About correspondence.")
     assert PredictorInput().conversation(case, C, SPOKEN) == spoken

@@ -13,6 +13,9 @@ function nearestPoint(svg, event) {
   return best?.closest("[data-case]");
 }
 
+const openCase = () => document.querySelector("#failures-detail .failure")?.dataset.case;
+let left; // the case that was open when a key last asked for its neighbour
+
 let step; // the neighbours' button that was pressed: it is drawn anew, and must not lose the focus
 element.addEventListener("click", (event) => {
   step = event.target.closest(".step")?.classList[1];
@@ -25,16 +28,19 @@ element.addEventListener("keydown", (event) => {
   const sibling = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
   const step = { ArrowLeft: ".previous", ArrowRight: ".next" }[event.key];
   if (sibling) sibling.querySelector("button").focus();
-  else if (step) document.querySelector(`#failures-detail ${step}`)?.click();
-  else return;
+  else if (!step) return;
   event.preventDefault();
+  // A key that is held down goes on once the answer is there: every press is answered.
+  if (!step || (event.repeat && left === openCase())) return;
+  left = openCase();
+  document.querySelector(`#failures-detail ${step}`)?.click();
 });
 
 // The open case is marked among the points and in the list, wherever it was opened.
 if (element.closest("#failures-detail")) {
   watch("value", () => {
     if (step) element.querySelector(`.${step}:enabled`)?.focus();
-    const current = document.querySelector("#failures-detail .failure")?.dataset.case;
+    const current = openCase();
     for (const part of document.querySelectorAll("#failures-scatter, #failures-list")) {
       part.querySelectorAll("[aria-current]").forEach((mark) => mark.removeAttribute("aria-current"));
       const mark = part.querySelector(`[data-case="${CSS.escape(current ?? "")}"]`);

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import insert, update
+from sqlalchemy import event, insert, update
 from sqlalchemy.orm import Session
 
 from annotation.store import Database, queue
@@ -137,6 +137,30 @@ def test_asking_again_renews_the_hold(line: Queue) -> None:
     line.take("ada", at=NOON)
     assert line.take("ada", at=LATER) == [item]
     assert line.take("ben", at=LATER + timedelta(minutes=1)) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_one_holds_is_found_without_reading_the_whole_queue(line: Queue, again: bool) -> None:
+    (item,) = line.fill(1)
+    line.take("ada")
+    line.finish(item, "ada")
+    asked: list[tuple[str, object]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(line.database.engine, "before_cursor_execute", note)
+    if again:
+        line.reopen(item, "ada")
+    else:
+        line.release("ada")
+    event.remove(line.database.engine, "before_cursor_execute", note)
+    entries = [query for query in asked if "FROM queue_entries" in query[0]]
+    assert entries
+    with line.database.engine.connect() as connection:
+        for statement, parameters in entries:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            assert not any(step[-1].startswith("SCAN queue_entries") for step in plan), statement
 
 
 def test_who_returns_late_may_still_save(line: Queue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from types import SimpleNamespace
 
@@ -292,3 +293,20 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
     assert "<b>first</b>" in run_async(shown())[-1]
     loader.switch("second")
     assert run_async(shown())[0].startswith('<p class="banner">Model <b>second</b>. Learned from a test.</p>')
+
+
+def test_a_page_that_was_closed_is_noticed_although_loading_stands_still(studio, monkeypatch):
+    monkeypatch.setattr("annotation.ui.model_service.BANNER_INTERVAL", 0.01)
+    go = threading.Event()
+    loader = ModelLoader("slow", lambda name, progress: go.wait(5))
+    demo = app.build(Studio(studio.settings, studio.store, studio.access, loader))
+    [follow] = [fn.fn for fn in demo.fns.values() if [each.elem_id for each in fn.outputs] == ["model"]]
+
+    async def updates() -> list[str]:
+        states = follow()
+        shown = [await asyncio.wait_for(anext(states), 5) for _ in range(3)]
+        await states.aclose()
+        return shown
+
+    assert len(set(run_async(updates()))) == 1
+    go.set()
