@@ -16,7 +16,7 @@ train: $(VENV)/installed-train ## install what `python -m training` needs
 test: $(VENV)/installed-dev browser ## all tests; those of the page in a real Chromium
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/installed-dev ## ruff and the import contracts
+lint: $(VENV)/installed-dev ## ruff, the import contracts and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo

@@ -43,7 +43,7 @@ class Settings:
     overlap: int = 1
     """M3AGIQA_OVERLAP: annotators per image (1 to MOST_ANNOTATORS), unless an import says otherwise."""
     gold_every: int = 10
-    """M3AGIQA_GOLD_EVERY: every how manyth image is a calibration image, where there are any; 0 for none."""
+    """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image, if there are any; 0: none."""
     blind: bool = False
     """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
     keep: bool = True

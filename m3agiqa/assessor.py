@@ -154,7 +154,7 @@ class Assessor:
         aspects: Sequence[Aspect] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """Yield deltas of all aspects as they are spoken, then their results, last the Assessment.
+        """Yield deltas of all aspects as they are generated, then their results, last the Assessment.
 
         Without `aspects` all are judged, except correspondence where there is no prompt. Raises
         InputError for what cannot be judged, and Stopped once `stop` answers True.
@@ -258,7 +258,7 @@ class Assessor:
 def clean_prompt(prompt: str | None) -> str | None:
     """White space folded; None if nothing is left. Raises InputError when it is too long."""
     text = " ".join((prompt or "").split())
-    text = text.encode("utf-8", "replace").decode()  # half characters cannot be tokenized
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be tokenized
     if len(text) > MAX_PROMPT:
         raise InputError(
             f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be read. Shorten it."

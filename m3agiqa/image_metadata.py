@@ -85,7 +85,7 @@ def _decode(value: str | bytes) -> str:
 
 
 def _clean(text: str | None) -> str:
-    """Without zero bytes and half characters, which JSON can spell but no file can hold."""
+    """Without NUL and lone surrogates, which JSON can spell but no file can hold."""
     return (text or "").replace("\0", "").encode("utf-8", "replace").decode().strip()
 
 

@@ -99,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     checking = of_run("sanity", _sanity, "damaged images and wrong prompts must score lower")
     checking.add_argument("--model", default="nano", help="shipped name or checkpoint folder")
 
-    of_run("proxies", _proxies, "agreement of nano's readers on new sources, generators and prompts")
+    of_run(
+        "proxies",
+        _proxies,
+        "agreement of nano's closed-form parts with scores on held-out sources, generators and prompts",
+    )
     again = add("reproduce-nano", _reproduce, "make the shipped model again, from base weights")
     again.add_argument(
         "data", type=Path, help="folder of agi-teacher, agi-unlabelled, captions and m3-agiqa-conversations"

@@ -74,7 +74,7 @@ class RunConfig:
     """Stage align, for backbones with a connector of their own (nano); null: as `start` has it."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig | None = None
-    """Stage finetune; null: the backbone of `start` speaks as it is."""
+    """Stage finetune; null: the backbone of `start` is used as it is."""
     server: ServerConfig | None = None
     """Server whose model describes the images, so that the backbone only encodes; null: the backbone
     itself."""

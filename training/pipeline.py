@@ -55,11 +55,14 @@ class Stage:
     makes: str
     """What it leaves in the run's folder."""
     run: Callable[..., Any]
-    """Does what is still to do."""
+    """Does what is still to do; nothing if the stage is left out. What it returns, its command prints."""
     plan: Callable[[RunFolder], str]
-    """What it will do, as far as that can be known before."""
+    """What it will do, as far as that can be known before; also asked if the stage is left out."""
     is_done: Callable[[RunFolder], bool]
-    """Whether nothing is left to do; raises InputError while a stage before it is not done."""
+    """Whether nothing is left to do; raises InputError while a stage before it is not done.
+
+    False for stages that find out only while they run, which is quick then.
+    """
     is_wanted: Callable[[RunConfig], bool] = lambda config: True
     """Whether the settings ask for it."""
 
@@ -424,7 +427,7 @@ STAGES = (
         needs=("datasets",),
         makes="align/",
         run=align,
-        plan=lambda run: "teach the connector alone",
+        plan=lambda run: "train the connector alone",
         is_done=lambda run: run.is_aligned,
         is_wanted=lambda config: config.align is not None,
     ),

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import model_texts, same_text
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.models import Image, Item, Prompt
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError
@@ -31,7 +31,7 @@ MOS_METHODS: dict[Method, str] = {
 """How several people's scores become one."""
 
 TEST_EVERY = 5
-"""About every how manyth prompt is held out: four parts for training to one for test, as in the paper."""
+"""One prompt in about so many is held out: four parts for training to one for test, as in the paper."""
 MOS_DIGITS = 4  # of a MOS, so that the order of additions does not make another file
 
 
@@ -76,7 +76,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
     if method not in MOS_METHODS:
         raise InputError(f"There is no MOS method {method!r}; there are {', '.join(MOS_METHODS)}.")
     with store.database.reading() as session:
-        responses = opinions(session)
+        responses = current_responses(session)
         part_of = split_of_items(session)
         shown = model_texts(session)
         files = dict(session.execute(select(Image.sha256, Image.file)).tuples().all())

@@ -26,14 +26,14 @@ INPUT_COLUMNS = (
     "predicted",
     "scale_low",
     "scale_high",
-    "rating",  # the word that the model has spoken
+    "rating",  # the rating word that the model has generated
     "description",  # the model's
     "reference",  # a teacher's
     "tags",  # kinds of error that people have seen, a tuple
 )
 DERIVED_COLUMNS = (
     "error",  # predicted less MOS, in points of the scale
-    "words_apart",  # steps from the spoken word to the word of the predicted MOS; NaN if none was spoken
+    "words_apart",  # steps from this word to the word of the predicted MOS; NaN without rating
 )
 COMPARISON_COLUMNS = ("other_predicted", "other_rating", "other_description", "other_error", "gain")
 """What a second model says, on the first one's scale; `gain` is by how much it is nearer to people."""
@@ -58,7 +58,7 @@ class Key:
 
 
 def cases(given: pd.DataFrame) -> pd.DataFrame:
-    """A table with the columns GIVEN and DERIVED, in the order of items and aspects; None where unknown."""
+    """A table with INPUT_COLUMNS and DERIVED_COLUMNS, by item and aspect; None where unknown."""
     table = given.reindex(columns=list(INPUT_COLUMNS)).astype({"predicted": float, "mos": float})
     texts = ["prompt", "generator", "source", "rating", "description", "reference"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), None)
@@ -79,9 +79,9 @@ def _words_apart(rating: str | None, predicted: float, scale: MosScale) -> float
 
 
 def beside(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The cases that both models have judged, with the columns BESIDE; people's MOS is the first table's."""
-    spoken = ["predicted", "rating", "description", "scale_low", "scale_high"]
-    other = second[[*SAME_CASE, *spoken]].rename(columns={name: f"other_{name}" for name in spoken})
+    """Cases that both models have judged, with COMPARISON_COLUMNS too; people's MOS is the first table's."""
+    judged = ["predicted", "rating", "description", "scale_low", "scale_high"]
+    other = second[[*SAME_CASE, *judged]].rename(columns={name: f"other_{name}" for name in judged})
     both = first.merge(other, on=SAME_CASE, validate="one_to_one")
     both["other_predicted"] = rescaled(
         both["other_predicted"],

@@ -29,7 +29,7 @@ class Side(StrEnum):
 
 
 class Words(StrEnum):
-    """Whether the word that the model has spoken is the word of the MOS it predicts."""
+    """Whether the rating word that the model has generated is the word of the MOS that it predicts."""
 
     ANY = "any"
     AGREE = "agree"

@@ -12,7 +12,7 @@ from annotation.failures.error_table import DataSet, Judged, Opinion, Version, c
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import current_corrections, model_texts, same_text
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.models import (
     Annotator,
     AspectAssessment,
@@ -70,7 +70,7 @@ class Annotations:
         """
         with self.store.database.reading() as session:
             judged = self._latest(session, version)
-            responses = opinions(session)
+            responses = current_responses(session)
         both = judged.merge(_people(responses), on=["item_id", "aspect"])
         for column in ("mos", "mos_low", "mos_high"):
             both[column] = rescaled(

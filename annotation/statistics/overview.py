@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from annotation.statistics.inter_rater import RaterAgreement, rater_agreement
 from annotation.statistics.mos import Scaling, Subject, on_one_scale, scale_opinions
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.models import Assessment, Correction, GoldAnswer, Image, Item, Withdrawal
 from m3agiqa.aspects import Aspect
 
@@ -88,7 +88,7 @@ def version(session: Session) -> tuple[int, ...]:
 
 def overview(session: Session) -> Overview:
     """The database as it is now."""
-    responses = on_one_scale(opinions(session))
+    responses = on_one_scale(current_responses(session))
     total = session.scalar(select(func.count(Correction.id))) or 0
     undone = session.scalar(select(func.count(Withdrawal.correction_id))) or 0
     aspects = {aspect: _aspect(responses[responses["aspect"] == aspect]) for aspect in Aspect}

@@ -45,7 +45,7 @@ RESPONSE_COLUMNS = {
 }
 
 
-def opinions(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
+def current_responses(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
     """All corrections in force, of one aspect or of all, one row each, oldest first.
 
     `low` and `high` are the scale of `score`; `seconds` is the time of the whole submission; `prompt` is

@@ -221,7 +221,7 @@ def _refuse_to_write(*_: object) -> None:
 
 
 def storable(text: str) -> str:
-    """Without NUL and half characters, which databases refuse, and without white space around it."""
+    """Without NUL and lone surrogates, which databases refuse, and without white space around it."""
     return text.replace("\0", "").encode("utf-8", "replace").decode().strip()
 
 

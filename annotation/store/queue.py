@@ -151,40 +151,40 @@ def take(
 
     Items that they hold already come first, in the order in which they got them, and stay theirs for another
     half hour. Items that others are taking at this moment are left out unless there is nothing else at all.
-    `gold_every`: about every how manyth item is a calibration image, 0 for none; `at`: the moment
+    `gold_every`: one item in about so many is a calibration image, 0 for none; `at`: the moment
     (default: now).
     """
     at = at or now()
-    person = _one_tab(session, annotator)
-    held = _held(session, person)
+    annotator_id = _lock_annotator(session, annotator)
+    held = _held(session, annotator_id)
     if held:
         session.execute(
             update(Assignment)
-            .where(Assignment.annotator_id == person, Assignment.item_id.in_(held))
+            .where(Assignment.annotator_id == annotator_id, Assignment.item_id.in_(held))
             .values(held_until=at + LEASE_DURATION)
         )
-    _free_lapsed(session, person, at)
+    _free_lapsed(session, annotator_id, at)
     while len(held) < count:
-        item_id = _due_gold(session, person, gold_every)
+        item_id = _due_gold(session, annotator_id, gold_every)
         if item_id is None:
-            item_id = _next_free(session, person, order, pool, wait=not held)
+            item_id = _next_free(session, annotator_id, order, pool, wait=not held)
         if item_id is None:
             break
-        _settle(session, item_id, at, person, WorkState.HELD)
+        _settle(session, item_id, at, annotator_id, WorkState.HELD)
         held.append(item_id)
     return held[:count]
 
 
 def finish(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
     """The person has saved the item, whether or not they held it; part of the transaction that saves."""
-    person = annotator_named(session, annotator).id
-    _settle(session, item_id, at or now(), person, WorkState.DONE)
+    annotator_id = annotator_named(session, annotator).id
+    _settle(session, item_id, at or now(), annotator_id, WorkState.DONE)
 
 
 def skip(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
     """The person does not want the item: somebody else shall have it. What is done stays done."""
-    person = annotator_named(session, annotator).id
-    _settle(session, item_id, at or now(), person, WorkState.SKIPPED)
+    annotator_id = annotator_named(session, annotator).id
+    _settle(session, item_id, at or now(), annotator_id, WorkState.SKIPPED)
 
 
 def reopen(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> bool:
@@ -193,16 +193,16 @@ def reopen(session: Session, item_id: int, annotator: str, at: datetime | None =
     False if others have taken all of its slots meanwhile, it is not in the queue, or they had never had it:
     then they do not hold it, but may still save it. Raises InputError if they hold MAX_LEASES others.
     """
-    person = _one_tab(session, annotator)
-    if session.get(Assignment, (item_id, person)) is None:
+    annotator_id = _lock_annotator(session, annotator)
+    if session.get(Assignment, (item_id, annotator_id)) is None:
         return False
-    others = set(_held(session, person, item_id)) - {item_id}
+    others = set(_held(session, annotator_id, item_id)) - {item_id}
     if len(others) >= MAX_LEASES:
         raise InputError(
             f"You have {len(others)} images in your hands already; save or skip one of them before you go "
             "back to another."
         )
-    return _settle(session, item_id, at or now(), person, WorkState.HELD)
+    return _settle(session, item_id, at or now(), annotator_id, WorkState.HELD)
 
 
 def is_done(session: Session, item_id: int, annotator: str) -> bool:
@@ -221,9 +221,9 @@ def is_done(session: Session, item_id: int, annotator: str) -> bool:
 
 def release(session: Session, annotator: str, at: datetime | None = None) -> None:
     """The person gives up what they merely hold."""
-    person = _one_tab(session, annotator)
-    for item_id in _held(session, person):
-        _settle(session, item_id, at or now(), person, None)
+    annotator_id = _lock_annotator(session, annotator)
+    for item_id in _held(session, annotator_id):
+        _settle(session, item_id, at or now(), annotator_id, None)
 
 
 def progress(session: Session, annotator: str) -> Progress:
@@ -260,20 +260,24 @@ def progress(session: Session, annotator: str) -> Progress:
 # --- how it works ------------------------------------------------------------------------------
 
 
-def _one_tab(session: Session, annotator: str) -> int:
-    """The person's id; until the transaction ends, their other tabs wait."""
-    person = annotator_named(session, annotator).id
-    session.execute(select(Annotator.id).where(Annotator.id == person).with_for_update(key_share=True))
-    return person
+def _lock_annotator(session: Session, annotator: str) -> int:
+    """The annotator's id; until the transaction ends, requests from their other tabs wait."""
+    annotator_id = annotator_named(session, annotator).id
+    session.execute(select(Annotator.id).where(Annotator.id == annotator_id).with_for_update(key_share=True))
+    return annotator_id
 
 
 def _settle(
-    session: Session, item_id: int, at: datetime, person: int | None = None, state: WorkState | None = None
+    session: Session,
+    item_id: int,
+    at: datetime,
+    annotator_id: int | None = None,
+    state: WorkState | None = None,
 ) -> bool:
     """Bring a person's work on an item into a state (None: given up), and share out its slots anew.
 
-    Holds of others that have run out are given up on the way; without a person, that is all. Gives whether
-    the work is in that state now: what is done is not skipped, and there may be no slot left to hold.
+    Holds of others that have run out are given up on the way; without an annotator, that is all. Gives
+    whether the work is in that state now: what is done is not skipped, and no slot may be left to hold.
     """
     is_gold = session.scalar(select(exists().where(GoldAnswer.item_id == item_id)))
     entry = None if is_gold else session.scalar(_locked(QueueEntry.item_id == item_id))
@@ -282,17 +286,19 @@ def _settle(
         assignment.annotator_id: assignment
         for assignment in session.scalars(assignments.execution_options(populate_existing=True))
     }
-    mine = None if person is None else work.get(person)
+    mine = None if annotator_id is None else work.get(annotator_id)
     if state is WorkState.SKIPPED and mine is not None and mine.state is WorkState.DONE:
         return False
     for assignment in list(work.values()):
         if (assignment is mine and state is None) or (assignment is not mine and _lapsed(assignment, at)):
             session.delete(work.pop(assignment.annotator_id))
-    if person is not None and state is not None:
+    if annotator_id is not None and state is not None:
         if mine is None:
             items.require_item(session, item_id)
-            turn = _next_turn(session, person)
-            mine = work[person] = Assignment(item_id=item_id, annotator_id=person, slot=None, turn=turn)
+            turn = _next_turn(session, annotator_id)
+            mine = work[annotator_id] = Assignment(
+                item_id=item_id, annotator_id=annotator_id, slot=None, turn=turn
+            )
             session.add(mine)
         mine.state, mine.held_until = state, at + LEASE_DURATION
         if state is WorkState.SKIPPED:
@@ -324,7 +330,7 @@ def _lapsed(assignment: Assignment, at: datetime) -> bool:
     return held and assignment.held_until < at
 
 
-def _next_free(session: Session, person: int, order: Order, pool: Pool, wait: bool) -> int | None:
+def _next_free(session: Session, annotator_id: int, order: Order, pool: Pool, wait: bool) -> int | None:
     """The first item with a free slot that this person has had nothing to do with.
 
     `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
@@ -333,7 +339,9 @@ def _next_free(session: Session, person: int, order: Order, pool: Pool, wait: bo
         select(QueueEntry.item_id)
         .where(
             QueueEntry.taken < QueueEntry.overlap,
-            ~exists().where(Assignment.item_id == QueueEntry.item_id, Assignment.annotator_id == person),
+            ~exists().where(
+                Assignment.item_id == QueueEntry.item_id, Assignment.annotator_id == annotator_id
+            ),
             ~exists().where(GoldAnswer.item_id == QueueEntry.item_id),
         )
         .order_by(*ORDER_COLUMNS[order])
@@ -355,7 +363,7 @@ ORDER_COLUMNS = {
 }
 
 
-def _due_gold(session: Session, person: int, gold_every: int) -> int | None:
+def _due_gold(session: Session, annotator_id: int, gold_every: int) -> int | None:
     """A calibration image that this person has not had, if it is time for one.
 
     The distance from one to the next varies around `gold_every`, so that nobody can count them out.
@@ -364,7 +372,9 @@ def _due_gold(session: Session, person: int, gold_every: int) -> int | None:
         return None
     fresh = session.scalar(
         select(GoldAnswer.item_id)
-        .where(~exists().where(Assignment.item_id == GoldAnswer.item_id, Assignment.annotator_id == person))
+        .where(
+            ~exists().where(Assignment.item_id == GoldAnswer.item_id, Assignment.annotator_id == annotator_id)
+        )
         .order_by(GoldAnswer.item_id)
         .limit(1)
     )
@@ -372,33 +382,35 @@ def _due_gold(session: Session, person: int, gold_every: int) -> int | None:
         return None
     latest = session.scalar(
         select(Assignment.turn)
-        .where(Assignment.annotator_id == person, exists().where(GoldAnswer.item_id == Assignment.item_id))
+        .where(
+            Assignment.annotator_id == annotator_id, exists().where(GoldAnswer.item_id == Assignment.item_id)
+        )
         .order_by(Assignment.turn.desc())
         .limit(1)
     )
     half = gold_every // 2
-    distance = random.Random(f"{person} {latest}").randint(gold_every - half, gold_every + half)
-    return fresh if _next_turn(session, person) - (latest or 0) >= distance else None
+    distance = random.Random(f"{annotator_id} {latest}").randint(gold_every - half, gold_every + half)
+    return fresh if _next_turn(session, annotator_id) - (latest or 0) >= distance else None
 
 
-def _free_lapsed(session: Session, person: int, at: datetime) -> None:
+def _free_lapsed(session: Session, annotator_id: int, at: datetime) -> None:
     """Give up what others have held for too long."""
     lapsed = select(Assignment.item_id).where(
         Assignment.state == WorkState.HELD,
         Assignment.held_until < at,
         Assignment.slot.is_not(None),
-        Assignment.annotator_id != person,
+        Assignment.annotator_id != annotator_id,
     )
     entries = _locked(QueueEntry.item_id.in_(lapsed)).with_for_update(skip_locked=True)
     for entry in session.scalars(entries).all():
         _settle(session, entry.item_id, at)
 
 
-def _held(session: Session, person: int, also_locked: int | None = None) -> list[int]:
+def _held(session: Session, annotator_id: int, also_locked: int | None = None) -> list[int]:
     """What the person holds, in the order in which they got it; nobody else can give it up meanwhile."""
     held = (
         select(Assignment.item_id)
-        .where(Assignment.annotator_id == person, Assignment.state == WorkState.HELD)
+        .where(Assignment.annotator_id == annotator_id, Assignment.state == WorkState.HELD)
         .order_by(Assignment.turn)
     )
     entries = QueueEntry.item_id.in_(held.order_by(None))
@@ -408,9 +420,9 @@ def _held(session: Session, person: int, also_locked: int | None = None) -> list
     return list(session.scalars(held))
 
 
-def _next_turn(session: Session, person: int) -> int:
+def _next_turn(session: Session, annotator_id: int) -> int:
     return (
-        session.scalar(select(func.max(Assignment.turn)).where(Assignment.annotator_id == person)) or 0
+        session.scalar(select(func.max(Assignment.turn)).where(Assignment.annotator_id == annotator_id)) or 0
     ) + 1
 
 

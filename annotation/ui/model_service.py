@@ -156,7 +156,7 @@ class ModelLoader(Observable[LoadState]):
         self._load = load
         self._instead = instead
         self._thread: threading.Thread | None = None
-        """Whose model is wanted."""
+        """The thread whose model shall be served; what others load is dropped."""
         self._switching = threading.Lock()
 
     def start(self) -> None:
@@ -176,7 +176,7 @@ class ModelLoader(Observable[LoadState]):
             assessor = self._loaded(name, lambda message, fraction: None)
             confirm()
             with self._changed:
-                self._thread = threading.current_thread()  # what another one is still loading is not wanted
+                self._thread = threading.current_thread()  # drops what another one is still loading
                 self._set_if_wanted(LoadState("Ready", 1.0, assessor=assessor), name)
 
     def retry(self) -> None:

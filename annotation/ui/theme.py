@@ -51,7 +51,7 @@ def launch_options() -> dict:
     return {
         "theme": theme(),
         "css_paths": [base, *sorted(set(STATIC_FOLDER.glob("*.css")) - {base})],
-        "head": f"<script>{javascript('keys.js')}</script>",
+        "head": f"<script>{javascript('assess.js')}</script>",
         "footer_links": ["settings", "gradio"],
         "run_history": False,
     }

@@ -1,7 +1,7 @@
 """Models that others have published in parts, by name, put together as checkpoints.
 
-A model's folder is made once, below `weights.home()`: the predictors, fused with the base's output head, and
-a note of the base and of the adapters, which stay in the Hub's cache.
+A model's folder is made once, below `m3agiqa.download.pypi.home()`: the predictors, fused with the base's
+output head, and a note of the base and of the adapters, which stay in the Hub's cache.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, Response, expect
 from sqlalchemy import delete
 
 from annotation.store import Store, queue
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.items import add_item
 from annotation.store.models import Assignment, QueueEntry
 from annotation.users import Role, User, put_user
@@ -109,7 +109,7 @@ def fill(
 def said(server: Server, items: list[int]) -> pd.DataFrame:
     """What people say of these items."""
     with opened(server) as store, store.database.reading() as session:
-        everything = opinions(session)
+        everything = current_responses(session)
     return everything[everything.item_id.isin(items)]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, Request, expect
 
 from annotation.store import Database
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.ui.access import Role
 from annotation.users import User, put_user
 
@@ -66,7 +66,7 @@ def in_force(server: Server) -> list:
     """The corrections that stand in the server's database, the newest last."""
     database = Database.open(f"sqlite:///{server.data / 'annotations.db'}")
     with database.reading() as session:
-        found = sorted(opinions(session).itertuples(), key=lambda opinion: opinion.correction_id)
+        found = sorted(current_responses(session).itertuples(), key=lambda opinion: opinion.correction_id)
     database.close()
     return found
 

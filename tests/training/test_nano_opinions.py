@@ -17,7 +17,7 @@ from training.nano.fit_quality_regressor import (
     RegressionData,
     agreement,
     fit_quality_regressor,
-    held_out_opinions,
+    held_out_quality_logits,
 )
 
 SOURCES = ("a", "b", "c")
@@ -85,10 +85,10 @@ def test_some_scores_may_be_missing() -> None:
 
 def test_a_source_is_judged_by_readers_that_have_not_seen_it() -> None:
     examples = planted(90)
-    found = held_out_opinions(examples)
+    found = held_out_quality_logits(examples)
     changed = examples.scores.clone()
     changed[0::3] = changed[0::3].flip(0)
-    again = held_out_opinions(
+    again = held_out_quality_logits(
         RegressionData(examples.statistics, examples.appearance, changed, examples.sources)
     )
     assert torch.equal(found[0::3], again[0::3])
@@ -98,7 +98,7 @@ def test_a_source_is_judged_by_readers_that_have_not_seen_it() -> None:
 def test_a_single_source_leaves_nothing_to_learn_from() -> None:
     examples = planted(20)
     alone = RegressionData(examples.statistics, examples.appearance, examples.scores, ["a"] * 20)
-    assert held_out_opinions(alone).isnan().all()
+    assert held_out_quality_logits(alone).isnan().all()
 
 
 def test_agreement_is_told_by_source_and_for_clean_images() -> None:

@@ -60,12 +60,12 @@ def damage(image: Image.Image, kind: str, rng: Random, strength: float = 1.0) ->
 
 
 def damaged_mos(mos: float, scale: MosScale) -> float:
-    """Quality that a damaged copy is taught with: near the bottom, yet in the order of the originals."""
+    """MOS for quality that a damaged copy is given in training: low, yet in the order of the originals."""
     return scale.low + 0.2 * (mos - scale.low)
 
 
 def unrelated_mos(scale: MosScale) -> float:
-    """Correspondence that another image's prompt is taught with."""
+    """MOS for correspondence that an image is given in training with another image's prompt."""
     return scale.from_unit(0.025)
 
 

@@ -87,7 +87,7 @@ def changed_description(change: Change, rng: Random) -> str:
 
 
 def changed_mos(mos: float, scale: MosScale) -> float:
-    """Correspondence that a changed prompt is taught with, for an image with this one for its own prompt."""
+    """MOS for correspondence of an image with a changed prompt in training; `mos`: with its own prompt."""
     return scale.low + 0.5 * (mos - scale.low)
 
 

@@ -1,4 +1,4 @@
-"""Which conversations are spoken and encoded: the images themselves, and copies with known effect."""
+"""What conversations are held about: the images themselves, and variants that must score lower."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Variant:
         return image
 
     def conversations(self) -> tuple[Conversation, ...]:
-        """To be spoken: opened with round 1."""
+        """To be generated: opened with the question of round 1."""
         return tuple(Conversation.open(aspect, self.prompt) for aspect in self.aspects)
 
     def mos(self, aspect: Aspect, scale: MosScale) -> float | None:
@@ -80,7 +80,7 @@ class Variant:
         return (damaged_mos if self.kind == "damaged" else changed_mos)(own, scale)
 
     def key(self, aspect: Aspect, identity: str) -> str:
-        """Hash of all that a conversation which the backbone speaks depends on, and its hidden states.
+        """Hash of all that a generated conversation and its hidden states depend on.
 
         `identity` is the backbone's (training.stages.hidden_cache.backbone_id).
         """
@@ -106,37 +106,39 @@ def own_variants(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Varia
 
 
 def all_variants(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Variant]:
-    """Own cases of all samples; wrong prompts and damaged copies of undistorted ones.
+    """Own variants of all samples; wrong prompts and damaged copies of undistorted ones.
 
-    Test images get every sanity case. A share of the training images gets the like to be fitted with,
-    with any damage; validation images need none.
+    Test images get every variant of the sanity check. A share of the training images gets such variants for
+    the losses, with any kind of damage; validation images need none.
     """
     pools: dict[str, list[Sample]] = {}
     for sample in samples:
         pools.setdefault(sample.split, []).append(sample)
-    worse = (case for sample in samples for case in _worse(sample, pools[sample.split], seed))
-    return own_variants(samples, aspects) + [case for case in worse if set(case.aspects) <= set(aspects)]
+    worse = (variant for sample in samples for variant in _worse(sample, pools[sample.split], seed))
+    about = set(aspects)
+    return own_variants(samples, aspects) + [variant for variant in worse if set(variant.aspects) <= about]
 
 
 def _worse(sample: Sample, pool: list[Sample], seed: int) -> list[Variant]:
+    """Variants of a sample with a wrong prompt or a damaged image; `pool` is all samples of its split."""
     rng = Random(f"{seed} {sample.id}")
     train = sample.split == "train"
     if sample.distorted or sample.split == "validation":
         return []
-    cases = []
+    variants = []
     if sample.prompt and (not train or rng.random() < WRONG_SHARE):
         change = changed(sample, rng) if not train or rng.random() < CHANGED_SHARE else None
         if change:
-            cases.append(Variant(sample, "changed", (Aspect.CORRESPONDENCE,), change.prompt))
+            variants.append(Variant(sample, "changed", (Aspect.CORRESPONDENCE,), change.prompt))
         if not train or not change:
             other = unrelated_prompt(sample, pool, rng)
-            cases.append(Variant(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
+            variants.append(Variant(sample, "unrelated", (Aspect.CORRESPONDENCE,), other))
     if not train or rng.random() < DAMAGED_SHARE:
         kinds = (rng.choice(DAMAGE_KINDS),) if train else SANITY_DAMAGES
-        cases += [Variant(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
-    return cases
+        variants += [Variant(sample, "damaged", (Aspect.QUALITY,), sample.prompt, kind) for kind in kinds]
+    return variants
 
 
 def sanity_variants(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Variant]:
     """The part of `all_variants` that the sanity check needs."""
-    return [case for case in all_variants(samples, aspects, seed) if case.sample.split == "test"]
+    return [variant for variant in all_variants(samples, aspects, seed) if variant.sample.split == "test"]

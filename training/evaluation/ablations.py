@@ -73,7 +73,7 @@ class RowSettings:
     fit: FitConfig = field(default_factory=FitConfig)
     reading: PredictorInput = field(default_factory=PredictorInput)
     finetuned: bool = True
-    """Whether the backbone that speaks and reads was fine-tuned ("w/ ft") or not ("w/o ft")."""
+    """Whether the backbone that describes and encodes was fine-tuned ("w/ ft") or not ("w/o ft")."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Job:
 
     run: Path
     aspect: Aspect
-    variant: RowSettings
+    row: RowSettings
     seed: int
     made_from: str
     """Which data and backbone the states are of."""
@@ -90,7 +90,7 @@ class Job:
     @property
     def key(self) -> str:
         """The same for the same settings on the same states, whatever rows they stand in."""
-        facts = json.dumps([self.aspect, plain(self.variant), self.seed, self.made_from], sort_keys=True)
+        facts = json.dumps([self.aspect, plain(self.row), self.seed, self.made_from], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
@@ -104,12 +104,12 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
     config = build(AblationConfig, settings, path)
     run = RunFolder.open(config.run)
     rows = [
-        (t.title, name, _variant(config, run, changes, path))
+        (t.title, name, _row_settings(config, run, changes, path))
         for t in config.tables
         for name, changes in t.rows.items()
     ]
-    _prepare(run, config.aspect, [variant for _, _, variant in rows])
-    jobs = {job.key: job for _, _, variant in rows for job in _jobs(config, run, variant)}
+    _prepare(run, config.aspect, [row for _, _, row in rows])
+    jobs = {job.key: job for _, _, row in rows for job in _jobs(config, run, row)}
     out.mkdir(parents=True, exist_ok=True)
     for done in _train(
         [job for key, job in jobs.items() if key not in _results(out)], out, processes, len(jobs)
@@ -122,18 +122,19 @@ def ablate(settings: dict[str, Any], path: Path, out: Path, processes: int = 1) 
     return text
 
 
-def _variant(config: AblationConfig, run: RunFolder, changes: dict[str, Any], path: Path) -> RowSettings:
+def _row_settings(config: AblationConfig, run: RunFolder, changes: dict[str, Any], path: Path) -> RowSettings:
     own = {"fit": plain(run.config.fit)}
     return build(RowSettings, merged(merged(own, config.shared), changes), path)
 
 
-def _jobs(config: AblationConfig, run: RunFolder, variant: RowSettings) -> list[Job]:
+def _jobs(config: AblationConfig, run: RunFolder, row: RowSettings) -> list[Job]:
     """One for each seed."""
-    made_from = f"{run.content} {_speaker(run, variant)} {run.config.select_on}"
-    return [Job(config.run, config.aspect, variant, seed, made_from) for seed in config.seeds]
+    made_from = f"{run.content} {_describing_identity(run, row)} {run.config.select_on}"
+    return [Job(config.run, config.aspect, row, seed, made_from) for seed in config.seeds]
 
 
 def _results(out: Path) -> dict[str, dict]:
+    """Results so far, by the key of their job."""
     path = out / RESULTS_FILE
     return {row["key"]: row for _, row in read_json_lines(path)} if path.exists() else {}
 
@@ -141,43 +142,47 @@ def _results(out: Path) -> dict[str, dict]:
 # --- states --------------------------------------------------------------------------------------
 
 
-def _folder(run: RunFolder, variant: RowSettings) -> Path:
-    return run.backbone_folder if variant.finetuned else run.untuned_folder
+def _folder(run: RunFolder, row: RowSettings) -> Path:
+    return run.backbone_folder if row.finetuned else run.untuned_folder
 
 
-def _prepare(run: RunFolder, aspect: Aspect, variants: list[RowSettings]) -> None:
-    """Speak and encode what the rows read and the run's cache does not hold yet."""
+def _prepare(run: RunFolder, aspect: Aspect, rows: list[RowSettings]) -> None:
+    """Generate and encode what the rows read and the run's cache does not hold yet."""
     backbone = run.config.backbone
-    for variant in {(v.reading, v.finetuned): v for v in variants}.values():
-        folder = _folder(run, variant)
-        needed = {*variant.reading.needs(aspect)}
-        samples = [case.sample for case in run.variants if case.kind == "own" and aspect in case.aspects]
-        cases = own_variants(samples, [each for each in Aspect if each in needed])
-        if variant.finetuned:
-            run.describe(cases, run.cache)
+    for row in {(each.reading, each.finetuned): each for each in rows}.values():
+        folder = _folder(run, row)
+        needed = {*row.reading.needs(aspect)}
+        samples = [
+            variant.sample for variant in run.variants if variant.kind == "own" and aspect in variant.aspects
+        ]
+        variants = own_variants(samples, [each for each in Aspect if each in needed])
+        if row.finetuned:
+            run.describe(variants, run.cache)
         else:
-            describe(cases, backbone, folder, run.cache)
-        if not variant.reading.is_generated:
-            encode(_conversations(run, aspect, variant), backbone, folder, run.cache)
+            describe(variants, backbone, folder, run.cache)
+        if not row.reading.is_generated:
+            encode(_conversations(run, aspect, row), backbone, folder, run.cache)
 
 
-def _reader(run: RunFolder, variant: RowSettings) -> str:
-    return backbone_id(run.config.backbone, _folder(run, variant))
+def _encoding_identity(run: RunFolder, row: RowSettings) -> str:
+    return backbone_id(run.config.backbone, _folder(run, row))
 
 
-def _speaker(run: RunFolder, variant: RowSettings) -> str:
-    """Who spoke in the run, or the backbone without fine-tuning."""
-    return run.identity if variant.finetuned else _reader(run, variant)
+def _describing_identity(run: RunFolder, row: RowSettings) -> str:
+    """Of whoever generated the descriptions: the run's own, or the backbone without fine-tuning."""
+    return run.identity if row.finetuned else _encoding_identity(run, row)
 
 
-def _conversations(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[EncodedConversation]:
-    return conversations_to_encode(run.variants, run.cache, _speaker(run, variant), aspect, variant.reading)
+def _conversations(run: RunFolder, aspect: Aspect, row: RowSettings) -> list[EncodedConversation]:
+    return conversations_to_encode(
+        run.variants, run.cache, _describing_identity(run, row), aspect, row.reading
+    )
 
 
-def _targets(run: RunFolder, aspect: Aspect, variant: RowSettings) -> list[Target]:
-    if variant.reading.is_generated:
-        return targets(run.variants, run.cache, _speaker(run, variant), aspect, run.scale)
-    return targets_of_conversations(_conversations(run, aspect, variant), run.cache, _reader(run, variant))
+def _targets(run: RunFolder, aspect: Aspect, row: RowSettings) -> list[Target]:
+    if row.reading.is_generated:
+        return targets(run.variants, run.cache, _describing_identity(run, row), aspect, run.scale)
+    return targets_of_conversations(_conversations(run, aspect, row), run.cache, _encoding_identity(run, row))
 
 
 # --- predictors ----------------------------------------------------------------------------------
@@ -227,23 +232,25 @@ def _head(backbone: str, folder: Path) -> torch.Tensor:
 
 
 def _result(job: Job, out: Path) -> dict:
-    variant = job.variant
-    run, every = _loaded(job.run, job.aspect, variant.reading, variant.finetuned)
-    config = replace(variant.fit, seed=job.seed)
+    row = job.row
+    run, all_targets = _loaded(job.run, job.aspect, row.reading, row.finetuned)
+    config = replace(row.fit, seed=job.seed)
     vocab = config.projection == "vocab"
-    head = _head(run.config.backbone, _folder(run, variant)) if vocab else None
+    head = _head(run.config.backbone, _folder(run, row)) if vocab else None
     chosen_on = run.config.select_on
-    part = parts(every, ("train", chosen_on, "test"), job.run)
+    part = parts(all_targets, ("train", chosen_on, "test"), job.run)
     state = out / "states" / job.key
-    predictor, reached = fit(part["train"], part[chosen_on], config, state / "state", job.key, head, run.unit)
+    predictor, validation_srcc = fit(
+        part["train"], part[chosen_on], config, state / "state", job.key, head, run.unit
+    )
     predicted = predict(predictor, [target.states for target in part["test"]], head)
     true = [target.mos for target in part["test"]]
     shutil.rmtree(state)  # with its result it is of no more use
     return {
         "key": job.key,
         "seed": job.seed,
-        "variant": plain(variant),
-        "validation_srcc": reached,
+        "variant": plain(row),
+        "validation_srcc": validation_srcc,
         "srcc": srcc(predicted, true),
         "plcc": plcc(predicted, true),
         "n": len(true),
@@ -265,9 +272,9 @@ def _markdown(
             "| setting | SRCC | PLCC | validation SRCC | weights |",
             "|---|---|---|---|---|",
         ]
-        for title, name, variant in rows:
+        for title, name, row in rows:
             if title == table.title:
-                per_seed = [results[job.key] for job in _jobs(config, run, variant)]
+                per_seed = [results[job.key] for job in _jobs(config, run, row)]
                 cells = [_spread(per_seed, column) for column in ("srcc", "plcc", "validation_srcc")]
                 lines.append(f"| {name} | {' | '.join(cells)} | {per_seed[0]['weights']:,} |")
         tables.append("\n".join(lines) + "\n")

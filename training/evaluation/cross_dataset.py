@@ -21,24 +21,24 @@ def cross(trained: RunFolder, tested: RunFolder, retrain: bool = False) -> dict[
 
     The backbone is always that of `trained`. Its predictors are used as they are, or with `retrain` new
     ones are trained on the training split of `tested`. Scores are moved from one MOS scale to the other.
-    What is spoken stays in the cache of `tested`. Raises InputError if there is nothing to compare.
+    What it generates stays in the cache of `tested`. Raises InputError if there is nothing to compare.
     """
     aspects = [aspect for aspect in trained.aspects if aspect in tested.aspects]
     if not aspects:
         raise InputError(f"{trained.folder} and {tested.folder} have no aspect in common.")
     wanted = {"train", "test", trained.config.select_on} if retrain else {"test"}
-    cases = own_variants([sample for sample in tested.samples if sample.split in wanted], aspects)
-    trained.describe(cases, tested.cache)
+    variants = own_variants([sample for sample in tested.samples if sample.split in wanted], aspects)
+    trained.describe(variants, tested.cache)
     measures = {}
     for aspect in aspects:
-        every = targets(cases, tested.cache, trained.identity, aspect, tested.scale)
-        part = parts(every, wanted, tested.folder)
+        all_targets = targets(variants, tested.cache, trained.identity, aspect, tested.scale)
+        part = parts(all_targets, wanted, tested.folder)
         if retrain:
             predictor = _retrained(trained, tested, aspect, part["train"], part[trained.config.select_on])
             measures[str(aspect)] = evaluate(predictor, part["test"], tested.scale)
         else:
-            moved = [_moved(target, tested, trained) for target in part["test"]]
-            measures[str(aspect)] = evaluate(trained.best(aspect), moved, trained.scale)
+            rescaled = [_rescaled(target, tested, trained) for target in part["test"]]
+            measures[str(aspect)] = evaluate(trained.best(aspect), rescaled, trained.scale)
         measures[str(aspect)] |= {"trained_on": trained.folder.name, "retrained": retrain}
     return measures
 
@@ -54,6 +54,6 @@ def _retrained(
     return predictor.fuse(head) if predictor.config.projection == "vocab" else predictor
 
 
-def _moved(target: Target, own: RunFolder, other: RunFolder) -> Target:
-    """A target whose MOS is told on another run's scale."""
+def _rescaled(target: Target, own: RunFolder, other: RunFolder) -> Target:
+    """A target whose MOS is on another run's scale."""
     return replace(target, mos=other.scale.from_unit(own.scale.to_unit(target.mos)))

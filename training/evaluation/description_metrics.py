@@ -103,15 +103,15 @@ def _made_up(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
     judging = {
         word for word, count in used.items() if count > max(MIN_JUDGING_TEXTS, JUDGING_SHARE * len(grounds))
     }
-    spoken, unfounded = 0, []
+    word_count, unfounded = 0, []
     for text, ground in zip(texts, grounds, strict=True):
         known = {base_form(word, common) for word in raw_words(ground)}
         words = content_words(text, common)
-        spoken += len(words)
+        word_count += len(words)
         unfounded.append(sum(word not in known and word not in judging for word in words))
     return {
         "made_up": float(np.mean([count > 0 for count in unfounded])),
-        "made_up_words": sum(unfounded) / max(1, spoken),
+        "made_up_words": sum(unfounded) / max(1, word_count),
     }
 
 

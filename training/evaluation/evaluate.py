@@ -62,7 +62,7 @@ def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: Mos
     """One row an image, with the columns PREDICTION_COLUMNS.
 
     `raw` is what the predictor said and `predicted` that within the scale; `rating` and `description` are
-    what the backbone has spoken and `reference` the teacher's description. What is not known is missing
+    what the backbone has generated and `reference` is the teacher's description. What is not known is missing
     (None or NaN). The targets are of one aspect, the predictor's; pandas.concat joins the tables of several.
     """
     raw = predict(predictor, [target.states for target in targets])
@@ -93,8 +93,8 @@ def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: Mos
 def evaluate(predictor: Predictor, targets: Sequence[Target], scale: MosScale) -> dict[str, float]:
     """The numbers of a model card: `agreement` of one predictor on some images, and its backbone's words.
 
-    `spoken_…`: what the rating words that the backbone has spoken are worth by themselves, and how often
-    they are the word for the predicted MOS, or at most next to it.
+    `spoken_…`: how the rating words that the backbone has generated agree with the MOS by themselves, and how
+    often they are the word for the predicted MOS, or at most next to it.
     """
     predicted = [scale.clamp(raw) for raw in predict(predictor, [target.states for target in targets])]
     true = [target.mos for target in targets]
@@ -124,7 +124,7 @@ def summary(table: pd.DataFrame, scale: MosScale) -> dict[str, dict[str, object]
     Beside `agreement`: `plcc_logistic`; `…_low` and `…_high` of every correlation and of `rmse` (95 %,
     1000 resamples, and 200 of the logistic PLCC, which is fitted anew to each); `precision_…`
     and `f1_…`, macro and weighted, over the five words of the predicted MOS, and their `confusion` (5 rows
-    of true words). `spoken_…` is the same for the spoken words where there are any, with `spoken_srcc`,
+    of true words). `spoken_…` is the same for the generated words where there are any, with `spoken_srcc`,
     `spoken_plcc` (of the words as ranks) and how often they are the words of the predicted MOS.
     `described_…` is what training.evaluation.description_metrics says of the descriptions.
     """

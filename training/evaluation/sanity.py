@@ -16,18 +16,18 @@ from training.stages.hidden_cache import HiddenCache, backbone_id
 
 
 def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed: int = 0) -> dict[str, dict]:
-    """Share of the undistorted test images whose worse case scores lower, and how many there are.
+    """Share of the undistorted test images whose damaged or wrong variant scores lower, and their number.
 
     Damage is for checkpoints that judge quality; another image's prompt, and the own with one attribute
     changed, for those that judge correspondence. A comparison for which there is no image is left out.
     """
     card = read_card(checkpoint)
-    cases = sanity_variants(list(samples), list(card.predictors), seed)
-    describe(cases, card.backbone, checkpoint, cache)
+    variants = sanity_variants(list(samples), list(card.predictors), seed)
+    describe(variants, card.backbone, checkpoint, cache)
     identity = backbone_id(card.backbone, checkpoint)
 
     def scores(aspect: Aspect, kind: str, damage: str | None) -> dict[str, float]:
-        chosen = [c for c in cases if c.kind == kind and c.damage == damage and aspect in c.aspects]
+        chosen = [v for v in variants if v.kind == kind and v.damage == damage and aspect in v.aspects]
         return _scores(chosen, aspect, identity, checkpoint, cache)
 
     def pairs(aspect: Aspect, kind: str, damage: str | None) -> list[tuple[float, float]]:
@@ -44,10 +44,10 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
 
 
 def _scores(
-    cases: Sequence[Variant], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
+    variants: Sequence[Variant], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
 ) -> dict[str, float]:
     predictor = load_predictor(checkpoint, aspect, read_card(checkpoint).predictors[aspect])
-    keys = [case.key(aspect, identity) for case in cases]
+    keys = [variant.key(aspect, identity) for variant in variants]
     states = cache.states(keys)
     predicted = predict(predictor, [states[key] for key in keys])
-    return dict(zip((case.sample.id for case in cases), predicted, strict=True))
+    return dict(zip((variant.sample.id for variant in variants), predicted, strict=True))

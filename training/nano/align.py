@@ -1,4 +1,4 @@
-"""Stage align: teach nano's connector alone, before the language model is run at all.
+"""Stage align: train nano's connector alone, before the language model is run at all.
 
 A language model of this size hardly learns to attend to random image tokens: its descriptions would ignore
 the image. So the tokens of grid cells are trained to lie near the embeddings of words in texts about the
@@ -45,7 +45,7 @@ from training.nano.fit_quality_regressor import (
     RegressionData,
     agreement,
     fit_quality_regressor,
-    held_out_opinions,
+    held_out_quality_logits,
     regression_data,
 )
 from training.parallel import progress_bar
@@ -56,7 +56,7 @@ FEATURES_FOLDER = "state-features"  # by this name it is no part of what was mad
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Optimiser settings, and what is shown."""
+    """Settings of the optimiser, and how many versions of each image are trained on."""
 
     variants: int = 1
     """Versions of each labelled image beside itself, randomly rescaled and recompressed."""
@@ -70,7 +70,7 @@ class AlignConfig:
 def align(
     samples: list[Sample], extras: Path | None, scale: MosScale, out: Path, config: AlignConfig
 ) -> None:
-    """Leave the aligned connector in `out`, and beside it how its opinions agree; resumes from there.
+    """Leave in `out` the aligned connector, and how its quality logits agree with scores; resumes from there.
 
     `extras` holds captions and unlabelled images, which are aligned with as well. Images outside the training
     split are only measured on.
@@ -79,29 +79,30 @@ def align(
     backbone = NanoBackbone.from_base()
     train = _train_views(samples, extras, scale, config)
     judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED_ASPECTS)]
-    worse = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
+    undamaged = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
     originals = [view_of(sample, scale) for sample in judged]
-    copies = [View(s.image, (), s.id, DAMAGE_KINDS[i % len(DAMAGE_KINDS)]) for i, s in enumerate(worse)]
+    copies = [View(s.image, (), s.id, DAMAGE_KINDS[i % len(DAMAGE_KINDS)]) for i, s in enumerate(undamaged)]
     shown = list(dict.fromkeys([*train, *originals, *copies]))
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
     features = cached_features(backbone, shown, kept)
-    every = regression_data(judged, scale, select_rows(features, [rows[view] for view in originals]))
-    apart = held_out_opinions(every, config.seed)
-    report = _judge(backbone.connector.opinions, judged, every, apart, config.seed)
+    data = regression_data(judged, scale, select_rows(features, [rows[view] for view in originals]))
+    held_out = held_out_quality_logits(data, config.seed)
+    regressor = backbone.connector.quality_regressor
+    report = _fit_and_measure(regressor, judged, data, held_out, config.seed)
     damaged = select_rows(features, [rows[view] for view in copies])
-    report["damaged_below"] = _damaged_below(backbone.connector.opinions, judged, every, worse, damaged)
+    report["damaged_below"] = _damaged_below(regressor, judged, data, undamaged, damaged)
     files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
-    backbone.prompt_aligners, match = fit_and_hold_out(backbone, samples, extras, scale, features, files)
-    report |= match.facts
-    report["left_out_srcc"] |= _correspondence(match, judged, apart)
-    places = features.grid_cells[[rows[view] for view in train]]
+    backbone.prompt_aligners, alignment = fit_and_hold_out(backbone, samples, extras, scale, features, files)
+    report |= alignment.facts
+    report["left_out_srcc"] |= _correspondence_srcc(alignment, judged, held_out)
+    grid_cells = features.grid_cells[[rows[view] for view in train]]
     trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
     state = out / "state"
     start = trainer.restore(state)
     with progress_bar(None, "align", total=config.epochs, start=start) as progress:
         for epoch in range(start, config.epochs):
-            loss = trainer.epoch(places, epoch)
+            loss = trainer.epoch(grid_cells, epoch)
             replace_folder(state, trainer.save)
             progress.update()
             progress.set_postfix(nats=f"{loss:.3f}")
@@ -121,20 +122,20 @@ def _train_views(
     return shown + prompted_views(extras) + captioned_views(extras, samples)
 
 
-def _judge(
-    opinions: QualityRegressor, judged: Sequence[Sample], every: RegressionData, apart: Tensor, seed: int
+def _fit_and_measure(
+    regressor: QualityRegressor, judged: Sequence[Sample], data: RegressionData, held_out: Tensor, seed: int
 ) -> dict[str, Any]:
-    """Fit the readers on the training split; how their opinions agree with scores elsewhere.
+    """Fit the regressor on the training split; how its logits agree with scores elsewhere.
 
-    Sources left out are measured on images of all splits, with readers fitted on all others (`apart`).
+    Sources left out are measured on images of all splits, with regressors fitted without them (`held_out`).
     """
     train = [row for row, sample in enumerate(judged) if sample.split == "train"]
     if train:
-        fit_quality_regressor(opinions, every.part(train), seed)
-    validation = every.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
+        fit_quality_regressor(regressor, data.part(train), seed)
+    validation = data.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
     report: dict[str, Any] = {
-        "validation_srcc": _srcc(opinions(validation.statistics, validation.appearance), validation.scores),
-        "left_out_srcc": agreement(apart, every.scores, judged),
+        "validation_srcc": _srcc(regressor(validation.statistics, validation.appearance), validation.scores),
+        "left_out_srcc": agreement(held_out, data.scores, judged),
     }
     for aspect, agreements in report["left_out_srcc"].items():
         means = ", ".join(f"{which} {part['mean']:.3f}" for which, part in agreements.items() if part)
@@ -143,51 +144,51 @@ def _judge(
     return report
 
 
-def _correspondence(match: HeldOutAlignment, judged: Sequence[Sample], apart: Tensor) -> dict[str, dict]:
-    """How the match alone agrees with scores of correspondence, and with the opinions on looks beside it."""
-    opinions = {sample.id: opinion for sample, opinion in zip(judged, apart, strict=True)}
+def _correspondence_srcc(
+    alignment: HeldOutAlignment, judged: Sequence[Sample], held_out: Tensor
+) -> dict[str, dict]:
+    """SRCC with scores of correspondence: of the prompt alignment alone, and with quality logits added."""
+    logits_of = {sample.id: logits for sample, logits in zip(judged, held_out, strict=True)}
     unknown = torch.full((len(JUDGED_ASPECTS),), math.nan)
-    beside = [opinions.get(sample.id, unknown) for sample in match.samples]
-    srcc_of = {"match": match.agreement(match.own)}
-    if beside:
-        srcc_of[str(Aspect.CORRESPONDENCE)] = match.agreement(
-            correspondence_logit(match.own, torch.stack(beside))
+    quality_logits = [logits_of.get(sample.id, unknown) for sample in alignment.samples]
+    srcc_of = {"match": alignment.agreement(alignment.own)}
+    if quality_logits:
+        srcc_of[str(Aspect.CORRESPONDENCE)] = alignment.agreement(
+            correspondence_logit(alignment.own, torch.stack(quality_logits))
         )
     return srcc_of
 
 
-def _srcc(read: Tensor, scores: Tensor) -> dict[Aspect, float]:
-    """Of opinions with scores [N, JUDGED_ASPECTS]; nothing where nothing is known."""
+def _srcc(logits: Tensor, scores: Tensor) -> dict[Aspect, float]:
+    """Of logits with scores, both [N, JUDGED_ASPECTS]; nothing for an aspect without scores."""
     by_aspect = {}
     for column, aspect in enumerate(JUDGED_ASPECTS):
         known = ~scores[:, column].isnan()
         if known.any():
-            by_aspect[aspect] = srcc(read[known, column].tolist(), scores[known, column].tolist())
+            by_aspect[aspect] = srcc(logits[known, column].tolist(), scores[known, column].tolist())
     return by_aspect
 
 
 def _damaged_below(
-    opinions: QualityRegressor,
+    regressor: QualityRegressor,
     judged: Sequence[Sample],
-    every: RegressionData,
-    worse: Sequence[Sample],
+    data: RegressionData,
+    undamaged: Sequence[Sample],
     damaged: ImageFeatures,
 ) -> dict[str, float]:
-    """Share of damaged copies, by damage, whose quality the opinion puts below that of the original."""
+    """Share of damaged copies, by kind of damage, whose quality logit is below that of the original."""
     quality = JUDGED_ASPECTS.index(Aspect.QUALITY)
-    before = opinions(every.statistics, every.appearance)[:, quality].tolist()
-    after = opinions(damaged.statistics, damaged.appearance)[:, quality].tolist()
-    original = {sample.id: opinion for sample, opinion in zip(judged, before, strict=True)}
+    before = regressor(data.statistics, data.appearance)[:, quality].tolist()
+    after = regressor(damaged.statistics, damaged.appearance)[:, quality].tolist()
+    original = {sample.id: logit for sample, logit in zip(judged, before, strict=True)}
     below_original: dict[str, list[bool]] = {}
-    for i, (sample, opinion) in enumerate(zip(worse, after, strict=True)):
-        below_original.setdefault(DAMAGE_KINDS[i % len(DAMAGE_KINDS)], []).append(
-            opinion < original[sample.id]
-        )
+    for i, (sample, logit) in enumerate(zip(undamaged, after, strict=True)):
+        below_original.setdefault(DAMAGE_KINDS[i % len(DAMAGE_KINDS)], []).append(logit < original[sample.id])
     return {kind: sum(below) / len(below) for kind, below in below_original.items()}
 
 
 class _Aligner(nn.Module):
-    """The connector with what judges its place tokens: word embeddings."""
+    """The connector, and the word embeddings that its grid tokens are compared with."""
 
     def __init__(self, backbone: NanoBackbone, train: list[View]) -> None:
         super().__init__()
@@ -206,11 +207,11 @@ class _Aligner(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(math.log(15.0)))
         self.frequency = nn.Parameter(torch.tensor([math.log(counts[w] / len(train)) for w in vocabulary]))
 
-    def forward(self, places: Tensor, rows: Tensor) -> Tensor:
+    def forward(self, grid_cells: Tensor, rows: Tensor) -> Tensor:
         """Cross-entropy (nats) of the words said about some training views."""
-        tokens = self.connector.grid_tokens(places)
+        tokens = self.connector.grid_tokens(grid_cells)
         near = F.normalize(tokens - self.centre, dim=-1) @ self.words
-        # A word belongs to the image when it is near to any of its places.
+        # A word belongs to the image when it is near to any of its grid cells.
         logits = (near.float() * self.sharpness.exp()).logsumexp(1) + self.frequency
         return -(logits.log_softmax(-1) * self.targets[rows]).sum(1).mean()
 
@@ -226,14 +227,14 @@ class _Trainer:
             self.optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1
         )
 
-    def epoch(self, places: Tensor, number: int) -> float:
+    def epoch(self, grid_cells: Tensor, number: int) -> float:
         """The mean loss."""
         self.aligner.train()
         torch.manual_seed(1000 * self.config.seed + number)  # so that resuming changes nothing
         losses = []
-        for rows in torch.randperm(len(places)).split(self.config.batch):
+        for rows in torch.randperm(len(grid_cells)).split(self.config.batch):
             with torch.autocast("cpu", torch.bfloat16):
-                loss = self.aligner(places[rows], rows)
+                loss = self.aligner(grid_cells[rows], rows)
             loss.backward()
             losses.append(loss.item())
             torch.nn.utils.clip_grad_norm_(self.aligner.parameters(), 1.0)

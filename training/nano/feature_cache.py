@@ -1,4 +1,4 @@
-"""What nano sees of images as they are shown to it: computed once, kept in files, and resumed from there."""
+"""Nano's features of images as they are trained on: computed once, kept in files, and resumed from there."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View
 
 
 def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> ImageFeatures:
-    """What is seen of the views, computed once and kept in `folder`; places in 16 bit.
+    """Features of the views, computed once and kept in `folder`; those of grid cells in 16 bit.
 
-    What was kept there of other views, or by another version of nano, is thrown away.
+    What was kept there of other views, or by another version of nano, is deleted.
     """
     files = [image_hash(view.image) for view in shown]
     stamp_or_empty(folder, list(zip(shown, files, strict=True)), backbone.revision)
@@ -84,7 +84,7 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
 
 
 def select_rows(features: ImageFeatures, rows: list[int]) -> ImageFeatures:
-    """What is seen in some rows."""
+    """The features of some images."""
     return ImageFeatures(*(field[rows] for field in features))
 
 

@@ -57,7 +57,7 @@ N_FOLDS = 3
 SHARED_DIMENSIONS = 128  # dimensions of the common space
 IMAGE_PENALTY, TEXT_PENALTY = 6.0, 0.006  # of the correlations, in units of the images' weight
 POOLING_BATCH_SIZE = 256  # images taken at once
-N_REFERENCES = 48  # images that tell how near a word usually is to some place
+N_REFERENCES = 48  # images that tell how near a word usually is to some grid cell
 # The weights that are kept in 16 bit.
 HALF_PRECISION_KEYS = ("state_map", "text_map", "image_maps", "references")
 N_PAIRED_IMAGES = 300  # images, and half as many prompts, whose pairs tell what is usual
@@ -78,7 +78,7 @@ class ImageTexts:
 
 @dataclass(frozen=True)
 class AlignmentData:
-    """What the matcher learns from."""
+    """What a prompt aligner is fitted to."""
 
     features: ImageFeatures
     image_texts: Sequence[ImageTexts]
@@ -96,7 +96,7 @@ class AlignmentData:
         return replace(self, image_texts=left)
 
     def without_length(self, number: int) -> AlignmentData:
-        """Nothing about images for whose prompts a matcher of this number is."""
+        """Nothing about images whose prompts are judged by the aligner of this number."""
         left = [s for s in self.image_texts if s.prompt is None or length_class(s.prompt, N_FOLDS) != number]
         return replace(self, image_texts=left)
 
@@ -109,16 +109,16 @@ def fit_and_hold_out(
     features: ImageFeatures,
     rows: Mapping[Path, int],
 ) -> tuple[PromptAligners, HeldOutAlignment]:
-    """The matchers of the training split, and how samples of all splits match with their source left out.
+    """The aligners of the training split, and how samples of all splits match with their source left out.
 
-    `extras` holds captions and unlabelled images, `rows` says where in what is seen which file is. What says
-    a prompt of another split is not learned from.
+    `extras` holds captions and unlabelled images; `rows` has the row in `features` of each file. Texts that
+    are a prompt of another split are not fitted to.
     """
-    asked = [sample for sample in samples if sample.prompt and sample.image in rows]
-    every = alignment_data(backbone, asked, extras, scale, features, rows)
-    held_out = hold_out_groups(every, asked, [rows[sample.image] for sample in asked])
+    prompted = [sample for sample in samples if sample.prompt and sample.image in rows]
+    data = alignment_data(backbone, prompted, extras, scale, features, rows)
+    held_out = hold_out_groups(data, prompted, [rows[sample.image] for sample in prompted])
     held = {sample.prompt.strip() for sample in samples if sample.prompt and sample.split != "train"}
-    prompt_aligners = fit_prompt_aligners(every.without(set(), held))
+    prompt_aligners = fit_prompt_aligners(data.without(set(), held))
     for prompt_aligner in prompt_aligners.each:
         prompt_aligner.usual = held_out.usual.clone()
     return prompt_aligners, held_out
@@ -171,13 +171,13 @@ def fit_prompt_aligners(material: AlignmentData) -> PromptAligners:
 
 
 def fit_prompt_aligner(material: AlignmentData) -> PromptAligner:
-    """A matcher that knows what is usual for parts of a match, but not yet for all of it."""
+    """An aligner with mean and spread (`usual_parts`) of the parts of a match, but not yet of their sum."""
     words = _Vocabulary.of(material.image_texts)
     vectors = _TextVectors(words, material.word_states)
     image_texts = [
         entry for entry in material.image_texts if any(words.of_text(text) for _, text in entry.texts)
     ]
-    if len(image_texts) < 2:  # of one alone nothing is known to be usual
+    if len(image_texts) < 2:  # one alone has no spread
         return PromptAligner(unfitted_weights(vectors.width))
     texts = torch.stack([vectors.of_image(entry) for entry in image_texts])
     weights = torch.tensor([entry.weight for entry in image_texts])
@@ -224,9 +224,9 @@ def fit_prompt_aligner(material: AlignmentData) -> PromptAligner:
     return PromptAligner({name: value.contiguous() for name, value in kept.items()})
 
 
-def _mean_pooled(places: Tensor) -> Tensor:
-    """[N, T, .] -> [2, N, C], the means of the head over the places of both looks."""
-    head = places[..., :HEAD_CHANNELS].float()
+def _mean_pooled(grid_cells: Tensor) -> Tensor:
+    """[N, T, .] -> [2, N, C], the means of the head over the grid cells of both resolutions."""
+    head = grid_cells[..., :HEAD_CHANNELS].float()
     return torch.stack([head[:, :WHOLE_CELLS].mean(1), head[:, WHOLE_CELLS:].mean(1)])
 
 
@@ -280,7 +280,7 @@ def _canonical_correlation(images: Tensor, texts: Tensor, weight: float) -> tupl
 
 
 class _Vocabulary:
-    """Words that images are spoken of with, and how rare each is: minus the log of its share of texts."""
+    """Words in texts about images, and how rare each is: minus the log of its share of texts."""
 
     def __init__(self, rarities: dict[str, float], judging: set[str]) -> None:
         self.rarities = rarities
@@ -290,8 +290,8 @@ class _Vocabulary:
     @classmethod
     def of(cls, image_texts: Sequence[ImageTexts]) -> _Vocabulary:
         names = [name for name, _ in _classes()]
-        spoken = [text for entry in image_texts for _, text in entry.texts]
-        counts = Counter(word for text in [*spoken, *names] for word in raw_words(text))
+        texts = [text for entry in image_texts for _, text in entry.texts]
+        counts = Counter(word for text in [*texts, *names] for word in raw_words(text))
         text_counts: Counter[str] = Counter()
         judging: Counter[str] = Counter()
         for entry in image_texts:
@@ -315,13 +315,13 @@ class _TextVectors:
 
     def __init__(self, words: _Vocabulary, word_states: WordStates) -> None:
         self.words = words
-        every = list(words.rarities)
-        states = word_states.states(every)
+        vocabulary = list(words.rarities)
+        states = word_states.states(vocabulary)
         self.width = states.shape[1]
         self.centre = states.mean(0)
         _, spreads, axes = torch.linalg.svd(states - self.centre, full_matrices=False)
         self.map = (axes[:WORD_DIMENSIONS].T * spreads[:WORD_DIMENSIONS].clamp_min(1e-6).rsqrt()).contiguous()
-        self.rows = {word: row for row, word in enumerate(every)}
+        self.rows = {word: row for row, word in enumerate(vocabulary)}
         self.vectors = F.normalize((states - self.centre) @ self.map, dim=1)
         self.rarity = torch.tensor(list(words.rarities.values()))
 
@@ -359,13 +359,13 @@ def _classes() -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class HeldOutAlignment:
-    """How samples match their own prompts and wrong ones, by matchers fitted without their source."""
+    """How samples match their own prompts and wrong ones, by aligners fitted without their source."""
 
     samples: Sequence[Sample]
     own: Tensor
-    """[N], as PromptAligner.match tells it."""
+    """[N], the match with the own prompt (PromptAligner.match)."""
     usual: Tensor
-    """[2], mean and spread of the sums that these were in the training split."""
+    """[2], mean and spread in the training split of the sums that `own` was standardized from."""
     unrelated: list[float]
     """Share of the other prompts of its source that match worse, for each sample that has some."""
     changed: dict[str, list[bool]]
@@ -400,10 +400,10 @@ def hold_out_groups(
     groups: Sequence[str | None] | None = None,
     prompts_too: bool = True,
 ) -> HeldOutAlignment:
-    """Of samples that have prompts, with their rows in what is seen.
+    """How samples that have prompts match, each group by aligners fitted without it.
 
-    `groups` says which group each is of, and without it these are the sources. All prompts of a group are
-    forgotten with it, unless not `prompts_too`.
+    `rows` are the samples' rows in the features. `groups` has the group of each sample (default: its source).
+    With `prompts_too`, no text that is a prompt of the group is fitted to either.
     """
     groups = [sample.source for sample in samples] if groups is None else groups
     own_prompts = [sample.prompt or "" for sample in samples]
@@ -421,15 +421,15 @@ def hold_out_groups(
             number = length_class(prompt, N_FOLDS)
             return prompt_aligners.each[number].total(aligned_images[number], prompt, material.word_states)
 
-        asked = [own_prompts[i] for i in held_out]
-        table = {prompt: matches(prompt) for prompt in dict.fromkeys(asked)}
-        own = torch.stack([table[prompt][row] for row, prompt in enumerate(asked)])
-        for row, prompt in enumerate(asked):
+        held_out_prompts = [own_prompts[i] for i in held_out]
+        table = {prompt: matches(prompt) for prompt in dict.fromkeys(held_out_prompts)}
+        own = torch.stack([table[prompt][row] for row, prompt in enumerate(held_out_prompts)])
+        for row, prompt in enumerate(held_out_prompts):
             others = [scores[row] < own[row] for other, scores in table.items() if other != prompt]
             if others:
                 unrelated.append(sum(map(float, others)) / len(others))
         for prompt, right in table.items():
-            images = [row for row, each in enumerate(asked) if each == prompt]
+            images = [row for row, each in enumerate(held_out_prompts) if each == prompt]
             for change in changes(prompt, Random(prompt)):
                 wrong = matches(change.prompt)
                 changed.setdefault(change.attribute, []).extend(bool(wrong[i] < right[i]) for i in images)

@@ -29,7 +29,10 @@ from m3agiqa.samples import Sample
 from training.stages.leave_source_out import leave_one_group_out, within_source
 
 LOOK_PENALTY, STAGE_PENALTY = 0.3, 0.5  # of ridge and kernel ridge, in mean squared lengths of a row
-BRISQUE_SHARES = {Aspect.QUALITY: 0.25, Aspect.AUTHENTICITY: 0.5}  # beside 1 for each of the other readers
+BRISQUE_SHARES = {
+    Aspect.QUALITY: 0.25,
+    Aspect.AUTHENTICITY: 0.5,
+}  # beside 1 for each of the other two regressions
 # Pixels show less of authenticity than of quality, so its regressor takes over a part of quality's output.
 QUALITY_SHARE_IN_AUTHENTICITY = 0.2
 SPREAD_FLOOR = 0.0375  # of the scale; sources whose scores hardly differ are not blown up beyond this
@@ -38,7 +41,7 @@ MIN_IMAGES_PER_SOURCE = 15  # images of a source; the order of fewer is chance
 
 @dataclass(frozen=True)
 class RegressionData:
-    """What is seen of N images whose scores are known."""
+    """Image statistics and scores of N images."""
 
     statistics: Tensor
     """[N, N_STATISTICS]."""
@@ -55,27 +58,30 @@ class RegressionData:
 
 
 def regression_data(samples: Sequence[Sample], scale: MosScale, features: ImageFeatures) -> RegressionData:
-    """Of samples and what is seen of them, row by row."""
+    """Of samples and their image features, row by row."""
     scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED_ASPECTS] for s in samples]
-    known = torch.tensor(scores).reshape(-1, len(JUDGED_ASPECTS))
+    unit_scores = torch.tensor(scores).reshape(-1, len(JUDGED_ASPECTS))
     return RegressionData(
-        features.statistics, features.appearance, known, [sample.source for sample in samples]
+        features.statistics, features.appearance, unit_scores, [sample.source for sample in samples]
     )
 
 
-def fit_quality_regressor(opinions: QualityRegressor, examples: RegressionData, seed: int = 0) -> None:
-    """Set the readers' weights. An aspect without scores that differ inside a source gets no opinion."""
+def fit_quality_regressor(regressor: QualityRegressor, examples: RegressionData, seed: int = 0) -> None:
+    """Set the weights of its three regressions.
+
+    Those of an aspect whose scores never differ inside a source are 0, and so are its logits.
+    """
     statistics, appearance, groups = examples.statistics, examples.appearance, _SourceGroups(examples.sources)
-    _scale(opinions.look, appearance, groups)
-    _scale(opinions.stage, statistics, groups)
+    _scale(regressor.look, appearance, groups)
+    _scale(regressor.stage, statistics, groups)
     chosen = torch.randperm(len(appearance), generator=torch.Generator().manual_seed(seed))[:N_LANDMARKS]
-    opinions.landmarks.zero_()[: len(chosen)] = opinions.look(appearance[chosen])
-    landmarks = opinions.landmarks[: len(chosen)].double()
+    regressor.landmarks.zero_()[: len(chosen)] = regressor.look(appearance[chosen])
+    landmarks = regressor.landmarks[: len(chosen)].double()
     directions = _whitening(landmarks)
     inputs = (
-        kernel(opinions.look(appearance), landmarks) @ directions,
-        opinions.stage(statistics),
-        opinions.brisque(appearance[:, :N_BRISQUE]),
+        kernel(regressor.look(appearance), landmarks) @ directions,
+        regressor.stage(statistics),
+        regressor.brisque(appearance[:, :N_BRISQUE]),
     )
     each = [
         _weights(inputs, scores, groups, BRISQUE_SHARES[a])
@@ -83,38 +89,41 @@ def fit_quality_regressor(opinions: QualityRegressor, examples: RegressionData, 
     ]
     look, stage, brisque = (torch.cat(columns, dim=1) for columns in zip(*each, strict=True))
     mixture = torch.eye(len(JUDGED_ASPECTS), dtype=look.dtype)
-    if brisque.all():  # there are opinions on both
+    if brisque.all():  # both aspects have scores
         mixture = torch.tensor(
             [[1.0, QUALITY_SHARE_IN_AUTHENTICITY], [0.0, 1.0 - QUALITY_SHARE_IN_AUTHENTICITY]],
             dtype=look.dtype,
         )
-    opinions.look_weight.zero_()[: len(chosen)] = directions @ look @ mixture
-    opinions.stage_weight.copy_(stage @ mixture)
-    opinions.brisque_weight.copy_(brisque @ mixture)
-    opinions.bias.zero_()
-    _standardize(opinions, opinions(statistics, appearance), groups)
+    regressor.look_weight.zero_()[: len(chosen)] = directions @ look @ mixture
+    regressor.stage_weight.copy_(stage @ mixture)
+    regressor.brisque_weight.copy_(brisque @ mixture)
+    regressor.bias.zero_()
+    _standardize(regressor, regressor(statistics, appearance), groups)
 
 
 def _weights(
     inputs: tuple[Tensor, Tensor, Tensor], scores: Tensor, groups: _SourceGroups, brisque_share: float
 ) -> list[Tensor]:
-    """Weights [C, 1] for what each reader sees [N, C], by which they differ alike inside sources."""
+    """Weights [C, 1] for the inputs [N, C] of each regression.
+
+    Inside sources, the standard deviation of each output is then the share that the regression shall have.
+    """
     known = ~scores.isnan()
     inside = groups.of(known)
     target = inside.differences(scores[known, None].double())
     if not target.any():
         return [torch.zeros(each.shape[1], 1, dtype=each.dtype) for each in inputs]
     target = target / (inside.spreads(target) + SPREAD_FLOOR)
-    near, stage, brisque = (each[known] for each in inputs)
+    similarities, stage, brisque = (each[known] for each in inputs)
     fits = (
-        (near, ridge(inside.differences(near), target, LOOK_PENALTY), 1.0),
+        (similarities, ridge(inside.differences(similarities), target, LOOK_PENALTY), 1.0),
         (stage, ridge(inside.differences(stage), target, STAGE_PENALTY), 1.0),
         (brisque, torch.ones(1, 1, dtype=brisque.dtype), brisque_share),
     )
     return [share * weight / inside.spread(x @ weight).clamp_min(1e-9) for x, weight, share in fits]
 
 
-def held_out_opinions(
+def held_out_quality_logits(
     examples: RegressionData, seed: int = 0, groups: Sequence[str | None] | None = None
 ) -> Tensor:
     """Quality logits [N, JUDGED_ASPECTS] on each group's images by regressors that were fitted without it.
@@ -125,19 +134,19 @@ def held_out_opinions(
     def fit(train: list[int], _: list[int]) -> QualityRegressor | None:
         if not train:
             return None
-        opinions = QualityRegressor()
-        fit_quality_regressor(opinions, examples.part(train), seed)
-        return opinions
+        regressor = QualityRegressor()
+        fit_quality_regressor(regressor, examples.part(train), seed)
+        return regressor
 
-    def predict(opinions: QualityRegressor, rows: list[int]) -> Tensor:
-        return opinions(examples.statistics[rows], examples.appearance[rows]).to(examples.scores.dtype)
+    def predict(regressor: QualityRegressor, rows: list[int]) -> Tensor:
+        return regressor(examples.statistics[rows], examples.appearance[rows]).to(examples.scores.dtype)
 
     groups = examples.sources if groups is None else groups
     return leave_one_group_out(fit, predict, groups, torch.full_like(examples.scores, torch.nan))
 
 
-def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> dict[str, dict]:
-    """SRCC inside each source, per aspect, for all images and for clean AI-generated ones.
+def agreement(logits: Tensor, scores: Tensor, samples: Sequence[Sample]) -> dict[str, dict]:
+    """SRCC with scores inside each source, per aspect, for all images and for clean AI-generated ones.
 
     `mean` weighs sources by their images, `plain` does not. Sources of few images are left out.
     """
@@ -148,7 +157,7 @@ def agreement(opinions: Tensor, scores: Tensor, samples: Sequence[Sample]) -> di
             {
                 "source": [str(sample.source) for sample in samples],
                 "mos": scores[:, column].numpy(),
-                "predicted": opinions[:, column].numpy(),
+                "predicted": logits[:, column].numpy(),
             }
         )
         by_aspect[str(aspect)] = {
@@ -208,12 +217,12 @@ def _scale(scaling: ClampedStandardization, x: Tensor, groups: _SourceGroups) ->
     scaling.spread.copy_(groups.spread(x) + 1e-6)
 
 
-def _standardize(opinions: QualityRegressor, read: Tensor, groups: _SourceGroups) -> None:
-    """Make the opinions' mean 0, and their spread inside sources 1."""
-    spread = groups.spread(read)
+def _standardize(regressor: QualityRegressor, logits: Tensor, groups: _SourceGroups) -> None:
+    """Make the mean of the logits 0, and their standard deviation inside sources 1."""
+    spread = groups.spread(logits)
     spread = torch.where(spread > 0, spread, 1.0)
-    opinions.bias.copy_(-read.mean(0) / spread)
-    for weight in (opinions.look_weight, opinions.stage_weight, opinions.brisque_weight):
+    regressor.bias.copy_(-logits.mean(0) / spread)
+    for weight in (regressor.look_weight, regressor.stage_weight, regressor.brisque_weight):
         weight /= spread
 
 

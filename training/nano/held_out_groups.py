@@ -35,7 +35,7 @@ from training.stages.leave_source_out import leave_one_group_out, mean_inside
 PROMPT_FOLDS = 5
 RIDGE_PENALTY = 1.0  # in mean squared lengths of a row
 PROXY_COLUMNS = ("left_out", "aspect", "n", "groups", "reads", "srcc", "low", "high")
-PLAIN_RIDGE, FULL_READERS = "plain ridge", "readers"
+PLAIN_RIDGE, FULL_READERS = "plain ridge", "readers"  # what a row measures: the baseline, nano's own parts
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ HELD_OUT_GROUPINGS = (
 def evaluate_held_out_groups(
     samples: Sequence[Sample], extras: Path | None, scale: MosScale, folder: Path, seed: int = 0
 ) -> pd.DataFrame:
-    """One row for each grouping, aspect and way of reading, with the columns PROXY_COLUMNS.
+    """One row for each grouping, aspect and model (column `reads`), with the columns PROXY_COLUMNS.
 
-    Readers and matcher learn from all samples outside a group. Agreement is measured on clean AI-generated
-    images alone, with 95 % intervals (500 resamples inside the groups). `folder` keeps what is seen of the
-    images until all is done, so that an interruption costs little.
+    Quality regressor and prompt aligner are fitted to all samples outside a group. Agreement is measured on
+    clean AI-generated images alone, with 95 % intervals (500 resamples inside the groups). `folder` keeps the
+    image features until all is done, so that an interruption costs little.
     """
     backbone = NanoBackbone.from_base()
     originals = [view_of(sample, scale) for sample in samples]
@@ -81,11 +81,11 @@ def evaluate_held_out_groups(
     examples = fit_quality_regressor.regression_data(samples, scale, own)
     pooled = own.grid_cells[:, :WHOLE_CELLS, :HEAD_CHANNELS].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}
-    asked = [sample for sample in samples if sample.prompt]
+    prompted = [sample for sample in samples if sample.prompt]
     material = fit_prompt_alignment.alignment_data(
-        backbone, asked, extras, scale, features, files, prompted_too=False
+        backbone, prompted, extras, scale, features, files, prompted_too=False
     )
-    places = [files[sample.image] for sample in asked]
+    prompted_rows = [files[sample.image] for sample in prompted]
     with (
         torch.inference_mode(),
         progress_bar(None, "proxies", total=len(HELD_OUT_GROUPINGS)) as progress,
@@ -93,15 +93,19 @@ def evaluate_held_out_groups(
         table_rows: list[tuple] = []
         for grouping in HELD_OUT_GROUPINGS:
             groups = [grouping.of(sample) for sample in samples]
-            theirs = [grouping.of(sample) for sample in asked]
-            looks = fit_quality_regressor.held_out_opinions(examples, seed, groups)
-            fits = fit_prompt_alignment.hold_out_groups(material, asked, places, theirs, grouping.prompts_too)
-            beside = [row for row, sample in enumerate(samples) if sample.prompt]
-            fit = torch.full((len(samples),), math.nan)
-            fit[beside] = correspondence_logit(fits.own, looks[beside].float())
-            read = {aspect: looks[:, column] for column, aspect in enumerate(JUDGED_ASPECTS)}
-            read[Aspect.CORRESPONDENCE] = fit
-            table_rows += _rows(grouping, samples, groups, FULL_READERS, read)
+            prompted_groups = [grouping.of(sample) for sample in prompted]
+            quality_logits = fit_quality_regressor.held_out_quality_logits(examples, seed, groups)
+            alignment = fit_prompt_alignment.hold_out_groups(
+                material, prompted, prompted_rows, prompted_groups, grouping.prompts_too
+            )
+            with_prompt = [row for row, sample in enumerate(samples) if sample.prompt]
+            correspondence = torch.full((len(samples),), math.nan)
+            correspondence[with_prompt] = correspondence_logit(
+                alignment.own, quality_logits[with_prompt].float()
+            )
+            predicted = {aspect: quality_logits[:, column] for column, aspect in enumerate(JUDGED_ASPECTS)}
+            predicted[Aspect.CORRESPONDENCE] = correspondence
+            table_rows += _rows(grouping, samples, groups, FULL_READERS, predicted)
             table_rows += _rows(grouping, samples, groups, PLAIN_RIDGE, _ridges(pooled, samples, groups))
             progress.update()
     shutil.rmtree(folder)
@@ -111,7 +115,7 @@ def evaluate_held_out_groups(
 def as_markdown(table: pd.DataFrame) -> str:
     """A table for people: a line for each grouping and aspect."""
     lines = [
-        "| left out | aspect | images | plain ridge on the head | nano's readers |",
+        "| left out | aspect | images | plain ridge on the head | nano's closed-form parts |",
         "|---|---|---|---|---|",
     ]
     for (grouping, aspect), both in table.groupby(["left_out", "aspect"], sort=False):

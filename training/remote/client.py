@@ -125,7 +125,7 @@ class ChatServer:
             (choice,), usage = completion.choices[:1], completion.usage
             if choice.message.refusal or choice.finish_reason == "content_filter":
                 raise ContentRefused(f"{model} refuses this image or prompt")
-            text = (choice.message.content or "").encode("utf-8", "replace").decode()  # no half characters
+            text = (choice.message.content or "").encode("utf-8", "replace").decode()  # no lone surrogates
             tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
             return ChatReply(text, *tokens, choice.finish_reason == "length")
         except APIError as error:

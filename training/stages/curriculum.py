@@ -108,9 +108,9 @@ def curriculum(
     remaining = config.epochs
     while remaining > 0:
         chosen = rng.sample(train, round(len(train) * min(remaining, 1.0)))
-        every = [_lessons(sample, train, scale, config, rng) for sample in chosen]
-        taught = [lessons for lessons in every if lessons]
-        batches += [list(chain.from_iterable(group)) for group in _batches(taught, config.batch, rng)]
+        lessons_of_samples = [_lessons(sample, train, scale, config, rng) for sample in chosen]
+        non_empty = [lessons for lessons in lessons_of_samples if lessons]
+        batches += [list(chain.from_iterable(group)) for group in _batches(non_empty, config.batch, rng)]
         remaining -= 1
     return [[replace(lesson, jitter=config.jitter) for lesson in batch] for batch in batches]
 

@@ -1,7 +1,7 @@
 """Stage finetune: teach a backbone to describe and to rate, by next-token loss on its own turns.
 
-The paper puts LoRA into the vision encoder alone, which suits backbones that speak well already. For
-nano, connector and language model are trained: a 135M model needs both. Accelerate runs the stage on
+The paper puts LoRA into the vision encoder alone, which suits backbones that describe images well already.
+For nano, connector and language model are trained: a 135M model needs both. Accelerate runs the stage on
 one CPU, one GPU or many (see training/configs/accelerate).
 """
 

@@ -55,7 +55,7 @@ class FitConfig:
     patience: int = 0
     """Epochs without a better validation SRCC after which training ends; 0: it never ends early."""
     batch: int = 32
-    """Images a step; each brings its unrelated or damaged case along."""
+    """Images a step; each brings its worse variant (wrong prompt or damage) along."""
     lr: float = 1e-3
     constant_lr: bool = False
     """Whether the learning rate stays as it is; otherwise it rises for 15 % of the steps and then falls."""
@@ -95,7 +95,7 @@ def fit(
 ) -> tuple[Predictor, float]:
     """Train and return the predictor of the best epoch by validation SRCC, and that SRCC.
 
-    It is trained in units of so many points of MOS, and then made to speak in points: learning rate and
+    It is trained on MOS divided by `unit` (in points), and then rescaled to predict points: learning rate and
     losses are for a scale that is 4 units wide.
 
     Targets of several aspects make a joint predictor, judged by the mean of their SRCCs. `head` is the
@@ -232,13 +232,13 @@ def _schedule(
 
 
 def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Tensor | None) -> Tensor:
-    """The losses over a batch, and the order between each image and its worse case."""
+    """The losses over a batch, and over the order of each image and its worse variant."""
     wanted = config.losses.worse or config.losses.made_up
     paired = [i for i, target in enumerate(batch) if target.worse and wanted]
     both = batch + [batch[i].worse for i in paired]
     states, lengths = _pad([target.states for target in both], predictor)
-    shown = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout).to(states.device)
-    scores = predictor(states * shown, lengths, head)
+    mask = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout).to(states.device)
+    scores = predictor(states * mask, lengths, head)
     own, worse = scores[: len(batch)], scores[len(batch) :]
     mos, made_up = torch.tensor([target.mos for target in both], device=own.device).split(
         [len(batch), len(paired)]
@@ -250,7 +250,7 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
     loss = agreement_loss(own, mos, aspects, config.losses, weights, sources)
     if paired:
         loss = loss + config.losses.worse * hinge(own[paired], worse, config.losses.margin)
-        # A share of the batch, as not all images have such a case.
+        # Divided by the whole batch, as not all images have a worse variant.
         loss = loss + config.losses.made_up * ((worse - made_up) ** 2).sum() / len(batch)
     return loss
 

@@ -28,7 +28,7 @@ from training.stages.finetune import STATE_FOLDER
 
 @dataclass(frozen=True)
 class Entry:
-    """One encoded conversation; no rating where the description was given instead of spoken."""
+    """One encoded conversation; no rating where the description was given, not generated."""
 
     key: str
     sample: str
@@ -64,16 +64,16 @@ class HiddenCache:
     def __contains__(self, key: str) -> bool:
         return key in self.entries
 
-    def add(self, spoken: Iterable[tuple[Entry, Tensor]]) -> None:
+    def add(self, encoded: Iterable[tuple[Entry, Tensor]]) -> None:
         """Store a batch; the index is moved into place last, so a kill leaves no half shard."""
-        spoken = list(spoken)
+        encoded = list(encoded)
         self.folder.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in self.folder.glob("*.jsonl"))
         index = self.folder / f"shard-{number:05}-{self._token}.jsonl"
         save_file(
-            {entry.key: states.contiguous() for entry, states in spoken}, index.with_suffix(".safetensors")
+            {entry.key: states.contiguous() for entry, states in encoded}, index.with_suffix(".safetensors")
         )
-        lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry, _ in spoken]
+        lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry, _ in encoded]
         write_atomically(index, "".join(lines))
         self._read(index)
 

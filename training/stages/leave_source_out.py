@@ -63,9 +63,9 @@ def leave_source_out(
 
     Returns one row an image, with the columns TRANSFER_COLUMNS, for images outside the training split only. A
     group is skipped if it has none of those, or if without it no image is left for training or none for
-    validation. The backbone has seen other images of all sources (nano's readers of looks their scores, too),
-    so this measures how the predictor transfers; training.nano.held_out_groups leaves more out. `head` is
-    the backbone's output matrix [vocab, d], for projection="vocab".
+    validation. The backbone was trained on other images of all sources (nano's quality regressor on their
+    scores, too), so this measures how the predictor transfers; training.nano.held_out_groups leaves more out.
+    `head` is the backbone's output matrix [vocab, d], for projection="vocab".
     """
     rows = []
     for group in groups:

@@ -47,7 +47,7 @@ def agreement_loss(
 ) -> Tensor:
     """Squared error, and the losses about order among images of the same group [N] (aspect).
 
-    `sources` [N] parts the groups further for the loss within sources; without it there is but one.
+    `sources` [N] divides the groups further for the loss within sources; without it there is but one.
     """
     weights = _or_equal(weights, mos)
     loss = config.mse * (weights * (scores - mos) ** 2).sum() / weights.sum()
@@ -68,7 +68,7 @@ def agreement_loss(
 
 
 def hinge(better: Tensor, worse: Tensor, margin: float) -> Tensor:
-    """Zero where each score is at least `margin` above its worse case's."""
+    """Zero where each score is at least `margin` above that of the worse variant."""
     return F.relu(margin - (better - worse)).mean()
 
 
@@ -76,10 +76,10 @@ def plcc_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) -> Ten
     """(1 - PLCC) / 2, in [0, 1]."""
     weights = _or_equal(weights, mos)
 
-    def standing(values: Tensor) -> Tensor:
+    def centred(values: Tensor) -> Tensor:
         return weights.sqrt() * (values - (weights * values).sum() / weights.sum())
 
-    return (1 - F.cosine_similarity(standing(scores), standing(mos), dim=0)) / 2
+    return (1 - F.cosine_similarity(centred(scores), centred(mos), dim=0)) / 2
 
 
 def rank_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -111,7 +111,7 @@ def fidelity_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) ->
 
 
 def within_loss(scores: Tensor, mos: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error after each group [N] has been forgiven its mean error; 0 for a single image.
+    """Mean squared error after each group's mean error is subtracted; groups [N]; 0 for a single image.
 
     The same as half the squared error of differences s_i - s_j over all pairs inside the groups.
     """
@@ -119,8 +119,8 @@ def within_loss(scores: Tensor, mos: Tensor, groups: Tensor, weights: Tensor | N
     numbers = groups.unique(return_inverse=True)[1]
     shares = F.one_hot(numbers).to(mos.dtype) * weights[:, None]
     error = scores - mos
-    forgiven = (error @ shares) / shares.sum(0)
-    return (weights * (error - forgiven[numbers]) ** 2).sum() / weights.sum()
+    group_means = (error @ shares) / shares.sum(0)
+    return (weights * (error - group_means[numbers]) ** 2).sum() / weights.sum()
 
 
 def _or_equal(weights: Tensor | None, mos: Tensor) -> Tensor:

@@ -49,13 +49,13 @@ class Annotating:
     ) -> dict[str, Any]:
         """Views of the next items, held for this person; with `release`, others than before may come."""
         count = min(max(payloads.whole(count, "The number of items"), 1), queue.MAX_LEASES)
-        how, which = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
+        chosen_order, chosen_pool = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
         gold_every = self.studio.settings.gold_every
 
         def hold(session: Session) -> list[int]:
             if release:
                 queue.release(session, person.name)
-            return queue.take(session, person.name, count, how, which, gold_every)
+            return queue.take(session, person.name, count, chosen_order, chosen_pool, gold_every)
 
         items = self.studio.store.database.transact(hold)
         self.prefetch.want(items)
@@ -71,7 +71,7 @@ class Annotating:
         }
 
     def look(self, person: Person, item: int, blind: bool) -> View:
-        """One item's view, e.g. to see whether the model has spoken meanwhile."""
+        """One item's view, e.g. to see whether the model's answer is there by now."""
         with self.studio.store.database.reading() as session:
             view = self._view(session, payloads.whole(item, "The item"), person, blind)
         if view["model"]["state"] == "coming":
@@ -97,7 +97,7 @@ class Annotating:
         seconds: float,
         blind: bool,
     ) -> dict[str, Any]:
-        """Save a judgement and finish the item, in one transaction; the same token saves only once."""
+        """Save responses and finish the item, in one transaction; the same token saves only once."""
         item = payloads.whole(item, "The item")
         shown = None if assessment is None else payloads.whole(assessment, "The assessment")
         entered = Entered.from_json(said, token, seconds)
@@ -130,9 +130,9 @@ class Annotating:
         return {"skipped": item}
 
     def undo(self, person: Person, item: int, submission: int | None, blind: bool) -> View:
-        """Withdraw a submission of one's own, or with none a skip; the item is in one's hands again.
+        """Withdraw a submission of one's own, or a skip if there is none; hold the item again.
 
-        Where an older opinion is in force again, the item stays done, and may be saved anew all the same.
+        Where an older response is in force again, the item stays done, and may be saved anew all the same.
         """
         item = payloads.whole(item, "The item")
         withdrawn = None if submission is None else payloads.whole(submission, "The submission")
@@ -152,7 +152,7 @@ class Annotating:
         return self.look(person, item, blind)
 
     def progress(self, person: Person) -> dict[str, int]:
-        """How far one is, and all are."""
+        """How much this person and everybody have done."""
         with self.studio.store.database.reading() as session:
             return asdict(queue.progress(session, person.name))
 
@@ -282,7 +282,7 @@ class AnnotationApi:
             return self._annotating.undo(person, item, submission, blind)
 
     def progress(self, request: gr.Request) -> dict[str, int]:
-        """{"mine": items I finished, "done": places filled, "total": places, "skipped": items I skipped}."""
+        """{"mine": items I finished, "done": slots filled, "total": slots, "skipped": items I skipped}."""
         with self._for_annotator(request) as person:
             return self._annotating.progress(person)
 

@@ -30,6 +30,7 @@ IMPORT_HINT = (
     "or choose a folder. What is known already is recognised."
 )
 
+# What the page says of its keys; what they do is in static/annotate.js (KEYS).
 KEY_HELP = (
     ("1–5", "score"),
     ("↑ ↓", "aspect"),

@@ -87,19 +87,19 @@ def _tags(response: AspectResponse) -> str:
 def _score(result: AspectResult, response: AspectResponse | None = None) -> str:
     scale, score = result.scale, result.mos
     span = f"{scale.low:g}–{scale.high:g}"
-    kind, beside = '<abbr title="mean opinion score">MOS</abbr>', ""
+    kind, note = '<abbr title="mean opinion score">MOS</abbr>', ""
     if response and not response.agrees:
         score, kind = response.score, "by you"
-        beside = f'<small class="raw" title="What the model said">model {result.mos:.1f}</small>'
+        note = f'<small class="raw" title="What the model said">model {result.mos:.1f}</small>'
     elif result.limited:
-        beside = (
+        note = (
             '<small class="raw" title="What the predictor said, before it was limited to the scale">'
             f"raw {result.raw_mos:.2f}</small>"
         )
     whose = "your score" if response and not response.agrees else "mean opinion score"
     return (
         '<footer class="score">'
-        f'<p class="mos"><strong>{score:.1f}</strong> of {span} {kind} {beside}</p>'
+        f'<p class="mos"><strong>{score:.1f}</strong> of {span} {kind} {note}</p>'
         f'<div class="gauge {scale.rating(score)}" role="meter"'
         f' aria-label="{result.aspect.capitalize()}, {whose}"'
         f' aria-valuemin="{scale.low:g}" aria-valuemax="{scale.high:g}" aria-valuenow="{score:.2f}"'

@@ -84,11 +84,11 @@ def _counts(selected: pd.DataFrame, low: float, high: float) -> str:
     """How many cases there are along each axis."""
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
     step = SIDE_PX / HISTOGRAM_BINS
-    above = np.histogram(np.clip(selected["mos"], low, high), edges)[0]
-    beside = np.histogram(np.clip(selected["predicted"], low, high), edges)[0]
-    most = max(above.max(), beside.max())
+    mos_counts = np.histogram(np.clip(selected["mos"], low, high), edges)[0]
+    predicted_counts = np.histogram(np.clip(selected["predicted"], low, high), edges)[0]
+    most = max(mos_counts.max(), predicted_counts.max())
     bars = []
-    for index, (column, row) in enumerate(zip(above, beside, strict=True)):
+    for index, (column, row) in enumerate(zip(mos_counts, predicted_counts, strict=True)):
         span = f"{edges[index]:.3g} to {edges[index + 1]:.3g}"
         if column:
             depth = DEPTH_PX * column / most

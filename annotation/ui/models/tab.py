@@ -131,8 +131,8 @@ def _row(row: Compared) -> str:
 
 
 def _cell(before: str, after: str, verdict: str) -> str:
-    spoken = f' <span class="visually-hidden">{verdict}</span>' if verdict else ""
-    return f'<td class="{verdict}">{before} → <b>{after}</b>{spoken}</td>'
+    for_screen_readers = f' <span class="visually-hidden">{verdict}</span>' if verdict else ""
+    return f'<td class="{verdict}">{before} → <b>{after}</b>{for_screen_readers}</td>'
 
 
 def models_tab(studio: Studio, banner: gr.HTML, tab: gr.Tab) -> ModelsHandlers:

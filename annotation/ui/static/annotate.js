@@ -1,16 +1,16 @@
 // The Annotate tab. The page is a client of the app's own endpoints (annotation/ui/annotate/api.py): it shows the next
-// item at once and sends what was said behind the annotator's back; what the server has not acknowledged is
+// item at once and sends responses in the background; what the server has not acknowledged is
 // kept in the browser, and comes back to the annotator if it could not be saved. Runs as gr.HTML's js_on_load,
 // where `element` is the component.
 
 const AHEAD = 2; // items held: the one shown and the next one
-const POLL = 1500; // milliseconds between two looks whether the model has spoken
+const POLL = 1500; // milliseconds between two looks whether the model's answer is there
 const EMPTY_POLL = 20000; // and whether an empty queue has been filled
 const PAUSE = 120000; // a longer pause does not count as time spent on an item
 const RETRIES = [1000, 2000, 4000]; // milliseconds before a request that did not get through is sent again
 const KEPT = 7 * 24 * 3600 * 1000; // milliseconds that an unfinished draft is kept
 const UNDOABLE = 50;
-const DEAF = 800; // milliseconds
+const DEAF = 800; // milliseconds in which keys do nothing, see deafUntil
 
 const root = element.querySelector(".annotate");
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -556,6 +556,7 @@ function poll() {
 
 // --- keys and buttons -------------------------------------------------------------------------------
 
+// What each key does, but 1 to 5, which give a score (onKey); annotate/tab.py lists them for people.
 const KEYS = {
   Enter: save,
   s: skip,

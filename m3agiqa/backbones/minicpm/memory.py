@@ -32,11 +32,11 @@ class Work:
     aspects: int = 3
     adapters: int = 0
     """Published adapters, one an aspect, each with vision encoder, resampler and token embeddings of its own.
-    With these, aspects are spoken one after another, else together."""
+    With these, aspects are described one after another, else together."""
 
     @property
     def rows(self) -> int:
-        """Conversations that are spoken together."""
+        """Conversations that are generated together."""
         return self.images * (1 if self.adapters else self.aspects)
 
 
@@ -87,7 +87,7 @@ def memory_needed(
 
 
 def images_at_once(config: MiniCPMVConfig, dtype: torch.dtype, free: int, slicing: Slicing) -> int:
-    """Images that can be spoken about together in so many free bytes beside a loaded model; at least one."""
+    """Images that can be described together with so many bytes free beside a loaded model; at least one."""
     one, two = (
         sum(_at_work(config, dtype.itemsize, None, Work(images=images), slicing)) for images in (1, 2)
     )
@@ -143,7 +143,7 @@ def lora_bytes(model: MiniCPMV) -> int:
 
 
 def vision_peak(config: MiniCPMVConfig, slices: Slices, width: int) -> int:
-    """Most bytes while one image is seen: in the vision encoder's layers, or in the resampler.
+    """Most bytes while one image is encoded: in the vision encoder's layers, or in the resampler.
 
     Pixels are counted in, although they wait in the CPU's memory wherever the model is.
     """
@@ -158,7 +158,7 @@ def vision_peak(config: MiniCPMVConfig, slices: Slices, width: int) -> int:
 def reading_peak(
     config: MiniCPMVConfig, rows: int, tokens: int, columns: int, width: int, bits: Quantization | None
 ) -> int:
-    """Most bytes in a layer while `tokens` are read in each row, in the context of `columns`."""
+    """Most bytes in a layer of the language model that reads `tokens` a row, in the context of `columns`."""
     count, hidden, inner = rows * tokens, config.hidden_size, config.intermediate_size
     held = 4 * count * hidden * width  # embedded, the same padded, residual and norm
     attention = (4 * count + 2 * rows * columns) * hidden * width  # queries, output; keys and values repeated

@@ -28,7 +28,7 @@ Map = NDArray[np.float32]
 """One channel [height, width]; luminance and colours are in [0, 1]."""
 
 CANONICAL_SIDE = 448  # pixels of a square with the area that images are resized to
-LONGEST_SIDE = 512  # larger images are reduced to this first, as those were that the readers learned from
+LONGEST_SIDE = 512  # larger images are reduced to this first, as when the quality regressor was fitted
 JPEG_QUALITY = 92  # JPEG quality, likewise; PNG and JPEG then differ by 0.01 spreads instead of 0.09
 LUMINANCE_WEIGHTS = np.array([0.2125, 0.7154, 0.0721], np.float32)
 CONTRAST_EPS = 1 / 255  # local contrast that counts as none

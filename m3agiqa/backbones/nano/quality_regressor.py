@@ -58,9 +58,9 @@ class QualityRegressor(nn.Module):
 
     def parts(self, statistics: Tensor, appearance: Tensor) -> Tensor:
         """What each of the three adds [3, N, JUDGED_ASPECTS], in 32 bit also where the model has less."""
-        near = kernel(self.look(appearance), self.landmarks.double())
+        similarities = kernel(self.look(appearance), self.landmarks.double())
         parts = (
-            near @ self.look_weight.double(),
+            similarities @ self.look_weight.double(),
             self.stage(statistics) @ self.stage_weight.double(),
             self.brisque(appearance[:, :N_BRISQUE]) @ self.brisque_weight.double(),
         )
@@ -104,8 +104,8 @@ class Brisque(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scaled = 2 * (x.double() - self.lowest) / (self.highest - self.lowest) - 1
-        near = (-BRISQUE_WIDTH * _squared_distances(scaled, self.support.double())).exp()
-        return -near @ self.weight.double()[:, None] / BRISQUE_SCALE
+        similarities = (-BRISQUE_WIDTH * _squared_distances(scaled, self.support.double())).exp()
+        return -similarities @ self.weight.double()[:, None] / BRISQUE_SCALE
 
 
 def kernel(x: Tensor, landmarks: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from sqlalchemy import event, func, select
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.database import StoreError
 from annotation.store.models import AuditEntry, GoldAnswer, Item, QueueEntry
 from annotation.store.queue import take
@@ -143,7 +143,7 @@ def test_scores_of_people_are_taken_over_once(store: Store, folder: Path) -> Non
     table.write_text(header + "owl.png,owl,ann,1,3,2\n")
     assert import_into(store, table, overlap=1).scores == 3  # a later answer goes before an earlier one
     with store.database.reading() as session:
-        said = opinions(session)
+        said = current_responses(session)
     assert set(said["place"]) == {"import"}
     said = said[said["prompt"] == "owl"]
     assert {(r.annotator, r.aspect, r.score) for r in said.itertuples()} == {
@@ -162,7 +162,7 @@ def test_scores_that_were_taken_back_stay_so(store: Store, folder: Path) -> None
     table.write_text("image,prompt,annotator,quality\nowl.png,owl,ann,4\nowl.png,owl,bob,2\n")
     assert import_into(store, table, overlap=1).scores == 1
     with store.database.reading() as session:
-        assert opinions(session)["annotator"].tolist() == ["bob"]
+        assert current_responses(session)["annotator"].tolist() == ["bob"]
 
 
 def test_an_image_whose_prompt_cannot_be_read_stays_out(store: Store, folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_old_csv_does_not_undo_what_was_said_since(store: Store, folder: Path
     store.database.transact(lambda session: save(session, NewSubmission("t", item, "ann", (said,))))
     import_into(store, table, overlap=1)
     with store.database.reading() as session:
-        assert opinions(session)["score"].tolist() == [2.0]
+        assert current_responses(session)["score"].tolist() == [2.0]
 
 
 def test_who_has_scored_all_aspects_elsewhere_is_not_asked_again(store: Store, folder: Path) -> None:

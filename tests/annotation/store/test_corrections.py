@@ -25,7 +25,7 @@ from annotation.store.corrections import (
     withdraw,
     withdraw_submission,
 )
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.models import Correction, CorrectionTag, Submission, Withdrawal
 from m3agiqa import Aspect, MosScale
 from m3agiqa.errors import InputError
@@ -51,7 +51,7 @@ def saved(database: Database, *arguments: object, **options: object) -> SavedSub
 def scores(database: Database) -> dict[tuple[int, str, str], float]:
     """The score in force of each item, aspect and annotator, as the two ways to ask for it agree."""
     with database.reading() as session:
-        table = opinions(session)
+        table = current_responses(session)
         rows = {row.id for row in session.scalars(current_corrections())}
     assert rows == set(table.correction_id)
     keys = list(zip(table.item_id, table.aspect, table.annotator, strict=True))
@@ -257,7 +257,7 @@ def test_texts_and_tags_are_made_storable(database: Database, new_item: Callable
     odd = said(description="nul \0 half \udc80 🙂", tags=(" a ", "a", "", "b\0"), comment=" ")
     saved(database, new_item(), odd)
     with database.reading() as session:
-        row = opinions(session).iloc[0]
+        row = current_responses(session).iloc[0]
     assert (row.description, row.tags, row.comment) == ("nul  half ? 🙂", ("a", "b"), None)
 
 
@@ -265,7 +265,7 @@ def test_the_tags_on_offer_can_be_saved(database: Database, new_item: Callable[.
     assert set(ERROR_TAGS) == set(Aspect)
     saved(database, new_item(), *(said(aspect=aspect, tags=tags) for aspect, tags in ERROR_TAGS.items()))
     with database.reading() as session:
-        table = opinions(session)
+        table = current_responses(session)
     assert {Aspect(row.aspect): set(row.tags) for row in table.itertuples()} == {
         aspect: set(tags) for aspect, tags in ERROR_TAGS.items()
     }

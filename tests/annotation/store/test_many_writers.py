@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from annotation.store import Database
 from annotation.store.corrections import AspectResponse, NewSubmission, SavedSubmission, StaleError, save
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.models import Correction, Submission
 from m3agiqa import Aspect, MosScale
 
@@ -57,7 +57,7 @@ def test_twenty_annotators_save_two_thousand_corrections(
     ids = [number for one in acknowledged for number in one.corrections.values()]
     assert len(ids) == len(set(ids)) == ANNOTATORS * ITEMS == 2000
     with database.reading() as session:
-        table = opinions(session)
+        table = current_responses(session)
     assert sorted(table.correction_id) == sorted(ids)
     for row in table.itertuples():
         assert (row.description, row.score) == (f"{row.annotator} on {row.item_id}", 1 + row.item_id % 5)
@@ -82,7 +82,7 @@ def test_tabs_that_save_the_same_item_at_the_same_time(
     assert succeeded.count(True) == 1
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Submission)) == 1
-        row = opinions(session).iloc[0]
+        row = current_responses(session).iloc[0]
     assert row.score == 1 + succeeded.index(True) % 5
 
 
@@ -130,7 +130,7 @@ def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
         with sqlite3.connect(tmp_path / "annotations.db") as plain:
             assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     with sqlite_database.reading() as session:
-        table = opinions(session)
+        table = current_responses(session)
     kept = table.groupby(["annotator", "item_id"]).size()
     assert acknowledged <= set(kept.index)
     assert set(kept) == {2}  # both aspects of a submission, or neither

@@ -7,14 +7,14 @@ import pandas as pd
 
 from annotation.store import Database
 from annotation.store.corrections import AspectResponse, NewSubmission, save
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.models import GoldAnswer
 from m3agiqa import Aspect, MosScale
 
 
 def table(database: Database, aspect: Aspect | None = None) -> pd.DataFrame:
     with database.reading() as session:
-        return opinions(session, aspect)
+        return current_responses(session, aspect)
 
 
 def test_each_opinion_with_all_that_is_known_of_it(database: Database, new_item: Callable[..., int]) -> None:

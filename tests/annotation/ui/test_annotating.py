@@ -23,7 +23,7 @@ import app
 from annotation.settings import Settings
 from annotation.store import Store, queue
 from annotation.store.corrections import StaleError, WithdrawnError
-from annotation.store.current_responses import opinions
+from annotation.store.current_responses import current_responses
 from annotation.store.items import add_item, latest_assessment, record_assessment
 from annotation.ui.access import Access, Forbidden, Person, Role
 from annotation.ui.annotate.api import Annotating, AnnotationApi
@@ -105,7 +105,7 @@ def scored(score: float, *aspects: str, **more) -> list[dict]:
 
 def said_by(annotating: Annotating, aspect: Aspect = Aspect.QUALITY) -> list[dict]:
     with annotating.studio.store.database.reading() as session:
-        return opinions(session, aspect).to_dict("records")
+        return current_responses(session, aspect).to_dict("records")
 
 
 def test_a_view_holds_what_it_takes_to_judge(annotating, fill, store):

@@ -20,7 +20,7 @@ from training.stages.hidden_cache import backbone_id
 def compare(run: RunFolder) -> Comparison:
     """Both models on the run's test split, in points of its scale.
 
-    What the model before says is spoken first where its backbone is another one than the run's. Raises
+    If the model before has another backbone than the run, that generates its descriptions first. Raises
     WeightsError where it is damaged.
     """
     card = read_card(run.baseline)
@@ -50,9 +50,9 @@ def _predicted_before(run: RunFolder, card: Card, aspect: Aspect) -> dict[str, f
     if aspect not in card.predictors:
         return None
     scored = [sample for sample in run.samples if sample.split == "test" and aspect in sample.mos]
-    cases = own_variants(scored, [aspect])
-    describe(cases, card.backbone, run.baseline, run.cache)
-    cached = targets(cases, run.cache, backbone_id(card.backbone, run.baseline), aspect, run.scale)
+    variants = own_variants(scored, [aspect])
+    describe(variants, card.backbone, run.baseline, run.cache)
+    cached = targets(variants, run.cache, backbone_id(card.backbone, run.baseline), aspect, run.scale)
     predictor = load_predictor(run.baseline, aspect, card.predictors[aspect])
     raw, scale = predict(predictor, [target.states for target in cached]), card.scales[aspect]
     moved = [run.scale.from_unit(scale.to_unit(value)) for value in raw]

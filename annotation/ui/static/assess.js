@@ -1,5 +1,5 @@
 // The Assess tab's keys: Ctrl+Enter (or Cmd+Enter) in the prompt assesses; Ctrl+V anywhere puts an image in.
-// And its patience: Assess pressed while the image is still being uploaded takes effect once it is there.
+// Pressing Assess while the image is still being uploaded takes effect once it is there.
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   if (!event.target.closest?.("#prompt")) return;
