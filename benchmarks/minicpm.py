@@ -158,7 +158,7 @@ def measure_here(
     base: MiniCPMBackbone, adapter: Path | None, request: Request, setting: Setting
 ) -> tuple[Measured, dict[Aspect, list[int]]]:
     """Also, the tokens of each description."""
-    speaker = PerAspect({a: with_adapter(base, adapter) for a in Aspect}) if adapter else base
+    speaker = PerAspect({a: sharing_base(base, adapter) for a in Aspect}) if adapter else base
     predictor = random_predictor(base.vocab_size, POSITIONS).fuse(base.head)
     aspects = [conversation.aspect for conversation in request.conversations]
     measured = Measured([])
@@ -203,7 +203,7 @@ def measure_published(
     measured = Measured([{} for _ in range(setting.runs)])
     for conversation in request.conversations:
         aspect = conversation.aspect
-        speaker = with_adapter(base, adapter)
+        speaker = sharing_base(base, adapter)
         reset_peak(setting.device)
         for run in range(-1, setting.runs):
             clock = Clock(setting.device)
@@ -237,7 +237,7 @@ def generate(
         do_sample=False,
         num_beams=beams,
         eos_token_id=None,
-        pad_token_id=chat.place,
+        pad_token_id=chat.placeholder,
         logits_processor=LogitsProcessorList([Dictation(said)]),
     )
 
@@ -260,7 +260,7 @@ def embedded(speaker: MiniCPMBackbone, image: Image.Image, after_image: list[int
     slices = sliced(image, speaker.slicing)
     begin = chat.begin + chat.image(slices.grid, model.config.query_num)
     ids = torch.tensor(begin + after_image, device=model.device)
-    return model.embed(ids, model.sight(slices), ids == chat.place)[None]
+    return model.embed(ids, model.vision_tower(slices), ids == chat.placeholder)[None]
 
 
 class Dictation(LogitsProcessor):

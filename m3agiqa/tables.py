@@ -166,6 +166,9 @@ def csv_records(content: bytes, *, ragged: bool = False) -> Iterator[Record]:
             problem = f"The row is no valid CSV ({error}); put texts with quotation marks into double quotes."
             yield Record(number, problem=problem)
             continue
+        if not any(cell.strip() for cell in cells):
+            at += reader.line_num - 1
+            continue
         width = width or len(cells)
         if len(cells) == width or ragged:
             yield Record(number, cells)

@@ -82,7 +82,7 @@ def in_processes(command: Sequence[str], count: int) -> None:
 
 def follow_starter() -> None:
     """In a process that `in_processes` has started: end with the one that did, even if it was killed."""
-    if os.environ.get(STARTED_BY) == str(os.getppid()):
+    if STARTED_BY in os.environ:
 
         def follow() -> None:
             while os.read(0, 1):  # until the starter's end of standard input is closed

@@ -19,7 +19,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import load_backbone
 from m3agiqa.checkpoint.card import find_checkpoint, load_predictor
 from m3agiqa.errors import InputError
-from m3agiqa.files import is_stamped
+from m3agiqa.files import is_stamped, write_atomically
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample, read_samples
@@ -72,7 +72,7 @@ class RunFolder:
         text = yaml.safe_dump(plain(self.config), sort_keys=False, allow_unicode=True)
         path = self.folder / CONFIG_FILE
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+            write_atomically(path, text)
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""

@@ -355,6 +355,8 @@ def test_a_wrong_address_is_named(stand: ChatStand, cases: list[Variant], tmp_pa
         ("http://gpu:8000/", "http://gpu:8000/v1"),
         ("https://gpu/openai/v1/", "https://gpu/openai/v1"),
         ("http://gpu:8000/v1/chat/completions", "http://gpu:8000/v1"),
+        ("HTTP://GPU:80/v1", "http://gpu/v1"),
+        ("http://[::1]:8000", "http://[::1]:8000/v1"),
     ],
 )
 def test_urls_are_taken_as_people_write_them(url: str, shown: str) -> None:

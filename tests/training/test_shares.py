@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3agiqa.errors import InputError
-from training.parallel import Shard, in_processes
+from training.parallel import STARTED_BY, Shard, in_processes
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
@@ -107,3 +108,20 @@ def test_ctrl_c_ends_all(instead) -> None:
     for index in range(2):
         with pytest.raises(ProcessLookupError):
             os.kill(int((folder / str(index)).read_text()), 0)
+
+
+@pytest.mark.parametrize("killed_early", [True, False])
+def test_a_share_ends_with_its_starter(killed_early: bool) -> None:
+    """Also if that was killed before the share came to follow it."""
+    code = "import sys, time, training.parallel as p; p.follow_starter(); print(flush=True); time.sleep(90)"
+    environment = {**os.environ, STARTED_BY: "1" if killed_early else str(os.getpid())}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=pipe, stdout=pipe) as share:
+        try:
+            if not killed_early:
+                assert share.stdout.readline()
+                assert share.poll() is None
+            share.stdin.close()  # as if this process were no more
+            assert share.wait(60) == 1
+        finally:
+            share.kill()

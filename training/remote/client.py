@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_BACKOFF = 60.0  # seconds between two attempts, where the server names none
 MAX_QUOTE_LENGTH = 300  # characters of a server's error message
 TOO_LONG = re.compile(r"context.?(length|window|size)|too long|maximum.*length", re.IGNORECASE)
@@ -101,7 +102,8 @@ class ChatServer:
         from openai import APIError
 
         try:
-            return [str(model.id) for model in self._client.models.list(extra_headers=self._headers).data]
+            names = [model.id for model in self._client.models.list(extra_headers=self._headers).data]
+            return [str(name) for name in names] if all(names) else None
         except APIError as error:
             problem = self._translated(error, None)
         except (ValueError, AttributeError):
@@ -126,7 +128,7 @@ class ChatServer:
             if choice.message.refusal or choice.finish_reason == "content_filter":
                 raise ContentRefused(f"{model} refuses this image or prompt")
             text = (choice.message.content or "").encode("utf-8", "replace").decode()  # no lone surrogates
-            tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
             return ChatReply(text, *tokens, choice.finish_reason == "length")
         except APIError as error:
             raise self._translated(error, model) from None
@@ -218,15 +220,18 @@ def base_url(text: str) -> str:
     """The URL of a server's API, which for a mere host ends with /v1. Raises InputError."""
     try:
         url = urlsplit(text.strip())
-        host, _ = url.hostname, url.port
+        host, port = url.hostname, url.port
     except ValueError as error:
         raise InputError(f"{text} is no URL: {error}") from error
     if url.scheme not in ("http", "https") or not host:
         raise InputError(f"{text} is no URL of a server; one looks like http://localhost:8000/v1.")
     if "@" in url.netloc:
         raise InputError(f"A server's URL must not hold a password; put the key into {KEY_VARIABLE}.")
+    # One spelling, as answers that are kept are found by it.
+    host = f"[{host}]" if ":" in host else host
+    netloc = host if port in (None, DEFAULT_PORTS[url.scheme]) else f"{host}:{port}"
     path = url.path.rstrip("/").removesuffix("/chat/completions")
-    return url._replace(path=path or "/v1").geturl()
+    return url._replace(netloc=netloc, path=path or "/v1").geturl()
 
 
 def data_url(image: Image.Image, kind: str, **options: Any) -> str:

@@ -1,4 +1,4 @@
-"""The paper's backbone: MiniCPM-Llama3-V 2.5 with adapters, : it generates descriptions and encodes
+"""The paper's backbone, MiniCPM-Llama3-V 2.5 with adapters: it generates descriptions and encodes
 conversations."""
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_a_row_that_is_not_utf8() -> None:
     [
         "image,prompt\nä.png,ok\n".encode("utf-8-sig"),
         "image\tprompt\r\nä.png\tok\r\n".encode("utf-16"),
-        "prompt;image\r\nok;ä.png\r\n\r\n;\r\n".encode(),
+        'prompt;image\r\nok;ä.png\r\n\r\n;\r\n"";" "\r\n'.encode(),
         "image,prompt\rä.png,ok".encode(),
     ],
     ids=["byte order mark", "Unicode text", "semicolons and empty lines", "old Mac"],
