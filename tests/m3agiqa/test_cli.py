@@ -288,7 +288,7 @@ class Terminal:
 def test_live_display_leaves_each_description_once(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(cli.sys, "stdout", terminal)
-    monkeypatch.setattr(cli.shutil, "get_terminal_size", lambda: (Terminal.WIDTH, Terminal.HEIGHT))
+    monkeypatch.setattr(cli.shutil, "get_terminal_size", lambda **_: (Terminal.WIDTH, Terminal.HEIGHT))
     display = cli.LiveDisplay()
     with display.drawing():
         for i in range(words):
