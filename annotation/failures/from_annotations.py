@@ -83,7 +83,7 @@ class Annotations:
         return Judged(cases(both), len(judged) - len(answered))
 
     def opinions(self, item: str) -> list[Opinion]:
-        """Those in force, in the order of the aspects and of their names."""
+        """The current ones, in the order of the aspects and of their names."""
         if not item.isdecimal():
             return []
         with self.store.database.reading() as session:

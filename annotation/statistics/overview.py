@@ -56,7 +56,7 @@ class AnnotatorSummary:
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything that the Data tab shows, about corrections in force unless it says otherwise."""
+    """Everything that the Data tab shows, about current corrections unless it says otherwise."""
 
     images: int
     items: int

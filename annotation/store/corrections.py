@@ -161,7 +161,7 @@ def latest_revision(session: Session, item_id: int, aspect: Aspect, annotator: s
 
 
 def withdraw(session: Session, correction_id: int, annotator: str) -> None:
-    """Undo a correction of one's own; what it superseded is in force again. Twice is the same as once.
+    """Undo a correction of one's own; what it superseded is current again. Twice is the same as once.
 
     Raises InputError for one that does not exist or is somebody else's.
     """
@@ -185,7 +185,7 @@ def withdraw_submission(session: Session, submission_id: int, annotator: str) ->
 
 
 def has_response(session: Session, item_id: int, annotator: str) -> bool:
-    """Whether anything that an annotator said of an item is in force."""
+    """Whether anything that an annotator said of an item is current."""
     standing = (
         select(Correction.id)
         .join(Annotator, Annotator.id == Correction.annotator_id)
@@ -199,7 +199,7 @@ def has_response(session: Session, item_id: int, annotator: str) -> bool:
 
 
 def current_corrections() -> Select[Correction]:
-    """All corrections in force: per item, aspect and annotator the highest revision not withdrawn."""
+    """All current corrections: per item, aspect and annotator the highest revision not withdrawn."""
     newer = aliased(Correction)
     superseded = (
         select(newer.id)
@@ -216,7 +216,7 @@ def current_corrections() -> Select[Correction]:
 
 
 def model_texts(session: Session, item_id: int | None = None) -> dict[int, str]:
-    """By correction in force: what the model had said to the person; of one item, or of all."""
+    """By current correction: what the model had said to the person; of one item, or of all."""
     current = current_corrections().with_only_columns(Correction.id)
     if item_id is not None:
         current = current.where(Correction.item_id == item_id)

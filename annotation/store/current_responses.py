@@ -46,7 +46,7 @@ RESPONSE_COLUMNS = {
 
 
 def current_responses(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
-    """All corrections in force, of one aspect or of all, one row each, oldest first.
+    """All current corrections, of one aspect or of all, one row each, oldest first.
 
     `low` and `high` are the scale of `score`; `seconds` is the time of the whole submission; `prompt` is
     "" where there is none; `gold` tells a calibration image. Columns are there even if rows are not.

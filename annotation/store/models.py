@@ -256,7 +256,7 @@ class Submission(Base):
 class Correction(Base):
     """What a person says of one aspect: agreement with the model, or a score and description of their own.
 
-    The one in force, for an item, aspect and annotator, is that of the highest revision which is not
+    The current one, for an item, aspect and annotator, is that of the highest revision which is not
     withdrawn.
     """
 
@@ -298,7 +298,7 @@ class CorrectionTag(Base):
 
 
 class Withdrawal(Base):
-    """An undone correction; what it had superseded is in force again."""
+    """An undone correction; what it had superseded is current again."""
 
     __tablename__ = "withdrawals"
 

@@ -70,7 +70,7 @@ def sign_in(browser: Browser, team_server: Server) -> Iterator[SignIn]:
         page = context.new_page()
         page.goto(team_server.url)
         page.get_by_role("tab", name="Data").click()
-        expect(page.locator("#data-summary")).to_contain_text("Opinions in force")
+        expect(page.locator("#data-summary")).to_contain_text("Current responses")
         return page
 
     yield open_tab

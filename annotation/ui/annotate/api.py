@@ -132,7 +132,7 @@ class Annotating:
     def undo(self, person: Person, item: int, submission: int | None, blind: bool) -> View:
         """Withdraw a submission of one's own, or a skip if there is none; hold the item again.
 
-        Where an older response is in force again, the item stays done, and may be saved anew all the same.
+        Where an older response is current again, the item stays done, and may be saved anew all the same.
         """
         item = payloads.whole(item, "The item")
         withdrawn = None if submission is None else payloads.whole(submission, "The submission")

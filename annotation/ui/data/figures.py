@@ -32,7 +32,7 @@ def summary_html(overview: Overview) -> str:
     tiles = [
         ("Images", overview.images, several),
         ("Assessments by models", overview.assessments, ""),
-        ("Opinions in force", overview.corrections, "each on one aspect of an image"),
+        ("Current responses", overview.corrections, "each on one aspect of an image"),
         ("Superseded", overview.superseded, "by the same person's newer ones"),
         ("Undone", overview.undone, ""),
         ("Annotators", len(overview.annotators), ""),

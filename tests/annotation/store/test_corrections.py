@@ -49,7 +49,7 @@ def saved(database: Database, *arguments: object, **options: object) -> SavedSub
 
 
 def scores(database: Database) -> dict[tuple[int, str, str], float]:
-    """The score in force of each item, aspect and annotator, as the two ways to ask for it agree."""
+    """The current score of each item, aspect and annotator, as the two ways to ask for it agree."""
     with database.reading() as session:
         table = current_responses(session)
         rows = {row.id for row in session.scalars(current_corrections())}

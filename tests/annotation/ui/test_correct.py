@@ -61,7 +61,7 @@ def handlers(studio) -> CorrectHandlers:
 
 @pytest.fixture
 def standing(studio) -> Callable[[], list[Correction]]:
-    """The corrections in force."""
+    """The current corrections."""
 
     def query() -> list[Correction]:
         with studio.store.database.reading() as session:

@@ -73,12 +73,12 @@ class TestWhoSeesWhat:
         _message, summary, *others = handlers().show(REQUEST)[:6]
         assert "Nobody has given an opinion yet" in summary
         assert others == [""] * 4
-        assert "Opinions in force" in summary and ">0<" in summary
+        assert "Current responses" in summary and ">0<" in summary
 
     def test_viewers_see_counts_and_no_names(self, handlers, store: Store) -> None:
         crowd(store, 6, PEOPLE)
         shown = handlers("eve", Role.VIEWER).show(REQUEST)
-        assert "Opinions in force" in texts(shown) and "Krippendorff" in texts(shown)
+        assert "Current responses" in texts(shown) and "Krippendorff" in texts(shown)
         assert not any(name in texts(shown) for name in ("ann&gt;", "bob", "kim", "Least certain"))
         assert not any(update.get("visible") for update in shown if isinstance(update, dict))
 
