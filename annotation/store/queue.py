@@ -8,6 +8,8 @@ everybody is to answer them, so they come in between, beside the order of the ot
 
 Who changes an item's slots locks its entry first, so that two people never share them out at once. Nobody
 waits for an entry while holding a lock on a later one (by item id), so that transactions do not deadlock.
+PostgreSQL keeps the lock on an entry that a query has locked and then left out, because it no longer fits:
+`_next_free` gives such locks back before it waits.
 """
 
 from __future__ import annotations
@@ -163,15 +165,16 @@ def take(
             .where(Assignment.annotator_id == annotator_id, Assignment.item_id.in_(held))
             .values(held_until=at + LEASE_DURATION)
         )
-    _free_lapsed(session, annotator_id, at)
+    has_locks = _free_lapsed(session, annotator_id, at) or bool(held)
     while len(held) < count:
         item_id = _due_gold(session, annotator_id, gold_every)
         if item_id is None:
-            item_id = _next_free(session, annotator_id, order, pool, wait=not held)
+            item_id = _next_free(session, annotator_id, order, pool, wait=not has_locks)
         if item_id is None:
             break
         _settle(session, item_id, at, annotator_id, WorkState.HELD)
         held.append(item_id)
+        has_locks = True
     return held[:count]
 
 
@@ -350,10 +353,18 @@ def _next_free(session: Session, annotator_id: int, order: Order, pool: Pool, wa
     if pool is not Pool.ALL:
         from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO_SOURCE))
         candidates = candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
-    item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
-    if item_id is None and wait:
-        item_id = session.scalar(candidates.with_for_update(of=QueueEntry))
-    return item_id
+    with session.begin_nested() as savepoint:
+        item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
+        if item_id is not None:
+            return item_id
+        savepoint.rollback()
+    while wait and (item_id := session.scalar(candidates)) is not None:
+        with session.begin_nested() as savepoint:
+            session.execute(_locked(QueueEntry.item_id == item_id))
+            if session.scalar(candidates.where(QueueEntry.item_id == item_id)) is not None:
+                return item_id
+            savepoint.rollback()
+    return None
 
 
 ORDER_COLUMNS = {
@@ -393,17 +404,18 @@ def _due_gold(session: Session, annotator_id: int, gold_every: int) -> int | Non
     return fresh if _next_turn(session, annotator_id) - (latest or 0) >= distance else None
 
 
-def _free_lapsed(session: Session, annotator_id: int, at: datetime) -> None:
-    """Give up what others have held for too long."""
+def _free_lapsed(session: Session, annotator_id: int, at: datetime) -> bool:
+    """Give up what others have held for too long. Whether any entry was locked for it."""
     lapsed = select(Assignment.item_id).where(
         Assignment.state == WorkState.HELD,
         Assignment.held_until < at,
         Assignment.slot.is_not(None),
         Assignment.annotator_id != annotator_id,
     )
-    entries = _locked(QueueEntry.item_id.in_(lapsed)).with_for_update(skip_locked=True)
-    for entry in session.scalars(entries).all():
+    entries = session.scalars(_locked(QueueEntry.item_id.in_(lapsed)).with_for_update(skip_locked=True)).all()
+    for entry in entries:
         _settle(session, entry.item_id, at)
+    return bool(entries)
 
 
 def _held(session: Session, annotator_id: int, also_locked: int | None = None) -> list[int]:
