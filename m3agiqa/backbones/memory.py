@@ -1,17 +1,24 @@
-"""Memory: how much of it is free, and what is said where that is too little."""
+"""Memory: how much of it is free, where a model's weights fit, and the errors where they do not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+from accelerate import infer_auto_device_map
+from accelerate.utils import CustomDtype, compute_module_sizes
+from torch import nn
 
-from m3agiqa.backbones.placement import Quantization
+from m3agiqa.backbones.placement import Placement, Quantization, main_device, quantization_config
 from m3agiqa.errors import InputError, TooLittleMemory
 
+PRECISIONS: tuple[Quantization | None, ...] = (None, "8bit", "4bit")
+QUANTIZED_TYPES = {"8bit": torch.int8, "4bit": CustomDtype.INT4}
+Place = int | str
+"""Number of a GPU, or "cpu": memory whose layers are brought to the first GPU whenever they are at work."""
 CUDA_OVERHEAD = 500_000_000
 """Bytes of a GPU that are left to its libraries, and to what the allocator rounds up."""
 COMMON_MEMORY_SIZES = {
@@ -21,6 +28,113 @@ COMMON_MEMORY_SIZES = {
 """Usual sizes of memory in GB."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def fitting(
+    title: str, model: nn.Module, decoder: nn.Module, dtype: torch.dtype, placement: Placement, work: int
+) -> dict[str, object]:
+    """Options of transformers' `from_pretrained` for a model, given as it is on the meta device.
+
+    `decoder` is the part of it that Placement.quantize is about, `work` the bytes that are needed beside its
+    weights. Raises TooLittleMemory, and what Placement.check does.
+    """
+    placement.check()
+    device, bits = main_device(placement.device), placement.quantize
+    needs = {each: weight_bytes(model, decoder, dtype, each)[""] + work for each in PRECISIONS}
+    options: dict[str, object] = {"dtype": dtype, "device_map": {"": device}}
+    if bits:
+        options["quantization_config"] = quantization_config(bits, dtype, outside(model, {decoder}))
+    rooms, places = {str(device): room(device)}, None
+    fits = needs[bits] <= rooms[str(device)]
+    if device.type == "cuda":
+        gpus = range(torch.cuda.device_count())
+        free: dict[Place, int] = {number: room(f"cuda:{number}") for number in gpus}
+        left: dict[Place, int] = {number: free[number] - work for number in gpus}
+        if not bits:  # layers of bitsandbytes cannot wait in the CPU's memory
+            free["cpu"] = left["cpu"] = room("cpu")
+        places = spread(model, decoder, dtype, bits, left)
+        if placement.device == "auto":
+            options["device_map"], fits = places, bool(places)
+            rooms = {"cpu" if place == "cpu" else f"cuda:{place}": count for place, count in free.items()}
+    if not fits:
+        raise too_little(title, needs, bits, rooms, spreads=bool(places))
+    return options
+
+
+def weight_types(
+    model: nn.Module, decoder: nn.Module, dtype: torch.dtype, bits: Quantization | None
+) -> dict[str, torch.dtype | CustomDtype]:
+    """The types that a model's weights are loaded in, by name, as accelerate takes them."""
+    quantized = {
+        layer.weight: QUANTIZED_TYPES[bits]
+        for layer in decoder.modules()
+        if bits and type(layer) is nn.Linear
+    }
+    return {name: quantized.get(weight, dtype) for name, weight in model.named_parameters()}
+
+
+def weight_bytes(
+    model: nn.Module, decoder: nn.Module, dtype: torch.dtype, bits: Quantization | None = None
+) -> dict[str, int]:
+    """Bytes of each module by its name, once the model is loaded; under "" those of all.
+
+    Scales of quantized weights, 3 % of them at most, are not counted.
+    """
+    sizes = compute_module_sizes(model, special_dtypes=weight_types(model, decoder, dtype, bits))
+    return {name: int(size) for name, size in sizes.items()}
+
+
+def spread(
+    model: nn.Module,
+    decoder: nn.Module,
+    dtype: torch.dtype,
+    bits: Quantization | None,
+    rooms: Mapping[Place, int],
+) -> dict[str, Place] | None:
+    """A device map for accelerate: the decoder's layers, whole, fill the places in their order.
+
+    All else goes to the first place, since it is used in other ways than by calling it: accelerate could not
+    bring it there. None if `rooms`, the bytes of each place, are too small.
+    """
+    layers = layers_of(decoder)
+    stack = next(name for name, module in model.named_modules() if module is layers)
+    sizes = weight_bytes(model, decoder, dtype, bits)
+    first = next(iter(rooms))
+    left = rooms[first] - (sizes[""] - sizes[stack])
+    if left < max(sizes[f"{stack}.{number}"] for number in range(len(layers))):
+        return None
+    places = infer_auto_device_map(
+        layers,
+        {**rooms, first: left},
+        no_split_module_classes=[type(layer).__name__ for layer in layers],
+        special_dtypes=weight_types(layers, layers, dtype, bits),
+        clean_result=False,
+    )
+    if "disk" in places.values():
+        return None
+    outer = dict.fromkeys(outside(model, set(layers)), first)
+    return outer | {f"{stack}.{name}": place for name, place in places.items()}
+
+
+def layers_of(decoder: nn.Module) -> nn.ModuleList:
+    """The stack of layers that a decoder mainly consists of."""
+    stacks = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
+    return max(stacks, key=lambda stack: sum(weight.numel() for weight in stack.parameters()))
+
+
+def outside(model: nn.Module, parts: Collection[nn.Module]) -> list[str]:
+    """Names of the largest modules, and of single tensors, that have nothing of these parts in them."""
+    return list(_outside(model, frozenset(parts), ""))
+
+
+def _outside(module: nn.Module, parts: frozenset[nn.Module], prefix: str) -> Iterator[str]:
+    for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
+        yield from (f"{prefix}{name}" for name, _ in tensors)
+    for name, child in module.named_children():
+        if parts.isdisjoint(child.modules()):
+            yield f"{prefix}{name}"
+        elif child not in parts:
+            yield from _outside(child, parts, f"{prefix}{name}.")
 
 
 def room(device: torch.device | str) -> int:

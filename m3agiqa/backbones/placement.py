@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from m3agiqa.errors import InputError, WeightsError
 
 Quantization = Literal["4bit", "8bit"]
+CPU_BLOCK = (32, 64)
+"""Rows and columns that the CPU's instructions for 4 bit take at once."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,28 @@ def main_device(asked: str | None) -> torch.device:
         there = "only cuda:0" if count == 1 else f"only cuda:0 to cuda:{count - 1}"
         raise InputError(f"There is no {asked} on this machine, {there}.")
     return torch.device("cuda", number)
+
+
+def quantization_config(bits: Quantization, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
+    """How transformers loads all linear layers but those in the modules `kept`; they compute in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(kept),
+    )
+
+
+def settle(model: nn.Module) -> None:
+    """Have quantized layers do now what they would do when first used, in tensors that copies may share."""
+    for layer in model.modules():
+        kind = type(layer).__name__
+        if kind == "Linear8bitLt":
+            layer.init_8bit_state()
+        elif kind == "Linear4bit" and layer.weight.device.type == "cpu":
+            # Layers of other sizes would fail in the CPU's own format; without it they are slower.
+            if layer.out_features % CPU_BLOCK[0] or layer.in_features % CPU_BLOCK[1]:
+                layer.support_avx512bf16_for_cpu = False
+            layer(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype))

@@ -30,16 +30,14 @@ from m3agiqa.backbones.adapters import load_adapter
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
 from m3agiqa.backbones.base_model import MODEL_FILES, BaseModel
 from m3agiqa.backbones.chat import ChatTokens, answers_of
-from m3agiqa.backbones.device_map import fitting
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.hf.chat import TemplateChat
 from m3agiqa.backbones.hf.modules import linear_layer_pattern, split_model
 from m3agiqa.backbones.hf.processor import load_processor
 from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
-from m3agiqa.backbones.memory import enough_for_work, enough_to_load
+from m3agiqa.backbones.memory import enough_for_work, enough_to_load, fitting
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
-from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
-from m3agiqa.backbones.quantization import settle
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement, settle
 from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from m3agiqa.backbones.device_map import outside
+from m3agiqa.backbones.memory import weight_bytes
 from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.placement import Quantization
-from m3agiqa.backbones.quantization import tensor_bytes
 
 AS_PUBLISHED = Slicing()
 LORA_RANK = 64  # of OpenBMB's fine-tuning script
+COPIED_MODULES = ("vpm", "resampler", "llm.model.embed_tokens")
+"""Which a published adapter has whole."""
 PIXEL_WIDTH = 4  # bytes
 LORA_WIDTH = 4  # bytes; PEFT computes in 32 bit
 BEGIN, QUESTION, CLOSING = 8, 128, 64
@@ -75,10 +76,11 @@ def memory_needed(
     slicing: Slicing = AS_PUBLISHED,
 ) -> Memory:
     """What a model, given on the meta device, takes up at work, with all that is not quantized in `dtype`."""
-    cache, activations = _at_work(model.config, dtype.itemsize, bits, work, slicing)
-    copies = copied_bytes(model, dtype)
+    cache, activations = _at_work(model.config, dtype.itemsize, work, slicing)
+    published = weight_bytes(model, model.llm.model, dtype)
+    copies = sum(published[name] for name in COPIED_MODULES)
     return Memory(
-        weights=sum(tensor_bytes(model, dtype, bits, outside(model, {model.llm.model})).values()),
+        weights=weight_bytes(model, model.llm.model, dtype, bits)[""],
         adapters=work.adapters * (copies + lora_bytes(model)),
         replaced=copies if work.adapters else 0,
         cache=cache,
@@ -88,15 +90,11 @@ def memory_needed(
 
 def images_at_once(config: MiniCPMVConfig, dtype: torch.dtype, free: int, slicing: Slicing) -> int:
     """Images that can be described together with so many bytes free beside a loaded model; at least one."""
-    one, two = (
-        sum(_at_work(config, dtype.itemsize, None, Work(images=images), slicing)) for images in (1, 2)
-    )
+    one, two = (sum(_at_work(config, dtype.itemsize, Work(images=images), slicing)) for images in (1, 2))
     return max(1, 1 + (free - one) // (two - one))
 
 
-def _at_work(
-    config: MiniCPMVConfig, width: int, bits: Quantization | None, work: Work, slicing: Slicing
-) -> tuple[int, int]:
+def _at_work(config: MiniCPMVConfig, width: int, work: Work, slicing: Slicing) -> tuple[int, int]:
     """Bytes of cache and activations."""
     slices = sliced(Image.new("RGB", work.size), slicing)
     begun = beginning_length(config, slices)
@@ -104,8 +102,8 @@ def _at_work(
     cache = cache_bytes(config, work.rows, columns, width)
     peaks = (
         vision_peak(config, slices, width),
-        reading_peak(config, work.images, begun, begun, width, bits),
-        reading_peak(config, work.rows, QUESTION, columns, width, bits),
+        reading_peak(config, work.images, begun, begun, width),
+        reading_peak(config, work.rows, QUESTION, columns, width),
         cache * (work.rows - 1) // work.rows,  # of rows that ended, parted from the others to be rated
     )
     states = 2 * work.rows * columns * config.hidden_size * width  # as they were read, and put together
@@ -123,13 +121,6 @@ def cache_bytes(config: MiniCPMVConfig, rows: int, columns: int, width: int) -> 
     """Keys and values of all layers, `width` bytes each."""
     head = config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * rows * columns * width
-
-
-def copied_bytes(model: MiniCPMV, dtype: torch.dtype) -> int:
-    """What a published adapter has whole: vision encoder, resampler and token embeddings."""
-    copied = ("vpm.", "resampler.", "llm.model.embed_tokens.")
-    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
-    return sum(count for name, count in sizes.items() if name.startswith(copied)) * dtype.itemsize
 
 
 def lora_bytes(model: MiniCPMV) -> int:
@@ -155,16 +146,9 @@ def vision_peak(config: MiniCPMVConfig, slices: Slices, width: int) -> int:
     return patches * (max(encoder, resampler) * width + 2 * pixels * PIXEL_WIDTH)
 
 
-def reading_peak(
-    config: MiniCPMVConfig, rows: int, tokens: int, columns: int, width: int, bits: Quantization | None
-) -> int:
+def reading_peak(config: MiniCPMVConfig, rows: int, tokens: int, columns: int, width: int) -> int:
     """Most bytes in a layer of the language model that reads `tokens` a row, in the context of `columns`."""
     count, hidden, inner = rows * tokens, config.hidden_size, config.intermediate_size
     held = 4 * count * hidden * width  # embedded, the same padded, residual and norm
     attention = (4 * count + 2 * rows * columns) * hidden * width  # queries, output; keys and values repeated
-    gated = 3 * count * inner * width
-    if bits == "8bit":
-        gated = max(gated, count * inner * (2 * width + 4))  # products are of 32 bit at first
-    if bits == "4bit":
-        gated = max(gated, (2 * count + hidden) * inner * width)  # with one layer's weights in full
-    return held + max(attention, gated)
+    return held + max(attention, 3 * count * inner * width)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from m3agiqa.backbones.device_map import PRECISIONS
-from m3agiqa.backbones.memory import gigabytes, room, size_sold
+from m3agiqa.backbones.memory import PRECISIONS, gigabytes, room, size_sold
 from m3agiqa.backbones.minicpm.loading import PUBLISHED_SETTINGS, read_config, without_weights
 from m3agiqa.backbones.minicpm.memory import Work, memory_needed
 
