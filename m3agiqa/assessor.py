@@ -23,6 +23,7 @@ from m3agiqa.images import ImageSource, open_image
 from m3agiqa.predictor.model import Predictor
 
 MAX_PROMPT = 2000  # characters
+MOS_DIGITS = 3  # after the point, everywhere, so that the word of a MOS is that of the written number
 VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
 
 
@@ -40,12 +41,18 @@ class AspectResult:
 
     aspect: Aspect
     description: str
-    rating: Rating
+    spoken_rating: Rating
+    """The language model's own word, which need not be that of the MOS."""
     mos: float
     raw_mos: float
     scale: MosScale
     spread: float | None = None
     """Standard deviation over predictors trained with other seeds, in points of MOS; None with one alone."""
+
+    @property
+    def rating(self) -> Rating:
+        """The word of the MOS."""
+        return self.scale.rating(self.mos)
 
     @property
     def limited(self) -> bool:
@@ -57,10 +64,11 @@ class AspectResult:
         return {
             "description": self.description,
             "rating": str(self.rating),
-            "mos": round(self.mos, 3),
-            "raw_mos": round(self.raw_mos, 3),
+            "spoken_rating": str(self.spoken_rating),
+            "mos": round(self.mos, MOS_DIGITS),
+            "raw_mos": round(self.raw_mos, MOS_DIGITS),
             "scale": [self.scale.low, self.scale.high],
-            **({} if self.spread is None else {"spread": round(self.spread, 3)}),
+            **({} if self.spread is None else {"spread": round(self.spread, MOS_DIGITS)}),
         }
 
 
@@ -228,7 +236,8 @@ class Assessor:
         raw, scale = self.predictors[aspect].predict(output.hidden), self.card.scales[aspect]
         others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
         spread = stdev([raw, *others]) if others else None
-        return AspectResult(aspect, output.description, output.rating, scale.clamp(raw), raw, scale, spread)
+        mos = scale.clamp(round(raw, MOS_DIGITS))
+        return AspectResult(aspect, output.description, output.rating, mos, raw, scale, spread)
 
     def _assessment(
         self, image: ImageSource, request: Request, results: dict[Aspect, AspectResult], seconds: float

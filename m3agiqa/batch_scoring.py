@@ -23,6 +23,7 @@ RESULT_COLUMNS = (
     *(f"{aspect}_mos" for aspect in Aspect),
     *(f"{aspect}_description" for aspect in Aspect),
     *(f"{aspect}_rating" for aspect in Aspect),
+    *(f"{aspect}_spoken_rating" for aspect in Aspect),
     *(f"{aspect}_raw_mos" for aspect in Aspect),
     "scale",
     "model",
@@ -171,6 +172,7 @@ def _cells(assessment: Assessment) -> dict[str, str]:
         cells[f"{result.aspect}_mos"] = f"{result.mos:.3f}"
         cells[f"{result.aspect}_raw_mos"] = f"{result.raw_mos:.3f}"
         cells[f"{result.aspect}_rating"] = str(result.rating)
+        cells[f"{result.aspect}_spoken_rating"] = str(result.spoken_rating)
         cells[f"{result.aspect}_description"] = result.description
     return cells
 

@@ -26,16 +26,24 @@ INPUT_COLUMNS = (
     "predicted",
     "scale_low",
     "scale_high",
-    "rating",  # the rating word that the model has generated
+    "spoken_rating",  # the rating word that the model has generated
     "description",  # the model's
     "reference",  # a teacher's
     "tags",  # kinds of error that people have seen, a tuple
 )
 DERIVED_COLUMNS = (
     "error",  # predicted less MOS, in points of the scale
-    "words_apart",  # steps from this word to the word of the predicted MOS; NaN without rating
+    "rating",  # the word of the predicted MOS
+    "words_apart",  # steps between the two words; NaN where none was generated
 )
-COMPARISON_COLUMNS = ("other_predicted", "other_rating", "other_description", "other_error", "gain")
+COMPARISON_COLUMNS = (
+    "other_predicted",
+    "other_rating",
+    "other_spoken_rating",
+    "other_description",
+    "other_error",
+    "gain",
+)
 """What a second model says, on the first one's scale; `gain` is by how much it is nearer to people."""
 
 SAME_CASE = ["item", "aspect", "image"]
@@ -60,27 +68,24 @@ class Key:
 def cases(given: pd.DataFrame) -> pd.DataFrame:
     """A table with INPUT_COLUMNS and DERIVED_COLUMNS, by item and aspect; None where unknown."""
     table = given.reindex(columns=list(INPUT_COLUMNS)).astype({"predicted": float, "mos": float})
-    texts = ["prompt", "generator", "source", "rating", "description", "reference"]
+    texts = ["prompt", "generator", "source", "spoken_rating", "description", "reference"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), None)
     table["tags"] = [tags if isinstance(tags, tuple) else () for tags in table["tags"]]
     table["error"] = table["predicted"] - table["mos"]
-    table["words_apart"] = [
-        _words_apart(rating, predicted, MosScale(low, high))
-        for rating, predicted, low, high in zip(
-            table["rating"], table["predicted"], table["scale_low"], table["scale_high"], strict=True
-        )
-    ]
-    table["words_apart"] = table["words_apart"].astype(float)
+    scores = zip(table["predicted"], table["scale_low"], table["scale_high"], strict=True)
+    table["rating"] = [str(MosScale(low, high).rating(predicted)) for predicted, low, high in scores]
+    words = zip(table["spoken_rating"], table["rating"], strict=True)
+    table["words_apart"] = pd.Series([_words_apart(*pair) for pair in words], table.index, dtype=float)
     return table.sort_values(["item", "aspect"], kind="stable", ignore_index=True)
 
 
-def _words_apart(rating: str | None, predicted: float, scale: MosScale) -> float:
-    return abs(RATING_WORDS.index(rating) - RATING_WORDS.index(scale.rating(predicted))) if rating else np.nan
+def _words_apart(spoken: str | None, rating: str) -> float:
+    return abs(RATING_WORDS.index(spoken) - RATING_WORDS.index(rating)) if spoken else np.nan
 
 
 def beside(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Cases that both models have judged, with COMPARISON_COLUMNS too; people's MOS is the first table's."""
-    judged = ["predicted", "rating", "description", "scale_low", "scale_high"]
+    judged = ["predicted", "rating", "spoken_rating", "description", "scale_low", "scale_high"]
     other = second[[*SAME_CASE, *judged]].rename(columns={name: f"other_{name}" for name in judged})
     both = first.merge(other, on=SAME_CASE, validate="one_to_one")
     both["other_predicted"] = rescaled(

@@ -30,6 +30,7 @@ EXPORT_COLUMNS = (
     "predicted",
     "error",
     "rating",
+    "spoken_rating",
     "words_apart",
     "description",
     "reference",
@@ -37,6 +38,7 @@ EXPORT_COLUMNS = (
     "other_predicted",
     "other_error",
     "other_rating",
+    "other_spoken_rating",
     "other_description",
     "gain",
 )

@@ -131,7 +131,7 @@ class Annotations:
                 AspectAssessment.mos.label("predicted"),
                 AspectAssessment.scale_low,
                 AspectAssessment.scale_high,
-                AspectAssessment.rating,
+                func.coalesce(AspectAssessment.spoken_rating, AspectAssessment.rating).label("spoken_rating"),
                 AspectAssessment.description,
             )
             .join(AspectAssessment.assessment)
@@ -144,7 +144,7 @@ class Annotations:
         rows = session.execute(query).mappings().all()
         judged = pd.DataFrame([dict(row) for row in rows], columns=list(query.selected_columns.keys()))
         judged["aspect"] = [str(aspect) for aspect in judged["aspect"]]
-        judged["rating"] = [str(rating) for rating in judged["rating"]]
+        judged["spoken_rating"] = [str(rating) for rating in judged["spoken_rating"]]
         judged["image"] = [str(self.store.images.path(file)) for file in judged["image"]]
         judged["prompt"] = [prompt or None for prompt in judged["prompt"]]
         return judged.astype(

@@ -23,6 +23,7 @@ TEXT_COLUMNS = (
     "source",
     "aspect",
     "rating",
+    "spoken_rating",
     "description",
     "reference",
 )
@@ -171,8 +172,10 @@ def _checked(read: pd.DataFrame, name: str) -> pd.DataFrame:
         _all(read[column].notna(), f"{column} is empty", name)
     _all(read["aspect"].isin(list(Aspect)), f"aspect is none of {', '.join(Aspect)}", name)
     _all(~read.duplicated(["item", "aspect"]), "sample and aspect have been there before", name)
-    if "rating" in read:  # a word that is none of the five is no answer
-        read["rating"] = read["rating"].where(read["rating"].isin(list(RATING_WORDS)))
+    if "spoken_rating" not in read:  # what older reports call a rating
+        read["spoken_rating"] = read.get("rating")
+    # A word that is none of the five is no answer.
+    read["spoken_rating"] = read["spoken_rating"].where(read["spoken_rating"].isin(list(RATING_WORDS)))
     return read
 
 

@@ -90,6 +90,7 @@ def record_assessment(
                 aspect=result.aspect,
                 description=storable(result.description),
                 rating=result.rating,
+                spoken_rating=result.spoken_rating,
                 mos=result.mos,
                 raw_mos=result.raw_mos,
                 scale_low=result.scale.low,

@@ -192,6 +192,8 @@ class AspectAssessment(Base):
     aspect: Mapped[Aspect] = mapped_column(primary_key=True)
     description: Mapped[str] = mapped_column(Text)
     rating: Mapped[Rating]
+    """The word of the MOS; in older rows, without a spoken rating, the language model's own."""
+    spoken_rating: Mapped[Rating | None]
     mos: Mapped[float]
     raw_mos: Mapped[float]
     scale_low: Mapped[float]
@@ -207,9 +209,9 @@ class AspectAssessment(Base):
 
     @property
     def uncertainty(self) -> float:
-        """Distance of the MOS from the range of the rating word, plus the spread, in units of the scale."""
+        """Distance of the MOS from the range of the spoken rating, plus the spread, in units of the scale."""
         unit = self.scale.to_unit(self.mos)
-        low = RATING_WORDS.index(self.rating) / len(RATING_WORDS)
+        low = RATING_WORDS.index(self.spoken_rating or self.rating) / len(RATING_WORDS)
         distance = max(low - unit, unit - low - 1 / len(RATING_WORDS), 0.0)
         return distance + (self.spread or 0.0) / (self.scale_high - self.scale_low)
 

@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from m3agiqa import Aspect, AspectResult, Assessment, Assessor, DescriptionDelta, InputError, Rating, Stopped
+from m3agiqa import (
+    Aspect,
+    AspectResult,
+    Assessment,
+    Assessor,
+    DescriptionDelta,
+    InputError,
+    MosScale,
+    Rating,
+    Stopped,
+)
 from m3agiqa.assessor import Event, clean_prompt
 from m3agiqa.backbones.base import Generation, Request
 from m3agiqa.backbones.nano.language_model import load_language_model
@@ -43,6 +55,18 @@ def test_predictors_of_other_seeds_say_how_sure_a_mos_is(scripted: Assessor, pic
     told = assessor.assess(picture).to_dict()["aspects"]
     assert (told["quality"]["mos"], told["quality"]["spread"]) == (3.62, 0.5)
     assert "spread" not in told["authenticity"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(-100, 200), st.sampled_from([MosScale(1, 5), MosScale(0, 100)]))
+def test_there_is_one_verdict(scripted: Assessor, picture: Image.Image, raw: float, scale: MosScale) -> None:
+    predictors = dict.fromkeys(Aspect, type(scripted.predictors[Aspect.QUALITY])(raw))
+    card = replace(scripted.card, scales=dict.fromkeys(Aspect, scale))
+    result = Assessor(scripted.backbone, predictors, card).assess(picture).aspects[Aspect.QUALITY]
+    written = result.to_dict()
+    assert result.rating is scale.rating(result.mos)
+    assert written["rating"] == scale.rating(written["mos"])
+    assert (result.spoken_rating, written["spoken_rating"]) == (Rating.FAIR, "fair"), "as the backbone said"
 
 
 @pytest.mark.parametrize("prompt", [None, "", "  \n"])
@@ -118,7 +142,8 @@ def test_results_match_what_was_streamed(events: list[Event], assessor: Assessor
         assert streamed.strip().startswith(result.description)
         assert "�" not in result.description
         assert result.scale.low <= result.mos <= result.scale.high
-        assert result.rating in Rating
+        assert result.rating is result.scale.rating(result.mos)
+        assert result.spoken_rating in Rating
         assert result.scale == assessor.card.scales[aspect]
     assert assessment.seconds > 0
     assert (assessment.model, assessment.learned_from) == (assessor.card.title, assessor.card.learned_from)
@@ -139,7 +164,8 @@ def test_several_at_once_are_judged_as_one_by_one(exact: Assessor, picture: Imag
         assert (together.prompt, together.aspects.keys()) == (alone.prompt, alone.aspects.keys())
         for aspect, result in together.aspects.items():
             expected = alone.aspects[aspect]
-            assert (result.description, result.rating) == (expected.description, expected.rating)
+            assert result.description == expected.description
+            assert result.spoken_rating is expected.spoken_rating
             assert result.raw_mos == pytest.approx(expected.raw_mos, abs=1e-3)
 
 

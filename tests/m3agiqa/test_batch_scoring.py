@@ -77,7 +77,7 @@ def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
         "correspondence": ("5.000", "5.310"),
         "authenticity": ("1.000", "0.200"),
     }
-    assert first["quality_rating"] == "fair"
+    assert (first["quality_rating"], first["quality_spoken_rating"]) == ("good", "fair")
     assert first["quality_description"].startswith("It has a calm, even light")
     assert (first["scale"], first["model"], first["error"]) == ("1 to 5", "scripted 1.2", "")
     assert first["learned_from"] == "nobody"

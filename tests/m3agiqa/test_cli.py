@@ -72,9 +72,9 @@ def test_descriptions_and_table(image_file: Path, capsys: pytest.CaptureFixture[
     assert "\x1b" not in out  # not a terminal
     table = out[out.index("Aspect") :].splitlines()
     assert [line.split() for line in table[1:4]] == [
-        ["Quality", "fair", "3.62", "of", "1–5"],
-        ["Correspondence", "fair", "5.00", "of", "1–5", "(raw", "5.31)"],
-        ["Authenticity", "fair", "1.00", "of", "1–5", "(raw", "0.20)"],
+        ["Quality", "good", "3.62", "of", "1–5"],
+        ["Correspondence", "excellent", "5.00", "of", "1–5", "(raw", "5.31)"],
+        ["Authenticity", "bad", "1.00", "of", "1–5", "(raw", "0.20)"],
     ]
     assert re.fullmatch(r"Judged by scripted 1\.2 in \d+\.\d s\. Learned from nobody\.", table[-1])
 

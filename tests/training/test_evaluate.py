@@ -82,8 +82,8 @@ def test_a_table_has_what_was_said_beside_what_is_true(predictor: Predictor) -> 
     assert (first["sample"], first["image"], first["prompt"]) == ("s0", "0.png", "prompt 0")
     assert (first["aspect"], first["split"], first["generator"]) == ("authenticity", "test", "pen")
     assert (first["description"], first["reference"]) == ("by the model", "by the teacher")
-    assert first["rating"] == "good"
-    assert pd.isna(second["rating"]) and pd.isna(second["source"])
+    assert (first["rating"], first["spoken_rating"]) == ("excellent", "good")
+    assert pd.isna(second["spoken_rating"]) and pd.isna(second["source"])
     assert first["raw"] > 5 and first["predicted"] == 5, "the scale's bounds hold for predicted alone"
     assert (first["mos"], second["mos"]) == (1, 2)
 
@@ -103,7 +103,7 @@ def test_a_summary_has_intervals_classes_and_what_was_spoken() -> None:
     mos, predicted = noisy(60)
     words = [str(SCALE.rating(score)) for score in mos]
     words[0] = None
-    found = summary(table(mos, predicted, rating=words), SCALE)["quality"]
+    found = summary(table(mos, predicted, spoken_rating=words), SCALE)["quality"]
     for name in ("srcc", "plcc", "plcc_logistic", "krcc", "rmse"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
     assert found["plcc_logistic"] == plcc_logistic(predicted, mos)
@@ -135,7 +135,7 @@ def test_each_aspect_is_summed_up_by_itself_in_the_usual_order() -> None:
 def test_few_or_equal_images_give_no_numbers_and_no_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        alone = summary(table([2.0], [3.0], rating=["good"]), SCALE)["quality"]
+        alone = summary(table([2.0], [3.0], spoken_rating=["good"]), SCALE)["quality"]
         equal = summary(table([2.0] * 4, [3.0] * 4), SCALE)["quality"]
     assert alone["n"] == 1 and math.isnan(alone["srcc"]) and math.isnan(alone["spoken_srcc"])
     assert alone["rmse"] == 1

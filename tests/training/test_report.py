@@ -80,7 +80,8 @@ def predictions(folder: Path, count: int = 24, seed: int = 0) -> pd.DataFrame:
                     "mos": mos,
                     "predicted": mos + error,
                     "raw": mos + error,
-                    "rating": str(SCALE.rating(mos)),
+                    "rating": str(SCALE.rating(mos + error)),
+                    "spoken_rating": str(SCALE.rating(mos)),
                     "description": f"said about {number}",
                     "reference": None if number == 5 else f"written about {number}",
                 }
@@ -229,7 +230,7 @@ def test_the_same_input_gives_the_same_bytes(table: pd.DataFrame, found: dict, t
 
 
 def test_very_few_images_make_a_report_too(table: pd.DataFrame, tmp_path: Path) -> None:
-    few = table[table["aspect"] == "quality"].head(2).assign(prompt=None, rating=None, generator=None)
+    few = table[table["aspect"] == "quality"].head(2).assign(prompt=None, spoken_rating=None, generator=None)
     page = Page(write(tmp_path, few, summary(few, SCALE)))
     assert "images of the same prompt cannot be compared" in page.text
     assert len(page.all("article")) == 2

@@ -44,6 +44,7 @@ PREDICTION_COLUMNS = (
     "predicted",
     "raw",
     "rating",
+    "spoken_rating",
     "description",
     "reference",
 )
@@ -61,9 +62,10 @@ SLOW_METRIC_DRAWS = 200
 def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: MosScale) -> pd.DataFrame:
     """One row an image, with the columns PREDICTION_COLUMNS.
 
-    `raw` is what the predictor said and `predicted` that within the scale; `rating` and `description` are
-    what the backbone has generated and `reference` is the teacher's description. What is not known is missing
-    (None or NaN). The targets are of one aspect, the predictor's; pandas.concat joins the tables of several.
+    `raw` is what the predictor said, `predicted` that within the scale and `rating` its word; `spoken_rating`
+    and `description` are what the backbone has generated and `reference` is the teacher's description. What
+    is not known is missing (None or NaN). The targets are of one aspect, the predictor's; pandas.concat joins
+    the tables of several.
     """
     raw = predict(predictor, [target.states for target in targets])
     rows = [
@@ -78,7 +80,8 @@ def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: Mos
             "mos": target.mos,
             "predicted": scale.clamp(score),
             "raw": score,
-            "rating": None if target.rating is None else str(target.rating),
+            "rating": str(scale.rating(score)),
+            "spoken_rating": None if target.rating is None else str(target.rating),
             "description": target.description,
             "reference": target.sample.descriptions.get(target.aspect),
         }
@@ -151,7 +154,7 @@ def _aspect_summary(part: pd.DataFrame, scale: MosScale) -> dict[str, object]:
         precision, f1 = precision_and_f1(own, meant, average)
         measures |= {f"precision_{average}": precision, f"f1_{average}": f1}
     measures["confusion"] = confusion(own, meant).tolist()
-    words = [Rating(word) if isinstance(word, str) else None for word in part["rating"]]
+    words = [Rating(word) if isinstance(word, str) else None for word in part["spoken_rating"]]
     if any(words):
         measures |= {f"spoken_{name}": value for name, value in classification(words, meant).items()}
         measures["spoken_confusion"] = confusion(words, meant).tolist()

@@ -302,7 +302,12 @@ def _scale(scale: MosScale) -> dict[str, list[float]]:
 
 
 def _said_by_model(one: AspectAssessment) -> dict[str, Any]:
-    return {"description": one.description, "rating": str(one.rating), "mos": one.mos, **_scale(one.scale)}
+    return {
+        "description": one.description,
+        "rating": str(one.scale.rating(one.mos)),
+        "mos": one.mos,
+        **_scale(one.scale),
+    }
 
 
 def _choice(kind: type[Choice], value: Any, what: str) -> Choice:

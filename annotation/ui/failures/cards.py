@@ -201,22 +201,9 @@ def _aspect(
     row: tuple, opinions: Sequence[Opinion], people: Mapping[str, str], names: ModelNames, open_one: bool
 ) -> str:
     scale = MosScale(row.scale_low, row.scale_high)
-    compared = hasattr(row, "other_predicted")
-    predictions = [
-        _prediction(names.model, row.predicted, row.error, row.rating, row.description, scale, "first")
-    ]
-    if compared:
-        predictions.append(
-            _prediction(
-                names.other,
-                row.other_predicted,
-                row.other_error,
-                row.other_rating,
-                row.other_description,
-                scale,
-                "other",
-            )
-        )
+    predictions = [_prediction(names.model, row)]
+    if hasattr(row, "other_predicted"):
+        predictions.append(_prediction(names.other, row, "other_"))
     reference = (
         f'<div class="says reference"><h5>Reference description</h5><p>{escape(row.reference)}</p></div>'
         if row.reference
@@ -266,27 +253,22 @@ def _track(row: tuple, scale: MosScale, names: ModelNames) -> str:
     )
 
 
-def _prediction(
-    model: str,
-    predicted: float,
-    error: float,
-    rating: str | None,
-    description: str | None,
-    scale: MosScale,
-    which: str,
-) -> str:
-    expected = scale.rating(predicted)
-    pill = f'<span class="rating {rating}">{rating}</span>' if rating else ""
+def _prediction(model: str, row: tuple, prefix: str = "") -> str:
+    """What one model says; `prefix` is that of its columns."""
+    columns = ("predicted", "error", "rating", "spoken_rating", "description")
+    predicted, error, rating, spoken, description = (getattr(row, prefix + name) for name in columns)
     differs = (
-        f'<p class="differs">It says “{rating}”, but its score is in the range of “{expected}”.</p>'
-        if rating and rating != expected
+        f'<p class="differs">It says “{spoken}”, but its score is in the range of “{rating}”.</p>'
+        if spoken and spoken != rating
         else ""
     )
+    which = "other" if prefix else "first"
     text = f"<p>{escape(description)}</p>" if description else '<p class="none">No description.</p>'
     return (
         f'<div class="says {which}"><h5><span class="dot"></span>{escape(model)}</h5>'
         f'<p class="predicted"><b>{predicted:.2f}</b> '
-        f'<span class="error {"over" if error > 0 else "under"}">{error:+.2f}</span>{pill}</p>'
+        f'<span class="error {"over" if error > 0 else "under"}">{error:+.2f}</span>'
+        f'<span class="rating {rating}">{rating}</span></p>'
         f"{text}{differs}</div>"
     )
 

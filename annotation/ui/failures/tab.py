@@ -372,7 +372,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         side = gr.Radio(SIDE_CHOICES, value=Side.ANY, label="Estimated", elem_id="failures-side")
         least = gr.Number(label="Error from", step=0.1, min_width=90, elem_id="failures-least")
         most = gr.Number(label="Error to", step=0.1, min_width=90, elem_id="failures-most")
-        words = gr.Dropdown(WORD_CHOICES, value=Words.ANY, label="Rating word", elem_id="failures-words")
+        words = gr.Dropdown(WORD_CHOICES, value=Words.ANY, label="Spoken word", elem_id="failures-words")
         generator = gr.Dropdown(ALL_CHOICE, value="", label="Generator", elem_id="failures-generator")
         tag = gr.Dropdown(ALL_CHOICE, value="", label="Tag of annotators", elem_id="failures-tag")
         text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 from seeded_cases import add, judge, say
+from sqlalchemy import select
+from sqlalchemy import text as sql
 
 from annotation.failures.catalogue import Catalogue
 from annotation.failures.from_annotations import Annotations
 from annotation.statistics.overview import overview
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
+from annotation.store.models import AspectAssessment
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
 
@@ -33,11 +36,30 @@ def test_cases_are_what_a_model_and_people_have_both_scored(database: Database, 
     assert (case["item"], case["aspect"]) == (str(scored), "quality")
     assert (case["mos"], case["raters"], case["error"]) == (2.5, 2, 2.0)
     assert case["mos_low"] < 2.5 < case["mos_high"]
-    assert case["words_apart"] == 2, "it said fair, and 4.5 is excellent"
+    assert (case["rating"], case["spoken_rating"], case["words_apart"]) == ("excellent", "fair", 2)
     assert case["tags"] == ("blur", "missed flaw")
     assert (case["prompt"], case["generator"], case["source"]) == ("a cat", "dalle", "an import")
     assert Path(case["image"]).is_file()
     assert judged.waiting == 3
+
+
+def test_a_database_without_spoken_ratings_keeps_its_words(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    store = Store(database, ImageFiles(tmp_path / "images"))
+    item = add(store)
+    judge(store, item, {QUALITY: 4.5})
+    say(store, item, {QUALITY: 3.0})
+    with database.engine.begin() as connection:
+        connection.execute(sql("ALTER TABLE aspect_assessments DROP COLUMN spoken_rating"))
+        connection.execute(sql("UPDATE aspect_assessments SET rating = 'fair'"))
+        connection.execute(sql("UPDATE alembic_version SET version_num = '0001'"))
+    opened = Database.open(database_url)
+    [case] = Annotations(Store(opened, store.images)).judged("db:1").cases.to_dict("records")
+    assert (case["rating"], case["spoken_rating"], case["words_apart"]) == ("excellent", "fair", 2)
+    with opened.reading() as session:
+        assert session.scalars(select(AspectAssessment.rating)).all() == [Rating.FAIR]
+    opened.close()
 
 
 def test_the_latest_assessment_and_the_opinions_in_force_count(store: Store) -> None:

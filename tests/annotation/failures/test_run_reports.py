@@ -24,6 +24,7 @@ ROW = dict.fromkeys(PREDICTION_COLUMNS) | {
     "mos": 2.5,
     "predicted": 4.0,
     "rating": "good",
+    "spoken_rating": "fair",
     "description": "sharp",
     "reference": "blurred",
 }
@@ -34,9 +35,18 @@ def test_a_report_of_the_training_becomes_cases(tmp_path: Path) -> None:
     [data] = RunReports(tmp_path).data_sets()
     [case] = RunReports(tmp_path).judged(data.versions[0].key).cases.to_dict("records")
     assert (case["item"], case["prompt"]) == ("0007", "NA"), "texts stay what they are"
-    assert (case["error"], case["words_apart"]) == (1.5, 0)
+    words = case["rating"], case["spoken_rating"], case["words_apart"]
+    assert (case["error"], words) == (1.5, ("good", "fair", 1))
     assert (case["description"], case["reference"], case["generator"]) == ("sharp", "blurred", None)
     assert case["raters"] != case["raters"], "nothing tells how many people are behind it"
+
+
+def test_the_rating_of_an_older_report_is_the_spoken_one(tmp_path: Path) -> None:
+    row = {name: value for name, value in ROW.items() if name != "spoken_rating"}
+    write_run(tmp_path, "old", [row | {"rating": "poor"}])
+    [data] = RunReports(tmp_path).data_sets()
+    [case] = RunReports(tmp_path).judged(data.versions[0].key).cases.to_dict("records")
+    assert (case["rating"], case["spoken_rating"], case["words_apart"]) == ("good", "poor", 2)
 
 
 def test_runs_on_the_same_data_belong_together(tmp_path: Path) -> None:

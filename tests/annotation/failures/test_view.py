@@ -35,9 +35,15 @@ def table(*rows: dict) -> pd.DataFrame:
 
 FOUR = table(
     {"mos": 3.0, "predicted": 4.5, "generator": "dalle", "prompt": "A red CAT", "tags": ("missed flaw",)},
-    {"mos": 3.0, "predicted": 2.0, "generator": "dalle", "prompt": "a dog", "rating": "poor"},
-    {"mos": 2.0, "predicted": 2.1, "aspect": "authenticity", "rating": "excellent"},
-    {"mos": 4.0, "predicted": 4.0, "prompt": "two cats", "rating": "good", "tags": ("missed flaw", "blur")},
+    {"mos": 3.0, "predicted": 2.0, "generator": "dalle", "prompt": "a dog", "spoken_rating": "poor"},
+    {"mos": 2.0, "predicted": 2.1, "aspect": "authenticity", "spoken_rating": "excellent"},
+    {
+        "mos": 4.0,
+        "predicted": 4.0,
+        "prompt": "two cats",
+        "spoken_rating": "good",
+        "tags": ("missed flaw", "blur"),
+    },
 )
 
 
@@ -87,7 +93,7 @@ tables = st.lists(
             "mos": scores,
             "predicted": scores,
             "aspect": st.sampled_from(Aspect).map(str),
-            "rating": st.none() | st.sampled_from(RATING_WORDS).map(str),
+            "spoken_rating": st.none() | st.sampled_from(RATING_WORDS).map(str),
             "prompt": st.none() | st.text(max_size=5),
             "generator": st.none() | st.sampled_from("ab"),
         }

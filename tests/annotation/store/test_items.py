@@ -24,7 +24,7 @@ NEWER = SimpleNamespace(title="nano 1.1", digest="e" * 64, learned_from="more pe
 def assessed(mos: float) -> Assessed:
     """Quality and authenticity, as of an image without a prompt."""
     results = {
-        aspect: AspectResult(aspect, f"It is {mos}.", Rating.GOOD, mos, mos + 1, SCALE, 0.25)
+        aspect: AspectResult(aspect, f"It is {mos}.", Rating.POOR, mos, mos + 1, SCALE, 0.25)
         for aspect in (Aspect.QUALITY, Aspect.AUTHENTICITY)
     }
     return Assessed("a.png", None, results, "nano 1.0", "people", 1.5)
@@ -95,6 +95,7 @@ def test_an_assessment_is_kept_with_all_its_aspects(database: Database, new_item
     assert {row.aspect for row in found.aspects} == {Aspect.QUALITY, Aspect.AUTHENTICITY}
     quality = next(row for row in found.aspects if row.aspect is Aspect.QUALITY)
     assert (quality.description, quality.rating, quality.mos) == ("It is 3.5.", Rating.GOOD, 3.5)
+    assert quality.spoken_rating is Rating.POOR
     assert (quality.raw_mos, quality.scale, quality.spread) == (4.5, SCALE, 0.25)
 
 

@@ -34,7 +34,8 @@ def test_mos_within_its_scale_with_the_raw_value_beside_it():
     html = card(Aspect.QUALITY, finished(result(5.27)))
     assert "<strong>5.0</strong> of 1–5" in html
     assert "raw 5.27" in html
-    assert 'class="rating good">good<' in html
+    assert 'class="rating excellent">excellent<' in html
+    assert "good" not in html, "the spoken word, which is not that of the MOS"
 
 
 def test_raw_value_is_left_out_where_it_says_the_same():

@@ -84,7 +84,7 @@ def _example(row: pd.Series, scale: MosScale) -> ReportExample:
         predicted=known["predicted"],
         rating=scale.rating(known["mos"]),
         predicted_rating=scale.rating(known["predicted"]),
-        spoken_rating=known["rating"],
+        spoken_rating=known["spoken_rating"],
         description=known["description"],
         reference=known["reference"],
     )
