@@ -43,7 +43,7 @@ from m3agiqa import Aspect  # noqa: E402
 from m3agiqa.backbones.base import Generation, Request  # noqa: E402
 from m3agiqa.backbones.minicpm import MiniCPMBackbone  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as backbone_module  # noqa: E402
-from m3agiqa.backbones.minicpm.adapters import with_adapter  # noqa: E402
+from m3agiqa.backbones.minicpm.backbone import with_adapter  # noqa: E402
 from m3agiqa.backbones.minicpm.loading import PUBLISHED_SETTINGS, read_config  # noqa: E402
 from m3agiqa.backbones.minicpm.model import MiniCPMVConfig  # noqa: E402
 from m3agiqa.backbones.minicpm.slicing import Slicing, sliced  # noqa: E402

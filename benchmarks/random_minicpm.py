@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from m3agiqa.backbones.adapters import PEFT_PREFIX, WEIGHTS_FILE
 from m3agiqa.backbones.minicpm import MiniCPMBackbone
-from m3agiqa.backbones.minicpm.adapters import PEFT_PREFIX, WEIGHTS_FILE
 from m3agiqa.backbones.minicpm.chat import SPECIAL_TOKENS
 from m3agiqa.backbones.minicpm.memory import LORA_RANK
 from m3agiqa.backbones.minicpm.model import MiniCPMV, MiniCPMVConfig

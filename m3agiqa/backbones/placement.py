@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -89,6 +89,7 @@ def quantization_config(bits: Quantization, dtype: torch.dtype, kept: Sequence[s
 
 def settle(model: nn.Module) -> None:
     """Have quantized layers do now what they would do when first used, in tensors that copies may share."""
+    layer: Any
     for layer in model.modules():
         kind = type(layer).__name__
         if kind == "Linear8bitLt":

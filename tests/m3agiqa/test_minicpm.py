@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerFast
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.backbones.minicpm import backbone as backbone_module
-from m3agiqa.backbones.minicpm.adapters import with_adapter
 from m3agiqa.backbones.minicpm.backbone import (
     LANGUAGE_ADAPTER_FOLDER,
     PUBLISHED_ADAPTER_FOLDER,
     RESAMPLER_FILE,
     VISION_ADAPTER_FOLDER,
     MiniCPMBackbone,
+    with_adapter,
 )
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE
 from m3agiqa.backbones.minicpm.slicing import Slicing

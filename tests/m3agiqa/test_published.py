@@ -312,7 +312,7 @@ def test_an_old_library_is_named_before_anything_is_downloaded(
 def test_too_little_memory_is_said_before_weights_are_downloaded(
     afresh: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3agiqa.backbones.device_map.room", lambda device: 1000)
+    monkeypatch.setattr("m3agiqa.backbones.memory.room", lambda device: 1000)
     with pytest.raises(TooLittleMemory, match=r"needs 0\.0 GB of memory, and 0\.0 GB are free"):
         Assessor.from_pretrained("m3-agiqa")
     with pytest.raises(InputError, match="There is no device 'tpu'"):

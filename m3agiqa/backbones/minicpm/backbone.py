@@ -16,12 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from m3agiqa.aspects import Aspect
+from m3agiqa.backbones.adapters import load_adapter
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
 from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
 from m3agiqa.backbones.memory import enough_for_work, room
-from m3agiqa.backbones.minicpm.adapters import with_adapter
 from m3agiqa.backbones.minicpm.base_weights import BASE_FILES, BASE_MODEL, base_folder
 from m3agiqa.backbones.minicpm.chat import (
     MAX_NEW_TOKENS,
@@ -34,7 +34,7 @@ from m3agiqa.backbones.minicpm.made_of import CheckpointBase, PublishedAdapter
 from m3agiqa.backbones.minicpm.memory import Work, images_at_once
 from m3agiqa.backbones.minicpm.model import MiniCPMV, VisionTower
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
-from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
+from m3agiqa.backbones.per_aspect import ModuleT, PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
@@ -125,13 +125,10 @@ class MiniCPMBackbone:
     def sibling(self, folder: Path) -> MiniCPMBackbone:
         """Another backbone, with the adapters of a folder, that shares the base weights of this one."""
         other, published = copy.copy(self), folder / PUBLISHED_ADAPTER_FOLDER
-        other.model = model = (
-            with_adapter(self.model, published) if published.is_dir() else sharing_copy(self.model)
-        )
+        other.model = model = with_adapter(self.model, published)
         vision_tower = _vision_tower(model.vision_tower, folder)
         model.vpm, model.resampler = vision_tower.vpm, vision_tower.resampler
-        if (folder / LANGUAGE_ADAPTER_FOLDER).is_dir():
-            model.llm = with_adapter(model.llm, folder / LANGUAGE_ADAPTER_FOLDER)
+        model.llm = with_adapter(model.llm, folder / LANGUAGE_ADAPTER_FOLDER)
         return other
 
     def published(self, adapter: PublishedAdapter, folder: Path) -> MiniCPMBackbone:
@@ -343,11 +340,18 @@ def _has(folder: Path, names: Sequence[str]) -> bool:
     return any((folder / name).exists() for name in names)
 
 
+def with_adapter(module: ModuleT, folder: Path, name: str | None = None) -> ModuleT:
+    """A copy of the module with the adapter of a folder, if there is one; shares all other tensors with it.
+
+    Raises WeightsError for an adapter that is damaged, or of another base.
+    """
+    foreign = "another base than this MiniCPM-Llama3-V 2.5"
+    return load_adapter(sharing_copy(module), folder, widen=True, name=name, foreign=foreign)
+
+
 def _vision_tower(base: VisionTower, folder: Path) -> VisionTower:
     """The vision side as a folder has trained it."""
-    vpm, resampler = base.vpm, base.resampler
-    if (folder / VISION_ADAPTER_FOLDER).is_dir():
-        vpm = with_adapter(vpm, folder / VISION_ADAPTER_FOLDER)
+    vpm, resampler = with_adapter(base.vpm, folder / VISION_ADAPTER_FOLDER), base.resampler
     if (folder / RESAMPLER_FILE).exists():
         resampler = copy.deepcopy(resampler)
         try:
