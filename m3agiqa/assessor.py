@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
+from m3agiqa.backbones.base import Backbone, Delta, Generation, KnowsWords, Request
 from m3agiqa.backbones.placement import Placement, Quantization
+from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL, Calibration
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.checkpoint.revisions import Revision
@@ -25,6 +26,12 @@ from m3agiqa.predictor.model import Predictor
 MAX_PROMPT = 2000  # characters
 MOS_DIGITS = 3  # after the point, everywhere, so that the word of a MOS is that of the written number
 VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
+
+LIKELY_NOTE = (
+    f"Likely: {INTERVAL_LEVEL:.0%} of mean opinion scores lie in this range, as measured on images held out "
+    "of training. Better than: the share of training images with a lower score."
+).replace("%", " %")
+"""What the figures beside a MOS mean, for readers."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,10 @@ class AspectResult:
     scale: MosScale
     spread: float | None = None
     """Standard deviation over predictors trained with other seeds, in points of MOS; None with one alone."""
+    calibration: Calibration | None = field(default=None, repr=False)
+    """Where interval and percentile come from; None for checkpoints that have none."""
+    unknown_prompt: bool = False
+    """Whether the model does not know the prompt's words, so that its MOS of correspondence says little."""
 
     @property
     def rating(self) -> Rating:
@@ -55,12 +66,30 @@ class AspectResult:
         return self.scale.rating(self.mos)
 
     @property
+    def low(self) -> float | None:
+        """Lower end of the interval, in which 80 % of mean opinion scores lie; None without calibration."""
+        return None if self.calibration is None else self.calibration.interval(self.mos, self.scale)[0]
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval."""
+        return None if self.calibration is None else self.calibration.interval(self.mos, self.scale)[1]
+
+    @property
+    def percentile(self) -> float | None:
+        """Share of the training images with a lower MOS, from 0 to 100; None too for an unknown prompt."""
+        if self.calibration is None or self.unknown_prompt:
+            return None
+        return self.calibration.percentile(self.mos)
+
+    @property
     def limited(self) -> bool:
         """Whether the raw value lies visibly outside the scale."""
         return abs(self.raw_mos - self.mos) >= VISIBLE_DIFFERENCE
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; the spread only where there is one."""
+        """Plain values, for JSON; what is not known is left out."""
+        known = {"low": self.low, "high": self.high, "percentile": self.percentile, "spread": self.spread}
         return {
             "description": self.description,
             "rating": str(self.rating),
@@ -68,7 +97,9 @@ class AspectResult:
             "mos": round(self.mos, MOS_DIGITS),
             "raw_mos": round(self.raw_mos, MOS_DIGITS),
             "scale": [self.scale.low, self.scale.high],
-            **({} if self.spread is None else {"spread": round(self.spread, MOS_DIGITS)}),
+            **{name: round(value, MOS_DIGITS) for name, value in known.items() if value is not None},
+            **({} if self.calibration is None else {"training_images": self.calibration.training_images}),
+            **({"unknown_prompt": True} if self.unknown_prompt else {}),
         }
 
 
@@ -176,7 +207,7 @@ class Assessor:
             if isinstance(output, Delta):
                 yield DescriptionDelta(aspect, output.text)
                 continue
-            results[aspect] = self._result(aspect, output)
+            results[aspect] = self._result(aspect, output, request)
             yield results[aspect]
         yield self._assessment(image, request, results, time.perf_counter() - started)
 
@@ -218,7 +249,7 @@ class Assessor:
         for output in self.backbone.describe(list(requests.values())) if requests else ():
             if isinstance(output, Generation):
                 index, aspect = rows[output.row]
-                results[index][aspect] = self._result(aspect, output)
+                results[index][aspect] = self._result(aspect, output, requests[index])
         seconds = (time.perf_counter() - started) / max(len(requests), 1)
         return {
             index: self._assessment(subjects[index][0], request, results[index], seconds)
@@ -232,12 +263,24 @@ class Assessor:
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in self._choose(aspects, prompt))
         return Request(open_image(image), conversations)
 
-    def _result(self, aspect: Aspect, output: Generation) -> AspectResult:
+    def _result(self, aspect: Aspect, output: Generation, request: Request) -> AspectResult:
         raw, scale = self.predictors[aspect].predict(output.hidden), self.card.scales[aspect]
         others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
         spread = stdev([raw, *others]) if others else None
-        mos = scale.clamp(round(raw, MOS_DIGITS))
-        return AspectResult(aspect, output.description, output.rating, mos, raw, scale, spread)
+        prompt = request.conversations[0].prompt if aspect.needs_prompt else None
+        return AspectResult(
+            aspect,
+            output.description,
+            output.rating,
+            mos=scale.clamp(round(raw, MOS_DIGITS)),
+            raw_mos=raw,
+            scale=scale,
+            spread=spread,
+            calibration=self.card.calibration.get(aspect),
+            unknown_prompt=prompt is not None
+            and isinstance(self.backbone, KnowsWords)
+            and not self.backbone.knows_words(prompt),
+        )
 
     def _assessment(
         self, image: ImageSource, request: Request, results: dict[Aspect, AspectResult], seconds: float

@@ -24,6 +24,7 @@ RESULT_COLUMNS = (
     *(f"{aspect}_description" for aspect in Aspect),
     *(f"{aspect}_rating" for aspect in Aspect),
     *(f"{aspect}_spoken_rating" for aspect in Aspect),
+    *(f"{aspect}_{figure}" for figure in ("low", "high", "percentile") for aspect in Aspect),
     *(f"{aspect}_raw_mos" for aspect in Aspect),
     "scale",
     "model",
@@ -174,6 +175,8 @@ def _cells(assessment: Assessment) -> dict[str, str]:
         cells[f"{result.aspect}_rating"] = str(result.rating)
         cells[f"{result.aspect}_spoken_rating"] = str(result.spoken_rating)
         cells[f"{result.aspect}_description"] = result.description
+        figures = {"low": result.low, "high": result.high, "percentile": result.percentile}
+        cells |= {f"{result.aspect}_{k}": f"{v:.3f}" for k, v in figures.items() if v is not None}
     return cells
 
 

@@ -18,7 +18,14 @@ from typing import get_args
 from tqdm import tqdm
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta, clean_prompt
+from m3agiqa.assessor import (
+    LIKELY_NOTE,
+    AspectResult,
+    Assessment,
+    Assessor,
+    DescriptionDelta,
+    clean_prompt,
+)
 from m3agiqa.backbones.placement import Quantization
 from m3agiqa.batch_scoring import ScoreFile, read_rows, score
 from m3agiqa.checkpoint.revisions import parse_revision
@@ -181,8 +188,17 @@ def _table(assessment: Assessment) -> str:
         mos = f"{result.mos:.2f} of {scale.low:g}–{scale.high:g}"
         if result.limited:
             mos += f" (raw {result.raw_mos:.2f})"
+        if result.calibration is not None:
+            mos += f", likely {result.low:.2f}–{result.high:.2f}"
+        if result.calibration is not None and result.percentile is not None:
+            images = f"{result.calibration.training_images:,} images"
+            mos += f", better than {int(result.percentile)} % of {images}"
+        if result.unknown_prompt:
+            mos += ", words of the prompt unknown"
         lines.append(f"{result.aspect.capitalize():<16}{result.rating:<11}{mos}")
     source = f"Judged by {assessment.model} in {assessment.seconds:.1f} s."
+    if any(result.calibration for result in assessment.aspects.values()):
+        lines += ["", LIKELY_NOTE]
     return "\n".join([*lines, "", f"{source} Learned from {assessment.learned_from}."])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import load_backbone
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.checkpoint.card import find_checkpoint, load_predictor
 from m3agiqa.errors import InputError
 from m3agiqa.files import is_stamped, write_atomically
@@ -31,6 +32,7 @@ from training.nano.align import DONE_FILE as ALIGNED_FILE
 from training.stages.describe import EncodedConversation, describe, encode, given
 from training.stages.describe_remote import RemoteDescriptions, remote_identity
 from training.stages.finetune import DONE_FILE as FINETUNED_FILE
+from training.stages.fit import predict
 from training.stages.fit_data import Target, targets
 from training.stages.hidden_cache import HiddenCache, backbone_id
 from training.stages.leave_source_out import with_interval
@@ -327,6 +329,21 @@ class RunFolder:
     def predictor(self, aspect: Aspect, seed: int) -> Predictor:
         """The predictor of a seed."""
         return _load(self.fit_folder(self._fit_name(aspect), seed), aspect)
+
+    @cached_property
+    def calibration(self) -> dict[Aspect, Calibration]:
+        """By the best predictors' errors on the images that they were chosen by, and by the training MOS."""
+        calibrations = {}
+        for aspect in self.aspects:
+            held_out = self.targets(aspect, self.config.select_on)
+            raw = predict(self.best(aspect), [target.states for target in held_out])
+            calibrations[aspect] = Calibration.fitted(
+                [self.scale.clamp(p) - target.mos for p, target in zip(raw, held_out, strict=True)],
+                [s.mos[aspect] for s in self.samples if s.split == "train" and aspect in s.mos],
+                self.scale,
+                [target.sample.source for target in held_out],
+            )
+        return calibrations
 
     def _fit_name(self, aspect: Aspect) -> str:
         return JOINT_NAME if self.config.fit.joint else str(aspect)

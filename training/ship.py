@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.checkpoint.card import CARD_FILE, Card, predictor_file, read_card, write_card
 from m3agiqa.errors import InputError
@@ -34,9 +35,7 @@ def ship(run: RunFolder, out: Path) -> Card:
             for number, seed in enumerate(fitted):
                 shutil.copy(seed / predictor_file(aspect), folder / predictor_file(aspect, number))
         write_card(_card(run, {}), folder)
-        metrics: dict[str, Any] = {
-            "test": {str(a): evaluate(run.best(a), run.targets(a, "test"), run.scale) for a in run.aspects}
-        }
+        metrics: dict[str, Any] = {"test": {str(aspect): _agreement(run, aspect) for aspect in run.aspects}}
         if run.config.transfer is not None:
             metrics["source_left_out"] = run.transferred()
         if run.config.made_up:
@@ -59,7 +58,14 @@ def _card(run: RunFolder, metrics: dict) -> Card:
         predictors={aspect: PredictorConfig(**shape) for aspect, shape in shapes.items()},
         metrics=metrics,
         seeds=len(run.config.seeds) if run.config.ship_seeds else 1,
+        calibration=run.calibration,
     )
+
+
+def _agreement(run: RunFolder, aspect: Aspect) -> dict[str, float]:
+    """On the test split; of the intervals, too, unless they were made from it."""
+    calibration = run.calibration[aspect] if run.config.select_on != "test" else None
+    return evaluate(run.best(aspect), run.targets(aspect, "test"), run.scale, calibration)
 
 
 def _learned_from(run: RunFolder) -> str:

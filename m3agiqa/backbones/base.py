@@ -134,6 +134,15 @@ class TrainableBackbone(Backbone, Protocol):
 
 
 @runtime_checkable
+class KnowsWords(Protocol):
+    """A backbone that compares images with those words of a prompt that it knows."""
+
+    def knows_words(self, prompt: str) -> bool:
+        """Whether it knows enough of them; not in other languages and scripts, perhaps."""
+        ...
+
+
+@runtime_checkable
 class NotesBase(Protocol):
     """A backbone that may be made of any of many published models."""
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.files import sha256
 from m3agiqa.predictor.config import PredictorConfig
@@ -37,6 +38,8 @@ class Card:
     seeds: int = 1
     """Predictors of each aspect, trained with as many seeds. The first one's MOS counts; how far all of them
     spread says how sure it is."""
+    calibration: dict[Aspect, Calibration] = field(default_factory=dict)
+    """Intervals and percentiles; none in checkpoints of before."""
     digest: str = field(default="", compare=False)
     """SHA-256 of the card's file, and so of all the files that it names; "" for one that is in no folder."""
 
@@ -119,6 +122,10 @@ def read_card(folder: Path, *, verify: bool = True) -> Card:
             _verify(folder / name, expected)
         facts["scales"] = {Aspect(k): MosScale(**v) for k, v in facts["scales"].items()}
         facts["predictors"] = {Aspect(k): PredictorConfig(**v) for k, v in facts["predictors"].items()}
+        facts["calibration"] = {
+            Aspect(k): Calibration(**{**v, "quantiles": tuple(v["quantiles"])})
+            for k, v in facts.get("calibration", {}).items()
+        }
         if facts["scales"].keys() != facts["predictors"].keys():
             raise ValueError("each predictor needs its scale")
         return Card(**facts, digest=sha256(path))

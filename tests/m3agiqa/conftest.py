@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from m3agiqa import Aspect, Assessor, MosScale, Rating
 from m3agiqa.backbones.base import Delta, Generation, Request
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.checkpoint.card import Card
 
 WORDS = "It has a calm, even light, and the ball is round."
@@ -68,6 +70,14 @@ def scripted() -> Assessor:
         predictors={},
     )
     return Assessor(ScriptedBackbone(), {aspect: FixedPredictor(mos) for aspect, mos in raw.items()}, card)
+
+
+@pytest.fixture
+def calibrated(scripted: Assessor) -> Assessor:
+    """The same with intervals of ± 0.5, learned from MOS of 2 to 4; it knows Latin letters alone."""
+    calibration = dict.fromkeys(Aspect, Calibration(0.5, 100, (2.0, 4.0), 3827))
+    scripted.backbone.knows_words = str.isascii
+    return Assessor(scripted.backbone, scripted.predictors, replace(scripted.card, calibration=calibration))
 
 
 @pytest.fixture

@@ -69,6 +69,33 @@ def test_there_is_one_verdict(scripted: Assessor, picture: Image.Image, raw: flo
     assert (result.spoken_rating, written["spoken_rating"]) == (Rating.FAIR, "fair"), "as the backbone said"
 
 
+def test_a_mos_has_an_interval_and_a_percentile(calibrated: Assessor, picture: Image.Image) -> None:
+    quality, correspondence, authenticity = calibrated.assess(picture, "a ball").to_dict()["aspects"].values()
+    figures = {"low": 3.12, "high": 4.12, "percentile": 81, "training_images": 3827}
+    assert {name: quality[name] for name in figures} == pytest.approx(figures)
+    assert (correspondence["low"], correspondence["high"], correspondence["percentile"]) == (4.5, 5, 100)
+    assert (authenticity["low"], authenticity["high"], authenticity["percentile"]) == (1, 1.5, 0)
+    assert "unknown_prompt" not in correspondence
+
+
+def test_an_unknown_script_leaves_correspondence_without_a_percentile(
+    calibrated: Assessor, picture: Image.Image
+) -> None:
+    for assessment in (calibrated.assess(picture, "灯台"), *calibrated.assess_all([(picture, "灯台")])):
+        quality, correspondence, authenticity = assessment.to_dict()["aspects"].values()
+        assert correspondence["unknown_prompt"] is True
+        assert "percentile" not in correspondence and correspondence["low"] == 4.5
+        for other in (quality, authenticity):
+            assert "percentile" in other and "unknown_prompt" not in other
+
+
+def test_without_calibration_nothing_is_added(scripted: Assessor, picture: Image.Image) -> None:
+    result = scripted.assess(picture).aspects[Aspect.QUALITY]
+    assert (result.low, result.high, result.percentile) == (None, None, None)
+    written = {"description", "rating", "spoken_rating", "mos", "raw_mos", "scale"}
+    assert result.to_dict().keys() == written
+
+
 @pytest.mark.parametrize("prompt", [None, "", "  \n"])
 def test_without_a_prompt_correspondence_is_left_out(
     scripted: Assessor, picture: Image.Image, prompt: str | None
@@ -147,6 +174,11 @@ def test_results_match_what_was_streamed(events: list[Event], assessor: Assessor
         assert result.scale == assessor.card.scales[aspect]
     assert assessment.seconds > 0
     assert (assessment.model, assessment.learned_from) == (assessor.card.title, assessor.card.learned_from)
+
+
+def test_nano_knows_words_of_english_alone(assessor: Assessor) -> None:
+    assert assessor.backbone.knows_words("a lighthouse at dusk, oil painting")
+    assert not assessor.backbone.knows_words("夕暮れの灯台")
 
 
 def test_same_input_same_result(events: list[Event], assessor: Assessor, picture: Image.Image) -> None:

@@ -91,6 +91,17 @@ def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
     assert (last["prompt"], last["error"]) == ("two\nlines, “ü”", "")
 
 
+def test_intervals_and_percentiles(table: Path, tmp_path: Path, calibrated: Assessor) -> None:
+    run(table, tmp_path / "out.csv", calibrated)
+    first, *_, last = records(tmp_path / "out.csv")
+    assert [first[f"quality_{name}"] for name in ("low", "high", "percentile")] == [
+        "3.120",
+        "4.120",
+        "81.000",
+    ]
+    assert (last["correspondence_low"], last["correspondence_percentile"]) == ("4.500", "")
+
+
 def test_columns_that_the_documentation_promises() -> None:
     kinds = ("mos", "description")
     promised = ["image", "prompt", *(f"{aspect}_{kind}" for kind in kinds for aspect in Aspect), "error"]

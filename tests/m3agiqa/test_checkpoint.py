@@ -9,6 +9,7 @@ import torch
 
 from m3agiqa import Aspect, Assessor, InputError, MosScale, WeightsError, backbones
 from m3agiqa.backbones import load_backbone
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.checkpoint.card import (
     CARD_FILE,
     Card,
@@ -55,6 +56,19 @@ def folder(tmp_path: Path, predictor: Predictor) -> Path:
 def test_card_roundtrip(folder: Path) -> None:
     assert read_card(folder) == CARD
     assert CARD.title == "small 0.3"
+    calibrated = replace(
+        CARD, calibration={Aspect.QUALITY: Calibration(3.5, 9, (10.0, 50.0), 2, {"drawn": 3.0})}
+    )
+    write_card(calibrated, folder)
+    assert read_card(folder) == calibrated
+
+
+def test_a_card_of_before_calibration(folder: Path) -> None:
+    path = folder / CARD_FILE
+    facts = json.loads(path.read_text())
+    del facts["calibration"]
+    path.write_text(json.dumps(facts))
+    assert read_card(folder) == CARD
 
 
 def test_other_weights_make_another_digest(folder: Path) -> None:

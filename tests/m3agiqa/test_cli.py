@@ -79,6 +79,20 @@ def test_descriptions_and_table(image_file: Path, capsys: pytest.CaptureFixture[
     assert re.fullmatch(r"Judged by scripted 1\.2 in \d+\.\d s\. Learned from nobody\.", table[-1])
 
 
+def test_the_table_says_what_a_score_means(
+    image_file: Path,
+    calibrated: Assessor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli.Assessor, "from_pretrained", lambda *_, **__: calibrated)
+    assert cli.main(["assess", str(image_file), "--prompt", "灯台"]) == 0
+    out = capsys.readouterr().out
+    assert "3.62 of 1–5, likely 3.12–4.12, better than 81 % of 3,827 images\n" in out
+    assert "5.00 of 1–5 (raw 5.31), likely 4.50–5.00, words of the prompt unknown\n" in out
+    assert "Likely: 80 % of mean opinion scores" in out
+
+
 def test_chosen_aspects(image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["assess", str(image_file), "--aspect", "authenticity", "--aspect", "quality", "--json"]
     assert cli.main(command) == 0

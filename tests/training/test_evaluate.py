@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.metrics import plcc_logistic, rmse, srcc
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor
@@ -23,6 +24,7 @@ from training.evaluation.evaluate import (
     by_group,
     by_prompt_length,
     evaluate,
+    interval_coverage,
     prediction_table,
     summary,
     within_prompts,
@@ -97,6 +99,17 @@ def test_a_card_says_the_same_as_the_summary(predictor: Predictor) -> None:
     assert card["spoken_srcc"] == pytest.approx(1)
     silent = [target(number, None) for number in range(12)]
     assert set(evaluate(predictor, silent, SCALE)) == CARD
+
+
+def test_how_many_scores_lie_inside_their_intervals() -> None:
+    calibration = Calibration(0.5, 100, (1.0, 5.0), 9, {"drawn": 1.0})
+    predicted, true = [2.0, 3.0, 4.0, 4.9], [2.4, 3.6, 2.0, 5.0]
+    found = interval_coverage(calibration, predicted, true, ["drawn", "drawn", None, "else"], SCALE)
+    assert found == {
+        "interval_coverage": 0.5,
+        "interval_half_width": 0.5,
+        "interval_coverage_by_source": 1.0,
+    }
 
 
 def test_a_summary_has_intervals_classes_and_what_was_spoken() -> None:

@@ -9,7 +9,9 @@ import pytest
 from scripted_backbone import ScriptedBackbone, begun_run
 
 from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.card import read_card
 from training import pipeline
+from training.evaluation.report.write import write_outcome
 from training.evaluation.sanity import sanity
 from training.run import RunFolder
 
@@ -22,6 +24,20 @@ def shipped(scripted: type[ScriptedBackbone], tmp_path: Path) -> RunFolder:
     pipeline.fit(run)
     pipeline.ship(run)
     return run
+
+
+def test_the_checkpoint_is_calibrated(shipped: RunFolder) -> None:
+    card = read_card(shipped.folder / "checkpoint")
+    counts = {part: [s for s in shipped.samples if s.split == part] for part in ("train", "validation")}
+    for aspect in shipped.aspects:
+        calibration = card.calibration[aspect]
+        assert calibration.held_out == sum(aspect in sample.mos for sample in counts["validation"])
+        assert calibration.training_images == sum(aspect in sample.mos for sample in counts["train"])
+        assert calibration == shipped.calibration[aspect]
+        assert 0 <= card.metrics["test"][str(aspect)]["interval_coverage"] <= 1
+    measures = write_outcome(shipped)["quality"]
+    assert measures["interval_coverage"] == card.metrics["test"]["quality"]["interval_coverage"]
+    assert "Inside the 80 % interval" in (shipped.report_folder / "report.html").read_text()
 
 
 def test_comparisons_without_images_are_left_out(shipped: RunFolder) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
 
 from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.metrics import (
     Ratings,
@@ -93,15 +95,49 @@ def prediction_table(predictor: Predictor, targets: Sequence[Target], scale: Mos
 # --- in all ------------------------------------------------------------------------------------
 
 
-def evaluate(predictor: Predictor, targets: Sequence[Target], scale: MosScale) -> dict[str, float]:
+def evaluate(
+    predictor: Predictor, targets: Sequence[Target], scale: MosScale, calibration: Calibration | None = None
+) -> dict[str, float]:
     """The numbers of a model card: `agreement` of one predictor on some images, and its backbone's words.
 
     `spoken_…`: how the rating words that the backbone has generated agree with the MOS by themselves, and how
-    often they are the word for the predicted MOS, or at most next to it.
+    often they are the word for the predicted MOS, or at most next to it. With a calibration also
+    `interval_coverage`.
     """
     predicted = [scale.clamp(raw) for raw in predict(predictor, [target.states for target in targets])]
     true = [target.mos for target in targets]
-    return agreement(predicted, true, scale) | _spoken([t.rating for t in targets], predicted, true, scale)
+    measures = agreement(predicted, true, scale) | _spoken(
+        [t.rating for t in targets], predicted, true, scale
+    )
+    if calibration is not None:
+        sources = [target.sample.source for target in targets]
+        measures |= interval_coverage(calibration, predicted, true, sources, scale)
+    return measures
+
+
+def interval_coverage(
+    calibration: Calibration,
+    predicted: Sequence[float],
+    true: Sequence[float],
+    sources: Sequence[str | None],
+    scale: MosScale,
+) -> dict[str, float]:
+    """Share of true scores inside the interval around the predicted one, and its half width.
+
+    `interval_coverage_by_source` is that of the sources that have a half width of their own, with it.
+    """
+
+    def inside(score: float, mos: float, source: str | None = None) -> bool:
+        low, high = calibration.interval(score, scale, source)
+        return low <= mos <= high
+
+    rows = list(zip(predicted, true, sources, strict=True))
+    measures = {
+        "interval_coverage": fmean(inside(score, mos) for score, mos, _ in rows),
+        "interval_half_width": calibration.half_width,
+    }
+    own = [inside(*row) for row in rows if row[2] in calibration.by_source]
+    return measures | ({"interval_coverage_by_source": fmean(own)} if own else {})
 
 
 def agreement(predicted: Sequence[float], true: Sequence[float], scale: MosScale) -> dict[str, float]:

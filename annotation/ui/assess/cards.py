@@ -10,7 +10,7 @@ from pathlib import Path
 from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.assessor import LIKELY_NOTE, AspectResult, Assessment
 
 ASPECT_QUESTIONS = {
     Aspect.QUALITY: "Is it sharp, clean and well composed?",
@@ -22,6 +22,10 @@ NO_PROMPT = (
     "Type one and assess again."
 )
 KEPT_NOTE = '<p class="kept">Images assessed here are kept on this server, for people to annotate.</p>'
+UNKNOWN_PROMPT = (
+    "The words of this prompt are not known to the model, as they are in another language or script: "
+    "this score says little."
+)
 NO_PREDICTOR = "Not judged: this model was not trained for this aspect."
 
 
@@ -96,6 +100,18 @@ def _score(result: AspectResult, response: AspectResponse | None = None) -> str:
             '<small class="raw" title="What the predictor said, before it was limited to the scale">'
             f"raw {result.raw_mos:.2f}</small>"
         )
+    band, reading = "", ""
+    if result.calibration is not None and not (response and not response.agrees):
+        low, high = result.calibration.interval(result.mos, scale)
+        left, right = 100 * scale.to_unit(low), 100 * scale.to_unit(high)
+        band = f'<div class="interval" style="left:{left:.1f}%;width:{right - left:.1f}%"></div>'
+        reading = f"Likely {low:.1f} to {high:.1f}"
+        if result.percentile is not None:
+            images = f"{result.calibration.training_images:,} images"
+            reading += f", better than <b>{int(result.percentile)} %</b> of {images}"
+        reading = f'<p class="reading" title="{LIKELY_NOTE}">{reading}</p>'
+    if result.unknown_prompt:
+        reading += f'<p class="reading">{UNKNOWN_PROMPT}</p>'
     whose = "your score" if response and not response.agrees else "mean opinion score"
     return (
         '<footer class="score">'
@@ -104,8 +120,9 @@ def _score(result: AspectResult, response: AspectResponse | None = None) -> str:
         f' aria-label="{result.aspect.capitalize()}, {whose}"'
         f' aria-valuemin="{scale.low:g}" aria-valuemax="{scale.high:g}" aria-valuenow="{score:.2f}"'
         f' aria-valuetext="{score:.1f} on a scale of {span}">'
-        f'<div class="fill" style="width:{100 * scale.to_unit(score):.1f}%"></div></div>'
+        f'<div class="fill" style="width:{100 * scale.to_unit(score):.1f}%"></div>{band}</div>'
         f'<p class="ends" aria-hidden="true"><span>{scale.low:g}</span><span>{scale.high:g}</span></p>'
+        f"{reading}"
         "</footer>"
     )
 
@@ -117,10 +134,12 @@ def provenance(assessment: Assessment | None, kept: bool = False) -> str:
     text = json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False)
     # A data URL leaves no file on the server and needs no further request.
     href = f"data:application/json;base64,{base64.b64encode(text.encode()).decode()}"
+    note = LIKELY_NOTE if any(result.calibration for result in assessment.aspects.values()) else ""
     name = f"{Path(assessment.image or 'image').stem}.m3agiqa.json"
     return (
         f'<p class="provenance"><span>Judged by <b>{escape(assessment.model)}</b>. '
-        f"Learned from {escape(assessment.learned_from)}.</span>"
+        f"Learned from {escape(assessment.learned_from)}. {note}".rstrip()
+        + "</span>"
         f'<a id="download" class="download" href="{href}" download="{escape(name)}">Download JSON</a></p>'
         f"{KEPT_NOTE if kept else ''}"
     )

@@ -161,6 +161,9 @@ class NanoBackbone:
     def head(self) -> Tensor:
         return self.llm.get_output_embeddings().weight
 
+    def knows_words(self, prompt: str) -> bool:
+        return self.prompt_aligners.know_words(prompt, self.word_states)
+
     # --- training ----------------------------------------------------------------------------
 
     @classmethod

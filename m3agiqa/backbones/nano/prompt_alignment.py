@@ -201,6 +201,11 @@ class PromptAligners(nn.Module):
         """The same N images, by each aligner."""
         return [aligner.align(features) for aligner in self._aligners]
 
+    def know_words(self, prompt: str, word_states: WordStates) -> bool:
+        """Whether enough words of a prompt are known; if not, its match is 0. Unfitted ones cannot tell."""
+        aligner = self._aligners[length_class(prompt, len(self.each))]
+        return not aligner.rarities or bool(aligner.known_words(prompt, word_states))
+
     def match(self, aligned: Sequence[AlignedImages], prompt: str, word_states: WordStates) -> Tensor:
         """[N], within MAX_MATCH of 0."""
         number = length_class(prompt, len(self.each))

@@ -3,12 +3,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 
 from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.cards import card, provenance
 from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.checkpoint.calibration import Calibration
 
 SCALE = MosScale(1, 5)
 NASTY = '<img src=x onerror="alert(1)"> & so on'
@@ -50,6 +52,23 @@ def test_gauge_follows_the_scale():
     assert 'class="gauge poor"' in html
     assert "width:25.0%" in html
     assert "of 0–100" in html
+
+
+def test_interval_and_percentile():
+    judged = replace(result(3.62), calibration=Calibration(0.5, 100, (2.0, 4.0), 3827))
+    html = card(Aspect.QUALITY, finished(judged))
+    assert "Likely 3.1 to 4.1, better than <b>81 %</b> of 3,827 images" in html
+    assert 'class="interval" style="left:53.0%;width:25.0%"' in html
+    assert "80 % of mean opinion scores" in html, "what that means"
+    for said in (True, False):
+        response = AspectResponse(Aspect.QUALITY, 3.6 if said else 2.1, SCALE, agrees=said)
+        assert ("Likely" in card(Aspect.QUALITY, finished(judged), response)) is said
+
+
+def test_an_unknown_prompt_is_said_plainly():
+    judged = replace(result(3.62), calibration=Calibration(0.5, 100, (2.0, 4.0), 3827), unknown_prompt=True)
+    html = card(Aspect.QUALITY, finished(judged))
+    assert "another language or script" in html and "better than" not in html
 
 
 def test_correspondence_says_why_it_is_empty_without_a_prompt():
@@ -114,6 +133,9 @@ def test_provenance_names_model_and_data_and_offers_the_result():
     assert "kept on this server" in provenance(assessment, kept=True)
     assert "nano &lt;1&gt;" in html
     assert "Learned from an LLM&#x27;s scores.</span>" in html
+    calibrated = replace(result(5.27), calibration=Calibration(0.5, 100, (2.0, 4.0), 3827))
+    explained = provenance(replace(assessment, aspects={Aspect.QUALITY: calibrated}))
+    assert "Learned from an LLM&#x27;s scores. Likely: 80 % of" in explained
     assert 'download="my &quot;cat&quot; &lt;1&gt;.m3agiqa.json"' in html
     data = re.search(r'href="data:application/json;base64,([^"]+)"', html)
     assert json.loads(base64.b64decode(data[1])) == assessment.to_dict()

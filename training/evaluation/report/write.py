@@ -16,7 +16,7 @@ from m3agiqa.checkpoint.card import CARD_FILE
 from m3agiqa.files import replace_folder, sha256
 from training.config import plain
 from training.data import fingerprint
-from training.evaluation.evaluate import evaluate, prediction_table, summary
+from training.evaluation.evaluate import evaluate, interval_coverage, prediction_table, summary
 from training.evaluation.report import write_report
 from training.evaluation.report.before_after import compare
 from training.run import RunFolder
@@ -37,7 +37,7 @@ def write_outcome(run: RunFolder) -> dict[str, Any]:
     table = pd.concat(tables, ignore_index=True)
     measures = summary(table, run.scale)
     for aspect in run.aspects:
-        measures[str(aspect)] |= _over_seeds(run, aspect)
+        measures[str(aspect)] |= _over_seeds(run, aspect) | _coverage(run, aspect, table)
     scales = dict.fromkeys(run.aspects, run.scale)
     compared = None if run.annotated is None else compare(run)
 
@@ -63,6 +63,15 @@ def _made_from(run: RunFolder) -> str:
     if run.annotated is not None:
         made_from.append((run.version, sha256(run.baseline / CARD_FILE)))
     return repr(made_from)
+
+
+def _coverage(run: RunFolder, aspect: Aspect, table: pd.DataFrame) -> dict[str, float]:
+    """Of the intervals, unless they were made from the test split."""
+    if run.config.select_on == "test":
+        return {}
+    part = table[table["aspect"] == str(aspect)]
+    predicted, true, sources = (part[column].tolist() for column in ("predicted", "mos", "source"))
+    return interval_coverage(run.calibration[aspect], predicted, true, sources, run.scale)
 
 
 def _over_seeds(run: RunFolder, aspect: Aspect) -> dict[str, Any]:
