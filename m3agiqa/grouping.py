@@ -1,12 +1,15 @@
-"""Groups of images that belong together because they share something, such as their prompt."""
+"""Groups of images that share something, such as their prompt, and batches of limited size."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+Item = TypeVar("Item")
 
 
 def fold_prompt(prompt: str | None) -> str:
@@ -31,3 +34,15 @@ def connected_groups(marks: Iterable[Iterable[Hashable]]) -> list[int]:
     labels = connected_components(graph, directed=False)[1]
     _, first, group = np.unique(labels, return_index=True, return_inverse=True)
     return [int(index) for index in first[group]]
+
+
+def batched_by_size(items: Iterable[Item], size: int, size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items in their order, together until their sizes add up to `size`."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if sum(map(size_of, batch)) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import save_predictor
 from m3agiqa.errors import InputError
 from m3agiqa.files import sha256
+from m3agiqa.json_lines import write_json
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor.model import Predictor
 
@@ -45,7 +45,7 @@ def import_predictor(
         "source": file.name,
         "source_sha256": sha256(file),
     }
-    (out / PREDICTOR_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_json(out / PREDICTOR_FILE, facts)
     return predictor
 
 

@@ -288,9 +288,9 @@ def _plan_describe(run: RunFolder) -> str:
     server = run.config.server
     who = f"let {server.model or 'the model'} at {server.url} " if server else ""
     if not run.is_read:
-        return f"{who}speak about all samples"
+        return f"{who}describe all samples"
     count = sum(len(variant.aspects) for variant in run.variants)
-    text = f"{who}speak about {len(run.samples):,} samples in {count:,} conversations"
+    text = f"{who}describe {len(run.samples):,} samples in {count:,} conversations"
     try:
         return f"{text}, {_undescribed(run):,} of them new"
     except InputError:  # the backbone is not there yet

@@ -1,10 +1,10 @@
 """The queue of items to annotate: who gets which one next, and how far everybody is.
 
-An item has as many slots as it shall have annotators (its overlap). A person who is handed the item holds one
-of them; saving makes it theirs for good, while skipping it, or a hold that runs out, leaves it to somebody
-else. Who saves when all slots are taken, because they came back late, has done the item all the same, and
-moves into the next slot that is given up. Calibration images (those with known answers) have no slots:
-everybody is to answer them, so they come in between, beside the order of the others.
+An item has as many slots as it shall have annotators (its overlap). A person who is handed the item leases
+one of them; saving makes it theirs for good, while skipping it, or a lease that runs out, leaves it to
+somebody else. Who saves when all slots are taken, because they came back late, has done the item all the
+same, and moves into the next slot that is given up. Calibration images (those with known answers) have no
+slots: everybody is to answer them, so they come in between, beside the order of the others.
 
 Who changes an item's slots locks its entry first, so that two people never share them out at once. Nobody
 waits for an entry while holding a lock on a later one (by item id), so that transactions do not deadlock.
@@ -151,7 +151,7 @@ def take(
 ) -> list[int]:
     """Ids of up to `count` items for a person to work on; fewer if there are no more.
 
-    Items that they hold already come first, in the order in which they got them, and stay theirs for another
+    Items that they lease already come first, in the order in which they got them, and stay theirs for another
     half hour. Items that others are taking at this moment are left out unless there is nothing else at all.
     `gold_every`: one item in about so many is a calibration image, 0 for none; `at`: the moment
     (default: now).
@@ -179,7 +179,7 @@ def take(
 
 
 def finish(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
-    """The person has saved the item, whether or not they held it; part of the transaction that saves."""
+    """The person has saved the item, whether or not they leased it; part of the transaction that saves."""
     annotator_id = annotator_named(session, annotator).id
     _settle(session, item_id, at or now(), annotator_id, WorkState.DONE)
 
@@ -194,7 +194,7 @@ def reopen(session: Session, item_id: int, annotator: str, at: datetime | None =
     """The person goes back to an item that they finished or skipped; `take` gives it before what came later.
 
     False if others have taken all of its slots meanwhile, it is not in the queue, or they had never had it:
-    then they do not hold it, but may still save it. Raises InputError if they hold MAX_LEASES others.
+    then they do not lease it, but may still save it. Raises InputError if they lease MAX_LEASES others.
     """
     annotator_id = _lock_annotator(session, annotator)
     if session.get(Assignment, (item_id, annotator_id)) is None:
@@ -223,7 +223,7 @@ def is_done(session: Session, item_id: int, annotator: str) -> bool:
 
 
 def release(session: Session, annotator: str, at: datetime | None = None) -> None:
-    """The person gives up what they merely hold."""
+    """The person gives up what they merely lease."""
     annotator_id = _lock_annotator(session, annotator)
     for item_id in _held(session, annotator_id):
         _settle(session, item_id, at or now(), annotator_id, None)
@@ -279,8 +279,8 @@ def _settle(
 ) -> bool:
     """Bring a person's work on an item into a state (None: given up), and share out its slots anew.
 
-    Holds of others that have run out are given up on the way; without an annotator, that is all. Gives
-    whether the work is in that state now: what is done is not skipped, and no slot may be left to hold.
+    Leases of others that have run out are given up on the way; without an annotator, that is all. Gives
+    whether the work is in that state now: what is done is not skipped, and no slot may be left to lease.
     """
     is_gold = session.scalar(select(exists().where(GoldAnswer.item_id == item_id)))
     entry = None if is_gold else session.scalar(_locked(QueueEntry.item_id == item_id))
@@ -419,7 +419,7 @@ def _free_lapsed(session: Session, annotator_id: int, at: datetime) -> bool:
 
 
 def _held(session: Session, annotator_id: int, also_locked: int | None = None) -> list[int]:
-    """What the person holds, in the order in which they got it; nobody else can give it up meanwhile."""
+    """What the person leases, in the order in which they got it; nobody else can give it up meanwhile."""
     held = (
         select(Assignment.item_id)
         .where(Assignment.annotator_id == annotator_id, Assignment.state == WorkState.HELD)

@@ -10,6 +10,7 @@ from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.download.hub import commit, snapshot, version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
+from m3agiqa.json_lines import write_json
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """No weights that need unpickling, and no code."""
@@ -50,8 +51,7 @@ class BaseModel:
 
     def write(self, folder: Path) -> None:
         """Record it in a checkpoint's folder."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (folder / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / BASE_FILE, asdict(self))
 
     def __str__(self) -> str:
         return f"{self.model}@{self.revision}" if self.revision else self.model

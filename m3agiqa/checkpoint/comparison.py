@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from m3agiqa.aspects import Aspect
+from m3agiqa.json_lines import without_nan
 
 METRIC_NAMES = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
 """What people call the fields of Agreement."""
@@ -101,7 +101,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        facts: dict[str, Any] = _plain(asdict(self))
+        facts: dict[str, Any] = without_nan(asdict(self))
         return facts
 
     @classmethod
@@ -131,12 +131,3 @@ def _agreement(facts: dict[str, Any] | None) -> Agreement | None:
     if facts is None:
         return None
     return Agreement(**{name: math.nan if value is None else float(value) for name, value in facts.items()})
-
-
-def _plain(value: object) -> Any:
-    """As JSON can hold it: NaN becomes null."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

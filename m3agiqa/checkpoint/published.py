@@ -29,6 +29,7 @@ from m3agiqa.download.hub import commit, snapshot, version_of
 from m3agiqa.download.pypi import Progress, home
 from m3agiqa.errors import WeightsError, reason
 from m3agiqa.files import is_intact, sealed_folder
+from m3agiqa.json_lines import write_json
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH, read_predictor
 from m3agiqa.predictor.model import Predictor
 
@@ -154,7 +155,7 @@ def assembled(
                 for aspect, each in model.aspects.items()
             }
             CheckpointBase(version=versions[BASE_MODEL], adapters=adapters).write(folder)
-            (folder / SOURCES_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / SOURCES_FILE, facts)
             write_card(_card(model, f"{model.version}+{key}", predictors), folder)
     except (OSError, SafetensorError) as error:
         raise WeightsError(

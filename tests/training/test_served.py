@@ -428,7 +428,7 @@ def test_a_whole_run_with_a_server(
     assert "Run `encode` first." in capsys.readouterr().err
     assert main(["run", *folder, "--plan"]) == 0
     told = capsys.readouterr().out
-    assert f"let the model at {stand.url} speak about 40 samples in 40 conversations, 0 of them new" in told
+    assert f"let the model at {stand.url} describe 40 samples in 40 conversations, 0 of them new" in told
     assert "read what the server's model said" in told
 
     assert main(["run", *folder]) == 0

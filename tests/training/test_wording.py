@@ -50,14 +50,14 @@ def test_words_of_neither_prompt_nor_teacher_are_made_up() -> None:
             ("Nobody else has described this castle.", "a dog", None, 2.0),
         )
     )
-    assert found["made_up"] == pytest.approx(1 / 2), "of those that the teacher has described"
-    assert found["made_up_words"] == pytest.approx(2 / 5), "beside, castle; not dog, garden"
+    assert found["hallucination_rate"] == pytest.approx(1 / 2), "of those that the teacher has described"
+    assert found["hallucinated_words"] == pytest.approx(2 / 5), "beside, castle; not dog, garden"
 
 
 def test_what_the_teacher_often_says_is_not_made_up() -> None:
     told = [("A dog of odd texture.", "a dog", "The texture is fine.", 3.0)] * 3
     found = description_metrics(table(*told, ("A dog of odd texture.", "a dog", "It is odd.", 3.0)))
-    assert found["made_up"] == pytest.approx(3 / 4), "odd, where the teacher has not said it"
+    assert found["hallucination_rate"] == pytest.approx(3 / 4), "odd, where the teacher has not said it"
 
 
 def test_loops_and_cut_off_sentences_are_counted() -> None:
@@ -82,7 +82,7 @@ def test_the_same_words_again_are_not_distinct() -> None:
 def test_the_teacher_is_measured_alike() -> None:
     found = description_metrics(table(("One house", "a house", "A clean, sharp house.", 4.0)))
     assert (found["cut_off"], found["teacher_cut_off"]) == (1, 0)
-    assert "teacher_made_up" not in found
+    assert "teacher_hallucination_rate" not in found
 
 
 def test_without_descriptions_there_is_nothing_to_measure() -> None:

@@ -10,7 +10,6 @@ is right only with a table of true scores (`mos`); from its scores, export write
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from m3agiqa import prompts
 from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale, Rating
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
-from m3agiqa.json_lines import read_json_lines
+from m3agiqa.json_lines import read_json_rows
 from m3agiqa.samples import Sample
 from m3agiqa.tables import on_scale
 from training.data.checks import ImageFinder, LocatedSample, checked, merged
@@ -119,7 +118,7 @@ def cited_prompt(question: str, aspect: Aspect) -> str | None:
 def read_conversations(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Place and entry of each conversation, with id, image and four turns. Raises InputError naming both."""
     rows = []
-    for place, row in _read_json(path):
+    for place, row in read_json_rows(path):
         try:
             turns = row["conversations"]
             sound = [turn["role"] for turn in turns] == TURN_ROLES and all(turn["content"] for turn in turns)
@@ -132,22 +131,6 @@ def read_conversations(path: Path) -> list[tuple[str, dict[str, Any]]]:
             )
         rows.append((place, row))
     return rows
-
-
-def _read_json(path: Path) -> list[tuple[str, Any]]:
-    """Places and values of a JSON list or of JSON Lines."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            start = file.read(1024).lstrip()
-            file.seek(0)
-            if not start.startswith("["):
-                return [(f"{path}, line {number}", row) for number, row in read_json_lines(path)]
-            rows = json.load(file)
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
-    return [(f"{path}, entry {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def _file_entries(
@@ -203,4 +186,4 @@ def _named_split(path: Path) -> str:
 
 
 def _has_answers(path: Path) -> bool:
-    return any("response_0" in row for _, row in _read_json(path) if isinstance(row, dict))
+    return any("response_0" in row for _, row in read_json_rows(path) if isinstance(row, dict))

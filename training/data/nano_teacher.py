@@ -80,21 +80,24 @@ def load_published_conversations(data: Path) -> list[tuple[Aspect, list[dict[str
     return conversations
 
 
-def images_with_prompts(extras: Path | None) -> list[Sample]:
+def images_with_prompts(auxiliary_data: Path | None) -> list[Sample]:
     """Images with prompts and without scores that may be learned from."""
-    return [] if extras is None else [s for s in load_unlabelled(extras) if s.split == "train" and s.prompt]
+    unlabelled = [] if auxiliary_data is None else load_unlabelled(auxiliary_data)
+    return [sample for sample in unlabelled if sample.split == "train" and sample.prompt]
 
 
-def images_with_captions(extras: Path | None, samples: Iterable[Sample]) -> list[tuple[Path, list[str]]]:
+def images_with_captions(
+    auxiliary_data: Path | None, samples: Iterable[Sample]
+) -> list[tuple[Path, list[str]]]:
     """Photographs with their captions, but those that are among the samples too.
 
     A caption that is a sample's prompt gives them away: whether they may be learned from is said there.
     """
-    if extras is None:
+    if auxiliary_data is None:
         return []
     sample_prompts = {fold_prompt(sample.prompt) for sample in samples if sample.prompt}
     return [
         (image, captions)
-        for image, captions in load_captions(extras)
+        for image, captions in load_captions(auxiliary_data)
         if sample_prompts.isdisjoint(map(fold_prompt, captions))
     ]

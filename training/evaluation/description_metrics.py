@@ -1,4 +1,4 @@
-"""What the descriptions are worth as texts: their tone beside the score, what they make up, how they vary.
+"""What the descriptions are worth as texts: their tone beside the score, hallucinations, variety.
 
 Counted without any model, so that the numbers mean the same for every backbone and every version of it.
 """
@@ -34,15 +34,15 @@ def description_metrics(part: pd.DataFrame) -> dict[str, float]:
     """Measures of the column `description` of one aspect's table of predictions; nothing if it is empty.
 
     tone_srcc           SRCC of their tone with the MOS, unless all have the same
-    made_up             share of descriptions with a content word neither in the prompt nor in the teacher's,
+    hallucination_rate  share of descriptions with a content word neither in the prompt nor in the teacher's,
                         that does not just speak of judging
-    made_up_words       share of all content words that are such
+    hallucinated_words  share of all content words that are such
     distinct_2          share of pairs of neighbouring words that are different ones (of all descriptions)
     loops, cut_off      shares that repeat LOOP_LENGTH words LOOP_REPEATS times, and that end in mid-sentence
     words               mean length
 
     Where the teacher has described the same images, also `teacher_…` of these texts, as far as this means
-    something. What is made up can only be told of images that the teacher has described.
+    something. Hallucinations can only be counted where the teacher has described the image.
     """
     described = part[part["description"].notna()]
     if described.empty:
@@ -58,7 +58,7 @@ def description_metrics(part: pd.DataFrame) -> dict[str, float]:
     teacher = _texts(list(referenced["reference"]), referenced["mos"].to_numpy())
     return {
         **measures,
-        **_made_up(list(referenced["description"]), grounds),
+        **_hallucinations(list(referenced["description"]), grounds),
         **{f"teacher_{name}": value for name, value in teacher.items()},
     }
 
@@ -97,7 +97,7 @@ def tone(text: str) -> float:
     return (praise - blame) / max(1, praise + blame)
 
 
-def _made_up(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
+def _hallucinations(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
     common = Counter(word for text in [*texts, *grounds] for word in raw_words(text))
     used = Counter(word for ground in grounds for word in content_words(ground, common))
     judging = {
@@ -110,8 +110,8 @@ def _made_up(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
         word_count += len(words)
         unfounded.append(sum(word not in known and word not in judging for word in words))
     return {
-        "made_up": float(np.mean([count > 0 for count in unfounded])),
-        "made_up_words": sum(unfounded) / max(1, word_count),
+        "hallucination_rate": float(np.mean([count > 0 for count in unfounded])),
+        "hallucinated_words": sum(unfounded) / max(1, word_count),
     }
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-import pandas as pd
 
 from m3agiqa.aspects import MosScale, Rating
 from m3agiqa.errors import InputError
-from m3agiqa.json_lines import read_json_lines
+from m3agiqa.json_lines import read_json_rows
 from m3agiqa.metrics import Ratings, accuracy, precision_and_f1, rough_accuracy
+from m3agiqa.tables import read_table
 
 
 def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale) -> dict[str, float]:
@@ -22,8 +20,10 @@ def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale)
     scores = _scores(mos, column)
     predicted: list[Rating | None] = []
     true: list[Rating] = []
-    for number, row in enumerate(_rows(responses), 1):
-        place = f"{responses}, entry {number}"
+    rows = read_json_rows(responses)
+    if not rows:
+        raise InputError(f"{responses} has no entries.")
+    for place, row in rows:
         if not isinstance(row, dict) or "image" not in row or "response_1" not in row:
             raise InputError(f"{place}: every entry needs image and response_1.")
         name = Path(str(row["image"])).name
@@ -48,34 +48,19 @@ def classification(predicted: Ratings, true: list[Rating]) -> dict[str, float]:
     return measures
 
 
-def _rows(path: Path) -> list[dict]:
-    """A JSON list, whatever the file is called, or JSON Lines."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        listed = text.lstrip().startswith("[")
-        rows = json.loads(text) if listed else [row for _, row in read_json_lines(path)]
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
-    if not rows:
-        raise InputError(f"{path} has no entries.")
-    return rows
-
-
 def _scores(path: Path, column: str) -> dict[str, float]:
     """File name of an image -> score."""
-    try:
-        frame = pd.read_csv(path)
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not a CSV file: {error}.") from error
-    names = next((name for name in ("name", "image") if name in frame), None)
-    if names is None or column not in frame:
-        raise InputError(f"{path} needs the columns name (or image) and {column}; it has {', '.join(frame)}.")
-    values = pd.to_numeric(frame[column], errors="coerce")
-    if values.isna().any():
-        row = int(values.isna().to_numpy().argmax()) + 2  # the header is line 1
-        raise InputError(f"{path}, line {row}: {column} is not a number.")
-    return {Path(str(name)).name: value for name, value in zip(frame[names], values, strict=True)}
+    table = read_table(path)
+    image = next((name for name in ("name", "image") if name in table.columns), None)
+    column = column.lower()
+    if image is None or column not in table.columns:
+        raise InputError(
+            f"{path} needs the columns name (or image) and {column}; it has {', '.join(table.columns)}."
+        )
+    scores = {}
+    for row in table.rows:
+        try:
+            scores[Path(row.needed(image)).name] = float(row.needed(column))
+        except ValueError as error:
+            raise InputError(f"{row.place}: {column} is not a number.") from error
+    return scores

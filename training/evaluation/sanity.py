@@ -8,7 +8,7 @@ from pathlib import Path
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import load_predictor, read_card
 from m3agiqa.samples import Sample
-from training.data.variants import SANITY_DAMAGES, Variant, sanity_variants
+from training.data.variants import SANITY_DAMAGES, sanity_variants
 from training.evaluation.evaluate import share_lower
 from training.stages.describe import describe
 from training.stages.fit import predict
@@ -28,7 +28,11 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
 
     def scores(aspect: Aspect, kind: str, damage: str | None) -> dict[str, float]:
         chosen = [v for v in variants if v.kind == kind and v.damage == damage and aspect in v.aspects]
-        return _scores(chosen, aspect, identity, checkpoint, cache)
+        keys = [variant.key(aspect, identity) for variant in chosen]
+        states = cache.states(keys)
+        predictor = load_predictor(checkpoint, aspect, card.predictors[aspect])
+        predicted = predict(predictor, [states[key] for key in keys])
+        return dict(zip((variant.sample.id for variant in chosen), predicted, strict=True))
 
     def pairs(aspect: Aspect, kind: str, damage: str | None) -> list[tuple[float, float]]:
         original, worse = scores(aspect, "own", None), scores(aspect, kind, damage)
@@ -41,13 +45,3 @@ def sanity(samples: Sequence[Sample], checkpoint: Path, cache: HiddenCache, seed
         compared["unrelated_prompt"] = pairs(Aspect.CORRESPONDENCE, "unrelated", None)
         compared["changed_prompt"] = pairs(Aspect.CORRESPONDENCE, "changed", None)
     return {name: {"lower": share_lower(each), "n": len(each)} for name, each in compared.items() if each}
-
-
-def _scores(
-    variants: Sequence[Variant], aspect: Aspect, identity: str, checkpoint: Path, cache: HiddenCache
-) -> dict[str, float]:
-    predictor = load_predictor(checkpoint, aspect, read_card(checkpoint).predictors[aspect])
-    keys = [variant.key(aspect, identity) for variant in variants]
-    states = cache.states(keys)
-    predicted = predict(predictor, [states[key] for key in keys])
-    return dict(zip((variant.sample.id for variant in variants), predicted, strict=True))

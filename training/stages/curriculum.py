@@ -87,21 +87,21 @@ class CurriculumConfig:
 
 
 def curriculum(
-    samples: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, seed: int
+    samples: list[Sample], auxiliary_data: Path | None, scale: MosScale, config: CurriculumConfig, seed: int
 ) -> list[list[Lesson]]:
     """Warm-up (captions, prompts, one-round ratings, texts), then the labelled training samples.
 
-    `extras` holds captions, unlabelled images and published conversations; without them the warm-up has
-    what the samples give. A sample without MOS is not rated, one without a description not described, and
+    `auxiliary_data` holds captions, unlabelled images and published conversations; without them the warm-up
+    has what the samples give. A sample without MOS is not rated, one without a description not described, and
     one without MOS for quality not shown damaged; where nothing is left to say, there is no lesson.
     """
     rng = Random(seed)
     train = [sample for sample in samples if sample.split == "train"]
     batches: list[list[Lesson]] = []
     for lessons in (
-        _captions(samples, extras, scale, config, rng),
+        _captions(samples, auxiliary_data, scale, config, rng),
         _one_round(train, scale, config, rng),
-        _texts(extras, config, rng),
+        _texts(auxiliary_data, config, rng),
     ):
         batches += _batches(lessons, config.warmup_batch, rng)
     rng.shuffle(batches)  # each batch is either all images or all text, as their prefixes differ
@@ -130,12 +130,11 @@ def _caption(image: Path, caption: str) -> Lesson:
 
 
 def _captions(
-    samples: list[Sample], extras: Path | None, scale: MosScale, config: CurriculumConfig, rng: Random
+    samples: list[Sample], auxiliary_data: Path | None, scale: MosScale, config: CurriculumConfig, rng: Random
 ) -> list[Lesson]:
-    lessons = [
-        _caption(image, rng.choice(captions)) for image, captions in images_with_captions(extras, samples)
-    ]
-    lessons += [_caption(sample.image, sample.prompt) for sample in images_with_prompts(extras)]
+    photographs = images_with_captions(auxiliary_data, samples)
+    lessons = [_caption(image, rng.choice(captions)) for image, captions in photographs]
+    lessons += [_caption(sample.image, sample.prompt) for sample in images_with_prompts(auxiliary_data)]
     for sample in samples:
         clean = sample.split == "train" and not sample.distorted
         if clean and depicts_prompt(sample, scale, CAPTION_FROM):
@@ -154,9 +153,9 @@ def _one_round(train: list[Sample], scale: MosScale, config: CurriculumConfig, r
     return lessons
 
 
-def _texts(extras: Path | None, config: CurriculumConfig, rng: Random) -> list[Lesson]:
+def _texts(auxiliary_data: Path | None, config: CurriculumConfig, rng: Random) -> list[Lesson]:
     lessons = []
-    published = load_published_conversations(extras) if extras else []
+    published = load_published_conversations(auxiliary_data) if auxiliary_data else []
     for aspect, turns in _some(published, config.warmup_texts, rng):
         contents = tuple(Turn(turn["role"], turn["content"].replace("<image>", "").strip()) for turn in turns)
         lessons.append(Lesson(None, (Conversation(aspect, contents),)))

@@ -20,6 +20,7 @@ from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
+from m3agiqa.grouping import batched_by_size
 from m3agiqa.samples import Sample
 from training.data.variants import Variant
 from training.parallel import Shard, progress_bar
@@ -134,7 +135,7 @@ def _process(
 
     def todo(identity: str) -> list[list[Item]]:
         """Whole batches as they would be without an interruption: rounding depends on what is in a batch."""
-        batches = _batches(items, batch_size)
+        batches = batched_by_size(items, batch_size, lambda item: len(item.aspects))
         return [batch for batch in batches if any(is_missing(item, identity) for item in batch)]
 
     if not todo(backbone_id(backbone, folder)):
@@ -145,18 +146,6 @@ def _process(
         for batch in left:
             cache.add(process(model, batch, identity))
             progress.update(len(batch))
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Items together until they have so many conversations."""
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if sum(len(each.aspects) for each in batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _generate(model: Backbone, batch: list[Variant]) -> Iterator[Delta | Generation]:

@@ -31,6 +31,7 @@ from m3agiqa.backbones.adapters import without_peft_notice
 from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
 from m3agiqa.errors import InputError
 from m3agiqa.files import latest_folder, replace_folder
+from m3agiqa.json_lines import write_json
 from training.parallel import progress_bar
 from training.stages.curriculum import Lesson
 
@@ -99,7 +100,7 @@ def finetune(
     if not config.aspects:
         teach(partial(build, begun), batches, out, config, out / STATE_FOLDER)
     elif PartialState().is_main_process:
-        (out / DONE_FILE).write_text(json.dumps(asdict(config), indent=2))
+        write_json(out / DONE_FILE, asdict(config))
 
 
 def _check_begun(begun: Path, aspects: Sequence[Aspect]) -> None:
@@ -170,7 +171,7 @@ def teach(
     if main and isinstance(backbone, NotesBase):
         backbone.note_base(out)
     if main:
-        (out / DONE_FILE).write_text(json.dumps({**asdict(config), "steps": len(groups)}, indent=2))
+        write_json(out / DONE_FILE, {**asdict(config), "steps": len(groups)})
     accelerator.wait_for_everyone()
 
 
@@ -410,7 +411,7 @@ def _export_adapter(adapter: PeftModel, weights: dict[str, Tensor], folder: Path
     (folder / "README.md").unlink()  # PEFT's empty model card
     settings = folder / "adapter_config.json"
     facts = {**json.loads(settings.read_text()), "base_model_name_or_path": base}
-    settings.write_text(json.dumps(facts, indent=2))  # PEFT names a folder of this machine
+    write_json(settings, facts)  # PEFT names a folder of this machine
 
 
 def _shards(state: Path, done: int) -> Path:

@@ -42,6 +42,7 @@ from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.grouping import batched_by_size
 
 GENERATION_BATCH_SIZE = 24  # conversations
 ENCODING_BATCH_SIZE = 8
@@ -252,14 +253,9 @@ class HfBackbone:
 
     def _batches(self, requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
         """Requests to be processed together: until they have so many conversations, or one each."""
-        batch: list[Request] = []
-        for request in _apart(requests) if self.recurrent else requests:
-            batch.append(request)
-            if self.recurrent or sum(len(each.conversations) for each in batch) >= rows:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        if self.recurrent:
+            return ([request] for request in _apart(requests))
+        return batched_by_size(requests, rows, lambda request: len(request.conversations))
 
     def _states(self, requests: Sequence[Request]) -> list[tuple[Tensor, ChatTokens]]:
         """Whole conversations: hidden states [L, d] and the tokens that they end with; differentiable."""

@@ -39,6 +39,7 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError, reason
+from m3agiqa.grouping import batched_by_size
 
 GENERATION_BATCH_SIZE = 24  # rows, where there is memory for them
 ENCODING_BATCH_SIZE = 8
@@ -197,7 +198,7 @@ class MiniCPMBackbone:
     @torch.inference_mode()
     @enough_for_work()
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
-        groups = _groups(requests, ENCODING_BATCH_SIZE)
+        groups = _batches(requests, ENCODING_BATCH_SIZE)
         return [hidden.cpu() for group in groups for hidden, _ in self._states(group)]
 
     @torch.inference_mode()
@@ -206,7 +207,7 @@ class MiniCPMBackbone:
     ) -> Iterator[Delta | Generation]:
         self._check_questions(requests)
         first = 0
-        for group in _groups(requests, self._rows_at_once()):
+        for group in _batches(requests, self._rows_at_once()):
             with enough_for_work():
                 yield from generate(self._generation_batch(group, first), stop)
             first += sum(len(request.conversations) for request in group)
@@ -318,16 +319,8 @@ class MiniCPMBackbone:
         return torch.tensor(numbers, device=self.model.get_input_embeddings().weight.device)
 
 
-def _groups(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
-    """Requests together, until they have so many conversations."""
-    group: list[Request] = []
-    for request in requests:
-        group.append(request)
-        if sum(len(each.conversations) for each in group) >= rows:
-            yield group
-            group = []
-    if group:
-        yield group
+def _batches(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
+    return batched_by_size(requests, rows, lambda request: len(request.conversations))
 
 
 def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

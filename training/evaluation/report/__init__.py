@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pandas as pd
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.errors import InputError
+from m3agiqa.json_lines import write_json
 from training.evaluation.evaluate import PREDICTION_COLUMNS, by_group, by_prompt_length, within_prompts
 
 COMPARISON_FILE = "comparison.json"
@@ -63,13 +62,11 @@ def write_report(
         "summary": summary,
         "compare": dict(compare or {}),
     }
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    write_json(out / "metrics.json", content)
     if comparison is not None:
         rows = pd.DataFrame(comparison.to_records())
         rows.to_csv(out / "comparison.csv", index=False, lineterminator="\n")
-        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        (out / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(out / COMPARISON_FILE, comparison.to_dict())
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
@@ -92,14 +89,3 @@ def groups(table: pd.DataFrame) -> pd.DataFrame:
     joined = pd.concat(named, ignore_index=True)
     joined["prompts"] = joined["prompts"].astype("Int64")
     return joined[["grouping", *tables[0].columns, "prompts"]]
-
-
-def _plain(value: object) -> object:
-    """As JSON can hold it: what is no number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

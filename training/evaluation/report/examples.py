@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from PIL import Image
 from m3agiqa.aspects import MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
+from training.remote.client import data_url
 
 THUMBNAIL_SIDE = 320  # pixels of the longer side
 JPEG_QUALITY = 78  # of the JPEG
@@ -97,6 +96,4 @@ def thumbnail(path: str) -> tuple[str | None, str | None]:
     except InputError as error:
         return None, str(error)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), None
+    return data_url(image, "JPEG", quality=JPEG_QUALITY, optimize=True), None
