@@ -17,10 +17,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.minicpm.base_weights import BASE_MODEL, base_folder, base_version
+from m3agiqa.backbones.minicpm.base_weights import (
+    BASE_MODEL,
+    CheckpointBase,
+    PublishedAdapter,
+    base_folder,
+    base_version,
+)
 from m3agiqa.backbones.minicpm.head import head_blocks
 from m3agiqa.backbones.minicpm.loading import check_room, check_transformers
-from m3agiqa.backbones.minicpm.made_of import CheckpointBase, PublishedAdapter
 from m3agiqa.backbones.minicpm.memory import Work
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.checkpoint.card import Card, save_predictor, write_card

@@ -250,17 +250,17 @@ def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Ima
     assert all(isinstance(event, DescriptionDelta) for event in spoken)
 
 
-def test_a_prompt_of_too_many_tokens_is_told_at_once(assessor: Assessor, picture: Image.Image) -> None:
+def test_a_prompt_of_too_many_tokens_is_reported_at_once(assessor: Assessor, picture: Image.Image) -> None:
     with pytest.raises(InputError, match="too long for this model"):
         next(assessor.stream(picture, "灯" * 1000))
 
 
-def test_bad_image_fails_before_anything_is_spoken(assessor: Assessor) -> None:
+def test_bad_image_fails_before_anything_is_generated(assessor: Assessor) -> None:
     with pytest.raises(InputError, match="not an image"):
         next(assessor.stream(b"no image", "a ball"))
 
 
-def test_hidden_states_of_speaking_and_reading_agree(exact: Assessor, picture: Image.Image) -> None:
+def test_hidden_states_of_generation_and_reading_agree(exact: Assessor, picture: Image.Image) -> None:
     """What was computed while speaking is what `encode` computes from the finished text."""
     pictures = (picture, picture.rotate(180))
     opened = [

@@ -72,7 +72,7 @@ def test_devices(asked: str | None, meant: str) -> None:
 
 
 @pytest.mark.usefixtures("gpus")
-def test_a_gpu_that_is_not_there_is_said() -> None:
+def test_a_gpu_that_is_not_there_is_reported() -> None:
     with pytest.raises(InputError, match="no cuda:2 on this machine, only cuda:0 to cuda:1"):
         main_device("cuda:2")
 
@@ -85,12 +85,12 @@ def test_devices_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("asked", ["tpu", "cuda:", "cuda:x", "", "cpu:0", "cuda:-1"])
-def test_unknown_devices_are_said(asked: str) -> None:
+def test_unknown_devices_are_reported(asked: str) -> None:
     with pytest.raises(InputError, match="There is no device"):
         main_device(asked)
 
 
-def test_unknown_precisions_are_said() -> None:
+def test_unknown_precisions_are_reported() -> None:
     with pytest.raises(InputError, match="cannot be quantized to '3bit'"):
         Placement("cpu", "3bit").check()
 
@@ -208,13 +208,13 @@ def test_auto_spreads_a_model_that_one_gpu_has_no_room_for(monkeypatch: pytest.M
     ],
     ids=["two-fit", "one-fits", "none-fits", "cpu", "smallest"],
 )
-def test_what_would_fit_is_said(asked: str | None, rooms: dict[str, float], said: str) -> None:
+def test_what_would_fit_is_reported(asked: str | None, rooms: dict[str, float], said: str) -> None:
     needs = {None: int(19.3 * GB), "8bit": int(11.2 * GB), "4bit": int(7.9 * GB)}
     error = too_little("It", needs, asked, {device: int(free * GB) for device, free in rooms.items()})
     assert str(error) == said
 
 
-def test_running_out_of_memory_is_told_from_other_errors() -> None:
+def test_running_out_of_memory_is_distinguished_from_other_errors() -> None:
     full = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
     for error in (full, torch.OutOfMemoryError(), MemoryError()):
         with pytest.raises(TooLittleMemory, match="ran out while Tiny was loaded"), enough_to_load("Tiny"):

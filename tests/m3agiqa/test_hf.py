@@ -105,7 +105,7 @@ def close(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_is_read_and_speaks_as_the_library_has_it(backbone: HfBackbone, picture: Image.Image) -> None:
+def test_it_is_read_and_generates_as_the_library_has_it(backbone: HfBackbone, picture: Image.Image) -> None:
     """Against the library's own way: one text, one forward, its own generation."""
     request = Request(picture, (Conversation.open(Aspect.CORRESPONDENCE, "a ball"),))
     asked = request.conversations[0].turns[0].content
@@ -144,7 +144,7 @@ def test_rows_together_are_what_they_are_one_by_one(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_was_spoken_is_read_alike(folder: Path, picture: Image.Image, tmp_path: Path) -> None:
+def test_what_was_generated_is_read_alike(folder: Path, picture: Image.Image, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     template = tmp_path / "chat_template.jinja"
     # A letter-wise model would have to say the space that SmolVLM's template puts before an answer.

@@ -73,7 +73,7 @@ def kinds(module: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
-def test_a_quantized_language_model_speaks_and_is_read_alike(
+def test_a_quantized_language_model_generates_and_is_read_alike(
     folder: Path, asked: list[Request], bits: Quantization
 ) -> None:
     backbone = loaded(folder, bits)
@@ -135,7 +135,7 @@ def test_adapters_go_onto_quantized_layers(
 
 
 @pytest.mark.parametrize("family", ["smolvlm"])
-def test_an_adapter_of_a_deeper_model_is_told(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_a_deeper_model_is_reported(folder: Path, tmp_path: Path) -> None:
     language_adapter(folder, tmp_path / ADAPTER_FOLDER)
     file = tmp_path / ADAPTER_FOLDER / "adapter_model.safetensors"
     weights = load_file(file)

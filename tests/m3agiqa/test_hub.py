@@ -45,7 +45,7 @@ def server(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield server
 
 
-def test_bytes_are_told_and_what_was_downloaded_needs_no_network(
+def test_bytes_are_reported_and_what_was_downloaded_needs_no_network(
     server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, float]] = []
@@ -122,7 +122,7 @@ def test_other_backbones_say_the_same(server: Hub, tmp_path: Path, model: str, s
         load_backbone(f"hf:{model}", tmp_path)
 
 
-def test_a_full_disk_is_said(server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -131,7 +131,7 @@ def test_a_full_disk_is_said(server: Hub, cache: Path, monkeypatch: pytest.Monke
         snapshot(NAME, revision="v1")
 
 
-def test_a_server_that_fails_is_said(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_fails_is_reported(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("data processing error")  # of the library behind the Hub's storage
 

@@ -64,7 +64,7 @@ def test_parameters(parameters: str, prompt: str | None) -> None:
     assert text_of(png(parameters=parameters)) == prompt
 
 
-def test_origin_is_told() -> None:
+def test_origin_is_reported() -> None:
     assert find_prompt(png(parameters=A1111)).origin == "A1111 parameters (PNG text)"
 
 
@@ -96,7 +96,7 @@ def test_other_comments_are_no_prompts(comment: bytes) -> None:
     assert find_prompt(with_exif("JPEG", ExifTags.Base.UserComment, comment)) is None
 
 
-def test_long_prompts_are_cut_and_that_is_told() -> None:
+def test_long_prompts_are_cut_and_that_is_reported() -> None:
     found = find_prompt(png(parameters="word " * 2000))
     assert len(found.text) == 2000
     assert found.origin == "A1111 parameters (PNG text), its first 2,000 characters"

@@ -196,7 +196,7 @@ def test_only_conversations_about_the_prompt_hear_of_the_match(
     assert len(correspondence) == after + 1 + len(nano.chat.tokens(request.conversations[1]).ids)
 
 
-def test_what_is_spoken_and_what_is_read_are_the_same(
+def test_what_is_generated_and_what_is_read_are_the_same(
     nano: NanoBackbone, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 6)
@@ -209,7 +209,7 @@ def test_what_is_spoken_and_what_is_read_are_the_same(
         assert torch.allclose(said.hidden[:before], states[:before], atol=1e-3)
 
 
-def test_a_folder_keeps_the_matcher(
+def test_a_folder_keeps_the_prompt_aligner(
     nano: NanoBackbone, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
@@ -223,7 +223,7 @@ def test_a_folder_keeps_the_matcher(
         assert torch.allclose(match(again, "a red ball", picture), expected, atol=1e-4)
 
 
-def test_a_folder_of_another_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_version_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
     save_file({"up.weight": torch.zeros(3, 3)}, tmp_path / CONNECTOR_FILE)
     for use in (NanoBackbone.load, NanoBackbone.for_training):

@@ -84,7 +84,7 @@ def close(found: list[Tensor], expected: list[Tensor]) -> bool:
 # --- speaking and reading ---------------------------------------------------------------------
 
 
-def test_what_is_streamed_is_what_was_spoken(
+def test_what_is_streamed_is_what_was_generated(
     minicpm: MiniCPMBackbone, wide: Image.Image, picture: Image.Image
 ) -> None:
     requests = [Request(wide, opened(*Aspect)), Request(picture, opened(Aspect.QUALITY))]
@@ -118,7 +118,7 @@ def test_a_batch_is_the_same_as_one_by_one(
         assert close([each.hidden for each in others], [each.hidden for each in together])
 
 
-def test_what_was_spoken_is_encoded_to_the_same_states(
+def test_what_was_generated_is_encoded_to_the_same_states(
     minicpm: MiniCPMBackbone, wide: Image.Image, picture: Image.Image
 ) -> None:
     requests = [Request(wide, opened(*Aspect)), Request(picture, opened(Aspect.QUALITY))]
@@ -273,7 +273,7 @@ def test_one_adapter_an_aspect_with_the_base_in_memory_once(
         both.encode([Request(wide, whole(*Aspect))])
 
 
-def test_aspects_that_differ_in_what_they_see_are_spoken_in_one_batch(
+def test_aspects_that_differ_in_what_they_see_are_generated_in_one_batch(
     base: Path, tmp_path: Path, wide: Image.Image
 ) -> None:
     folder, aspects = tmp_path / "checkpoint", (Aspect.QUALITY, Aspect.AUTHENTICITY)

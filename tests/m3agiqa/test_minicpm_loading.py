@@ -98,7 +98,7 @@ def reshaped(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
         (configured(vision_config=None), "has no vision_config"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(folder: Path, damage: Callable, said: str) -> None:
+def test_what_is_wrong_with_a_folder_is_reported(folder: Path, damage: Callable, said: str) -> None:
     damage(folder)
     with pytest.raises(WeightsError, match=said):
         load_model(folder, device="cpu")
@@ -127,7 +127,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_tokenizer_is_said(folder: Path, damage: Callable, said: str) -> None:
+def test_what_is_wrong_with_a_tokenizer_is_reported(folder: Path, damage: Callable, said: str) -> None:
     damage(folder)
     with pytest.raises(WeightsError, match=said):
         load_tokenizer(folder)
@@ -150,7 +150,7 @@ def test_an_old_library_is_named() -> None:
         check_transformers("4.57.1")
 
 
-def test_too_little_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 

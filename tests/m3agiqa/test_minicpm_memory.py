@@ -166,7 +166,9 @@ def test_the_documented_table_is_the_printed_one(capsys: pytest.CaptureFixture) 
 # --- too little -------------------------------------------------------------------------------
 
 
-def test_too_little_memory_is_said_with_what_would_fit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_with_what_would_fit(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = (needed(base).total + needed(base, "8bit").total) // 2
     monkeypatch.setattr("m3agiqa.backbones.memory.room", lambda device: free)
     with pytest.raises(
@@ -176,7 +178,7 @@ def test_too_little_memory_is_said_with_what_would_fit(base: Path, monkeypatch: 
     assert load_model(base, device="cpu", quantize="8bit")
 
 
-def test_running_out_at_work_is_said(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_at_work_is_reported(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = MiniCPMBackbone.from_folder(base, device="cpu")
 
     def fail(*_: object, **__: object) -> None:

@@ -91,7 +91,7 @@ def kinds(module: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize(("bits", "near"), [("8bit", 0.99), ("4bit", 0.9)])
-def test_a_quantized_language_model_speaks_and_is_read_alike(
+def test_a_quantized_language_model_generates_and_is_read_alike(
     base: Path, asked: list[Request], bits: Quantization, near: float
 ) -> None:
     backbone = MiniCPMBackbone.load(base, placement=Placement("cpu", bits))

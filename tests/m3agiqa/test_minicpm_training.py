@@ -17,8 +17,7 @@ from tiny_minicpm import write_base
 from m3agiqa import Aspect, Assessor
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import VISION_ADAPTER_FOLDER, MiniCPMBackbone
-from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE, base_version
-from m3agiqa.backbones.minicpm.made_of import CheckpointBase
+from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE, CheckpointBase, base_version
 from m3agiqa.samples import Sample, write_samples
 from training.__main__ import main
 

@@ -106,7 +106,7 @@ def opinionated(hidden_size: int) -> Connector:
     return connector.eval()
 
 
-def test_connector_says_places_and_opinions() -> None:
+def test_connector_gives_grid_cells_and_quality_logits() -> None:
     torch.manual_seed(0)
     connector, seen = opinionated(16), seen_of(2)
     tokens = connector(seen)
@@ -124,7 +124,7 @@ def test_connector_says_places_and_opinions() -> None:
     assert moved(seen._replace(statistics=other)) == [], "nothing is known of an image beside opinions"
 
 
-def test_an_opinion_can_be_read_off_its_token_after_any_norm() -> None:
+def test_a_quality_logit_can_be_read_off_its_token_after_any_norm() -> None:
     torch.manual_seed(0)
     connector, seen = opinionated(64), seen_of(41)
     seen.statistics[:, 0] = torch.linspace(-4, 4, 41)
@@ -134,7 +134,7 @@ def test_an_opinion_can_be_read_off_its_token_after_any_norm() -> None:
     assert torch.allclose(tokens.norm(dim=-1), tokens[0].norm(), rtol=1e-3)
 
 
-def test_opinions_are_less_sure_in_training() -> None:
+def test_quality_logits_are_less_sure_in_training() -> None:
     connector, seen = opinionated(16), seen_of(3)
     assert torch.equal(connector(seen), connector(seen))
     connector.train()
@@ -350,7 +350,7 @@ class TestPerAspect:
         assert close(states, [first, second, third])
         assert not close([second], [other_voice])
 
-    def test_rows_keep_their_numbers_when_spoken(self, folder: Path, picture: Image.Image) -> None:
+    def test_rows_keep_their_numbers_when_generated(self, folder: Path, picture: Image.Image) -> None:
         quality, correspondence = Aspect.QUALITY, Aspect.CORRESPONDENCE
         request = Request(picture, opened(correspondence, quality))
         told = list(NanoBackbone.load(folder).describe([request]))

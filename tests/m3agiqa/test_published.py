@@ -20,8 +20,7 @@ from m3agiqa.backbones.base import BASE_FILE, Request
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm import loading
 from m3agiqa.backbones.minicpm.backbone import MiniCPMBackbone
-from m3agiqa.backbones.minicpm.base_weights import BASE_MODEL, FOLDER_VARIABLE
-from m3agiqa.backbones.minicpm.made_of import CheckpointBase
+from m3agiqa.backbones.minicpm.base_weights import BASE_MODEL, FOLDER_VARIABLE, CheckpointBase
 from m3agiqa.checkpoint.card import CARD_FILE, read_card
 from m3agiqa.checkpoint.published import M3_AGIQA, SOURCES_FILE, assembled
 from m3agiqa.checkpoint.resolve import checkpoint_named
@@ -144,7 +143,7 @@ def test_each_aspect_sees_as_many_slices_as_in_its_training(parts: Parts) -> Non
     assert all(len(other) > len(quality) + 2 * 96 for other in others)
 
 
-def test_what_is_downloaded_is_told_and_stays_where_it_is(parts: Parts) -> None:
+def test_what_is_downloaded_is_reported_and_stays_where_it_is(parts: Parts) -> None:
     for name in M3_AGIQA.repositories:
         assert any(message.startswith(f"Downloading {name} (") for message in parts.told), name
     assert [message for message in dict.fromkeys(parts.told) if message.startswith("Fusing")] == [
@@ -237,7 +236,9 @@ def test_wrong_revisions_are_named_before_anything_is_downloaded(afresh: Parts, 
 # --- what can be wrong ------------------------------------------------------------------------
 
 
-def test_without_a_network_it_is_said(afresh: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_it_is_reported(
+    afresh: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reached(monkeypatch, NOBODY, tmp_path / "cache", offline=True)
     with pytest.raises(
         WeightsError, match=f"{M3_AGIQA.predictors} is not.* on this machine.*cannot be reached"
@@ -309,7 +310,7 @@ def test_an_old_library_is_named_before_anything_is_downloaded(
     assert not afresh.hub.asked
 
 
-def test_too_little_memory_is_said_before_weights_are_downloaded(
+def test_too_little_memory_is_reported_before_weights_are_downloaded(
     afresh: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("m3agiqa.backbones.memory.room", lambda device: 1000)

@@ -32,7 +32,7 @@ def test_nothing_is_none(text: str | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["v1,v2", "v1,a/b=v2", "a/b=", "=v1", "a/b=v1,a/b=v2"])
-def test_what_is_no_revision_is_said(text: str) -> None:
+def test_what_is_no_revision_is_reported(text: str) -> None:
     with pytest.raises(InputError, match="revision"):
         parse_revision(text)
 

@@ -106,7 +106,7 @@ def test_tables_have_every_row_with_mean_and_spread(run: RunFolder, tmp_path: Pa
     assert abs(reached("none")) < 0.7, "without a description there is nothing to be read"
 
 
-def test_only_what_is_missing_is_spoken_and_read(run: RunFolder, tmp_path: Path) -> None:
+def test_only_what_is_missing_is_generated_and_read(run: RunFolder, tmp_path: Path) -> None:
     ablate(grid(run), Path("grid.yaml"), tmp_path / "out")
     asked = [told for requests in ScriptedBackbone.asked for each in requests for told in each.conversations]
     opened = [told for told in asked if len(told.turns) == 1 and told.turns[0].content.startswith("Please")]
@@ -237,7 +237,7 @@ def test_drawings_of_a_grid_have_the_scores_they_show(tmp_path: Path) -> None:
     assert min(light) < 1.5 and max(light) > 4 and len(set(light)) == 40
 
 
-def test_a_grid_over_a_run_whose_server_has_spoken(tmp_path: Path) -> None:
+def test_a_grid_over_a_run_whose_server_has_generated(tmp_path: Path) -> None:
     with chat_stand() as stand:
         run = begun_run(tmp_path, server=ServerConfig(stand.url))
         pipeline.describe(run)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
-from training.data import TEACHER_SCALE, load_teacher
 from training.data.distortions import DAMAGE_KINDS
+from training.data.nano_teacher import TEACHER_SCALE, load_teacher
 from training.nano.align import DONE_FILE, FEATURES_FOLDER, AlignConfig, align
 from training.nano.feature_cache import View
 

@@ -15,8 +15,9 @@ from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from training.data import DataConfig, load, load_published_conversations
+from training.data import DataConfig, load
 from training.data.conversations import cited_prompt, export_conversations, import_conversations
+from training.data.nano_teacher import load_published_conversations
 from training.data.splits import SplitConfig
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY

@@ -45,7 +45,7 @@ def test_predictors_are_measured_on_their_own_scale(trained: RunFolder, tested: 
     assert told["rough_accuracy"] > 0.8
 
 
-def test_only_the_test_images_are_spoken_about_and_once(trained: RunFolder, tested: RunFolder) -> None:
+def test_only_the_test_images_are_described_and_once(trained: RunFolder, tested: RunFolder) -> None:
     before = len(trained.cache.entries)
     cross(trained, tested)
     asked = {request.image.tobytes() for requests in ScriptedBackbone.asked for request in requests}

@@ -60,7 +60,7 @@ def batches(asked: list[list[Request]]) -> Asked:
     return [[(each.image.tobytes(), each.conversations) for each in requests] for requests in asked]
 
 
-def test_everything_is_spoken_about_and_kept_as_it_was_said(cases: list[Variant], tmp_path: Path) -> None:
+def test_everything_is_described_and_kept_as_it_was_generated(cases: list[Variant], tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "hidden")
     describe(cases, "nano", BASE, cache)
     identity = backbone_id("nano", BASE)
@@ -121,7 +121,7 @@ def test_describe_resumes_with_the_same_batches(
         assert contents(HiddenCache(folder)) == contents(whole)
 
 
-def test_only_what_has_changed_is_spoken_about_again(samples: list[Sample], tmp_path: Path) -> None:
+def test_only_what_has_changed_is_described_again(samples: list[Sample], tmp_path: Path) -> None:
     cases = own_variants(samples, (Aspect.QUALITY,))
     cache = HiddenCache(tmp_path / "hidden")
     describe(cases, "nano", BASE, cache)

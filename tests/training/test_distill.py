@@ -206,7 +206,7 @@ def test_what_may_pass_is_busy(teacher, mood: str, wait: float | None, stand: St
 
 
 @pytest.mark.parametrize("teacher", [gemini, openai])
-def test_a_rejected_key_is_told_without_the_key(teacher, stand: Stand, sample) -> None:
+def test_a_rejected_key_is_reported_without_the_key(teacher, stand: Stand, sample) -> None:
     with pytest.raises(ServerError, match="rejects the request") as caught:
         teacher(stand).explain(sample("key"), question(sample("key"), SCALE))
     error: BaseException | None = caught.value

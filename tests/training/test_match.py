@@ -104,7 +104,7 @@ def test_new_images_match_what_they_show(encoder: Encoder) -> None:
     assert sum(b == r for b, r in zip(best, right, strict=True)) > 20
 
 
-def test_it_is_told_how_well_that_goes_on_new_sources(encoder: Encoder) -> None:
+def test_it_is_measured_how_well_that_goes_on_new_sources(encoder: Encoder) -> None:
     samples, seen = drawn(160)
     rows = {sample.image: row for row, sample in enumerate(samples)}
     prompt_aligners, found = fit_and_hold_out(encoder, samples, None, SCALE, seen, rows)
@@ -133,7 +133,7 @@ def test_nothing_is_learned_from_what_says_a_prompt_that_is_held_out(encoder: En
     assert {said.row for said in every.without({0, 7}, set()).image_texts} == set(range(60)) - {0, 7}
 
 
-def test_each_matcher_knows_no_prompt_as_long_as_those_it_judges(encoder: Encoder) -> None:
+def test_each_prompt_aligner_knows_no_prompt_as_long_as_those_it_judges(encoder: Encoder) -> None:
     samples, seen = drawn(60)
     for number in range(3):
         lengths = {
@@ -143,7 +143,7 @@ def test_each_matcher_knows_no_prompt_as_long_as_those_it_judges(encoder: Encode
         assert number not in lengths and lengths
 
 
-def test_without_anything_said_all_match_alike(encoder: Encoder) -> None:
+def test_without_any_prompt_all_match_alike(encoder: Encoder) -> None:
     samples, seen = drawn(12)
     silent = [replace(sample, prompt=None) for sample in samples]
     rows = {sample.image: row for row, sample in enumerate(samples)}

@@ -43,7 +43,7 @@ def fitted(examples: RegressionData) -> QualityRegressor:
     return opinions
 
 
-def test_opinions_follow_what_counts_inside_sources_and_ignore_the_source() -> None:
+def test_quality_logits_follow_what_counts_inside_sources_and_ignore_the_source() -> None:
     examples = planted()
     opinions = fitted(examples)
     weights = opinions.stage_weight.abs()
@@ -55,7 +55,7 @@ def test_opinions_follow_what_counts_inside_sources_and_ignore_the_source() -> N
         assert srcc(read[:, column].tolist(), merit.tolist()) > 0.4
 
 
-def test_opinions_are_standardised() -> None:
+def test_quality_logits_are_standardised() -> None:
     examples = planted()
     read = fitted(examples)(examples.statistics, examples.appearance)
     assert torch.allclose(read.mean(0), torch.zeros(2), atol=1e-3)
@@ -64,7 +64,7 @@ def test_opinions_are_standardised() -> None:
 
 
 @pytest.mark.parametrize("unknown", [Aspect.QUALITY, Aspect.AUTHENTICITY])
-def test_an_aspect_without_scores_gets_no_opinion(unknown: Aspect) -> None:
+def test_an_aspect_without_scores_gets_no_quality_logit(unknown: Aspect) -> None:
     examples = planted(60)
     examples.scores[:, JUDGED_ASPECTS.index(unknown)] = torch.nan
     read = fitted(examples)(examples.statistics, examples.appearance)
@@ -101,7 +101,7 @@ def test_a_single_source_leaves_nothing_to_learn_from() -> None:
     assert held_out_quality_logits(alone).isnan().all()
 
 
-def test_agreement_is_told_by_source_and_for_clean_images() -> None:
+def test_agreement_is_measured_by_source_and_for_clean_images() -> None:
     samples = [
         Sample(f"{i}", Path("x"), source="large" if i < 40 else "small", distorted=i % 2 == 1)
         for i in range(60)

@@ -175,7 +175,7 @@ def test_pictures_are_small_jpegs(page: Page) -> None:
         assert (image.format, image.size) == ("JPEG", (320, 160))
 
 
-def test_pictures_stand_upright_and_missing_ones_are_told(
+def test_pictures_stand_upright_and_missing_ones_are_reported(
     table: pd.DataFrame, found: dict, tmp_path: Path
 ) -> None:
     turned = Image.new("RGB", (400, 200))

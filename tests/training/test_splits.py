@@ -235,7 +235,7 @@ def test_a_published_split_is_read_back(tmp_path: Path, form: str) -> None:
     assert assign(unsplit, SplitConfig("generator", file=path)) == samples
 
 
-def test_images_of_the_same_name_are_told_apart_by_id(tmp_path: Path) -> None:
+def test_images_of_the_same_name_are_distinguished_by_id(tmp_path: Path) -> None:
     samples = [Sample("a", Path("a/1.png"), split="train"), Sample("b", Path("b/1.png"), split="test")]
     write_split(samples, tmp_path / "split.csv")
     unsplit = [replace(sample, split="train") for sample in samples]
@@ -282,7 +282,7 @@ def test_a_folder_without_lists_is_named(tmp_path: Path) -> None:
         ([Sample("x", Path("x.png"))], SplitConfig("generator"), "The sample x has no generator"),
     ],
 )
-def test_too_little_to_split_is_said(samples: list[Sample], config: SplitConfig, message: str) -> None:
+def test_too_little_to_split_is_reported(samples: list[Sample], config: SplitConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
         assign(samples, config)
 

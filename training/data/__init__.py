@@ -19,29 +19,8 @@ from training.data.aigciqa_20k import aigciqa_20k_entries
 from training.data.checks import ImageFinder, LocatedSample, checked, sample_entries
 from training.data.conversations import conversation_entries
 from training.data.csv_table import table_entries
-from training.data.nano_teacher import (
-    TEACHER_SCALE,
-    load_captions,
-    load_published_conversations,
-    load_teacher,
-    load_unlabelled,
-    teacher_entries,
-)
+from training.data.nano_teacher import TEACHER_SCALE, teacher_entries
 from training.data.splits import SplitConfig, apportion, assign, shuffled
-
-__all__ = [
-    "DATA_FORMATS",
-    "TEACHER_SCALE",
-    "DataConfig",
-    "Dataset",
-    "Format",
-    "fingerprint",
-    "load",
-    "load_captions",
-    "load_published_conversations",
-    "load_teacher",
-    "load_unlabelled",
-]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from m3agiqa.backbones.base import Request
 from m3agiqa.conversation import Conversation, Turn
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
-from training.data import load_published_conversations
 from training.data.distortions import (
     DAMAGE_KINDS,
     DAMAGE_WORDS,
@@ -27,7 +26,11 @@ from training.data.distortions import (
     unrelated_mos,
     unrelated_prompt,
 )
-from training.data.nano_teacher import images_with_captions, images_with_prompts
+from training.data.nano_teacher import (
+    images_with_captions,
+    images_with_prompts,
+    load_published_conversations,
+)
 from training.data.prompt_edits import changed, changed_description, changed_mos
 
 Item = TypeVar("Item")

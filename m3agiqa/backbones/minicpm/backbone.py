@@ -22,7 +22,13 @@ from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
 from m3agiqa.backbones.memory import enough_for_work, room
-from m3agiqa.backbones.minicpm.base_weights import BASE_FILES, BASE_MODEL, base_folder
+from m3agiqa.backbones.minicpm.base_weights import (
+    BASE_FILES,
+    BASE_MODEL,
+    CheckpointBase,
+    PublishedAdapter,
+    base_folder,
+)
 from m3agiqa.backbones.minicpm.chat import (
     MAX_NEW_TOKENS,
     MAX_QUESTION_TOKENS,
@@ -30,7 +36,6 @@ from m3agiqa.backbones.minicpm.chat import (
     load_tokenizer,
 )
 from m3agiqa.backbones.minicpm.loading import check_room, load_model, read_config, read_slicing
-from m3agiqa.backbones.minicpm.made_of import CheckpointBase, PublishedAdapter
 from m3agiqa.backbones.minicpm.memory import Work, images_at_once
 from m3agiqa.backbones.minicpm.model import MiniCPMV, VisionTower
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced

@@ -142,7 +142,7 @@ def test_shares_together_are_everything(stand: ChatStand, cases: list[Variant], 
     assert served(stand, tmp_path).missing(cases) == []
 
 
-def test_another_model_speaks_for_itself(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
+def test_another_model_has_answers_of_its_own(stand: ChatStand, cases: list[Variant], tmp_path: Path) -> None:
     served(stand, tmp_path).describe(cases)
     other = served(stand, tmp_path, model="other")
     assert len(other.missing(cases)) == 16
@@ -311,7 +311,7 @@ def test_a_server_that_will_never_answer_is_asked_once(
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "sk-secret\nsk-other"], ids=["letters", "lines"])
-def test_what_is_no_key_is_told_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_key_is_reported_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(InputError, match="OPENAI_API_KEY holds characters that no key has") as caught:
         ChatServer("http://gpu/v1")
@@ -457,7 +457,7 @@ def test_a_whole_run_with_a_server(
 
 
 @pytest.mark.usefixtures("scripted")
-def test_what_failed_is_told_and_logged(stand: ChatStand, tmp_path: Path, capsys) -> None:
+def test_what_failed_is_reported_and_logged(stand: ChatStand, tmp_path: Path, capsys) -> None:
     run = begun_run(tmp_path, count=12)
     stand.moods = lambda asked, times: "well" if asked.round == 2 and about(3) in asked.question else ""
     arguments = ["describe", "--run", str(run.folder), "--server", stand.url, "--server-model", "1.5"]

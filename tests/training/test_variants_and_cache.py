@@ -13,7 +13,8 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples, write_samples
-from training.data import fingerprint, load_teacher
+from training.data import fingerprint
+from training.data.nano_teacher import load_teacher
 from training.data.variants import Variant, all_variants, own_variants
 from training.stages.fit_data import targets
 from training.stages.hidden_cache import Entry, HiddenCache
@@ -40,7 +41,7 @@ def test_no_prompt_no_correspondence(data: Path) -> None:
 
 
 @pytest.mark.parametrize("aspects", [(Aspect.QUALITY,), (Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY)])
-def test_only_the_wanted_aspects_are_spoken_about(data: Path, aspects: tuple[Aspect, ...]) -> None:
+def test_only_the_wanted_aspects_are_described(data: Path, aspects: tuple[Aspect, ...]) -> None:
     samples = load_teacher(data)
     cases = all_variants(samples, aspects, 0)
     assert {aspect for case in cases for aspect in case.aspects} == set(aspects)

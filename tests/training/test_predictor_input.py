@@ -57,7 +57,7 @@ def said(case: Variant, aspect: Aspect, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("aspect", list(Aspect))
-def test_the_assistant_has_said_what_the_reading_wants(case: Variant, aspect: Aspect) -> None:
+def test_the_assistant_has_generated_what_the_reading_wants(case: Variant, aspect: Aspect) -> None:
     about = {each: f"About {each}." for each in Aspect}
     assert said(case, aspect, "own") == [about[aspect]]
     assert said(case, aspect, "none") == []
@@ -93,7 +93,7 @@ def test_without_a_prompt_correspondence_is_left_out(without_prompt: Variant) ->
         assert alone == Conversation.one_round(aspect, None)
 
 
-def test_needs_is_all_that_must_have_been_spoken(case: Variant) -> None:
+def test_needs_is_all_that_must_have_been_generated(case: Variant) -> None:
     for aspect in Aspect:
         for reading in READINGS.values():
             reading.conversation(case, aspect, {each: SPOKEN[each] for each in reading.needs(aspect)})
