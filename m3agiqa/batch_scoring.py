@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import Assessment, Assessor
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
@@ -166,7 +166,8 @@ def _judge(rows: Sequence[ScoreRow], assessor: Assessor) -> list[Assessment | M3
 
 def _cells(assessment: Assessment) -> dict[str, str]:
     results = assessment.aspects.values()
-    scales = {str(result.aspect): _span(result.scale) for result in results}
+    # With a word between, as spreadsheets take "1-5" for a date.
+    scales = {str(r.aspect): f"{r.scale.low:g} to {r.scale.high:g}" for r in results}
     same = len(set(scales.values())) == 1
     cells = {"scale": next(iter(scales.values())) if same else ", ".join(map(" ".join, scales.items()))}
     for result in results:
@@ -178,10 +179,6 @@ def _cells(assessment: Assessment) -> dict[str, str]:
         figures = {"low": result.low, "high": result.high, "percentile": result.percentile}
         cells |= {f"{result.aspect}_{k}": f"{v:.3f}" for k, v in figures.items() if v is not None}
     return cells
-
-
-def _span(scale: MosScale) -> str:
-    return f"{scale.low:g} to {scale.high:g}"  # spreadsheets take "1-5" for a date
 
 
 # --- writing -----------------------------------------------------------------------------------

@@ -128,10 +128,6 @@ def _after(label: str, read: Reader) -> Reader:
     return reader
 
 
-def _invoke(text: str, fields: Fields) -> str | None:
-    return _string(_json(text), "positive_prompt")
-
-
 def _invoke_2(text: str, fields: Fields) -> str | None:
     prompt = _get(_get(_json(text), "image"), "prompt")
     parts = prompt if isinstance(prompt, list) else [{"prompt": prompt}]
@@ -143,13 +139,13 @@ def _invoke_1(text: str, fields: Fields) -> str | None:
     return _without_negative(quoted[1]) if quoted else None
 
 
+def _json_field(name: str) -> Reader:
+    return lambda text, fields: _string(_json(text), name)
+
+
 def _without_negative(text: str) -> str:
     """InvokeAI 1 and 2 put the negative prompt in square brackets."""
     return re.sub(r"\[[^\[\]]*\]", "", text)
-
-
-def _novelai_comment(text: str, fields: Fields) -> str | None:
-    return _string(_json(text), "prompt")
 
 
 def _novelai(text: str, fields: Fields) -> str | None:
@@ -161,10 +157,10 @@ _PNG_READERS: tuple[tuple[str, str, Reader], ...] = (
     ("parameters", "A1111 parameters (PNG text)", _parameters),
     ("prompt", "ComfyUI prompt (PNG text)", _comfy_prompt),
     ("workflow", "ComfyUI workflow (PNG text)", _comfy_workflow),
-    ("invokeai_metadata", "InvokeAI metadata (PNG text)", _invoke),
+    ("invokeai_metadata", "InvokeAI metadata (PNG text)", _json_field("positive_prompt")),
     ("sd-metadata", "InvokeAI sd-metadata (PNG text)", _invoke_2),
     ("Dream", "InvokeAI Dream (PNG text)", _invoke_1),
-    ("Comment", "NovelAI comment (PNG text)", _novelai_comment),
+    ("Comment", "NovelAI comment (PNG text)", _json_field("prompt")),
     ("Description", "NovelAI description (PNG text)", _novelai),
 )
 _EXIF_READERS: tuple[tuple[str, str, Reader], ...] = (

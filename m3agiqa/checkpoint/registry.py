@@ -40,7 +40,8 @@ def register(checkpoint: Path, folder: Path, comparison: Comparison | None = Non
     folder cannot be written.
     """
     card = read_card(checkpoint)
-    name = f"{_as_name(card.title)}-{card.digest[:8]}"
+    title = re.sub(r"[^\w.+]+", "-", card.title).strip(".-") or "model"
+    name = f"{title}-{card.digest[:8]}"
     target = folder / name
     facts = {
         "registered_at": datetime.now(UTC).isoformat(),
@@ -99,8 +100,3 @@ def _read(folder: Path) -> Candidate:
 def _write(path: Path, facts: dict[str, Any]) -> None:
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n", durable=True)
-
-
-def _as_name(title: str) -> str:
-    """A title as the name of a folder."""
-    return re.sub(r"[^\w.+]+", "-", title).strip(".-") or "model"

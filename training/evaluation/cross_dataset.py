@@ -37,8 +37,12 @@ def cross(trained: RunFolder, tested: RunFolder, retrain: bool = False) -> dict[
             predictor = _retrained(trained, tested, aspect, part["train"], part[trained.config.select_on])
             measures[str(aspect)] = evaluate(predictor, part["test"], tested.scale)
         else:
-            rescaled = [_rescaled(target, tested, trained) for target in part["test"]]
-            measures[str(aspect)] = evaluate(trained.best(aspect), rescaled, trained.scale)
+            scale = trained.scale
+            rescaled = [
+                replace(target, mos=scale.from_unit(tested.scale.to_unit(target.mos)))
+                for target in part["test"]
+            ]
+            measures[str(aspect)] = evaluate(trained.best(aspect), rescaled, scale)
         measures[str(aspect)] |= {"trained_on": trained.folder.name, "retrained": retrain}
     return measures
 
@@ -52,8 +56,3 @@ def _retrained(
     stamp(folder, trained.identity, tested.content, config, trained.config.select_on)
     predictor, _ = fit(train, validation, config, folder / "state", f"{aspect} anew", head, tested.unit)
     return predictor.fuse(head) if predictor.config.projection == "vocab" else predictor
-
-
-def _rescaled(target: Target, own: RunFolder, other: RunFolder) -> Target:
-    """A target whose MOS is on another run's scale."""
-    return replace(target, mos=other.scale.from_unit(own.scale.to_unit(target.mos)))

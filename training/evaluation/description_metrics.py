@@ -52,8 +52,8 @@ def description_metrics(part: pd.DataFrame) -> dict[str, float]:
     if referenced.empty:
         return measures
     grounds = [
-        f"{prompt or ''} {text}"
-        for prompt, text in zip(_given(referenced), referenced["reference"], strict=True)
+        f"{prompt if isinstance(prompt, str) else ''} {text}"
+        for prompt, text in zip(referenced["prompt"], referenced["reference"], strict=True)
     ]
     teacher = _texts(list(referenced["reference"]), referenced["mos"].to_numpy())
     return {
@@ -61,10 +61,6 @@ def description_metrics(part: pd.DataFrame) -> dict[str, float]:
         **_hallucinations(list(referenced["description"]), grounds),
         **{f"teacher_{name}": value for name, value in teacher.items()},
     }
-
-
-def _given(table: pd.DataFrame) -> list[str | None]:
-    return [prompt if isinstance(prompt, str) else None for prompt in table["prompt"]]
 
 
 def _texts(texts: Sequence[str], mos: np.ndarray) -> dict[str, float]:

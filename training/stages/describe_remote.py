@@ -140,7 +140,8 @@ class RemoteDescriptions:
         if not self.config.model and self.config.url not in self._known_models():
             return _pairs(variants)
         answers, model = self._answers(), self.model
-        return [pair for pair in _pairs(variants) if not _is_rated(answers.get(_key(*pair, model)))]
+        rated = {key for key, answer in answers.items() if answer.rating}
+        return [pair for pair in _pairs(variants) if _key(*pair, model) not in rated]
 
     def describe(self, variants: Sequence[Variant], share: Shard | None = None) -> dict[str, str]:
         """Ask for what was not answered yet; returns why conversations failed, by what they are about.
@@ -290,10 +291,6 @@ class _Conversing:
 
 def _pairs(variants: Sequence[Variant]) -> list[tuple[Variant, Aspect]]:
     return [(variant, aspect) for variant in variants for aspect in variant.aspects]
-
-
-def _is_rated(answer: RemoteAnswer | None) -> bool:
-    return answer is not None and bool(answer.rating)
 
 
 def messages(conversation: Conversation, image_url: str) -> list[Message]:
