@@ -1,7 +1,5 @@
 """The app as a subprocess, started as a user would."""
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

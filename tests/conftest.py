@@ -1,12 +1,12 @@
 """What tests of all packages share: one loaded model, and a picture to show it."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterator, Sequence
 
 import hypothesis
 import pytest
 from PIL import Image, ImageDraw
 
-from m3agiqa import Assessor
+from m3agiqa import Assessor, metrics
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 hypothesis.settings.load_profile("any machine")
@@ -30,6 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first, so that all workers end at about the same time."""
     order = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(SLOW_FILES)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Intervals would take most of the time of a small run; test_metrics.py has them at full length."""
+
+    def quick(metric: Callable, predicted: Sequence, true: Sequence, draws: int = 0) -> tuple[float, float]:
+        return metrics.bootstrap_interval(metric, predicted, true, draws=50)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.evaluation.evaluate.bootstrap_interval", quick)
+        yield
 
 
 @pytest.fixture(scope="session")

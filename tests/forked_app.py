@@ -4,8 +4,6 @@ Each line of standard input is a JSON list. ["start", log, environment] starts a
 process and is answered by its id; ["kill", id] is answered once it is gone. All end when the input does.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

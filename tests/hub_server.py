@@ -1,7 +1,5 @@
 """A stand-in for the Hugging Face Hub: a local server that speaks its protocol for folders of the tests."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Predictors in the form of the paper's authors, made by the xlstm package itself."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -5,8 +5,6 @@ green correspondence, blue authenticity, each from 1 (none) to 5 (full). Everyth
 environment, as for app.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys

@@ -1,7 +1,5 @@
 """A store and training runs with known differences between models and people."""
 
-from __future__ import annotations
-
 import io
 import json
 import uuid
@@ -9,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 from PIL import Image
+from sqlalchemy.orm import Session
 
 from annotation.store import Store
-from annotation.store.corrections import AspectResponse, NewSubmission, save
+from annotation.store.corrections import AspectResponse, NewSubmission, SavedSubmission, latest_revision, save
 from annotation.store.items import add_item, record_assessment
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessor import AspectResult, Assessment
@@ -21,23 +21,24 @@ from m3agiqa.assessor import AspectResult, Assessment
 SCALE = MosScale(1, 5)
 
 
-def picture(colour: tuple[int, int, int] | str) -> bytes:
+def picture(colour: tuple[int, int, int] | str, size: tuple[int, int] = (64, 48)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (64, 48), colour).save(file, "PNG")
+    Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
 
 
 def add(
     store: Store,
-    colour: tuple[int, int, int] | str = "teal",
+    colour: tuple[int, int, int] | str | int = "teal",
     prompt: str | None = "a cat",
     generator: str | None = None,
+    source: str = "an import",
 ) -> int:
-    """An item with an image of one colour."""
+    """An item with an image of one colour, of which a number stands for another one each; returns its id."""
+    if isinstance(colour, int):
+        colour = (colour % 256, colour // 256, 90)
     image = store.images.add(picture(colour), "picture.png")
-    return store.database.transact(
-        lambda session: add_item(session, image, prompt, "an import", generator)[0].id
-    )
+    return store.database.transact(lambda session: add_item(session, image, prompt, source, generator)[0].id)
 
 
 def judge(
@@ -64,12 +65,33 @@ def say(
     scores: Mapping[Aspect, float],
     annotator: str = "ann",
     scale: MosScale = SCALE,
+    assessment_id: int | None = None,
+    place: str = "annotate",
+    seconds: float = 0.0,
     **options: object,
-) -> int:
-    """What a person says of an item; returns the submission's id."""
-    said = tuple(AspectResponse(aspect, score, scale, **options) for aspect, score in scores.items())
-    draft = NewSubmission(uuid.uuid4().hex, item, annotator, said)
-    return store.database.transact(lambda session: save(session, draft)).submission_id
+) -> SavedSubmission:
+    """What a person says of an item, in place of what they said before; `options` are AspectResponse's."""
+
+    def work(session: Session) -> SavedSubmission:
+        said = tuple(
+            AspectResponse(aspect, score, scale, revision=revision + 1, **options)
+            for aspect, score in scores.items()
+            for revision in [latest_revision(session, item, aspect, annotator)]
+        )
+        token = uuid.uuid4().hex
+        draft = NewSubmission(token, item, annotator, said, assessment_id, place=place, seconds=seconds)
+        return save(session, draft)
+
+    return store.database.transact(work)
+
+
+def crowd(store: Store, items: int, biases: Mapping[str, float]) -> list[int]:
+    """Items whose quality everybody scores, each with their bias; nobody errs. Returns the items' ids."""
+    ids = [add(store, number) for number in range(items)]
+    for item, level in zip(ids, np.linspace(2, 4, items), strict=True):
+        for name, bias in biases.items():
+            say(store, item, {Aspect.QUALITY: round(float(level + bias), 1)}, name, description="Fine.")
+    return ids
 
 
 def write_run(

@@ -1,7 +1,5 @@
 """Imports point one way: app -> annotation, training -> m3agiqa; one name means one thing."""
 
-from __future__ import annotations
-
 import ast
 from collections import defaultdict
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The benchmark of the paper's model compares two ways that compute the same."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator

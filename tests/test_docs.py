@@ -1,7 +1,5 @@
 """What README and docs/ name is there: links, files, modules, commands, settings, variables."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Waiting with a limit for what other threads and processes do, so that no test hangs for ever."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Real databases for the tests: files of SQLite, and a PostgreSQL server of the tests' own."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A real PostgreSQL server for the tests, from the machine's own packages."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil

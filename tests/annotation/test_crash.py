@@ -1,7 +1,5 @@
 """The running app under twenty people at once, and killed in the midst of their work."""
 
-from __future__ import annotations
-
 import random
 import socket
 import sqlite3

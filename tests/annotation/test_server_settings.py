@@ -1,7 +1,5 @@
 """What the environment tells a server, and what makes no sense."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

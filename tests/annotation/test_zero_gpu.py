@@ -1,7 +1,5 @@
 """Assessments on a ZeroGPU Space: in another process, on a GPU that is lent, and called as everywhere."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -6,8 +6,6 @@ this script, and what would be moved to the GPU stays in memory.
     zero_gpu_space.py WORK_FOLDER
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

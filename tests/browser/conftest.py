@@ -1,7 +1,5 @@
 """A real browser on the real app: one server process for all tests, with the default model."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

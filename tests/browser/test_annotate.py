@@ -1,7 +1,5 @@
 """The Annotate tab as annotators meet it, with a quick model that follows a script."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

@@ -1,7 +1,5 @@
 """The Assess tab as visitors meet it."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """Correcting what the model says, on the Assess tab."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

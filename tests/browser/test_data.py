@@ -1,7 +1,5 @@
 """The Data tab in a browser: figures of what people said, and an export that arrives."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """The Failure cases tab as researchers meet it."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """The Models tab as an admin meets it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

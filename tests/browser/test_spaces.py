@@ -1,7 +1,5 @@
 """The app as Hugging Face Spaces run it, up to the sign-in page of huggingface.co itself."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """An assessor without a model: its backbone says what it is told to, at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What modules hold in memory, counted on the tensors themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """Tiny random models of several families, in folders as the Hugging Face Hub has them."""
 
-from __future__ import annotations
-
 import json
 import string
 from collections.abc import Callable
@@ -41,6 +39,21 @@ VISION = {
     "num_attention_heads": 2,
     "initializer_range": 0.3,
 }
+SIGLIP = {
+    **VISION,
+    "model_type": "siglip_vision_model",
+    "image_size": 32,
+    "patch_size": 8,
+    "vision_use_head": False,
+}
+QWEN_VISION = {
+    "depth": 2,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_heads": 2,
+    "patch_size": 8,
+    "out_hidden_size": WIDTH,
+}
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
@@ -63,6 +76,16 @@ class Family(NamedTuple):
 def _text(vocabulary: int, kind: str, **settings: Any) -> dict[str, Any]:
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     return {**TEXT, **ends, "vocab_size": vocabulary, "model_type": kind, **settings}
+
+
+def _qwen_tokens(ids: dict[str, int]) -> dict[str, int]:
+    names = {
+        "image": "image_pad",
+        "video": "video_pad",
+        "vision_start": "vision_start",
+        "vision_end": "vision_end",
+    }
+    return {f"{setting}_token_id": ids[f"<|{token}|>"] for setting, token in names.items()}
 
 
 FAMILIES = {
@@ -92,20 +115,8 @@ FAMILIES = {
             "text_config": _text(
                 size, "qwen2_5_vl_text", rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]}
             ),
-            "vision_config": {
-                "depth": 2,
-                "hidden_size": 16,
-                "intermediate_size": 24,
-                "num_heads": 2,
-                "patch_size": 8,
-                "window_size": 32,
-                "out_hidden_size": WIDTH,
-                "fullatt_block_indexes": [1],
-            },
-            "image_token_id": ids["<|image_pad|>"],
-            "video_token_id": ids["<|video_pad|>"],
-            "vision_start_token_id": ids["<|vision_start|>"],
-            "vision_end_token_id": ids["<|vision_end|>"],
+            "vision_config": {**QWEN_VISION, "window_size": 32, "fullatt_block_indexes": [1]},
+            **_qwen_tokens(ids),
         },
         Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 32 * 32, "longest_edge": 64 * 64}),
         {"processor_class": "Qwen2_5_VLProcessor"},
@@ -115,13 +126,7 @@ FAMILIES = {
         {"image_token": "<image>", "video_token": "<video>"},
         lambda ids, size: {
             "text_config": _text(size, "qwen2"),
-            "vision_config": {
-                **VISION,
-                "model_type": "siglip_vision_model",
-                "image_size": 32,
-                "patch_size": 8,
-                "vision_use_head": False,
-            },
+            "vision_config": SIGLIP,
             "image_token_index": ids["<image>"],
             "video_token_index": ids["<video>"],
             "image_grid_pinpoints": [[32, 32], [32, 64], [64, 32]],
@@ -152,13 +157,7 @@ FAMILIES = {
                 layer_types=["sliding_attention", "full_attention"],
                 query_pre_attn_scalar=8,
             ),
-            "vision_config": {
-                **VISION,
-                "model_type": "siglip_vision_model",
-                "image_size": 32,
-                "patch_size": 8,
-                "vision_use_head": False,
-            },
+            "vision_config": SIGLIP,
             "mm_tokens_per_image": 4,
             "image_token_index": ids["<image_soft_token>"],
             "boi_token_index": ids["<start_of_image>"],
@@ -201,20 +200,8 @@ FAMILIES = {
                 head_dim=8,
                 rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
             ),
-            "vision_config": {
-                "depth": 2,
-                "hidden_size": 16,
-                "intermediate_size": 24,
-                "num_heads": 2,
-                "patch_size": 8,
-                "out_hidden_size": WIDTH,
-                "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0],
-            },
-            "image_token_id": ids["<|image_pad|>"],
-            "video_token_id": ids["<|video_pad|>"],
-            "vision_start_token_id": ids["<|vision_start|>"],
-            "vision_end_token_id": ids["<|vision_end|>"],
+            "vision_config": {**QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+            **_qwen_tokens(ids),
         },
         Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 32 * 32, "longest_edge": 64 * 64}),
         {"processor_class": "Qwen3VLProcessor"},

@@ -1,7 +1,5 @@
 """Statistics of pixels: what they tell, and what makes no difference to them."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The assessor: its rules with a scripted backbone, its promises with the shipped model."""
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections.abc import Iterator

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -63,12 +61,6 @@ def test_several_descriptions_are_asked_for_in_turn_and_rated_by_the_own_aspect(
     alone = Conversation.open(Aspect.CORRESPONDENCE, "a ball").describe("A ball.")
     assert whole.turns[-1] == alone.turns[-1]
     assert Conversation.open(Aspect.CORRESPONDENCE, "a ball").describe(told[1]) == alone
-
-
-def test_turns_alternate_and_close_with_the_rating() -> None:
-    whole = Conversation.open(Aspect.QUALITY, None).describe("Sharp.").rate(Rating.GOOD)
-    assert [turn.role for turn in whole.turns] == ["user", "assistant", "user", "assistant"]
-    assert whole.turns[-1].content == "good"
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n\t "])

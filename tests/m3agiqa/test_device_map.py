@@ -1,7 +1,5 @@
 """Where the weights of a model go, and what is said where they do not fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil

@@ -1,7 +1,5 @@
 """Files and folders are there whole or not at all, and work is continued only by the same work."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

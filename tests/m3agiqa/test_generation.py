@@ -1,7 +1,5 @@
 """Speaking several conversations at once, whatever the machine's kernels make of the padding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

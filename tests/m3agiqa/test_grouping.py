@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from m3agiqa.grouping import connected_groups, fold_prompt

@@ -1,7 +1,5 @@
 """Models of transformers as a backbone, several families of them, tiny and random."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

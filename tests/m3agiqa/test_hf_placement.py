@@ -1,7 +1,5 @@
 """Models of transformers in 8 and 4 bit, and with layers that wait elsewhere than on the device."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Repositories of the Hub: downloaded, kept, pinned, stood in for, and what is said when that fails."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator

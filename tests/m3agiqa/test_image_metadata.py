@@ -1,7 +1,5 @@
 """Prompts in files as the generators write them."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
@@ -168,6 +166,16 @@ GRAPHS = {
         "7": encode(["5", 1]),
         "5": {"class_type": "Styler", "inputs": {"text_positive": "a lighthouse", "text_negative": "blurry"}},
     },
+    "concatenated texts": {
+        "3": sampler(**BOTH),
+        "6": encode(["8", 0]),
+        "7": NEGATIVE,
+        "8": {
+            "class_type": "StringConcatenate",
+            "inputs": {"string_a": "a", "string_b": ["9", 0], "delimiter": " "},
+        },
+        "9": {"class_type": "Text Multiline", "inputs": {"text": "lighthouse"}},
+    },
     "no sampler that is known": {"1": encode("a lighthouse"), "2": {"class_type": "Show", "inputs": {}}},
     "positive leads nowhere": {
         "3": sampler(positive=["99", 0], negative=["7", 0]),
@@ -183,29 +191,12 @@ def test_comfyui(graph: dict) -> None:
     assert (found.text, found.origin) == ("a lighthouse", "ComfyUI prompt (PNG text)")
 
 
-def test_comfyui_concatenation() -> None:
-    graph = {
-        "3": sampler(**BOTH),
-        "6": encode(["8", 0]),
-        "7": NEGATIVE,
-        "8": {
-            "class_type": "StringConcatenate",
-            "inputs": {"string_a": "a", "string_b": ["9", 0], "delimiter": " "},
-        },
-        "9": {"class_type": "Text Multiline", "inputs": {"text": "lighthouse"}},
-    }
-    assert text_of(png(prompt=json.dumps(graph))) == "a lighthouse"
-
-
 def test_comfyui_combined_conditioning() -> None:
-    combine = {
-        "class_type": "ConditioningCombine",
-        "inputs": {"conditioning_1": ["1", 0], "conditioning_2": ["2", 0]},
-    }
+    combined = {"conditioning_1": ["1", 0], "conditioning_2": ["2", 0]}
     graph = {
         "1": encode("a lighthouse"),
         "2": encode("at dusk"),
-        "6": combine,
+        "6": {"class_type": "ConditioningCombine", "inputs": combined},
         "3": sampler(positive=["6", 0]),
     }
     assert text_of(png(prompt=json.dumps(graph))) == "a lighthouse, at dusk"
@@ -257,27 +248,24 @@ def test_comfyui_webp() -> None:
 # --- InvokeAI and NovelAI ------------------------------------------------------------------------
 
 
-def test_invokeai() -> None:
-    metadata = json.dumps({"positive_prompt": "a lighthouse", "negative_prompt": "blurry"})
-    assert text_of(png(invokeai_metadata=metadata)) == "a lighthouse"
-
-
-@pytest.mark.parametrize("prompt", ["a lighthouse [blurry]", [{"prompt": "a lighthouse", "weight": 1.0}]])
-def test_invokeai_2(prompt: object) -> None:
-    assert text_of(png(sd_metadata=json.dumps({"image": {"prompt": prompt}}))) == "a lighthouse"
-
-
 @pytest.mark.parametrize(
-    "dream", ['"a lighthouse" -s 50 -S 42', '"a lighthouse [blurry]" -s50', '"a lighthouse"']
+    "texts",
+    [
+        {"invokeai_metadata": json.dumps({"positive_prompt": "a lighthouse", "negative_prompt": "blurry"})},
+        {"sd_metadata": json.dumps({"image": {"prompt": "a lighthouse [blurry]"}})},
+        {"sd_metadata": json.dumps({"image": {"prompt": [{"prompt": "a lighthouse", "weight": 1.0}]}})},
+        {"Dream": '"a lighthouse" -s 50 -S 42'},
+        {"Dream": '"a lighthouse [blurry]" -s50'},
+        {"Dream": '"a lighthouse"'},
+        {"Comment": json.dumps({"prompt": "a lighthouse", "uc": "blurry"})},
+        {"Software": "NovelAI", "Description": "a lighthouse"},
+    ],
 )
-def test_invokeai_1(dream: str) -> None:
-    assert text_of(png(Dream=dream)) == "a lighthouse"
+def test_invokeai_and_novelai(texts: dict[str, str]) -> None:
+    assert text_of(png(**texts)) == "a lighthouse"
 
 
-def test_novelai() -> None:
-    comment = json.dumps({"prompt": "a lighthouse", "uc": "blurry"})
-    assert text_of(png(Comment=comment)) == "a lighthouse"
-    assert text_of(png(Software="NovelAI", Description="a lighthouse")) == "a lighthouse"
+def test_descriptions_by_other_software_are_no_prompts() -> None:
     assert find_prompt(png(Software="Camera", Description="Family holiday")) is None
 
 

@@ -1,7 +1,5 @@
 """Every kind of picture file that users bring, made for real."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

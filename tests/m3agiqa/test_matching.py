@@ -1,7 +1,5 @@
 """Words of prompts, colours of images, and a matcher with made-up weights in a tiny nano."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Agreement metrics against their definitions."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from itertools import combinations
@@ -64,10 +62,6 @@ def test_krcc_counts_concordant_pairs(drawn):
     assert krcc(one, other) == pytest.approx(sum(s * t for s, t in signs) / np.sqrt(untied))
 
 
-def test_a_constant_side_has_no_correlation():
-    assert np.isnan(srcc([1, 1, 1], [1, 2, 3]))
-
-
 def test_rmse_is_in_units_of_the_scale():
     assert rmse([1.0, 5.0], [2.0, 5.0]) == pytest.approx(0.5**0.5)
 
@@ -78,10 +72,6 @@ def test_rough_accuracy_forgives_one_class(drawn):
     gaps = [abs(RATING_WORDS.index(a) - RATING_WORDS.index(b)) for a, b in drawn]
     assert rough_accuracy(said, meant) == pytest.approx(np.mean([gap <= 1 for gap in gaps]))
     assert accuracy(said, meant) <= rough_accuracy(said, meant)
-
-
-def test_rough_accuracy_counts_neighbours_only():
-    assert rough_accuracy([Rating.BAD, Rating.BAD], [Rating.POOR, Rating.FAIR]) == 0.5
 
 
 def test_the_interval_holds_the_estimate_and_narrows_with_more_images():

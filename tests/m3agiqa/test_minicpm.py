@@ -1,7 +1,5 @@
 """The MiniCPM backbone as speaker, as encoder and as what is fine-tuned."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

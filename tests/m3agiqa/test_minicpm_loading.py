@@ -1,7 +1,5 @@
 """MiniCPM from a folder or from the Hugging Face Hub, whole or with something missing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What memory MiniCPM is said to need, against what a small one takes."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from pathlib import Path

@@ -5,8 +5,6 @@ answers, with the weights that gave them (8 MB), are used where the environment 
 their folder (with the tall picture's in its sub-folder tall).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """All stages of the training pipeline with a tiny MiniCPM."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from random import Random

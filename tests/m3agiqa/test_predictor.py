@@ -1,7 +1,5 @@
 """The predictor is the paper's function, in linear time and whether or not logits are made."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

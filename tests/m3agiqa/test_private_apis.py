@@ -1,7 +1,5 @@
 """Private or undocumented parts of libraries that the backbones rely on: whichever goes is named here."""
 
-from __future__ import annotations
-
 import importlib
 from functools import reduce
 

@@ -1,7 +1,5 @@
 """The paper's own model by its name: five repositories of a stand-in Hub, with a tiny base, become one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

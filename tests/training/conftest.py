@@ -1,7 +1,5 @@
 """A small data folder in the layout of the real one, drawn by code."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """Pictures drawn by code, for data sets of tests."""
 
-from __future__ import annotations
-
 from random import Random
 
 from PIL import Image, ImageDraw

@@ -4,12 +4,10 @@ What it says and holds in mind depends on the image and the conversation alone. 
 hidden states only after something was described, so that readings without a description find nothing.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -45,7 +43,7 @@ class ScriptedBackbone:
     """The number of the call that raises."""
 
     @classmethod
-    def load(cls, folder: Path, progress: object = None, placement: object = None) -> ScriptedBackbone:
+    def load(cls, folder: Path, progress: object = None, placement: object = None) -> Self:
         return cls()
 
     @property

@@ -3,8 +3,6 @@
 Nothing in them stands by itself, so a predictor has to learn what people mean; it costs nothing to run.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

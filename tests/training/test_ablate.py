@@ -1,7 +1,5 @@
 """A grid of settings becomes tables: every row measured as often as wanted, nothing trained twice."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

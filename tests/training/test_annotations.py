@@ -1,7 +1,5 @@
 """People's corrections go before the data, nothing held out is learned from, and bad exports are named."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from scripted_backbone import QUICK, ScriptedBackbone, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones import BACKBONE_CLASSES
 from m3agiqa.checkpoint.card import predictor_file, read_card
 from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
 from m3agiqa.checkpoint.registry import candidates
@@ -81,10 +80,7 @@ def test_what_people_say_replaces_what_the_data_says_of_the_same_image_and_promp
     said = Sample("7", images[0], "a red circle", {Q: 4.5}, {Q: "by people"}, raters={Q: 3})
     found, annotated = merge(data, SCALE, told(tmp_path, said))
     assert found[0] == replace(
-        data[0],
-        mos={Q: 4.5, A: 2.0},
-        descriptions={Q: "by people", A: "by the teacher"},
-        raters={Q: 3},
+        data[0], mos={Q: 4.5, A: 2.0}, descriptions={Q: "by people", A: "by the teacher"}, raters={Q: 3}
     )
     assert found[1:] == data[1:], "another prompt or image is something else"
     assert annotated.scored == {"same": [Q]}
@@ -225,28 +221,30 @@ def test_scores_off_the_scale_and_mos_of_nobody_are_errors(tmp_path: Path, image
 # --- a run with them -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings for 48 drawings, whose brightness is their quality."""
-    drawings(tmp_path / "data", 48, SCALE, (Q,))
-    data = {"format": "samples", "path": str(tmp_path / "data" / "samples.jsonl"), "scale": [1, 5]}
+    folder = tmp_path_factory.mktemp("drawn")
+    drawings(folder / "data", 48, SCALE, (Q,))
+    data = {"format": "samples", "path": str(folder / "data" / "samples.jsonl"), "scale": [1, 5]}
     data["split"] = {"by": "image", "ratios": [2, 1, 1]}
-    path = tmp_path / "drawn.yaml"
+    path = folder / "drawn.yaml"
     options = {"fit": plain(QUICK), "seeds": [0, 1, 2], "ship_seeds": True, "name": "drawn"}
     path.write_text(yaml.safe_dump({"data": data, "start": None, **options}))
     return path
 
 
-@pytest.fixture
-def before(config: Path, scripted: type[ScriptedBackbone]) -> Path:
+@pytest.fixture(scope="module")
+def before(config: Path) -> Path:
     """The checkpoint of a run without annotations."""
     run = config.parent / "before"
-    assert main(["run", str(config), "--run", str(run)]) == 0
-    scripted.asked.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONE_CLASSES, "nano", ScriptedBackbone)
+        assert main(["run", str(config), "--run", str(run)]) == 0
     return run / "checkpoint"
 
 
-def people(config: Path) -> Path:
+def people(config: Path, folder: Path) -> Path:
     """An export in which people find the dark drawings of the data good, and some of the light ones bad."""
     samples = read_samples(config.parent / "data" / "samples.jsonl")
     said = [
@@ -254,16 +252,18 @@ def people(config: Path) -> Path:
         for n, sample in enumerate(samples)
         if n % 3
     ]
-    return write_export(config.parent / "export", said)
+    return write_export(folder, said)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_run_with_annotations_compares_and_registers(
-    config: Path, before: Path, capsys: pytest.CaptureFixture
+    config: Path, before: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run, models = config.parent / "run", config.parent / "models"
+    run, models = tmp_path / "run", tmp_path / "models"
+    export = ["--add-annotations", str(people(config, tmp_path / "export"))]
     command = ["run", str(config), "--run", str(run), "--register", str(models)]
     command += ["--set", f"before={before}"]
-    assert main([*command, "--add-annotations", str(people(config))]) == 0
+    assert main([*command, *export]) == 0
     printed = capsys.readouterr().out
 
     spoken = [len(request.conversations) for asked in ScriptedBackbone.asked for request in asked]
@@ -293,15 +293,16 @@ def test_a_run_with_annotations_compares_and_registers(
     assert read_card(candidate.folder).seeds == 3
 
     written = (run / "report" / "report.html").stat().st_mtime_ns
-    assert main([*command, "--add-annotations", str(config.parent / "export")]) == 0
+    assert main([*command, *export]) == 0
     assert (run / "report" / "report.html").stat().st_mtime_ns == written, "nothing is measured twice"
     assert len(candidates(models)) == 1
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_changed_export_is_noticed_and_an_absent_one_named(
-    config: Path, before: Path, capsys: pytest.CaptureFixture
+    config: Path, before: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run, export = config.parent / "run", people(config)
+    run, export = tmp_path / "run", people(config, tmp_path / "export")
     command = ["run", str(config), "--run", str(run), "--until", "evaluate"]
     changes = ["--set", f"before={before}", "--set", f"annotations={export}"]
     assert main([*command, *changes]) == 0

@@ -1,7 +1,5 @@
 """Changes with a known effect must have it, and keep what they should not touch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from random import Random
 

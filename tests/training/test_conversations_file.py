@@ -1,7 +1,5 @@
 """The authors' conversation files: import, export, and what comes back after both."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

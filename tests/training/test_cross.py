@@ -1,7 +1,5 @@
 """A model trained on one data set is measured on another's scale, with and without new predictors."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is taught: only training images, complete conversations, every kind of lesson."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """Readers of data sets: every layout gives the same kind of samples, and every wrong row is named."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

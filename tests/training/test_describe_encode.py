@@ -1,7 +1,5 @@
 """Shares and interruptions change nothing of what is spoken and read, and nothing stale is used."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

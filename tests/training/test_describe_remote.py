@@ -1,7 +1,5 @@
 """A server's model speaks: all of it, once, and never mixed with what others have said."""
 
-from __future__ import annotations
-
 import signal
 import socket
 import subprocess
@@ -289,10 +287,7 @@ NO_IMAGES = {"object": "error", "message": "At most 0 image(s) may be provided i
         ((404, {"error": {"message": "no model"}}, {}), "has no model blind; it offers seer, other."),
         ((400, NO_IMAGES, {}), "The model blind at http.* takes no images: At most 0 image"),
         ((500, {"error": {"message": "image input is not supported"}}, {}), "takes no images"),
-        (
-            (307, {}, {"Location": "http://elsewhere/v1/"}),
-            "has moved to http://elsewhere/v1/. Give",
-        ),
+        ((307, {}, {"Location": "http://elsewhere/v1/"}), "has moved to http://elsewhere/v1/. Give"),
     ],
     ids=["key", "forbidden", "model", "images", "mmproj", "moved"],
 )

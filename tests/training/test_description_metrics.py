@@ -1,7 +1,5 @@
 """Measures of descriptions, on texts of which is known what is wrong with them."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 from hypothesis import given

@@ -1,19 +1,16 @@
 """Teachers against a local server that speaks both protocols, with all its moods."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from chat_stand import Answer, ChatStand, chat_reply, chat_stand
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,13 +22,7 @@ from m3agiqa.prompts import TEACHER_PROMPT
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
 from training.remote.client import ContentRefused, ServerError, TemporaryError
-from training.remote.teachers import (
-    GeminiTeacher,
-    OpenAITeacher,
-    RecordedTeacher,
-    descriptions,
-    question,
-)
+from training.remote.teachers import GeminiTeacher, OpenAITeacher, RecordedTeacher, descriptions, question
 from training.stages.distill import DistillConfig, Replies, distill, plan
 
 SCALE = MosScale(1, 5)
@@ -45,85 +36,59 @@ GOOD = {
 WRAPPED = "Here you are:\n```json\n" + json.dumps(GOOD) + "\n```"
 
 
-class Stand(ThreadingHTTPServer):
-    """Answers by the mood named in the prompt; remembers what it was asked."""
+class Stand(ChatStand):
+    """Speaks both protocols; answers by the mood named in the prompt, and remembers what it was asked."""
 
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, models: tuple[str, ...] | None) -> None:
+        super().__init__(models)
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict] = []
-        self.lock = threading.Lock()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return super().url.removesuffix("/v1")
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Stand
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        gemini = "generateContent" in self.path
+    def respond(self, path: str, body: dict, authorization: str | None) -> Answer:
+        gemini = "generateContent" in path
         text = (
             next(part["text"] for part in body["contents"][0]["parts"] if "text" in part)
             if gemini
             else body["messages"][0]["content"][0]["text"]
         )
         prompt = re.search("text prompt: '(.*?)'", text)[1]
-        with self.server.lock:
-            self.server.asked[f"{'gemini' if gemini else 'openai'} {prompt}"] += 1
-            first = self.server.asked[f"{'gemini' if gemini else 'openai'} {prompt}"] == 1
-            self.server.bodies.append(body)
+        question = f"{'gemini' if gemini else 'openai'} {prompt}"
+        with self.lock:
+            self.asked[question] += 1
+            first = self.asked[question] == 1
+            self.bodies.append(body)
         mood = prompt.split()[0]
         if mood == "busy" and first:
-            return self._send(429, {"error": {"code": 429, "message": "slow down"}}, {"Retry-After": "0.2"})
+            return 429, {"error": {"code": 429, "message": "slow down"}}, {"Retry-After": "0.2"}
         if mood == "broken" and first:
-            return self._send(500, {"error": {"code": 500, "message": "oops"}})
+            return 500, {"error": {"code": 500, "message": "oops"}}, {}
         if mood == "late" and first:
             time.sleep(1.5)
         if mood == "key":
-            return self._send(401, {"error": {"code": 401, "message": f"bad key {KEY}"}})
+            return 401, {"error": {"code": 401, "message": f"bad key {KEY}"}}, {}
         if mood == "refused" and gemini:
-            return self._send(200, {"promptFeedback": {"blockReason": "SAFETY"}})
+            return 200, {"promptFeedback": {"blockReason": "SAFETY"}}, {}
         if mood == "refused" and prompt.endswith("twice"):
-            return self._send(400, {"error": {"code": "content_policy_violation", "message": "no"}})
+            return 400, {"error": {"code": "content_policy_violation", "message": "no"}}, {}
         said = "I would rather not use JSON." if mood == "garbled" and first else WRAPPED
-        if gemini:
-            content = {"role": "model", "parts": [{"text": said}]}
-            used = {"promptTokenCount": 100, "candidatesTokenCount": 10, "totalTokenCount": 110}
-            answer = {"candidates": [{"content": content, "finishReason": "STOP"}], "usageMetadata": used}
-        else:
-            choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-            answer = {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
-        self._send(200, answer)
-
-    def _send(self, status: int, answer: dict, headers: dict[str, str] | None = None) -> None:
-        content = json.dumps(answer).encode()
-        try:
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-        except OSError:
-            pass  # the client has given up
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+        if not gemini:
+            return 200, chat_reply(said, usage={"prompt_tokens": 100, "completion_tokens": 10}), {}
+        content = {"role": "model", "parts": [{"text": said}]}
+        used = {"promptTokenCount": 100, "candidatesTokenCount": 10, "totalTokenCount": 110}
+        candidates = [{"content": content, "finishReason": "STOP"}]
+        return 200, {"candidates": candidates, "usageMetadata": used}, {}
 
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, KEY)
-    with Stand() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with chat_stand(kind=Stand) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Agreement is measured on one table of predictions, in all, by group and inside prompts."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path
@@ -132,12 +130,7 @@ def test_a_summary_has_intervals_classes_and_what_was_spoken() -> None:
 
 def test_each_aspect_is_summed_up_by_itself_in_the_usual_order() -> None:
     mos, predicted = noisy(20)
-    both = pd.concat(
-        [
-            table(mos, mos[::-1], aspect="authenticity"),
-            table(mos, predicted),
-        ]
-    )
+    both = pd.concat([table(mos, mos[::-1], aspect="authenticity"), table(mos, predicted)])
     found = summary(both, SCALE)
     assert list(found) == ["quality", "authenticity"]
     assert found["quality"]["srcc"] == srcc(predicted, mos)
@@ -173,10 +166,7 @@ def test_groups_have_their_own_agreement_and_bias() -> None:
 def test_groups_of_one_aspect_do_not_meet_those_of_another() -> None:
     mos, predicted = noisy(12)
     both = pd.concat(  # with the same row labels twice
-        [
-            table(mos, predicted, source="a"),
-            table(mos[:6], mos[:6], aspect="correspondence", source="a"),
-        ]
+        [table(mos, predicted, source="a"), table(mos[:6], mos[:6], aspect="correspondence", source="a")]
     )
     found = by_group(both, "source")
     assert list(found["aspect"]) == ["quality", "correspondence"]

@@ -1,8 +1,6 @@
 """Fine-tuning: only what is named learns, and neither a kill, nor more processes, nor gradient
 checkpointing changes what is learned."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The predictor learns what is there to learn, in the right order, and resumes to the same result."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

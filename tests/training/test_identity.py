@@ -1,7 +1,5 @@
 """Base weights that are not the same have keys of their own, also where nothing was trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import ClassVar
 

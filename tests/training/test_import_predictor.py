@@ -1,7 +1,5 @@
 """A checkpoint in the authors' form, made by the xlstm package itself, becomes the same function."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

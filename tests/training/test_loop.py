@@ -4,8 +4,6 @@ Three annotators, each with a habit of their own, share a taste that the data's 
 pictures are better to them than the data says, gaudy ones worse, and everything is a little worse.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """Losses prefer the right order, ignore what they should, and never end in a gradient that is no number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """The matcher is fitted to what is said about images, here of drawn features."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Readers of opinions: fitted to differences inside sources, and honest about sources they have not seen."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

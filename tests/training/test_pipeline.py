@@ -1,7 +1,5 @@
 """The whole chain on a few drawn images with the real base weights: killed at random, it ends the same."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

@@ -1,7 +1,5 @@
 """A reading decides which turns the predictor sees; what it is kept under depends on all of them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Changed prompts differ from their originals in one word, and descriptions name what is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from random import Random
 

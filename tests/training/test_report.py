@@ -1,7 +1,5 @@
 """The report is one page that needs nothing else, shows the right cases, and trusts no text."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

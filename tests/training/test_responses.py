@@ -1,7 +1,5 @@
 """Published response files against true scores."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

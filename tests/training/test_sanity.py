@@ -1,7 +1,5 @@
 """The sanity check compares what there is to compare, and leaves out the rest."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Settings come from YAML and go back unchanged; every mistake is named with its file and setting."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Shares are all of the work and none of it twice; a share that fails ends the others."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

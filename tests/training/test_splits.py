@@ -1,7 +1,5 @@
 """Splits: every sample in one part, no group or image cut, shares near the ratios, the same in any order."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace
@@ -269,11 +267,7 @@ def test_a_folder_without_lists_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("samples", "config", "message"),
     [
-        (
-            make(10, prompts=1),
-            SplitConfig("prompt"),
-            r"into train, test, but have too few prompts \(1\)",
-        ),
+        (make(10, prompts=1), SplitConfig("prompt"), r"into train, test, but have too few prompts \(1\)"),
         (
             make(10, generators=2),
             SplitConfig("generator", (1, 1, 1)),

@@ -1,7 +1,5 @@
 """The command line says what it will do, does only that, and ends mistakes with one sentence."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Leaving sources out: whatever sources and parts there are, what can be measured is, and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.samples import Sample
 from training.stages.fit import FitConfig
 from training.stages.fit_data import Target
-from training.stages.leave_source_out import (
-    TRANSFER_COLUMNS,
-    leave_source_out,
-    with_interval,
-    within_source,
-)
+from training.stages.leave_source_out import TRANSFER_COLUMNS, leave_source_out, with_interval, within_source
 
 SCALE = MosScale(1.0, 5.0)
 CONFIG = FitConfig(extractor="none", dim=8, dropout=0.0, input_dropout=0.0, epochs=8, batch=8, lr=2e-2)

@@ -3,12 +3,11 @@
 Run as a script it is fine-tuned in a process of its own: `python tiny_backbone.py OUT CONFIG_JSON`.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from PIL import Image, ImageDraw
@@ -79,7 +78,7 @@ class TinyBackbone:
         self.begun: Path | None = None
 
     @classmethod
-    def for_training(cls, begun: Path | None) -> TinyBackbone:
+    def for_training(cls, begun: Path | None) -> Self:
         torch.manual_seed(7)
         backbone = cls()
         if begun:

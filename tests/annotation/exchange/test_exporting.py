@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -10,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from seeded_cases import add, say
 
 from annotation.exchange import exporting
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
-from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
-from annotation.store.items import add_item, record_assessment
+from annotation.store.corrections import withdraw_submission
+from annotation.store.items import record_assessment
 from annotation.store.models import GoldAnswer
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment
@@ -28,55 +27,13 @@ from training.data.conversations import import_conversations
 SCALE = MosScale(1, 5)
 Q, C, A = Aspect
 CARD = SimpleNamespace(title="scripted 1.0", digest="abc", learned_from="a script")
-Item = Callable[..., int]
-Say = Callable[..., int]
 
 
-@pytest.fixture
-def item(store: Store, png: Callable[[int], bytes]) -> Item:
-    """Adds an item with an image of its own."""
-
-    def add(number: int = 1, prompt: str | None = "a cat", source: str = "cats", **options: str) -> int:
-        image = store.images.add(png(number), f"{number}.png")
-        return store.database.transact(
-            lambda session: add_item(session, image, prompt, source, **options)[0].id
-        )
-
-    return add
-
-
-@pytest.fixture
-def say(store: Store) -> Say:
-    """Saves one person's opinion of one aspect."""
-
-    def save_one(
-        item_id: int,
-        annotator: str,
-        score: float,
-        description: str | None = None,
-        aspect: Aspect = Q,
-        scale: MosScale = SCALE,
-        assessment_id: int | None = None,
-        **options: object,
-    ) -> int:
-        said = AspectResponse(aspect, score, scale, description, **options)
-        token = f"{item_id} {annotator} {aspect} {said.revision}"
-        draft = NewSubmission(token, item_id, annotator, (said,), assessment_id)
-        return store.database.transact(lambda session: save(session, draft)).submission_id
-
-    return save_one
-
-
-@pytest.fixture
-def assess(store: Store) -> Callable[[int, str], int]:
+def assess(store: Store, item: int, text: str) -> int:
     """Records what a model says of an item's quality."""
-
-    def record(item_id: int, text: str) -> int:
-        result = AspectResult(Q, text, SCALE.rating(3), 3.0, 3.0, SCALE)
-        assessment = Assessment("x.png", "a cat", {Q: result}, CARD.title, CARD.learned_from, 0.5)
-        return store.database.transact(lambda session: record_assessment(session, item_id, assessment, CARD))
-
-    return record
+    result = AspectResult(Q, text, SCALE.rating(3), 3.0, 3.0, SCALE)
+    assessment = Assessment("x.png", "a cat", {Q: result}, CARD.title, CARD.learned_from, 0.5)
+    return store.database.transact(lambda session: record_assessment(session, item, assessment, CARD))
 
 
 @pytest.fixture
@@ -92,41 +49,39 @@ def exported(store: Store, out: Path, **options: object) -> list[Sample]:
 # --- what a sample says ------------------------------------------------------------------------
 
 
-def test_a_sample_has_mean_scores_and_their_raters(store: Store, item: Item, say: Say, out: Path) -> None:
-    cat = item(generator="sd")
+def test_a_sample_has_mean_scores_and_their_raters(store: Store, out: Path) -> None:
+    cat = add(store, 1, generator="sd")
     for annotator, score in (("ann", 2), ("bob", 3), ("cat", 4.5)):
-        say(cat, annotator, score)
-    say(cat, "ann", 5, aspect=A)
+        say(store, cat, {Q: score}, annotator)
+    say(store, cat, {A: 5}, "ann")
     (sample,) = exported(store, out, method="mean")
     assert sample.mos == {Q: pytest.approx(3.1667, abs=1e-4), A: 5.0}
     assert sample.raters == {Q: 3, A: 1}
-    assert (sample.prompt, sample.generator, sample.source) == ("a cat", "sd", "cats")
+    assert (sample.prompt, sample.generator, sample.source) == ("a cat", "sd", "an import")
     assert Image.open(sample.image).size == (64, 48)
     assert sample.image.parent == out / "images"
 
 
-def test_p910_takes_a_habit_out_that_the_mean_leaves_in(
-    store: Store, item: Item, say: Say, out: Path
-) -> None:
+def test_p910_takes_a_habit_out_that_the_mean_leaves_in(store: Store, out: Path) -> None:
     """ann, who scores a point below the others, is alone with the last image."""
     for number in range(20):
-        image, level = item(number, f"prompt {number}"), 2 + number % 3
-        say(image, "ann", level - 1)
-        say(image, "bob", level)
-    alone = item(20, "the last")
-    say(alone, "ann", 3)
-    say(alone, "bob", 4)
-    by_ann = item(21, "of ann alone")
-    say(by_ann, "ann", 3)
+        image, level = add(store, number, f"prompt {number}"), 2 + number % 3
+        say(store, image, {Q: level - 1}, "ann")
+        say(store, image, {Q: level}, "bob")
+    alone = add(store, 20, "the last")
+    say(store, alone, {Q: 3}, "ann")
+    say(store, alone, {Q: 4}, "bob")
+    by_ann = add(store, 21, "of ann alone")
+    say(store, by_ann, {Q: 3}, "ann")
     plain, fair = ({s.prompt: s.mos[Q] for s in exported(store, out, method=m)} for m in ("mean", "p910"))
     assert plain["of ann alone"] == 3.0
     assert fair["of ann alone"] == pytest.approx(3.5, abs=0.05)
 
 
-def test_scores_on_other_scales_are_brought_to_one(store: Store, item: Item, say: Say, out: Path) -> None:
-    cat = item()
-    say(cat, "ann", 50, scale=MosScale(0, 100))
-    say(cat, "bob", 4)
+def test_scores_on_other_scales_are_brought_to_one(store: Store, out: Path) -> None:
+    cat = add(store, 1)
+    say(store, cat, {Q: 50}, "ann", scale=MosScale(0, 100))
+    say(store, cat, {Q: 4}, "bob")
     (sample,) = exported(store, out, method="mean")
     assert sample.mos == {Q: 3.5}
     with (out / "annotations.csv").open() as file:
@@ -136,44 +91,38 @@ def test_scores_on_other_scales_are_brought_to_one(store: Store, item: Item, say
         }
 
 
-def test_own_words_go_before_nearer_and_newer_ones(
-    store: Store, item: Item, say: Say, assess: Callable[[int, str], int], out: Path
-) -> None:
-    cat = item()
-    model = assess(cat, "The model's text.")
-    say(cat, "ann", 1, "far but in own words", assessment_id=model)
-    say(cat, "bob", 3, "The model's text.", agrees=True, assessment_id=model)
-    say(cat, "cid", 4, "The  model's text. ", assessment_id=model)
-    say(cat, "dan", 5)
+def test_own_words_go_before_nearer_and_newer_ones(store: Store, out: Path) -> None:
+    cat = add(store, 1)
+    model = assess(store, cat, "The model's text.")
+    say(store, cat, {Q: 1}, "ann", description="far but in own words", assessment_id=model)
+    say(store, cat, {Q: 3}, "bob", description="The model's text.", agrees=True, assessment_id=model)
+    say(store, cat, {Q: 4}, "cid", description="The  model's text. ", assessment_id=model)
+    say(store, cat, {Q: 5}, "dan")
     (sample,) = exported(store, out)
     assert sample.descriptions == {Q: "far but in own words"}
 
 
-def test_of_own_words_those_nearest_to_the_mean_then_the_newest(
-    store: Store, item: Item, say: Say, out: Path
-) -> None:
-    cat = item()
-    say(cat, "ann", 1, "far")
-    say(cat, "bob", 3, "near, older")
-    say(cat, "cid", 3, "near, newer")
+def test_of_own_words_those_nearest_to_the_mean_then_the_newest(store: Store, out: Path) -> None:
+    cat = add(store, 1)
+    say(store, cat, {Q: 1}, "ann", description="far")
+    say(store, cat, {Q: 3}, "bob", description="near, older")
+    say(store, cat, {Q: 3}, "cid", description="near, newer")
     (sample,) = exported(store, out, method="mean")
     assert sample.descriptions == {Q: "near, newer"}
 
 
-def test_a_confirmed_text_counts_and_one_left_standing_does_not(
-    store: Store, item: Item, say: Say, assess: Callable[[int, str], int], out: Path
-) -> None:
-    confirmed, standing = item(1, "one"), item(2, "two")
-    say(confirmed, "ann", 3, agrees=True, assessment_id=assess(confirmed, "Right."))
-    say(standing, "ann", 1, "Wrong.", assessment_id=assess(standing, "Wrong."))
+def test_a_confirmed_text_counts_and_one_left_standing_does_not(store: Store, out: Path) -> None:
+    confirmed, standing = add(store, 1, "one"), add(store, 2, "two")
+    say(store, confirmed, {Q: 3}, "ann", agrees=True, assessment_id=assess(store, confirmed, "Right."))
+    say(store, standing, {Q: 1}, "ann", description="Wrong.", assessment_id=assess(store, standing, "Wrong."))
     descriptions = {sample.prompt: sample.descriptions for sample in exported(store, out)}
     assert descriptions == {"one": {Q: "Right."}, "two": {}}
 
 
-def test_only_what_is_in_force_counts(store: Store, item: Item, say: Say, out: Path) -> None:
-    cat = item()
-    say(cat, "ann", 1, "first")
-    undone = say(cat, "ann", 5, "second", revision=2)
+def test_only_what_is_in_force_counts(store: Store, out: Path) -> None:
+    cat = add(store, 1)
+    say(store, cat, {Q: 1}, "ann", description="first")
+    undone = say(store, cat, {Q: 5}, "ann", description="second").submission_id
     store.database.transact(lambda session: withdraw_submission(session, undone, "ann"))
     (sample,) = exported(store, out)
     assert (sample.mos, sample.descriptions) == ({Q: 1.0}, {Q: "first"})
@@ -182,12 +131,16 @@ def test_only_what_is_in_force_counts(store: Store, item: Item, say: Say, out: P
 # --- filters -----------------------------------------------------------------------------------
 
 
-def test_filters(store: Store, item: Item, say: Say, out: Path) -> None:
-    one, two, three = item(1, "one", generator="sd"), item(2, "two"), item(3, "three", "dogs")
+def test_filters(store: Store, out: Path) -> None:
+    one, two, three = (
+        add(store, 1, "one", generator="sd"),
+        add(store, 2, "two"),
+        add(store, 3, "three", source="dogs"),
+    )
     for each in (one, two, three):
-        say(each, "ann", 3)
-    say(one, "ann", 3, aspect=A)
-    say(two, "bob", 3)
+        say(store, each, {Q: 3}, "ann")
+    say(store, one, {A: 3}, "ann")
+    say(store, two, {Q: 3}, "bob")
     store.database.transact(lambda session: session.add(GoldAnswer(item_id=three, aspect=Q, score=3)))
 
     def prompts(**options: object) -> set[str]:
@@ -205,8 +158,8 @@ def test_filters(store: Store, item: Item, say: Say, out: Path) -> None:
         export(store, out, min_raters=3)
 
 
-def test_nothing_to_export(store: Store, item: Item, out: Path) -> None:
-    item()
+def test_nothing_to_export(store: Store, out: Path) -> None:
+    add(store, 1)
     with pytest.raises(InputError, match="no annotations yet"):
         export(store, out)
     assert not out.exists()
@@ -215,8 +168,8 @@ def test_nothing_to_export(store: Store, item: Item, out: Path) -> None:
 # --- the folder --------------------------------------------------------------------------------
 
 
-def test_manifest_and_version(store: Store, item: Item, say: Say, out: Path) -> None:
-    say(item(), "ann", 3, "Some words.")
+def test_manifest_and_version(store: Store, out: Path) -> None:
+    say(store, add(store), {Q: 3}, "ann", description="Some words.")
     report = export(store, out, name="pilot", min_raters=1, aspects=[Q, A])
     manifest = json.loads((out / "manifest.json").read_text())
     digest = sha256((out / "samples.jsonl").read_bytes()).hexdigest()
@@ -239,23 +192,21 @@ def test_manifest_and_version(store: Store, item: Item, say: Say, out: Path) -> 
     assert manifest["mos_method"].startswith("p910")
 
 
-def test_the_same_annotations_have_the_same_hash_and_others_another(
-    store: Store, item: Item, say: Say, out: Path
-) -> None:
-    cat, dog = item(1, "one"), item(2, "two")
+def test_the_same_annotations_have_the_same_hash_and_others_another(store: Store, out: Path) -> None:
+    cat, dog = add(store, 1, "one"), add(store, 2, "two")
     for annotator, score in (("ann", 1.1), ("bob", 2.3), ("cid", 4.7)):
-        say(cat, annotator, score)
-        say(dog, annotator, 5 - score / 2)
+        say(store, cat, {Q: score}, annotator)
+        say(store, dog, {Q: 5 - score / 2}, annotator)
     hashes = [export(store, out.with_name(name)).samples_sha256 for name in ("a", "b", "a")]
     assert len(set(hashes)) == 1
-    say(cat, "dan", 5)
+    say(store, cat, {Q: 5}, "dan")
     assert export(store, out).samples_sha256 != hashes[0]
 
 
-def test_conversations_are_those_of_the_authors(store: Store, item: Item, say: Say, out: Path) -> None:
-    cat = item()
-    say(cat, "ann", 4.5, "A sharp cat.")
-    say(cat, "ann", 2, aspect=A)
+def test_conversations_are_those_of_the_authors(store: Store, out: Path) -> None:
+    cat = add(store, 1)
+    say(store, cat, {Q: 4.5}, "ann", description="A sharp cat.")
+    say(store, cat, {A: 2}, "ann")
     export(store, out)
     (sample,) = import_conversations(out / "conversations-quality.json", Q, scale=SCALE)
     assert (sample.prompt, sample.descriptions) == ("a cat", {Q: "A sharp cat."})
@@ -263,9 +214,9 @@ def test_conversations_are_those_of_the_authors(store: Store, item: Item, say: S
     assert not (out / "conversations-authenticity.json").exists()  # nobody described it
 
 
-def test_a_spreadsheet_finds_no_formula(store: Store, item: Item, say: Say, out: Path) -> None:
-    cat = item(1, "=HYPERLINK('http://evil')", generator="@sum")
-    say(cat, "+ann", 3, "-1+1", tags=("=tag",), comment="fine = so")
+def test_a_spreadsheet_finds_no_formula(store: Store, out: Path) -> None:
+    cat = add(store, 1, "=HYPERLINK('http://evil')", generator="@sum")
+    say(store, cat, {Q: 3}, "+ann", description="-1+1", tags=("=tag",), comment="fine = so")
     export(store, out)
     with (out / "annotations.csv").open() as file:
         (row,) = csv.DictReader(file)
@@ -274,13 +225,11 @@ def test_a_spreadsheet_finds_no_formula(store: Store, item: Item, say: Say, out:
     assert (out / row["image"]).is_file()
 
 
-def test_an_earlier_export_is_replaced_and_nothing_else(
-    store: Store, item: Item, say: Say, out: Path
-) -> None:
-    say(item(), "ann", 3)
+def test_an_earlier_export_is_replaced_and_nothing_else(store: Store, out: Path) -> None:
+    say(store, add(store), {Q: 3}, "ann")
     out.mkdir(parents=True)
     export(store, out)  # an empty folder may be filled
-    say(item(2, "two"), "ann", 3)
+    say(store, add(store, 2, "two"), {Q: 3}, "ann")
     assert len(exported(store, out)) == 2
     (out / "my notes.txt").write_text("dear")
     with pytest.raises(InputError, match=r"other things than an export \(my notes.txt\)"):
@@ -291,13 +240,13 @@ def test_an_earlier_export_is_replaced_and_nothing_else(
 
 
 def test_a_failed_export_leaves_the_earlier_one(
-    store: Store, item: Item, say: Say, out: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cat = item()
-    say(cat, "ann", 3)
+    cat = add(store, 1)
+    say(store, cat, {Q: 3}, "ann")
     export(store, out)
     before = (out / "samples.jsonl").read_bytes()
-    say(cat, "bob", 5)
+    say(store, cat, {Q: 5}, "bob")
 
     def disk_is_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -310,16 +259,16 @@ def test_a_failed_export_leaves_the_earlier_one(
     assert [path.name for path in out.parent.iterdir()] == ["first"]
 
 
-def test_a_missing_image_file_is_named(store: Store, item: Item, say: Say, out: Path) -> None:
-    say(item(), "ann", 3)
+def test_a_missing_image_file_is_named(store: Store, out: Path) -> None:
+    say(store, add(store), {Q: 3}, "ann")
     shutil.rmtree(store.images.folder)
     with pytest.raises(InputError, match="missing; put it back from a backup"):
         export(store, out)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "x" * 61, ".hidden"])
-def test_names_that_no_folder_should_have(store: Store, item: Item, say: Say, out: Path, name: str) -> None:
-    say(item(), "ann", 3)
+def test_names_that_no_folder_should_have(store: Store, out: Path, name: str) -> None:
+    say(store, add(store), {Q: 3}, "ann")
     with pytest.raises(InputError, match="cannot be an export's name"):
         export(store, out, name=name)
 
@@ -328,7 +277,7 @@ def test_names_that_no_folder_should_have(store: Store, item: Item, say: Say, ou
 
 
 def test_what_was_imported_and_corrected_can_be_trained_on(
-    store: Store, say: Say, out: Path, tmp_path: Path, png: Callable[[int], bytes]
+    store: Store, out: Path, tmp_path: Path, png: Callable[[int], bytes]
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -338,7 +287,7 @@ def test_what_was_imported_and_corrected_can_be_trained_on(
         rows += [f"{number}.png,prompt {number},{name},{1 + number % 5},3,2" for name in ("ann", "bob")]
     (folder / "t.csv").write_text("\n".join(rows))
     import_into(store, folder / "t.csv", overlap=2)
-    say(1, "cid", 5, "A corrected description.")
+    say(store, 1, {Q: 5}, "cid", description="A corrected description.")
     export(store, out)
     data = datasets.load(datasets.DataConfig("samples", out, scale=(1, 5)))
     assert len(data.samples) == 30

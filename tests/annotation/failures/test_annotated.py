@@ -1,7 +1,5 @@
 """Cases from the annotation database."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from annotation.failures.catalogue import Catalogue
 from annotation.failures.from_annotations import Annotations
 from annotation.statistics.overview import overview
 from annotation.store import Database, ImageFiles, Store
-from annotation.store.corrections import AspectResponse, NewSubmission, save, withdraw_submission
+from annotation.store.corrections import withdraw_submission
 from annotation.store.models import AspectAssessment
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.errors import InputError
@@ -68,7 +66,7 @@ def test_the_latest_assessment_and_the_opinions_in_force_count(store: Store) -> 
     judge(store, item, {QUALITY: 4.0})
     judge(store, item, {QUALITY: 2.0}, "second 1.0")
     say(store, item, {QUALITY: 3.0})
-    wrong = say(store, item, {QUALITY: 5.0}, revision=2)
+    wrong = say(store, item, {QUALITY: 5.0}).submission_id
     catalogue = Catalogue(store, Path("nowhere"))
     [second, first] = [version.key for version in catalogue.data_sets()[0].versions]
     assert catalogue.table(first, second)[["mos", "predicted", "other_predicted"]].to_numpy().tolist() == [
@@ -123,9 +121,7 @@ def test_a_models_text_that_was_left_standing_is_nobodys_words(store: Store) -> 
     item = add(store, "red")
     shown = judge(store, item, {QUALITY: 4.0})
     for person, text in (("ann", "first 1.0 on quality"), ("ben", "Blurred.")):
-        said = (AspectResponse(QUALITY, 2.0, MosScale(1, 5), text),)
-        draft = NewSubmission(person, item, person, said, assessment_id=shown)
-        store.database.transact(lambda session, draft=draft: save(session, draft))
+        say(store, item, {QUALITY: 2.0}, person, assessment_id=shown, description=text)
     assert [said.description for said in Annotations(store).opinions(str(item))] == [None, "Blurred."]
 
 

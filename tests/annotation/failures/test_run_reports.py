@@ -1,7 +1,5 @@
 """Cases from the reports of training runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

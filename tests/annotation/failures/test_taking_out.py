@@ -1,7 +1,5 @@
 """Chosen cases as CSV and in the annotation queue."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Choosing among cases, and links to a choice."""
 
-from __future__ import annotations
-
 import math
 from urllib.parse import parse_qsl
 

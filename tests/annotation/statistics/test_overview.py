@@ -1,11 +1,9 @@
-from __future__ import annotations
-
 import math
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from opinions_given import crowd, picture, say
+from seeded_cases import add, crowd, say
 from sqlalchemy.orm import Session
 
 from annotation.statistics.overview import AnnotatorSummary, Overview, differences, overview, pace, version
@@ -39,12 +37,12 @@ def test_an_empty_database_is_all_zeros(store: Store) -> None:
 
 
 def test_counts(store: Store) -> None:
-    one, two = picture(store, 1), picture(store, 2)
-    picture(store, 1, prompt="another prompt")
-    say(store, "ann", one, {QUALITY: 2.0, AUTHENTICITY: 3.0})
-    say(store, "ann", one, {QUALITY: 2.5})
-    say(store, "bob", two, {QUALITY: 4.0}, agrees=True)
-    undone = say(store, "bob", two, {AUTHENTICITY: 4.0})
+    one, two = add(store, 1), add(store, 2)
+    add(store, 1, prompt="another prompt")
+    say(store, one, {QUALITY: 2.0, AUTHENTICITY: 3.0}, "ann")
+    say(store, one, {QUALITY: 2.5}, "ann")
+    say(store, two, {QUALITY: 4.0}, "bob", agrees=True)
+    undone = say(store, two, {AUTHENTICITY: 4.0}, "bob")
     correction = undone.corrections[AUTHENTICITY]
     store.database.transact(lambda session: withdraw(session, correction, "bob"))
     found = seen(store)
@@ -69,16 +67,16 @@ def test_biases_of_a_crowd(store: Store) -> None:
 
 
 def test_scores_on_a_models_other_scale_count_as_from_1_to_5(store: Store) -> None:
-    item = picture(store, 1)
-    say(store, "ann", item, {QUALITY: 75.0}, scale=MosScale(0, 100))
-    say(store, "bob", item, {QUALITY: 4.0})
+    item = add(store, 1)
+    say(store, item, {QUALITY: 75.0}, "ann", scale=MosScale(0, 100))
+    say(store, item, {QUALITY: 4.0}, "bob")
     found = seen(store)
     assert found.aspects[QUALITY].scaling.opinions[item].mos == 4
     assert person(found, "ann").difference == 0
 
 
 def test_calibration_images(store: Store) -> None:
-    items = [picture(store, number) for number in range(3)]
+    items = [add(store, number) for number in range(3)]
 
     def know(session: Session) -> None:
         session.add(GoldAnswer(item_id=items[0], aspect=QUALITY, score=4.0, tolerance=0.5))
@@ -86,19 +84,19 @@ def test_calibration_images(store: Store) -> None:
         session.add(GoldAnswer(item_id=items[1], aspect=QUALITY, score=2.0, tolerance=1.0))
 
     store.database.transact(know)
-    say(store, "ann", items[0], {QUALITY: 3.5, AUTHENTICITY: 1.6})
-    say(store, "ann", items[1], {QUALITY: 3.0})
-    say(store, "ann", items[2], {QUALITY: 3.0})
+    say(store, items[0], {QUALITY: 3.5, AUTHENTICITY: 1.6}, "ann")
+    say(store, items[1], {QUALITY: 3.0}, "ann")
+    say(store, items[2], {QUALITY: 3.0}, "ann")
     ann = person(seen(store), "ann")
     assert (ann.gold_right, ann.gold_asked, ann.corrections) == (2, 3, 4)
 
 
 def test_time_per_image_is_the_median_of_what_was_done_here(store: Store) -> None:
-    items = [picture(store, number) for number in range(4)]
+    items = [add(store, number) for number in range(4)]
     for item, seconds in zip(items, (10.0, 20.0, 90.0), strict=False):
-        say(store, "ann", item, {QUALITY: 3.0, AUTHENTICITY: 3.0}, seconds=seconds)
-    say(store, "ann", items[3], {QUALITY: 3.0}, seconds=1.0, place="import")
-    say(store, "bob", items[3], {QUALITY: 3.0}, place="import")
+        say(store, item, {QUALITY: 3.0, AUTHENTICITY: 3.0}, "ann", seconds=seconds)
+    say(store, items[3], {QUALITY: 3.0}, "ann", seconds=1.0, place="import")
+    say(store, items[3], {QUALITY: 3.0}, "bob", place="import")
     found = seen(store)
     assert person(found, "ann").median_seconds == 20
     assert math.isnan(person(found, "bob").median_seconds) and math.isnan(person(found, "bob").per_hour)
@@ -134,9 +132,9 @@ def test_differences_by_hand() -> None:
 
 def test_version_follows_every_change(store: Store) -> None:
     known = [changes(store)]
-    item = picture(store, 1)
+    item = add(store, 1)
     known.append(changes(store))
-    saved = say(store, "ann", item, {QUALITY: 2.0})
+    saved = say(store, item, {QUALITY: 2.0}, "ann")
     known.append(changes(store))
     store.database.transact(lambda session: withdraw(session, saved.corrections[QUALITY], "ann"))
     known.append(changes(store))

@@ -1,10 +1,10 @@
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from annotation.store.corrections import (
     withdraw_submission,
 )
 from annotation.store.current_responses import current_responses
-from annotation.store.models import Correction, CorrectionTag, Submission, Withdrawal
+from annotation.store.models import Correction, CorrectionTag, GoldAnswer, Submission, Withdrawal
 from m3agiqa import Aspect, MosScale
 from m3agiqa.errors import InputError
 
@@ -48,15 +48,20 @@ def saved(database: Database, *arguments: object, **options: object) -> SavedSub
     return database.transact(lambda session: save(session, what))
 
 
+def table(database: Database, aspect: Aspect | None = None) -> pd.DataFrame:
+    with database.reading() as session:
+        return current_responses(session, aspect)
+
+
 def scores(database: Database) -> dict[tuple[int, str, str], float]:
     """The current score of each item, aspect and annotator, as the two ways to ask for it agree."""
     with database.reading() as session:
-        table = current_responses(session)
         rows = {row.id for row in session.scalars(current_corrections())}
-    assert rows == set(table.correction_id)
-    keys = list(zip(table.item_id, table.aspect, table.annotator, strict=True))
+    found = table(database)
+    assert rows == set(found.correction_id)
+    keys = list(zip(found.item_id, found.aspect, found.annotator, strict=True))
     assert len(set(keys)) == len(keys)
-    return dict(zip(keys, table.score, strict=True))
+    return dict(zip(keys, found.score, strict=True))
 
 
 def written(database: Database) -> int:
@@ -67,8 +72,7 @@ def written(database: Database) -> int:
 # --- saving ------------------------------------------------------------------------------------
 
 
-def test_everything_that_is_said_is_kept(database: Database, new_item: Callable[..., int]) -> None:
-    item = new_item()
+def test_everything_that_is_said_is_kept(database: Database, item: int) -> None:
     result = saved(
         database,
         item,
@@ -91,10 +95,7 @@ def test_everything_that_is_said_is_kept(database: Database, new_item: Callable[
         assert submission.annotator.name == "ann"
 
 
-def test_a_newer_correction_supersedes_and_undo_restores(
-    database: Database, new_item: Callable[..., int]
-) -> None:
-    item = new_item()
+def test_a_newer_correction_supersedes_and_undo_restores(database: Database, item: int) -> None:
     key = (item, "quality", "ann")
     saved(database, item, said(2))
     second = saved(database, item, said(3, revision=2))
@@ -106,8 +107,7 @@ def test_a_newer_correction_supersedes_and_undo_restores(
     assert written(database) == 3
 
 
-def test_undo_of_all_that_was_saved_in_one_go(database: Database, new_item: Callable[..., int]) -> None:
-    item = new_item()
+def test_undo_of_all_that_was_saved_in_one_go(database: Database, item: int) -> None:
     saved(database, item, said(2))
     both = saved(database, item, said(3, revision=2), said(5, AUTHENTICITY))
     for _ in range(2):  # twice is the same as once
@@ -129,8 +129,7 @@ def test_people_and_items_do_not_get_into_each_others_way(
     }
 
 
-def test_what_is_sent_twice_is_saved_once(database: Database, new_item: Callable[..., int]) -> None:
-    item = new_item()
+def test_what_is_sent_twice_is_saved_once(database: Database, item: int) -> None:
     what = draft(item, said(2), said(3, AUTHENTICITY))
     first = database.transact(lambda session: save(session, what))
     again = database.transact(lambda session: save(session, what))
@@ -138,10 +137,7 @@ def test_what_is_sent_twice_is_saved_once(database: Database, new_item: Callable
     assert written(database) == 2
 
 
-def test_what_is_sent_again_after_an_undo_is_not_said_to_be_saved(
-    database: Database, new_item: Callable[..., int]
-) -> None:
-    item = new_item()
+def test_what_is_sent_again_after_an_undo_is_not_said_to_be_saved(database: Database, item: int) -> None:
     what = draft(item, said(2), said(3, AUTHENTICITY))
     first = database.transact(lambda session: save(session, what))
     database.transact(lambda session: withdraw(session, first.corrections[QUALITY], "ann"))
@@ -164,18 +160,14 @@ def test_a_token_of_something_else_is_refused(database: Database, new_item: Call
 
 
 @pytest.mark.parametrize("revision", [0, 1, 3])
-def test_who_has_not_seen_the_newest_saves_nothing(
-    database: Database, new_item: Callable[..., int], revision: int
-) -> None:
-    item = new_item()
+def test_who_has_not_seen_the_newest_saves_nothing(database: Database, item: int, revision: int) -> None:
     saved(database, item, said(2))
     with pytest.raises(StaleError, match="quality meanwhile, in another tab"):
         saved(database, item, said(4, AUTHENTICITY), said(3, revision=revision))
     assert scores(database) == {(item, "quality", "ann"): 2}
 
 
-def test_withdrawn_revisions_count_as_seen(database: Database, new_item: Callable[..., int]) -> None:
-    item = new_item()
+def test_withdrawn_revisions_count_as_seen(database: Database, item: int) -> None:
     first = saved(database, item, said(2))
     database.transact(lambda session: withdraw_submission(session, first.submission_id, "ann"))
     with database.reading() as session:
@@ -209,16 +201,14 @@ def test_withdrawn_revisions_count_as_seen(database: Database, new_item: Callabl
     ],
 )
 def test_what_cannot_be_meant_is_refused_as_a_whole(
-    database: Database, new_item: Callable[..., int], what: list[AspectResponse], sentence: str
+    database: Database, item: int, what: list[AspectResponse], sentence: str
 ) -> None:
-    item = new_item()
     with pytest.raises(InputError, match=sentence):
         saved(database, item, *what)
     assert written(database) == 0
 
 
-def test_corrections_of_nothing(database: Database, new_item: Callable[..., int]) -> None:
-    item = new_item()
+def test_corrections_of_nothing(database: Database, item: int) -> None:
     with pytest.raises(InputError, match="no image number 99"):
         saved(database, 99, said())
     with pytest.raises(InputError, match=r"assessment .* is of another image"):
@@ -227,8 +217,7 @@ def test_corrections_of_nothing(database: Database, new_item: Callable[..., int]
         saved(database, item, said(), token="x" * 65)
 
 
-def test_only_ones_own_corrections_can_be_undone(database: Database, new_item: Callable[..., int]) -> None:
-    item = new_item()
+def test_only_ones_own_corrections_can_be_undone(database: Database, item: int) -> None:
     result = saved(database, item, said(2))
     with pytest.raises(InputError, match="somebody else's"):
         database.transact(lambda session: withdraw(session, result.corrections[QUALITY], "bob"))
@@ -256,19 +245,79 @@ def test_a_page_whose_clock_is_wrong_loses_nothing_else(
 def test_texts_and_tags_are_made_storable(database: Database, new_item: Callable[..., int]) -> None:
     odd = said(description="nul \0 half \udc80 🙂", tags=(" a ", "a", "", "b\0"), comment=" ")
     saved(database, new_item(), odd)
-    with database.reading() as session:
-        row = current_responses(session).iloc[0]
+    row = table(database).iloc[0]
     assert (row.description, row.tags, row.comment) == ("nul  half ? 🙂", ("a", "b"), None)
 
 
 def test_the_tags_on_offer_can_be_saved(database: Database, new_item: Callable[..., int]) -> None:
     assert set(ERROR_TAGS) == set(Aspect)
     saved(database, new_item(), *(said(aspect=aspect, tags=tags) for aspect, tags in ERROR_TAGS.items()))
-    with database.reading() as session:
-        table = current_responses(session)
-    assert {Aspect(row.aspect): set(row.tags) for row in table.itertuples()} == {
+    assert {Aspect(row.aspect): set(row.tags) for row in table(database).itertuples()} == {
         aspect: set(tags) for aspect, tags in ERROR_TAGS.items()
     }
+
+
+# --- the table of current responses ------------------------------------------------------------
+
+
+def test_each_response_with_all_that_is_known_of_it(database: Database, new_item: Callable[..., int]) -> None:
+    item = new_item(7, "a cat", "cats", generator="SDXL")
+    response = AspectResponse(QUALITY, 7.5, MosScale(0, 10), "Blurred.", tags=("b", "a"), comment="left")
+    saved(database, item, response, place="assess", blind=True, seconds=9)
+    row = table(database).iloc[0].to_dict()
+    assert datetime.now(UTC) - row.pop("created_at") < timedelta(minutes=5)
+    assert row == {
+        "correction_id": row["correction_id"],
+        "item_id": item,
+        "aspect": "quality",
+        "annotator": "ann",
+        "score": 7.5,
+        "low": 0.0,
+        "high": 10.0,
+        "description": "Blurred.",
+        "agrees": False,
+        "blind": True,
+        "tags": ("a", "b"),
+        "comment": "left",
+        "seconds": 9.0,
+        "assessment_id": None,
+        "place": "assess",
+        "image_sha256": f"{7:064x}",
+        "prompt": "a cat",
+        "generator": "SDXL",
+        "source": "cats",
+        "gold": False,
+    }
+
+
+def test_what_is_not_known_is_none_and_never_a_number(
+    database: Database, new_item: Callable[..., int]
+) -> None:
+    saved(database, new_item(1, None), said(3))
+    row = table(database).iloc[0]
+    assert (row.description, row.comment, row.generator, row.assessment_id) == (None, None, None, None)
+    assert (row.prompt, row.tags) == ("", ())
+
+
+def test_one_aspect_or_all(database: Database, item: int) -> None:
+    saved(database, item, said(2), said(3, AUTHENTICITY))
+    assert list(table(database).aspect) == ["quality", "authenticity"]
+    assert list(table(database, AUTHENTICITY).score) == [3]
+
+
+def test_calibration_images_are_told(database: Database, new_item: Callable[..., int]) -> None:
+    known, other = new_item(1), new_item(2)
+    database.transact(lambda session: session.add(GoldAnswer(item_id=known, aspect=QUALITY, score=2)))
+    for item in (known, other):
+        saved(database, item, said(2))
+    assert table(database).set_index("item_id").gold.to_dict() == {known: True, other: False}
+
+
+def test_a_table_without_rows_has_its_columns(database: Database, item: int) -> None:
+    empty = table(database)
+    saved(database, item, said(2))
+    assert len(empty) == 0
+    assert dict(empty.dtypes) == dict(table(database).dtypes)
 
 
 # --- any order of saving and undoing -----------------------------------------------------------
@@ -354,9 +403,6 @@ def test_any_order_of_saving_and_undoing(database: Database, new_item: Callable[
     run_state_machine_as_test(
         SavingAndUndoing,
         settings=settings(
-            max_examples=12,
-            stateful_step_count=12,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
+            max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

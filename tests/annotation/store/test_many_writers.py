@@ -1,7 +1,5 @@
 """Many annotators at once, and writers that are killed: what was acknowledged is there, once."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random
@@ -13,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from made_up_items import made_up_item
+import pytest
 from sqlalchemy import func, select
 
 from annotation.store import Database
@@ -64,10 +62,7 @@ def test_twenty_annotators_save_two_thousand_corrections(
         assert row.tags == ("missed flaw",)
 
 
-def test_tabs_that_save_the_same_item_at_the_same_time(
-    database: Database, new_item: Callable[..., int]
-) -> None:
-    item = new_item()
+def test_tabs_that_save_the_same_item_at_the_same_time(database: Database, item: int) -> None:
 
     def save_from_tab(number: int) -> bool:
         said = AspectResponse(Aspect.QUALITY, 1 + number % 5, SCALE)
@@ -106,15 +101,16 @@ def write_for_ever(url: str, items: list[int], writer: int, acknowledged: Connec
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
-    sqlite_url: str, sqlite_database: Database, tmp_path: Path
+    database_url: str, database: Database, new_item: Callable[..., int], tmp_path: Path
 ) -> None:
-    items = [made_up_item(sqlite_database, number) for number in range(300)]
-    sqlite_database.close()
+    items = [new_item(number) for number in range(200)]
+    database.close()
     acknowledged: set[tuple[str, int]] = set()
-    for writer in range(8):
+    for writer in range(5):
         listening, telling = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=write_for_ever, args=(sqlite_url, items, writer, telling))
+        process = FORK.Process(target=write_for_ever, args=(database_url, items, writer, telling))
         process.start()
         telling.close()
         assert listening.poll(60), "a writer that never writes"
@@ -129,7 +125,7 @@ def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
             pass
         with sqlite3.connect(tmp_path / "annotations.db") as plain:
             assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    with sqlite_database.reading() as session:
+    with database.reading() as session:
         table = current_responses(session)
     kept = table.groupby(["annotator", "item_id"]).size()
     assert acknowledged <= set(kept.index)

@@ -1,7 +1,5 @@
 """A model without weights, which speaks as slowly as a test wants it to."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,19 +1,17 @@
 """Files given on the Annotate tab, on their way into the queue."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
+from signed_in import SignedIn
 from sqlalchemy import select
 
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import Item, QueueEntry
-from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.access import Access, Role
 from annotation.ui.annotate.tab import ImportHandlers
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
@@ -78,15 +76,11 @@ def test_whose_prompt_it_is_is_not_guessed(studio, give, png):
 
 
 def test_only_admins_bring_in_scores_and_known_answers(studio, give, png):
-    class Annotating(Access):
-        def person(self, request: gr.Request) -> Person:
-            return Person("ann", Role.ANNOTATOR)
-
     def files() -> list[dict]:
         rows = b"image,annotator,quality,gold_quality\n0.png,ben,1,\n1.png,,,5\n2.png,,,\n"
         return [give("t.csv", rows), *(give(f"{i}.png", png(i)) for i in range(3))]
 
-    others = Studio(studio.settings, studio.store, Annotating(), studio.loader)
+    others = Studio(studio.settings, studio.store, SignedIn(Role.ANNOTATOR), studio.loader)
     shown = bring_in(others, files())
     assert "1 image added" in shown
     assert shown.count("only an admin may bring in") == 2
@@ -151,10 +145,6 @@ def test_the_name_of_an_import_is_text(studio, give, png):
 
 
 def test_viewers_cannot_import(studio, give, png):
-    class OnlyLooking(Access):
-        def require(self, request: gr.Request, role: Role) -> Person:
-            raise Forbidden("Sign in as an annotator to do this.")
-
-    viewers = Studio(studio.settings, studio.store, OnlyLooking(), studio.loader)
+    viewers = Studio(studio.settings, studio.store, SignedIn(Role.VIEWER, ""), studio.loader)
     assert "Sign in as an annotator" in bring_in(viewers, [give("a.png", png(1))])
     assert items(studio) == []

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from signed_in import SignedIn
 from sqlalchemy import func, select
 from waiting import run_async
 
@@ -15,25 +14,13 @@ from annotation.store.corrections import current_corrections
 from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
 from annotation.store.queue import take
-from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.access import Access, Forbidden, Role
 from annotation.ui.assess.correct import SIGN_IN, AssessedImage, CorrectHandlers
 from annotation.ui.assess.tab import AssessHandlers
 from m3agiqa.aspects import Aspect
 
 NASTY = '<img src=x onerror="alert(1)"> & so on'
 TOKENS = count()
-
-
-class Login(Access):
-    """Everybody is whom the test says."""
-
-    has_login = True
-
-    def __init__(self, name: str, role: Role) -> None:
-        self.who = Person(name, role)
-
-    def person(self, request: gr.Request) -> Person:
-        return self.who
 
 
 @pytest.fixture
@@ -277,7 +264,7 @@ def test_the_form_begins_with_what_was_said_last(handlers, assess):
 
 
 def test_viewers_see_no_buttons_but_how_to_get_them(assess):
-    access = Login("vera", Role.VIEWER)
+    access = SignedIn(Role.VIEWER, "vera")
     card = CorrectHandlers(access).card(Aspect.QUALITY, assess(access))
     assert SIGN_IN in card
     assert "data-do" not in card
@@ -285,8 +272,8 @@ def test_viewers_see_no_buttons_but_how_to_get_them(assess):
 
 
 def test_viewers_cannot_save_whatever_they_send(assess, standing):
-    assessed = assess(Login("ann", Role.ANNOTATOR))
-    handlers = CorrectHandlers(Login("vera", Role.VIEWER))
+    assessed = assess(SignedIn(Role.ANNOTATOR, "ann"))
+    handlers = CorrectHandlers(SignedIn(Role.VIEWER, "vera"))
     for act, data in (
         (handlers.save, form()),
         (handlers.agree, event()),
@@ -299,8 +286,8 @@ def test_viewers_cannot_save_whatever_they_send(assess, standing):
 
 
 def test_another_person_on_the_same_page_assesses_anew(assess, standing):
-    assessed = assess(Login("ann", Role.ANNOTATOR))
-    card = quality(CorrectHandlers(Login("ben", Role.ANNOTATOR)).save(assessed, form(), request()))
+    assessed = assess(SignedIn(Role.ANNOTATOR, "ann"))
+    card = quality(CorrectHandlers(SignedIn(Role.ANNOTATOR, "ben")).save(assessed, form(), request()))
     assert "signed in as somebody else" in card
     assert standing() == []
 

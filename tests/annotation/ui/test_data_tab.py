@@ -1,7 +1,5 @@
 """Who sees which figures, and what an export takes with it."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -10,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opinions_given import crowd, picture, say
+from seeded_cases import add, crowd, say
+from signed_in import SignedIn
 from sqlalchemy import select
 
 from annotation.settings import Settings
@@ -18,7 +17,7 @@ from annotation.statistics.overview import overview
 from annotation.store import Store
 from annotation.store.models import AuditEntry
 from annotation.ui import messages
-from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.access import Role
 from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import MAX_VERSIONS, ExportVersions
@@ -40,22 +39,10 @@ EVERYTHING = {
 PEOPLE = {"<ann>": 0.5, "bob": 0.0, "kim": -0.5}
 
 
-class As(Access):
-    """Whoever asks has this name and role."""
-
-    has_login = True
-
-    def __init__(self, name: str, role: Role) -> None:
-        self.name, self.role = name, role
-
-    def person(self, request: object) -> Person:
-        return Person(self.name, self.role)
-
-
 @pytest.fixture
 def handlers(store: Store, loader: ModelLoader, tmp_path: Path):
-    def make(name: str = "kim", role: Role = Role.ADMIN) -> DataHandlers:
-        return DataHandlers(Studio(Settings(data=tmp_path / "data"), store, As(name, role), loader))
+    def make(name: str = "kim", role: Role | None = Role.ADMIN) -> DataHandlers:
+        return DataHandlers(Studio(Settings(data=tmp_path / "data"), store, SignedIn(role, name), loader))
 
     return make
 
@@ -91,9 +78,9 @@ class TestWhoSeesWhat:
 
     def test_admins_see_all_with_names_escaped(self, handlers, store: Store) -> None:
         crowd(store, 6, PEOPLE)
-        item = picture(store, 99, prompt="<script>alert(1)</script>")
+        item = add(store, 99, prompt="<script>alert(1)</script>")
         for name in PEOPLE:
-            say(store, name, item, {Aspect.CORRESPONDENCE: 1.0 if name == "bob" else 5.0})
+            say(store, item, {Aspect.CORRESPONDENCE: 1.0 if name == "bob" else 5.0}, name)
         text = texts(handlers().show(REQUEST))
         assert "&lt;ann&gt;" in text and "bob" in text and "<ann>" not in text
         assert "Least certain images" in text
@@ -110,12 +97,7 @@ class TestWhoSeesWhat:
 
     def test_who_is_no_longer_a_user_sees_nothing(self, handlers, store: Store) -> None:
         crowd(store, 2, PEOPLE)
-
-        def gone(request: object) -> Person:
-            raise Forbidden("You are no longer a user of this server; sign in again.")
-
-        tab = handlers()
-        tab.studio.access.person = gone
+        tab = handlers(role=None)
         message, *others = tab.show(REQUEST)
         assert "no longer a user" in message
         assert others[:5] == [""] * 5 and not any(update.get("value") for update in others[5:])
@@ -124,7 +106,7 @@ class TestWhoSeesWhat:
     def test_figures_follow_new_opinions(self, handlers, store: Store) -> None:
         tab = handlers()
         tab.show(REQUEST)
-        say(store, "kim", picture(store, 1), {Aspect.QUALITY: 3.0})
+        say(store, add(store, 1), {Aspect.QUALITY: 3.0}, "kim")
         assert ">kim<" in texts(tab.show(REQUEST))
 
 
@@ -151,8 +133,8 @@ class TestFigures:
 
     def test_the_csv_has_every_mean_with_its_interval_where_one_is_known(self, store: Store) -> None:
         items = crowd(store, 6, {"ann": 0.5, "bob": 0.0})
-        alone = picture(store, 50)
-        say(store, "solo", alone, {Aspect.AUTHENTICITY: 2.0})
+        alone = add(store, 50)
+        say(store, alone, {Aspect.AUTHENTICITY: 2.0}, "solo")
         with store.database.reading() as session:
             found = overview(session)
         rows = list(csv.DictReader(io.StringIO(means_csv(found))))
@@ -193,7 +175,7 @@ class TestExport:
         exported(handlers())
         again = exported(handlers())[1]
         assert len(again["choices"]) == 1
-        say(store, "kim", picture(store, 9), {Aspect.QUALITY: 3.0})
+        say(store, add(store, 9), {Aspect.QUALITY: 3.0}, "kim")
         assert len(exported(handlers())[1]["choices"]) == 2
 
     def test_the_newest_versions_stay_and_what_is_no_export(self, store: Store, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The Failure cases tab's handlers, without a browser."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re
@@ -15,13 +13,14 @@ import gradio as gr
 import pytest
 from PIL import Image
 from seeded_cases import add, judge, picture, say, write_run
+from signed_in import SignedIn
 from sqlalchemy import func, select
 
 from annotation.failures.filters import Order, View
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import QueueEntry
-from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
+from annotation.ui.access import Access, Role, SpaceAccess
 from annotation.ui.context import Studio
 from annotation.ui.failures.tab import NO_SCORES, NOTHING_YET, FailuresHandlers, failures_tab
 from annotation.ui.model_service import ModelLoader
@@ -30,20 +29,6 @@ from m3agiqa.aspects import Aspect
 OF_RUN = {"data": "run:ffffffffffff", "model": "run:one/report/predictions.csv"}
 SHOWN = ("message", "agreement", "scatter", "list", "detail", "link", "case")
 BOTH = {Aspect.QUALITY: 4.0, Aspect.AUTHENTICITY: 3.0}
-
-
-class RoleOnly(Access):
-    """A login where everybody has one role; None for somebody who may not even look."""
-
-    has_login = True
-
-    def __init__(self, role: Role | None) -> None:
-        self.role = role
-
-    def person(self, request: gr.Request) -> Person:
-        if self.role is None:
-            raise Forbidden("You are no longer a user of this server; sign in again.")
-        return Person("mallory", self.role)
 
 
 @pytest.fixture
@@ -63,7 +48,7 @@ def handlers(studio: Studio) -> FailuresHandlers:
 
 
 def as_role(studio: Studio, role: Role | None) -> FailuresHandlers:
-    return FailuresHandlers(Studio(studio.settings, studio.store, RoleOnly(role), studio.loader))
+    return FailuresHandlers(Studio(studio.settings, studio.store, SignedIn(role, "mallory"), studio.loader))
 
 
 def asked(**query: str) -> SimpleNamespace:
@@ -137,14 +122,7 @@ def test_a_link_reopens_its_view(handlers: FailuresHandlers) -> None:
     assert opened
     assert {
         name: updates[name]["value"] for name in ("data", "model", "other", "aspect", "least", "order")
-    } == {
-        "data": "db",
-        "model": "db:1",
-        "other": "db:2",
-        "aspect": "quality",
-        "least": 0.5,
-        "order": "gain",
-    }
+    } == {"data": "db", "model": "db:1", "other": "db:2", "aspect": "quality", "least": 0.5, "order": "gain"}
     assert shown(outputs) == first
 
 
@@ -206,9 +184,7 @@ def test_what_no_page_sends_is_refused(handlers: FailuresHandlers) -> None:
         assert "whole number" in said(handlers.queue(asked(), overlap, *values()))
 
 
-def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(
-    handlers: FailuresHandlers,
-) -> None:
+def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(handlers: FailuresHandlers) -> None:
     assert "nothing can correlate" in shown(handlers.show(asked(), *values()))["agreement"]
 
 

@@ -1,7 +1,5 @@
 """Loading the model, taking turns at it, and the line on top of the page that says which model judges."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Promotion is for admins, is remembered, and never leaves the app without a model."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import threading
@@ -10,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from signed_in import SignedIn
 from sqlalchemy import select
 
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.log import promote, promoted
 from annotation.store.models import AuditEntry
-from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.access import Forbidden, Role
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader, ServableModel, model_to_serve, servable_models
 from annotation.ui.models.tab import ModelsHandlers, models_list
@@ -35,16 +34,6 @@ COMPARISON = Comparison(
         Compared("data", Aspect.QUALITY, 9, None, Agreement(math.nan, 0.2, 0.5, 0.0)),
     ),
 )
-
-
-class As(Access):
-    """Whoever asks has this role."""
-
-    def __init__(self, role: Role) -> None:
-        self.role = role
-
-    def person(self, request: object) -> Person:
-        return Person("kim", self.role)
 
 
 def registered(settings: Settings, folder: Path, version: str = "1") -> str:
@@ -85,7 +74,7 @@ def load() -> Loading:
 def studio(settings: Settings, store: Store, load: Loading) -> Studio:
     loader = ModelLoader("nano", load)
     loader.wait(lambda: False, lambda state: None)
-    return Studio(settings, store, As(Role.ADMIN), loader)
+    return Studio(settings, store, SignedIn(Role.ADMIN), loader)
 
 
 def last_promoted(store: Store) -> str | None:
@@ -118,9 +107,9 @@ def test_an_admin_promotes_and_rolls_back(studio: Studio, candidate: str) -> Non
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
 def test_nobody_else_does(studio: Studio, candidate: str, role: Role) -> None:
-    handlers = ModelsHandlers(replace(studio, access=As(role)))
+    handlers = ModelsHandlers(replace(studio, access=SignedIn(role)))
     with pytest.raises(Forbidden) as refused:
-        As(role).require(REQUEST, Role.ADMIN)
+        SignedIn(role).require(REQUEST, Role.ADMIN)
     message, listed, _ = handlers.serve(REQUEST, candidate)
     assert str(refused.value)[:20] in message
     assert "<button" not in listed and candidate in listed
@@ -193,7 +182,7 @@ def test_the_settings_model_can_be_gone_back_to_though_it_comes_from_elsewhere(
     far = replace(settings, model="somebody/large")
     loader = ModelLoader(far.model, load)
     loader.wait(lambda: False, lambda state: None)
-    handlers = ModelsHandlers(Studio(far, store, As(Role.ADMIN), loader))
+    handlers = ModelsHandlers(Studio(far, store, SignedIn(Role.ADMIN), loader))
     _, listed = handlers.show(REQUEST)
     assert "<h3>somebody/large as loaded</h3>" in listed and "<p>Learned from something.</p>" in listed
     handlers.serve(REQUEST, "nano")

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path
@@ -139,10 +137,7 @@ def test_forgetting_an_old_run_leaves_the_new_one_alone(loader, assessor, upload
 
 @pytest.mark.parametrize(
     ("content", "prompt", "sentence"),
-    [
-        (b"hello", "teal", "This is not an image"),
-        (None, "x" * 10_000, "The prompt has 10,000 characters"),
-    ],
+    [(b"hello", "teal", "This is not an image"), (None, "x" * 10_000, "The prompt has 10,000 characters")],
 )
 def test_bad_input_is_told_without_waiting_in_line(loader, assessor, upload, content, prompt, sentence):
     if content is not None:
