@@ -1,7 +1,5 @@
 """Intervals hold as many scores as they promise, and percentiles are shares of the training images."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from statistics import fmean

@@ -1,5 +1,7 @@
 """Whatever reads the sequence and however it is pooled: only a conversation's own states matter."""
 
+from __future__ import annotations
+
 from itertools import product
 from typing import get_args
 

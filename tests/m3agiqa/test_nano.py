@@ -1,5 +1,7 @@
 """nano without its weights: its parts, and a tiny nano with random ones that is trained and adapted."""
 
+from __future__ import annotations
+
 import copy
 from pathlib import Path
 

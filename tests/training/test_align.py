@@ -1,5 +1,7 @@
 """The connector learns words, and its readers scores, from what is seen alone."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from pathlib import Path

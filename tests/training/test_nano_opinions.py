@@ -1,5 +1,7 @@
 """Readers of opinions: fitted to differences inside sources, and honest about sources they have not seen."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

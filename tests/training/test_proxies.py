@@ -1,5 +1,7 @@
 """Proxies for images that nobody trained on: what is measured has not been learned from."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """What is encoded, under which keys, and that the cache never gives a stale or half answer."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
