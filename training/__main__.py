@@ -104,10 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         _proxies,
         "agreement of nano's closed-form parts with scores on held-out sources, generators and prompts",
     )
-    again = add("reproduce-nano", _reproduce, "make the shipped model again, from base weights")
-    again.add_argument(
-        "data", type=Path, help="folder of agi-teacher, agi-unlabelled, captions and m3-agiqa-conversations"
-    )
+    again = add("reproduce-nano", _reproduce, "make the shipped model again")
+    again.add_argument("data", type=Path, help="folder of agiqa-3k, agi-native and agi-teacher")
     again.add_argument("--run", type=Path, help="folder of the run (default: runs/nano)")
     _add_plan(again)
 
@@ -305,7 +303,7 @@ def _proxies(args: argparse.Namespace) -> None:
 
 def _reproduce(args: argparse.Namespace) -> None:
     data = json.dumps(str(args.data))  # which is YAML too
-    args.config, args.set = NANO_CONFIG, [f"data.path={data}", f"extras={data}"]
+    args.config, args.set = NANO_CONFIG, [f"data.path={data}"]
     args.add_annotations = args.register = None
     _run(args)
 

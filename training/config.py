@@ -81,6 +81,9 @@ class RunConfig:
     made_up: bool = False
     """Whether synthetic negatives (damaged copies, wrong prompts) are described too, for the losses of
     predictors and the sanity check. Adds about a half to describe."""
+    described_limit: int | None = None
+    """Only so many training images are described and train the predictors; null: all. Describing takes
+    longest by far, and the predictors need fewer images than the backbone."""
     processes: int = 1
     """Processes that share describe and encode on this machine."""
     encode: bool = False

@@ -209,7 +209,7 @@ def align(run: RunFolder) -> None:
         return
     stamp(run.align_folder, *run.aligned_from)
     if not run.is_aligned:
-        nano_align.align(run.samples, config.extras, run.scale, run.align_folder, config.align)
+        nano_align.align(run.samples, config.extras, run.scale, run.align_folder, config.align, run.init_from)
 
 
 def finetune(run: RunFolder) -> None:

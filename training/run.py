@@ -27,6 +27,7 @@ from m3agiqa.samples import Sample, read_samples
 from training.config import RunConfig, build, plain, read_yaml
 from training.data import fingerprint
 from training.data.human_feedback import Annotated
+from training.data.splits import shuffled
 from training.data.variants import Variant, all_variants, image_hash, own_variants
 from training.nano.align import DONE_FILE as ALIGNED_FILE
 from training.stages.describe import EncodedConversation, describe, encode, given
@@ -138,8 +139,18 @@ class RunFolder:
     def variants(self) -> list[Variant]:
         """The samples, and with `made_up` also damaged images and wrong prompts."""
         if self.config.made_up:
-            return all_variants(self.samples, self.aspects, self.config.seed)
-        return own_variants(self.samples, self.aspects)
+            return all_variants(self._described_samples, self.aspects, self.config.seed)
+        return own_variants(self._described_samples, self.aspects)
+
+    @property
+    def _described_samples(self) -> list[Sample]:
+        """All, or as many of the training split as the settings allow."""
+        limit = self.config.described_limit
+        if limit is None:
+            return self.samples
+        train = [sample.id for sample in self.samples if sample.split == "train"]
+        described = set(shuffled(train, self.config.seed)[:limit])
+        return [sample for sample in self.samples if sample.split != "train" or sample.id in described]
 
     @cached_property
     def content(self) -> str:
@@ -170,7 +181,8 @@ class RunFolder:
     @property
     def aligned_from(self) -> tuple[object, ...]:
         """All that decides what stage align makes."""
-        return self.content, self.config.align, self.config.extras, self.config.seed
+        begun = () if self.init_from is None else (backbone_id(self.config.backbone, self.init_from),)
+        return self.content, self.config.align, self.config.extras, self.config.seed, *begun
 
     @property
     def finetune_folder(self) -> Path:

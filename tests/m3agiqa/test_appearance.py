@@ -1,17 +1,23 @@
 """Statistics of pixels: what they tell, and what makes no difference to them."""
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from m3agiqa.backbones.nano.nss_features import CANONICAL_SIDE, N_APPEARANCE, N_BRISQUE, appearance, canonical
-from m3agiqa.backbones.nano.quality_regressor import Brisque
+from m3agiqa.backbones.nano.nss_features import (
+    CANONICAL_SIDE,
+    N_APPEARANCE,
+    N_CANONICAL,
+    N_OCTAVES,
+    WINDOW_SIDE,
+    appearance,
+    canonical,
+    windows,
+)
 
 
 def scene(seed: int = 0, side: int = 512) -> Image.Image:
@@ -56,23 +62,41 @@ def test_natural_pictures_are_nearly_gaussian_after_normalization() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [noisy, lambda image: image.filter(ImageFilter.GaussianBlur(3))], ids=["noise", "blur"]
+    ("size", "count"), [((1, 1), 1), ((256, 256), 1), ((300, 256), 2), ((512, 512), 4), ((9000, 7000), 4)]
 )
-def test_the_published_metric_likes_damaged_pictures_less(
-    damage: Callable[[Image.Image], Image.Image],
-) -> None:
-    metric = Brisque()
-    for seed in range(2):
-        image = scene(seed)
-        found = torch.tensor(np.stack([appearance(image), appearance(damage(image))]))
-        before, after = metric(found[:, :N_BRISQUE]).flatten().tolist()
-        assert after < before
+def test_windows_are_own_pixels_and_a_fixed_number(size: tuple[int, int], count: int) -> None:
+    image = Image.effect_noise(size, 60).convert("RGB")
+    shown = windows(image)
+    assert [window.size for window in shown] == [(WINDOW_SIDE, WINDOW_SIDE)] * count
+    assert np.asarray(shown[0])[0, 0].tolist() in np.asarray(image).reshape(-1, 3).tolist()
+
+
+def test_windows_of_a_picture_that_fits_show_all_of_it() -> None:
+    image = Image.effect_noise((512, 512), 60).convert("RGB")
+    upper_left, upper_right, lower_left, lower_right = windows(image)
+    whole = Image.new("RGB", image.size)
+    for window, corner in (
+        (upper_left, (0, 0)),
+        (upper_right, (256, 0)),
+        (lower_left, (0, 256)),
+        (lower_right, (256, 256)),
+    ):
+        whole.paste(window, corner)
+    assert whole.tobytes() == image.tobytes()
+
+
+def test_an_upscaled_picture_lacks_the_finest_octave_of_its_own_pixels() -> None:
+    image = scene(side=1024)
+    upscaled = image.resize((256, 256), Image.Resampling.LANCZOS).resize(image.size, Image.Resampling.BICUBIC)
+    before, after = (appearance(each)[-3 * N_OCTAVES :] for each in (image, upscaled))
+    assert after[0] < before[0] - 1, "own pixels"
+    assert abs(after[4] - before[4]) < 0.2, "a coarse octave"
 
 
 def test_a_mirror_image_looks_the_same() -> None:
     image = scene()
     turned = appearance(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    assert np.abs(appearance(image) - turned).mean() < 0.02
+    assert np.abs(appearance(image) - turned)[:N_CANONICAL].mean() < 0.02
 
 
 def test_the_format_of_the_file_makes_little_difference() -> None:
@@ -81,4 +105,4 @@ def test_the_format_of_the_file_makes_little_difference() -> None:
     image.save(file, "JPEG", quality=92)
     compressed, noise = (appearance(each) for each in (Image.open(file).convert("RGB"), noisy(image)))
     difference = np.abs(np.stack([compressed, noise]) - appearance(image)).mean(1)
-    assert difference[0] < 0.2 * difference[1]
+    assert difference[0] < 0.3 * difference[1]

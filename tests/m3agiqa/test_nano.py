@@ -95,14 +95,14 @@ def test_statistics_are_of_each_channel_of_the_first_stages() -> None:
 def seen_of(count: int) -> ImageFeatures:
     places = torch.rand(count, GRID_TOKENS, sum(CHANNEL_GROUPS))
     return ImageFeatures(
-        places, torch.randn(count, N_STATISTICS), torch.randn(count, N_APPEARANCE), torch.zeros(count, 11)
+        places, torch.randn(count, 2 * N_STATISTICS), torch.randn(count, N_APPEARANCE), torch.zeros(count, 11)
     )
 
 
 def opinionated(hidden_size: int) -> Connector:
     """A connector whose opinions are the first two statistics."""
     connector = Connector(hidden_size)
-    connector.opinions.stage_weight[:2] = torch.eye(2)
+    connector.opinions.weight[:2] = N_STATISTICS**0.5 * torch.eye(2)
     return connector.eval()
 
 

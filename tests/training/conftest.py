@@ -1,6 +1,7 @@
 """A small data folder in the layout of the real one, drawn by code."""
 
 import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -68,4 +69,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     published = [{"id": str(i), "image": "x.png", "conversations": turns} for i in range(4)]
     (root / "m3-agiqa-conversations" / "set__train_quality.json").write_text(json.dumps(published))
+    return root
+
+
+@pytest.fixture(scope="session")
+def nano_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What nano is trained on: agi-teacher as in `data`, the same again as agi-native, and agiqa-3k."""
+    root = tmp_path_factory.mktemp("nano-data")
+    shutil.copytree(data / "agi-teacher", root / "agi-teacher")
+    for name in ("agi-native", "agiqa-3k"):
+        shutil.copytree(data / "agi-teacher" / "images", root / name / "images")
+    rows = [json.loads(line) for line in (data / "agi-teacher" / "samples.jsonl").read_text().splitlines()]
+    native, people, authenticity = [], [], []
+    for i, row in enumerate(rows):
+        native.append({**row, "id": f"n{i}", "source": "native"})
+        judged = {"mos": row["quality"]["score"] - 0.5, "std": 0.4, "description": "Plain."}
+        common = {"image": row["image"], "prompt": f"prompt {i}", "generator": "pen", "source": "agiqa-3k"}
+        split = {"split": "validation" if row["split"] == "test" else row["split"]}
+        people.append({"id": f"p{i}", **common, **split, "quality": judged, "correspondence": judged})
+        from_people = {**common, "image": f"../agiqa-3k/{row['image']}"}
+        authenticity.append({"id": f"g{i}", **from_people, **split, "authenticity": row["authenticity"]})
+        authenticity.append(
+            {**authenticity[-1], "distortion": "blur", "level": 1, "authenticity": {"score": 1.0}}
+        )
+    for name, lines in (
+        ("agi-native/samples", native),
+        ("agiqa-3k/samples", people),
+        ("agi-native/agiqa-3k", authenticity[:10]),
+    ):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root

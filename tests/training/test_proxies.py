@@ -77,23 +77,25 @@ def test_images_of_one_prompt_are_left_out_together() -> None:
     assert len(alone) == PROMPT_FOLDS
 
 
-def test_the_command_writes_a_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_table(
+    nano_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = ["training/configs/nano.yaml", "--run", str(tmp_path / "run")]
-    told += ["--set", f"data.path={data}", "--set", f"extras={data}"]
+    told += ["--set", f"data.path={nano_data}"]
     assert main(["datasets", *told]) == 0
     assert main(["proxies", *told]) == 0
-    assert "| prompt | quality | 16 |" in capsys.readouterr().out
+    assert "| prompt | quality | 48 |" in capsys.readouterr().out
     assert tuple(pd.read_csv(tmp_path / "run" / "proxies.csv").columns) == PROXY_COLUMNS
 
 
 def test_nano_is_reproduced_by_its_settings(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert main(["reproduce-nano", str(data), "--run", str(run), "--plan"]) == 0
-    assert "checkpoint nano 0.3.1" in capsys.readouterr().out
+    assert main(["reproduce-nano", str(nano_data), "--run", str(run), "--plan"]) == 0
+    assert "checkpoint nano 0.4.0" in capsys.readouterr().out
     assert not run.exists(), "a plan does nothing"
-    assert main(["reproduce-nano", str(data), "--run", str(run), "--until", "datasets"]) == 0
-    assert len((run / "samples.jsonl").read_text().splitlines()) == 16
+    assert main(["reproduce-nano", str(nano_data), "--run", str(run), "--until", "datasets"]) == 0
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 48
     assert main(["reproduce-nano", str(tmp_path / "nowhere"), "--run", str(run)]) == 2
     assert "There is no data set" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from training.data.aigciqa_20k import aigciqa_20k_entries
 from training.data.checks import ImageFinder, LocatedSample, checked, sample_entries
 from training.data.conversations import conversation_entries
 from training.data.csv_table import table_entries
+from training.data.nano_scores import FIVE_LEVELS, nano_entries
 from training.data.nano_teacher import TEACHER_SCALE, teacher_entries
 from training.data.splits import SplitConfig, apportion, assign, shuffled
 
@@ -90,6 +91,7 @@ DATA_FORMATS = {
         conversations.IMAGE_FOLDERS,
     ),
     "samples": Format(lambda c, images, scale: sample_entries(c.path), parts_are_wished=True),
+    "nano": Format(lambda c, images, scale: nano_entries(c.path), FIVE_LEVELS),
     "teacher": Format(lambda c, images, scale: teacher_entries(c.path), TEACHER_SCALE),
 }
 """Every format that `load` knows."""

@@ -27,9 +27,11 @@ from training.data.distortions import (
     unrelated_prompt,
 )
 from training.data.prompt_edits import changed, changed_mos
+from training.data.splits import shuffled
 
 Kind = Literal["own", "unrelated", "changed", "damaged"]
 SANITY_DAMAGES = ("blur", "noise")
+MAX_SANITY_IMAGES = 100  # of the test split, each with four variants; a share is then known to 5 points
 WRONG_SHARE = 0.35  # of the training images, with a wrong prompt; each costs one more conversation
 CHANGED_SHARE = 0.5  # of those, with one attribute of their prompt changed where there is one
 DAMAGED_SHARE = 0.25  # likewise, and one more image
@@ -108,13 +110,20 @@ def own_variants(samples: list[Sample], aspects: Sequence[Aspect]) -> list[Varia
 def all_variants(samples: list[Sample], aspects: Sequence[Aspect], seed: int) -> list[Variant]:
     """Own variants of all samples; wrong prompts and damaged copies of undistorted ones.
 
-    Test images get every variant of the sanity check. A share of the training images gets such variants for
-    the losses, with any kind of damage; validation images need none.
+    MAX_SANITY_IMAGES test images get every variant of the sanity check. A share of the training images gets
+    such variants for the losses, with any kind of damage; validation images need none.
     """
     pools: dict[str, list[Sample]] = {}
     for sample in samples:
         pools.setdefault(sample.split, []).append(sample)
-    worse = (variant for sample in samples for variant in _worse(sample, pools[sample.split], seed))
+    test = [sample.id for sample in samples if sample.split == "test" and not sample.distorted]
+    unchecked = set(shuffled(test, seed)[MAX_SANITY_IMAGES:])
+    worse = (
+        variant
+        for sample in samples
+        if sample.id not in unchecked
+        for variant in _worse(sample, pools[sample.split], seed)
+    )
     about = set(aspects)
     return own_variants(samples, aspects) + [variant for variant in worse if set(variant.aspects) <= about]
 

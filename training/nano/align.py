@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -24,14 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
-from m3agiqa.backbones.nano.connector import ImageFeatures
+from m3agiqa.backbones.nano import ADAPTER_FOLDER, CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
 from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.data.distortions import DAMAGE_KINDS
 from training.nano.feature_cache import (
     View,
     cached_features,
@@ -50,14 +48,17 @@ from training.nano.fit_quality_regressor import (
 )
 from training.parallel import progress_bar
 
+AlignedPart = Literal["quality_regressor", "prompt_alignment", "connector"]
 DONE_FILE = "align.json"
 FEATURES_FOLDER = "state-features"  # by this name it is no part of what was made
 
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Settings of the optimiser, and how many versions of each image are trained on."""
+    """What is fitted, settings of the optimiser, and how many versions of each image are trained on."""
 
+    parts: tuple[AlignedPart, ...] = get_args(AlignedPart)
+    """What is fitted anew; other parts are those of `start`."""
     variants: int = 1
     """Versions of each labelled image beside itself, randomly rescaled and recompressed."""
     epochs: int = 8
@@ -68,35 +69,53 @@ class AlignConfig:
 
 
 def align(
-    samples: list[Sample], extras: Path | None, scale: MosScale, out: Path, config: AlignConfig
+    samples: list[Sample],
+    extras: Path | None,
+    scale: MosScale,
+    out: Path,
+    config: AlignConfig,
+    init_from: Path | None = None,
 ) -> None:
     """Leave in `out` the aligned connector, and how its quality logits agree with scores; resumes from there.
 
     `extras` holds captions and unlabelled images, which are aligned with as well. Images outside the training
-    split are only measured on.
+    split are only measured on. Parts that are not fitted, and the adapter, are those of the checkpoint
+    `init_from`.
     """
     torch.manual_seed(config.seed)
-    backbone = NanoBackbone.from_base()
-    train = _train_views(samples, extras, scale, config)
+    backbone = NanoBackbone.for_training(init_from)
+    train = _train_views(samples, extras, scale, config) if "connector" in config.parts else []
     judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED_ASPECTS)]
-    undamaged = [s for s in judged if s.split != "train" and Aspect.QUALITY in s.mos and not s.distorted]
     originals = [view_of(sample, scale) for sample in judged]
-    copies = [View(s.image, (), s.id, DAMAGE_KINDS[i % len(DAMAGE_KINDS)]) for i, s in enumerate(undamaged)]
-    shown = list(dict.fromkeys([*train, *originals, *copies]))
+    shown = list(dict.fromkeys([*train, *originals]))
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
     features = cached_features(backbone, shown, kept)
     data = regression_data(judged, scale, select_rows(features, [rows[view] for view in originals]))
-    held_out = held_out_quality_logits(data, config.seed)
+    held_out = held_out_quality_logits(data)
     regressor = backbone.connector.quality_regressor
-    report = _fit_and_measure(regressor, judged, data, held_out, config.seed)
-    damaged = select_rows(features, [rows[view] for view in copies])
-    report["damaged_below"] = _damaged_below(regressor, judged, data, undamaged, damaged)
-    files = {view.image: row for view, row in reversed(rows.items()) if not view.damage}
-    backbone.prompt_aligners, alignment = fit_and_hold_out(backbone, samples, extras, scale, features, files)
-    report |= alignment.facts
-    report["left_out_srcc"] |= _correspondence_srcc(alignment, judged, held_out)
-    grid_cells = features.grid_cells[[rows[view] for view in train]]
+    report = _fit_and_measure(regressor, judged, data, held_out)
+    if "prompt_alignment" in config.parts:
+        files = {view.image: row for view, row in reversed(rows.items())}
+        backbone.prompt_aligners, alignment = fit_and_hold_out(
+            backbone, samples, extras, scale, features, files
+        )
+        report |= alignment.facts
+        report["left_out_srcc"] |= _correspondence_srcc(alignment, judged, held_out)
+    if "connector" in config.parts:
+        grid_cells = features.grid_cells[[rows[view] for view in train]]
+        _train_connector(backbone, train, grid_cells, out, config)
+    save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
+    save_file(backbone.prompt_aligners.state_dict(), out / PROMPT_ALIGNERS_FILE)
+    if init_from is not None and (init_from / ADAPTER_FOLDER).is_dir():
+        shutil.copytree(init_from / ADAPTER_FOLDER, out / ADAPTER_FOLDER, dirs_exist_ok=True)
+    (out / DONE_FILE).write_text(json.dumps({**asdict(config), **report}, indent=2))
+    shutil.rmtree(kept)
+
+
+def _train_connector(
+    backbone: NanoBackbone, train: list[View], grid_cells: Tensor, out: Path, config: AlignConfig
+) -> None:
     trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
     state = out / "state"
     start = trainer.restore(state)
@@ -106,10 +125,6 @@ def align(
             replace_folder(state, trainer.save)
             progress.update()
             progress.set_postfix(nats=f"{loss:.3f}")
-    save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
-    save_file(backbone.prompt_aligners.state_dict(), out / PROMPT_ALIGNERS_FILE)
-    (out / DONE_FILE).write_text(json.dumps({**asdict(config), **report}, indent=2))
-    shutil.rmtree(kept)
 
 
 def _train_views(
@@ -123,7 +138,7 @@ def _train_views(
 
 
 def _fit_and_measure(
-    regressor: QualityRegressor, judged: Sequence[Sample], data: RegressionData, held_out: Tensor, seed: int
+    regressor: QualityRegressor, judged: Sequence[Sample], data: RegressionData, held_out: Tensor
 ) -> dict[str, Any]:
     """Fit the regressor on the training split; how its logits agree with scores elsewhere.
 
@@ -131,7 +146,7 @@ def _fit_and_measure(
     """
     train = [row for row, sample in enumerate(judged) if sample.split == "train"]
     if train:
-        fit_quality_regressor(regressor, data.part(train), seed)
+        fit_quality_regressor(regressor, data.part(train))
     validation = data.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
     report: dict[str, Any] = {
         "validation_srcc": _srcc(regressor(validation.statistics, validation.appearance), validation.scores),
@@ -167,24 +182,6 @@ def _srcc(logits: Tensor, scores: Tensor) -> dict[Aspect, float]:
         if known.any():
             by_aspect[aspect] = srcc(logits[known, column].tolist(), scores[known, column].tolist())
     return by_aspect
-
-
-def _damaged_below(
-    regressor: QualityRegressor,
-    judged: Sequence[Sample],
-    data: RegressionData,
-    undamaged: Sequence[Sample],
-    damaged: ImageFeatures,
-) -> dict[str, float]:
-    """Share of damaged copies, by kind of damage, whose quality logit is below that of the original."""
-    quality = JUDGED_ASPECTS.index(Aspect.QUALITY)
-    before = regressor(data.statistics, data.appearance)[:, quality].tolist()
-    after = regressor(damaged.statistics, damaged.appearance)[:, quality].tolist()
-    original = {sample.id: logit for sample, logit in zip(judged, before, strict=True)}
-    below_original: dict[str, list[bool]] = {}
-    for i, (sample, logit) in enumerate(zip(undamaged, after, strict=True)):
-        below_original.setdefault(DAMAGE_KINDS[i % len(DAMAGE_KINDS)], []).append(logit < original[sample.id])
-    return {kind: sum(below) / len(below) for kind, below in below_original.items()}
 
 
 class _Aligner(nn.Module):

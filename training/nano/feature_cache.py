@@ -24,9 +24,9 @@ from training.data.variants import image_hash
 from training.parallel import progress_bar
 from training.stages.curriculum import CAPTION_FROM
 
-VIEWS_PER_FILE = 512  # views whose features are kept in one file; as many are lost at most when interrupted
+VIEWS_PER_FILE = 128  # views whose features are kept in one file; as many are lost at most when interrupted
 FILE_KEYS = ("places", "statistics", "appearance", "colours")  # of ImageFeatures' fields, in their order
-ENCODER_BATCH_SIZE = 16  # views in one forward pass of the vision encoder
+ENCODER_BATCH_SIZE = 8  # views in one forward pass of the vision encoder
 
 
 @dataclass(frozen=True)

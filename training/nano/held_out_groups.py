@@ -94,7 +94,7 @@ def evaluate_held_out_groups(
         for grouping in HELD_OUT_GROUPINGS:
             groups = [grouping.of(sample) for sample in samples]
             prompted_groups = [grouping.of(sample) for sample in prompted]
-            quality_logits = fit_quality_regressor.held_out_quality_logits(examples, seed, groups)
+            quality_logits = fit_quality_regressor.held_out_quality_logits(examples, groups)
             alignment = fit_prompt_alignment.hold_out_groups(
                 material, prompted, prompted_rows, prompted_groups, grouping.prompts_too
             )

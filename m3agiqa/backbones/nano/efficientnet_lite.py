@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m3agiqa.backbones.nano.nss_features import appearance
+from m3agiqa.backbones.nano.nss_features import appearance, windows
 
 WHOLE_PIXELS = (
     224  # pixels, the resolution that the published weights were trained at: best for naming objects
@@ -144,16 +144,19 @@ class Views(NamedTuple):
     """[N, 3, 224, 224]."""
     fine: Tensor
     """[N, 3, 448, 448]."""
+    windows: list[Tensor]
+    """Of each image [W, 3, 256, 256], its own pixels."""
     appearance: Tensor
     """[N, N_APPEARANCE]."""
 
 
 def views(images: Sequence[Image.Image]) -> Views:
     """RGB images of any size, squashed into squares."""
-    images = [_reduced(image) for image in images]
+    reduced = [_reduced(image) for image in images]
     return Views(
-        torch.stack([_pixels(image, WHOLE_PIXELS) for image in images]),
-        torch.stack([_pixels(image, FINE_PIXELS) for image in images]),
+        torch.stack([_resized(image, WHOLE_PIXELS) for image in reduced]),
+        torch.stack([_resized(image, FINE_PIXELS) for image in reduced]),
+        [torch.stack([_pixels(window) for window in windows(image)]) for image in images],
         torch.stack([torch.from_numpy(appearance(image)) for image in images]),
     )
 
@@ -166,8 +169,12 @@ def _reduced(image: Image.Image) -> Image.Image:
     return image
 
 
-def _pixels(image: Image.Image, side: int) -> Tensor:
+def _resized(image: Image.Image, side: int) -> Tensor:
     """[3, side, side]."""
-    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return _pixels(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """[3, height, width], as the published weights take them."""
     data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return data.view(side, side, 3).permute(2, 0, 1).float().sub_(127).div_(128)
+    return data.view(image.height, image.width, 3).permute(2, 0, 1).float().sub_(127).div_(128)

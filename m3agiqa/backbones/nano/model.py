@@ -281,10 +281,17 @@ class NanoBackbone:
         pixels = (shown.whole * 128 + 127) / 255
         return ImageFeatures(
             gather_grid_cells(whole, fine),
-            statistics(fine),
+            torch.cat([statistics(fine), self._window_statistics(shown.windows)], dim=1),
             shown.appearance.to(kind.device),
             colours(pixels).to(kind.device),
         )
+
+    def _window_statistics(self, windows: Sequence[Tensor]) -> Tensor:
+        """Statistics [N, N_STATISTICS] of N images' own pixels: the mean over the windows of each."""
+        kind = next(self.vision.parameters())
+        together = torch.cat(list(windows)).to(kind).contiguous(memory_format=torch.channels_last)
+        each = statistics(self.vision(together)).split([len(window) for window in windows])
+        return torch.stack([rows.mean(0) for rows in each])
 
     def encode_images(self, shown: Views) -> EncodedImages:
         """N images -> features -> visual tokens; and what prompts are compared with."""

@@ -9,8 +9,10 @@ noise, compression and the upsampling of generators break these laws, each in it
 - SRM: Fridrich and Kodovsky, "Rich models for steganalysis of digital images", 2012
 - colourfulness: Hasler and Süsstrunk, "Measuring colourfulness in natural images", 2003
 
-All numbers are taken at one scale and after one compression, as sharpness and noise mean nothing where
-the scale is not known, and as a file's format says nothing about the image.
+Most numbers are taken at one scale and after one compression, as sharpness and noise mean nothing where
+the scale is not known, and as a file's format says nothing about the image. The others are of windows at the
+image's own pixels, and of how much detail each octave holds: an upscaled, smeared or over-sharpened picture
+differs there and nowhere else.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ GAUSSIAN_WINDOW = np.exp(-(np.arange(-3.0, 4.0) ** 2) / (2 * (7 / 6) ** 2))
 GAUSSIAN_WINDOW /= GAUSSIAN_WINDOW.sum()
 HALVING_FILTER = np.array([-0.09375, 0.59375, 0.59375, -0.09375])  # bicubic, for every other pixel
 
+WINDOW_SIDE = 256  # pixels, of windows at the image's own pixels
+MIN_OCTAVE_SIDE = 16  # pixels
+N_OCTAVES = 5  # halvings of the size at which detail is measured
+
 SHAPE_GRID = np.arange(0.2, 10.001, 0.001)  # of a generalised Gaussian: 2 is the usual one
 SHAPE_RATIOS = gamma(2 / SHAPE_GRID) ** 2 / (gamma(1 / SHAPE_GRID) * gamma(3 / SHAPE_GRID))
 
 RESIDUAL_STEP = 3.0  # of 255 levels; residuals are counted in steps from -2 to 2
 RESIDUAL_LEVELS = 5
-
-N_BRISQUE = 36  # numbers that come first; the published metric reads these
 
 
 def canonical(image: Image.Image) -> Image.Image:
@@ -58,9 +62,40 @@ def canonical(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
+def windows(image: Image.Image) -> list[Image.Image]:
+    """An RGB image -> 1, 2 or 4 squares of its own pixels; one that is smaller is continued by mirroring."""
+    width, height = image.size
+    if min(width, height) < WINDOW_SIDE:
+        missing = [(0, max(0, WINDOW_SIDE - length)) for length in (height, width)]
+        image = Image.fromarray(np.pad(np.asarray(image), (*missing, (0, 0)), mode="symmetric"))
+        width, height = image.size
+    corners = [(x, y) for y in _starts(height) for x in _starts(width)]
+    return [image.crop((x, y, x + WINDOW_SIDE, y + WINDOW_SIDE)) for x, y in corners]
+
+
+def _starts(length: int) -> list[int]:
+    """Where windows begin on a side: in the middle of each half, or at both ends of a short side."""
+    if length >= 2 * WINDOW_SIDE:
+        return [(length - 2 * WINDOW_SIDE) // 4, (3 * length - 2 * WINDOW_SIDE) // 4]
+    return sorted({0, length - WINDOW_SIDE})
+
+
 def appearance(image: Image.Image) -> Map:
-    """An RGB image -> its statistics [N_APPEARANCE]; those of BRISQUE come first."""
-    return np.array([number for block in _blocks(canonical(image)) for number in block], np.float32)
+    """An RGB image -> its statistics [N_APPEARANCE], in APPEARANCE_BLOCKS: at one scale, of windows of its
+    own pixels, and detail by octave: its own, that at one scale, and their difference.
+    """
+    shown, own = canonical(image), windows(image)
+    ends = own if len(own) == 1 else [own[0], own[-1]]
+    octaves, octaves_shown = _octaves(image), _octaves(shown)
+    of_windows = np.mean([_statistics(window) for window in ends], axis=0)
+    return np.concatenate(
+        [_statistics(shown), of_windows, octaves, octaves_shown, octaves - octaves_shown], dtype=np.float32
+    )
+
+
+def _statistics(image: Image.Image) -> Map:
+    """[N_CANONICAL]."""
+    return np.array([number for block in _blocks(image) for number in block], np.float32)
 
 
 def _blocks(image: Image.Image) -> Iterator[list[float]]:
@@ -178,6 +213,24 @@ def _sharpness(grey: Map) -> list[float]:
     ]
 
 
+def _octaves(image: Image.Image) -> Map:
+    """[N_OCTAVES]: logarithm of the Laplacian's standard deviation, from the finest octave on.
+
+    An image that is too small for more octaves has what its last one has in all others.
+    """
+    grey = np.asarray(image, np.float32) @ LUMINANCE_WEIGHTS / 255
+    energies: list[float] = []
+    for _ in range(N_OCTAVES):
+        if min(grey.shape) >= MIN_OCTAVE_SIDE or not energies:
+            padded = np.pad(grey, 1, mode="edge")
+            curved = padded[1:-1, :-2] + padded[1:-1, 2:] + padded[:-2, 1:-1] + padded[2:, 1:-1] - 4 * grey
+            energies.append(float(np.log(curved.std() + 1e-4)))
+            grey = _halved(grey)
+        else:
+            energies.append(energies[-1])
+    return np.array(energies, np.float32)
+
+
 def _residuals(grey: Map) -> list[float]:
     """SRM: how often residuals of the 3 x 3 "KB" filter follow each other, three in a row or column."""
     level = grey * 255
@@ -239,4 +292,6 @@ def _colour(rgb: NDArray[np.float32], red_green: Map, yellow_blue: Map) -> list[
     return [float(number) for number in numbers]
 
 
-N_APPEARANCE = len(appearance(Image.new("RGB", (64, 64))))
+N_CANONICAL = len(_statistics(Image.new("RGB", (64, 64))))
+APPEARANCE_BLOCKS = (N_CANONICAL, N_CANONICAL, 3 * N_OCTAVES)
+N_APPEARANCE = sum(APPEARANCE_BLOCKS)
