@@ -18,6 +18,7 @@ JUDGED_ASPECTS = (Aspect.QUALITY, Aspect.AUTHENTICITY)
 STATISTICS_BLOCKS = (N_STATISTICS, N_STATISTICS, *APPEARANCE_BLOCKS)
 """Numbers of each kind: of the vision encoder's stages for the whole image and for its own pixels, then those
 of its appearance. Each kind counts the same, however many numbers it has."""
+BLOCK_WEIGHTS = [size**-0.5 for size in STATISTICS_BLOCKS for _ in range(size)]
 MAX_DEVIATION = 4.0  # standard deviations from the mean; statistics are clamped to this
 
 
@@ -45,8 +46,7 @@ class QualityRegressor(nn.Module):
         """Clamped z-scores [N, C] of all statistics, of which each block has a mean square of about 1."""
         x = torch.cat([statistics.double(), appearance.double()], dim=1)
         z = ((x - self.mean) / self.std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
-        sizes = torch.tensor(STATISTICS_BLOCKS, device=z.device)
-        return z / sizes.repeat_interleave(sizes).sqrt()
+        return z * z.new_tensor(BLOCK_WEIGHTS)
 
     def forward(self, statistics: Tensor, appearance: Tensor) -> Tensor:
         logits = self.standardize(statistics, appearance) @ self.weight.double() + self.bias.double()
