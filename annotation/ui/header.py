@@ -6,6 +6,7 @@ from html import escape
 
 import gradio as gr
 
+from annotation.ui import theme
 from annotation.ui.access import Access, SpaceAccess, UsersAccess
 from m3agiqa.errors import M3AgiqaError
 
@@ -27,11 +28,11 @@ def page_head(access: Access, demo: gr.Blocks) -> None:
         return signed_in(access, request)
 
     with gr.Row(elem_id="head"):
-        gr.HTML(TITLE_HTML)
+        theme.html(TITLE_HTML)
         if not access.has_login:
             return
         with gr.Column(elem_id="login", scale=0, min_width=280):
-            user_line = gr.HTML("", elem_id="who")
+            user_line = theme.html("", elem_id="who")
             if isinstance(access, SpaceAccess):
                 gr.LoginButton(size="sm", elem_id="sign-in")
     demo.load(who, outputs=user_line, show_progress="hidden", queue=False, api_visibility="private")
@@ -43,7 +44,7 @@ def signed_in(access: Access, request: gr.Request) -> str:
     try:
         person = access.person(request)
     except M3AgiqaError as error:
-        return f"<p>{escape(str(error))} {way_out}</p>"
+        return f'<p class="note">{escape(str(error))} {way_out}</p>'
     if not person.name:
-        return "<p>Visitors may look and assess; sign in to annotate as well.</p>"
-    return f"<p>Signed in as <b>{escape(person.name)}</b> ({person.role}) {way_out}</p>"
+        return '<p class="note">Visitors may look and assess; sign in to annotate as well.</p>'
+    return f'<p class="note">Signed in as <b>{escape(person.name)}</b> ({person.role}) {way_out}</p>'

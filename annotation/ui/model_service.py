@@ -20,7 +20,7 @@ import gradio as gr
 from annotation.settings import Settings, as_variable
 from annotation.store import Store
 from annotation.store.log import promote, promoted
-from annotation.ui import zero_gpu
+from annotation.ui import theme, zero_gpu
 from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
 from m3agiqa.checkpoint.comparison import Comparison
@@ -362,10 +362,10 @@ def promote_model(loader: ModelLoader, store: Store, settings: Settings, name: s
 
 def banner_html(load: LoadState) -> str:
     """How loading goes; in the end which model judges and what it learned from, or why there is none."""
-    notice = f'<p class="banner failed" role="alert">{escape(load.notice)}</p>' if load.notice else ""
+    notice = f'<p class="failed" role="alert">{escape(load.notice)}</p>' if load.notice else ""
     if load.error is not None:
         failure = escape(f"{load.error} Assessing an image tries it again.")
-        return f'{notice}<p class="banner failed" role="alert">{failure}</p>'
+        return f'{notice}<p class="failed" role="alert">{failure}</p>'
     if load.assessor is not None:
         card = load.assessor.card
         learned_from = f"Learned from {escape(card.learned_from)}."
@@ -379,7 +379,7 @@ def banner_html(load: LoadState) -> str:
 
 def model_banner(loader: ModelLoader) -> gr.HTML:
     """Build the line."""
-    return gr.HTML(banner_html(loader.state), elem_id="model")
+    return theme.html(banner_html(loader.state), elem_id="model")
 
 
 def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Sequence[gr.Tab]) -> None:

@@ -29,10 +29,17 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_600",
         button_primary_text_color="white",
         button_cancel_background_fill="*neutral_700",
-        # Gradio's own grey is too pale to read on white.
+        # Gradio's own accent is too pale to read on white, and its grey is, too.
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
     )
+
+
+def html(value: str, elem_id: str | None = None, script: str | None = None) -> gr.HTML:
+    """HTML of our own, which static/*.css alone lays out; `script` runs once it is on the page."""
+    return gr.HTML(value, elem_id=elem_id, js_on_load=script, apply_default_css=False)
 
 
 def javascript(name: str) -> str:

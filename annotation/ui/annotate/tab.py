@@ -48,7 +48,7 @@ def annotate_tab(studio: Studio) -> Annotating:
     annotating = Annotating(studio)
     AnnotationApi(annotating).publish()
     script = theme.javascript("correction_form.js") + theme.javascript("annotate.js")
-    gr.HTML(_page(), elem_id="annotate", js_on_load=script)
+    theme.html(_page(), elem_id="annotate", script=script)
     handlers = ImportHandlers(studio)
     with gr.Accordion("Add images to the queue", open=False, elem_id="annotate-import"):
         with gr.Row(equal_height=False):
@@ -59,7 +59,7 @@ def annotate_tab(studio: Studio) -> Annotating:
                 elem_id="import-files",
             )
             with gr.Column(min_width=280):
-                gr.HTML(f'<p class="annotate-hint">{escape(IMPORT_HINT)}</p>')
+                theme.html(f'<p class="note">{escape(IMPORT_HINT)}</p>')
                 name = gr.Textbox(
                     label="Name of this import", placeholder="by default the file's", elem_id="import-name"
                 )
@@ -75,7 +75,7 @@ def annotate_tab(studio: Studio) -> Annotating:
                         "Choose a folder", file_count="directory", size="md", elem_id="import-folder"
                     )
                     start = gr.Button("Import", variant="primary", size="md", elem_id="import-start")
-        result = gr.HTML("", elem_id="import-result")
+        result = theme.html("", elem_id="import-result")
     for chosen, event in ((files, start.click), (folder, folder.upload)):
         event(
             handlers.bring_in,
@@ -158,7 +158,7 @@ def _page() -> str:
     <button type="button" data-part="again">Look again</button>
   </div>
   <footer>
-    <button type="button" class="main" data-part="save">Save and go on <kbd>Enter</kbd></button>
+    <button type="button" class="primary" data-part="save">Save and go on <kbd>Enter</kbd></button>
     <button type="button" data-part="skip">Skip <kbd>S</kbd></button>
     <button type="button" data-part="undo">Undo <kbd>U</kbd></button>
     <span class="report" data-part="report" role="status"></span>
@@ -172,7 +172,8 @@ def _aspect_template(aspect: Aspect) -> str:
     title = aspect.capitalize()
     form = correction_form(aspect, f"annotate-{aspect}", score_keys=True)
     return (
-        f'<template data-for="{aspect}"><article class="aspect" data-aspect="{aspect}" aria-label="{title}">'
+        f'<template data-for="{aspect}">'
+        f'<article class="aspect panel" data-aspect="{aspect}" aria-label="{title}">'
         f'<header><h3 title="{ASPECT_QUESTIONS[aspect]}">{title}</h3><span class="model-score"></span>'
         '<button type="button" class="agree" aria-pressed="false">This is right</button></header>'
         f"{form}</article></template>"

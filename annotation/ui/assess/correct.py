@@ -41,12 +41,12 @@ from m3agiqa.errors import InputError, M3AgiqaError
 
 log = logging.getLogger(__name__)
 
-CARD_SCRIPT = theme.javascript("correction_form.js") + theme.javascript("assess-correct.js")
+CARD_SCRIPT = theme.javascript("correction_form.js") + theme.javascript("assess_card.js")
 MAX_SECONDS_TO_AGREE = 120.0  # who takes longer has done something else meanwhile
 
 FORM_BUTTONS = (
     '<div class="verdict"><button type="submit" class="primary">Save</button>'
-    '<button type="button" class="plain" data-do="cancel">Cancel</button>'
+    '<button type="button" data-do="cancel">Cancel</button>'
     '<small class="keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> saves, <kbd>Esc</kbd> cancels</small></div>'
 )
 SIGN_IN = '<p class="hint">Sign in as an annotator to correct this.</p>'
@@ -328,8 +328,8 @@ def _buttons(aspect: Aspect, saved: SavedResponse | None) -> str:
     if saved is None:
         return (
             '<div class="verdict"><p role="status"></p>'
-            '<button type="button" class="plain" data-do="agree">This is right</button>'
-            '<button type="button" class="plain" data-do="edit"'
+            '<button type="button" data-do="agree">This is right</button>'
+            '<button type="button" data-do="edit"'
             f' aria-controls="form-{aspect}">Edit</button></div>'
         )
     agrees = "You agree. " if saved.response.agrees else ""

@@ -47,7 +47,7 @@ def gallery() -> str:
         f"<span>{escape(example.caption)}</span></button>"
         for i, example in enumerate(EXAMPLE_IMAGES)
     )
-    return f'<h2 class="examples-title">Or try an example</h2><div class="examples">{buttons}</div>'
+    return f'<h2 class="note">Or try an example</h2><div class="examples">{buttons}</div>'
 
 
 def _thumbnail(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import anyio
 import gradio as gr
 
-from annotation.ui import messages
+from annotation.ui import messages, theme
 from annotation.ui.access import Person
 from annotation.ui.assess import correct
 from annotation.ui.assess.cards import card, provenance
@@ -161,18 +161,18 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
                 max_lines=8,
                 elem_id="prompt",
             )
-            origin = gr.HTML("", elem_id="prompt-origin")
+            origin = theme.html("", elem_id="prompt-origin")
             with gr.Row(elem_id="actions"):
                 assess = gr.Button("Assess", variant="primary", elem_id="assess", min_width=120)
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", min_width=120)
-            status = gr.HTML(messages.status(None), elem_id="status")
-            message = gr.HTML(messages.message(""), elem_id="message")
+            status = theme.html(messages.status(None), elem_id="status")
+            message = theme.html(messages.message(""), elem_id="message")
     with gr.Column(elem_id="stage"):
-        gr.HTML('<h2 class="visually-hidden">Result</h2>', elem_id="result")
+        theme.html('<h2 class="visually-hidden">Result</h2>', elem_id="result")
         with gr.Row(elem_id="cards"):
-            cards = [gr.HTML(card(aspect, None), js_on_load=correct.CARD_SCRIPT) for aspect in Aspect]
-        source = gr.HTML("", elem_id="provenance")
-        examples = gr.HTML(gallery(), elem_id="examples", js_on_load=_CHOOSE_SCRIPT)
+            cards = [theme.html(card(aspect, None), script=correct.CARD_SCRIPT) for aspect in Aspect]
+        source = theme.html("", elem_id="provenance")
+        examples = theme.html(gallery(), elem_id="examples", script=_CHOOSE_SCRIPT)
     embedded, filled, assessed = gr.State(None), gr.State(""), gr.State(None)
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its

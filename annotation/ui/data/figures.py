@@ -15,13 +15,13 @@ from annotation.statistics.mos import MeanOpinion, Subject
 from annotation.statistics.overview import AnnotatorSummary, Overview
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 
-NO_NUMBER = '<span class="none">–</span>'
+NO_NUMBER = "<small>–</small>"
 BIN_WIDTH = 0.5  # points of MOS per bar
 MAX_LEAST_CERTAIN = 50  # images that the table of mean opinions shows
 MAX_PROMPT = 120  # characters of it
 
 NO_OPINIONS = (
-    '<p class="empty">Nobody has given an opinion yet. Correct an assessment on the Assess tab, or work '
+    '<p class="note">Nobody has given an opinion yet. Correct an assessment on the Assess tab, or work '
     "through images on the Annotate tab; what people say is counted here.</p>"
 )
 
@@ -38,7 +38,7 @@ def summary_html(overview: Overview) -> str:
         ("Annotators", len(overview.annotators), ""),
     ]
     shown = "".join(
-        f"<div><dt>{name}</dt><dd>{number:,}</dd><small>{escape(more)}</small></div>"
+        f"<div class='panel'><dt>{name}</dt><dd>{number:,}</dd><small>{escape(more)}</small></div>"
         for name, number, more in tiles
     )
     return f'<dl class="tiles">{shown}</dl>' + ("" if overview.corrections else NO_OPINIONS)
@@ -81,7 +81,7 @@ def agreement_html(overview: Overview) -> str:
 
 def _coefficient(one: Coefficient) -> str:
     if math.isnan(one.value):
-        return f'<span class="none" title="{escape(one.reason)}">–</span>'
+        return f'<small title="{escape(one.reason)}">–</small>'
     interval = "" if math.isnan(one.low) else f" <small>{one.low:.2f} to {one.high:.2f}</small>"
     people = "people" if one.raters != 1 else "person"
     return f"<b>{one.value:.2f}</b>{interval}<small>{one.items:,} images, {one.raters} {people}</small>"

@@ -203,11 +203,11 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     """Build the components within the tab and wire them up; it is brought up to date when entered."""
     handlers = DataHandlers(studio)
     with gr.Row(elem_id="data-head"):
-        message = gr.HTML(messages.message(""), elem_id="data-message")
+        message = theme.html(messages.message(""), elem_id="data-message")
         refresh = gr.Button("Refresh", elem_id="data-refresh", size="sm", scale=0, min_width=110)
-    summary = gr.HTML("", elem_id="data-summary")
-    agreement = gr.HTML("", elem_id="data-agreement")
-    means = gr.HTML("", elem_id="data-means")
+    summary = theme.html("", elem_id="data-summary")
+    agreement = theme.html("", elem_id="data-agreement")
+    means = theme.html("", elem_id="data-means")
     with gr.Row(elem_id="data-charts"):
         charts = [
             gr.BarPlot(
@@ -222,13 +222,13 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             )
             for aspect in Aspect
         ]
-    people = gr.HTML("", elem_id="data-annotators")
-    uncertain = gr.HTML("", elem_id="data-uncertain")
+    people = theme.html("", elem_id="data-annotators")
+    uncertain = theme.html("", elem_id="data-uncertain")
     csv_file = gr.DownloadButton(
         "All mean opinions with their intervals (CSV)", visible=False, elem_id="data-csv", size="sm"
     )
     with gr.Column(visible=False, elem_id="data-export") as form:
-        gr.HTML(
+        theme.html(
             '<section class="figures"><h3>Export</h3><p>Images, their MOS and the best human description per '
             "aspect, ready for training: samples as JSON Lines, conversations, and every opinion as CSV.</p>"
             "</section>"
@@ -260,7 +260,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             )
             gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
         start = gr.Button("Export", variant="primary", elem_id="export-start")
-        result = gr.HTML(messages.message(""), elem_id="export-message")
+        result = theme.html(messages.message(""), elem_id="export-message")
         with gr.Row():
             versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
             download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)

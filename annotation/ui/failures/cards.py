@@ -55,11 +55,11 @@ def agreement_table(selected: pd.DataFrame, names: ModelNames, waiting: int) -> 
         else ""
     )
     if not rows:
-        return f'<div class="agreement" role="status"><p><b>0 cases</b></p>{others}</div>'
+        return f'<div class="wide" role="status"><p><b>0 cases</b></p>{others}</div>'
     constant = any("–" in row for row in rows)
     why = "<p>– : too few scores, or all alike, so that nothing can correlate.</p>" if constant else ""
     return (
-        '<div class="agreement" role="status"><table><thead><tr><th scope="col">Aspect</th>'
+        '<div class="wide" role="status"><table><thead><tr><th scope="col">Aspect</th>'
         '<th scope="col">Model</th><th scope="col">Cases</th><th scope="col">SRCC</th>'
         '<th scope="col">PLCC</th><th scope="col">Mean error</th><th scope="col">Overestimated</th></tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table>{nearer}{why}{others}</div>"
@@ -92,14 +92,14 @@ def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> s
         for row in selected.head(MAX_LISTED).itertuples(index=False)
     ]
     more = (
-        f'<p class="plot-note">The first {MAX_LISTED} of {len(selected):,} cases.</p>'
+        f'<p class="note">The first {MAX_LISTED} of {len(selected):,} cases.</p>'
         if len(selected) > MAX_LISTED
         else ""
     )
     heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
     return (
-        f'<p class="plot-note">{heads}</p>'
-        f'<ol class="cases" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
+        f'<p class="note">{heads}</p>'
+        f'<ol class="cases panel" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
     )
 
 
@@ -117,8 +117,8 @@ def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
         f'<li><button type="button" data-case="{escape(str(Key(row.item, row.aspect)))}"{current_mark}>'
         f'<span class="error {"over" if row.error > 0 else "under"}">{row.error:+.2f}</span>'
         f'<span class="scores">{scores}</span>{gain}'
-        f'<span class="about">{escape(", ".join(about))}</span>'
-        f'<span class="prompt">{escape(row.prompt or "no prompt")}</span></button></li>'
+        f'<span class="about note">{escape(", ".join(about))}</span>'
+        f'<span class="prompt note">{escape(row.prompt or "no prompt")}</span></button></li>'
     )
 
 
@@ -153,7 +153,7 @@ def case_detail(
         if (row := rows.get(aspect)) is not None
     )
     return (
-        f'<article class="failure" data-case="{escape(str(key))}" aria-label="The open case">'
+        f'<article class="failure panel" data-case="{escape(str(key))}" aria-label="The open case">'
         f'<header><h3>Case {place.position + 1:,} of {count:,}</h3><div class="steps">'
         f"{_step('previous', place.previous)}{_step('next', place.next)}</div></header>"
         f'<div class="about-image">{_figure(Path(case.image), case.prompt)}{_facts(case)}</div>'
@@ -179,7 +179,7 @@ def _figure(path: Path, prompt: str | None) -> str:
     try:
         shown = preview(path)
     except InputError as error:
-        return f'<figure class="lacking"><p role="alert">{escape(str(error))}</p></figure>'
+        return f'<figure><p role="alert">{escape(str(error))}</p></figure>'
     alt = f"Image made from: {prompt}" if prompt else "Image without a prompt"
     return (
         f'<figure><img src="{shown.url}" alt="{escape(alt)}">'
@@ -214,7 +214,7 @@ def _aspect(
         f'<div class="says people"><h5>People</h5><ul>{responses}</ul></div>' if responses else ""
     )
     return (
-        f'<section class="aspect{" open" if open_one else ""}" aria-label="{row.aspect.capitalize()}">'
+        f'<section class="aspect panel{" open" if open_one else ""}" aria-label="{row.aspect.capitalize()}">'
         f"<header><h4>{row.aspect.capitalize()}</h4>{_score(row, names)}</header>{_track(row, scale, names)}"
         f'<div class="sayings">{"".join(predictions)}{reference}{people_section}</div></section>'
     )
@@ -223,7 +223,7 @@ def _aspect(
 def _score(row: tuple, names: ModelNames) -> str:
     interval = f", 95 % from {row.mos_low:.1f} to {row.mos_high:.1f}" if not math.isnan(row.mos_low) else ""
     count = "" if math.isnan(row.raters) else f" ({row.raters:.0f} {_people(row.raters)}{interval})"
-    return f'<p class="people-score">{escape(names.mos)} <b>{row.mos:.2f}</b>{count}</p>'
+    return f'<p class="people-score note">{escape(names.mos)} <b>{row.mos:.2f}</b>{count}</p>'
 
 
 def _people(count: float) -> str:
@@ -247,9 +247,9 @@ def _track(row: tuple, scale: MosScale, names: ModelNames) -> str:
         marks += f'<span class="mark other" style="left:{at(row.other_predicted)}"></span>'
         label += f", {names.other} {row.other_predicted:.2f}"
     return (
-        f'<div class="track" role="img" aria-label="{escape(label)}">'
-        f'<span class="end">{scale.low:g}</span><div class="line">{band}{marks}</div>'
-        f'<span class="end">{scale.high:g}</span></div>'
+        f'<div class="track note" role="img" aria-label="{escape(label)}">'
+        f'<span>{scale.low:g}</span><div class="line">{band}{marks}</div>'
+        f"<span>{scale.high:g}</span></div>"
     )
 
 
@@ -258,12 +258,12 @@ def _prediction(model: str, row: tuple, prefix: str = "") -> str:
     columns = ("predicted", "error", "rating", "spoken_rating", "description")
     predicted, error, rating, spoken, description = (getattr(row, prefix + name) for name in columns)
     differs = (
-        f'<p class="differs">It says “{spoken}”, but its score is in the range of “{rating}”.</p>'
+        f'<p class="note">It says “{spoken}”, but its score is in the range of “{rating}”.</p>'
         if spoken and spoken != rating
         else ""
     )
     which = "other" if prefix else "first"
-    text = f"<p>{escape(description)}</p>" if description else '<p class="none">No description.</p>'
+    text = f"<p>{escape(description)}</p>" if description else '<p class="note">No description.</p>'
     return (
         f'<div class="says {which}"><h5><span class="dot"></span>{escape(model)}</h5>'
         f'<p class="predicted"><b>{predicted:.2f}</b> '
@@ -274,10 +274,10 @@ def _prediction(model: str, row: tuple, prefix: str = "") -> str:
 
 
 def _opinion(opinion: Opinion, name: str) -> str:
-    tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in opinion.tags)
-    agrees = '<span class="agrees">agrees with the model</span>' if opinion.agrees else ""
+    tags = "".join(f'<span class="pill">{escape(tag)}</span>' for tag in opinion.tags)
+    agrees = '<span class="note">agrees with the model</span>' if opinion.agrees else ""
     description = (
         f"<p>{escape(opinion.description)}</p>" if opinion.description and not opinion.agrees else ""
     )
-    comment = f'<p class="comment">“{escape(opinion.comment)}”</p>' if opinion.comment else ""
+    comment = f'<p class="note">“{escape(opinion.comment)}”</p>' if opinion.comment else ""
     return f"<li><p><b>{opinion.score:.1f}</b> {escape(name)} {agrees}{tags}</p>{description}{comment}</li>"

@@ -23,7 +23,7 @@ WIDTH_PX, HEIGHT_PX = LEFT_PX + SIDE_PX + TOP_PX, TOP_PX + SIDE_PX + 52
 def scatter_svg(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> str:
     """The plot of the selected cases; where two models are compared, each case is an arrow between them."""
     if selected.empty:
-        return '<p class="nothing">No case matches these filters. Widen them to see points here.</p>'
+        return '<p class="nothing note">No case matches these filters. Widen them to see points here.</p>'
     low, high = float(selected["scale_low"].min()), float(selected["scale_high"].max())
     drawn = selected
     if len(selected) > MAX_DRAWN:
@@ -35,14 +35,14 @@ def scatter_svg(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> s
     )
     marks = _marks(drawn, low, high, chosen, compared)
     note = (
-        f'<p class="plot-note">The {MAX_DRAWN:,} cases with the largest errors are drawn, '
+        f'<p class="note">The {MAX_DRAWN:,} cases with the largest errors are drawn, '
         f"of {len(selected):,}. "
         "The counts and correlations are of all.</p>"
         if len(drawn) < len(selected)
         else ""
     )
     return (
-        f'<figure class="scatter{" compared" if compared else ""}">'
+        f'<figure class="scatter panel{" compared" if compared else ""}">'
         f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="application" tabindex="0"'
         f' aria-label="{escape(label)}" aria-keyshortcuts="ArrowLeft ArrowRight">'
         f"{_axes(low, high, mos_label)}{_counts(selected, low, high)}"

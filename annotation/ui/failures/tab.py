@@ -376,13 +376,13 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         generator = gr.Dropdown(ALL_CHOICE, value="", label="Generator", elem_id="failures-generator")
         tag = gr.Dropdown(ALL_CHOICE, value="", label="Tag of annotators", elem_id="failures-tag")
         text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")
-    message = gr.HTML(messages.message(""), elem_id="failures-message")
+    message = theme.html(messages.message(""), elem_id="failures-message")
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
-            points = gr.HTML("", elem_id="failures-scatter", js_on_load=CHOOSE_SCRIPT)
-            agreement = gr.HTML("", elem_id="failures-agreement")
+            points = theme.html("", elem_id="failures-scatter", script=CHOOSE_SCRIPT)
+            agreement = theme.html("", elem_id="failures-agreement")
             with gr.Row(elem_id="failures-actions"):
-                link = gr.HTML("", elem_id="failures-link", js_on_load=COPY_SCRIPT)
+                link = theme.html("", elem_id="failures-link", script=COPY_SCRIPT)
                 export = gr.Button("Download as CSV", size="md", elem_id="failures-export", min_width=150)
             with gr.Row(visible=False, elem_id="failures-queue") as queue_row:
                 overlap = gr.Number(
@@ -393,10 +393,10 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
                     min_width=130,
                 )
                 queue = gr.Button("Put into the annotation queue", size="md", elem_id="failures-enqueue")
-            queued = gr.HTML("", elem_id="failures-queued")
+            queued = theme.html("", elem_id="failures-queued")
         with gr.Column(min_width=320):
-            listed = gr.HTML("", elem_id="failures-list", js_on_load=CHOOSE_SCRIPT)
-            detail = gr.HTML("", elem_id="failures-detail", js_on_load=CHOOSE_SCRIPT)
+            listed = theme.html("", elem_id="failures-list", script=CHOOSE_SCRIPT)
+            detail = theme.html("", elem_id="failures-detail", script=CHOOSE_SCRIPT)
     file = gr.DownloadButton(visible="hidden", elem_id="failures-file")
     opened, case = gr.State(False), gr.State("")
 

@@ -74,15 +74,15 @@ class ModelsHandlers:
 
 def models_list(models: list[ServableModel], served: str, wanted: str | None, may_promote: bool) -> str:
     """All models as HTML; `served` judges now, `wanted` is the one that was promoted last."""
-    lines = [f'<p class="model-note">{TRAINING_NOTE}</p>']
+    lines = [f"<p>{TRAINING_NOTE}</p>"]
     if wanted is not None and wanted != served:
         lost, instead = escape(display_name(wanted)), escape(display_name(served))
         lines.append(
-            f'<p class="model-note" role="status"><b>{lost}</b> was promoted, but could not be '
+            f'<p role="status"><b>{lost}</b> was promoted, but could not be '
             f"served when this server started; <b>{instead}</b> judges instead.</p>"
         )
     if not any(model.registered_at for model in models):
-        lines.append(f'<p class="model-note">{NO_CANDIDATE}</p>')
+        lines.append(f"<p>{NO_CANDIDATE}</p>")
     cards = "".join(_card(model, model.name == served, may_promote) for model in models)
     return f'{"".join(lines)}<div class="models">{cards}</div>'
 
@@ -91,7 +91,7 @@ def _card(model: ServableModel, is_served: bool, may_promote: bool) -> str:
     name, title = escape(display_name(model.name), quote=True), escape(model.title)
     learned_from = f"<p>Learned from {escape(model.card.learned_from)}.</p>" if model.card else ""
     if is_served:
-        action = '<span class="in-service">In service</span>'
+        action = '<span class="in-service pill">In service</span>'
     elif may_promote:
         action = (
             f'<button class="promote" type="button" data-model="{name}"'
@@ -104,10 +104,10 @@ def _card(model: ServableModel, is_served: bool, may_promote: bool) -> str:
     else:
         origin = "Shipped" if model.name in shipped() else f"Set by M3AGIQA_MODEL: {name}"
     return (
-        f'<article class="model{" served" if is_served else ""}" data-model="{name}">'
+        f'<article class="panel{" served" if is_served else ""}" data-model="{name}">'
         f"<header><h3>{title}</h3>{action}</header>"
         f"{learned_from}"
-        f'<p class="origin">{origin}</p>'
+        f'<p class="note">{origin}</p>'
         f"{comparison_table(model.comparison) if model.comparison else ''}"
         f"</article>"
     )
@@ -118,7 +118,7 @@ def comparison_table(comparison: Comparison) -> str:
     heads = "".join(f'<th scope="col">{label}</th>' for label in METRIC_NAMES.values())
     body = "".join(_row(row) for row in comparison.rows)
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Before and after"><table>'
+        '<div class="wide" tabindex="0" role="region" aria-label="Before and after"><table>'
         f"<caption>Before: {escape(comparison.before)}. After: this one.</caption>"
         f'<thead><tr><th scope="col">Held-out images</th><th scope="col">n</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -138,8 +138,8 @@ def _cell(before: str, after: str, verdict: str) -> str:
 def models_tab(studio: Studio, banner: gr.HTML, tab: gr.Tab) -> ModelsHandlers:
     """Build the components within the tab and wire them up."""
     handlers = ModelsHandlers(studio)
-    message = gr.HTML(messages.message(""), elem_id="models-message")
-    models = gr.HTML("", elem_id="models", js_on_load=theme.javascript("models.js"))
+    message = theme.html(messages.message(""), elem_id="models-message")
+    models = theme.html("", elem_id="models", script=theme.javascript("models.js"))
     tab.select(
         handlers.show,
         outputs=[message, models],

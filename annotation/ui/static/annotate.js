@@ -499,7 +499,6 @@ function update(name) {
   Object.assign(slider, { min: low, max: high, step: high - low > 10 ? 1 : 0.1 });
   slider.value = given ?? (low + high) / 2;
   slider.setAttribute("aria-valuetext", given === null ? "not scored yet" : `${given.toFixed(1)} of ${high}`);
-  showScore(form);
   form.querySelector("output").textContent = given === null ? "–" : given.toFixed(1);
   const agreement = article.querySelector(".agree");
   agreement.setAttribute("aria-pressed", agrees);

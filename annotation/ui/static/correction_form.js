@@ -24,7 +24,5 @@ function fillTags(form, tags) {
 }
 
 function showScore(form) {
-  const slider = form.elements.score;
-  slider.style.setProperty("--filled", `${(100 * (slider.value - slider.min)) / (slider.max - slider.min)}%`);
-  form.querySelector("output").textContent = Number(slider.value).toFixed(1);
+  form.querySelector("output").textContent = Number(form.elements.score.value).toFixed(1);
 }
