@@ -10,9 +10,10 @@ all of it, or in blind mode the aspects that they have scored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -44,10 +45,43 @@ class Annotating:
         self.prefetch = Prefetch(studio)
         self._shown_answers = ShownAnswers()
 
+    def publish(self) -> None:
+        """Add the endpoints to the app that is being built, each of its method's name."""
+        for method in (self.take, self.look, self.reveal, self.save, self.skip, self.undo, self.progress):
+            # Not queued: one request, one answer, and many people at once.
+            gr.api(self.endpoint(method), api_name=method.__name__, queue=False, concurrency_limit=None)
+
+    def endpoint(self, method: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        """The method with the request in place of the person, who must be an annotator."""
+
+        @wraps(method)
+        def answer(request: gr.Request, *given: Any) -> dict[str, Any]:
+            try:
+                return method(self.studio.access.require(request, Role.ANNOTATOR), *given)
+            except M3AgiqaError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        parameters = list(signature(method).parameters.values())
+        parameters[0] = Parameter("request", Parameter.POSITIONAL_OR_KEYWORD)
+        answer.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what Gradio goes by
+        answer.__annotations__ = {"request": gr.Request, **method.__annotations__}
+        return answer
+
     def take(
-        self, person: Person, count: int, order: str, pool: str, blind: bool, release: bool
+        self,
+        person: Person,
+        count: int = 2,
+        order: str = "random",
+        pool: str = "all",
+        blind: bool = False,
+        release: bool = False,
     ) -> dict[str, Any]:
-        """Views of the next items, held for this person; with `release`, others than before may come."""
+        """The next items, held for whoever asks: {"items": [view, ...], "progress": {...}, ...}.
+
+        What is held already comes first. `order`: "random", "uncertain first" or "least annotated first";
+        `pool`: "all", "imported" or "demo"; `blind`: without the model's answers; `release`: give up first
+        what is held.
+        """
         count = min(max(payloads.whole(count, "The number of items"), 1), queue.MAX_LEASES)
         chosen_order, chosen_pool = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
         gold_every = self.studio.settings.gold_every
@@ -70,8 +104,8 @@ class Annotating:
             "progress": progress,
         }
 
-    def look(self, person: Person, item: int, blind: bool) -> View:
-        """One item's view, e.g. to see whether the model's answer is there by now."""
+    def look(self, person: Person, item: int, blind: bool = False) -> View:
+        """An item's view: image, prompt, aspects with scale and revision, and the model's answer."""
         with self.studio.store.database.reading() as session:
             view = self._view(session, payloads.whole(item, "The item"), person, blind)
         if view["model"]["state"] == "coming":
@@ -79,7 +113,7 @@ class Annotating:
         return view
 
     def reveal(self, person: Person, item: int, aspect: str, score: float) -> View:
-        """In blind mode: this aspect is scored, so its answer may be seen; the item's view with it."""
+        """Blind mode: tell one's score of an aspect, and get the view with the model's answer to it."""
         item, about = payloads.whole(item, "The item"), payloads.aspect(aspect)
         given = payloads.as_number(score, "The score")
         with self.studio.store.database.reading() as session:
@@ -93,11 +127,17 @@ class Annotating:
         item: int,
         said: list[dict[str, Any]],
         token: str,
-        assessment: int | None,
-        seconds: float,
-        blind: bool,
+        assessment: int | None = None,
+        seconds: float = 0.0,
+        blind: bool = False,
     ) -> dict[str, Any]:
-        """Save responses and finish the item, in one transaction; the same token saves only once."""
+        """Save what is said of an item and finish it: {"submission": id, "corrections": {...}, "again": ...}.
+
+        `said`: per aspect {"aspect", "score", "scale": [low, high], "description", "agrees", "tags",
+        "comment", "revision"}, of which "aspect" and either "score" or "agrees" are needed. `token`: any
+        text of at most 64 characters that is new for each judgement; sent twice, it is saved once.
+        `assessment`: the id of the model's answer that was shown.
+        """
         item = payloads.whole(item, "The item")
         shown = None if assessment is None else payloads.whole(assessment, "The assessment")
         entered = Entered.from_json(said, token, seconds)
@@ -124,13 +164,15 @@ class Annotating:
         }
 
     def skip(self, person: Person, item: int) -> dict[str, Any]:
-        """Leave an item to others."""
+        """Leave an item to others: {"skipped": item}."""
         item = payloads.whole(item, "The item")
         self.studio.store.database.transact(lambda session: queue.skip(session, item, person.name))
         return {"skipped": item}
 
-    def undo(self, person: Person, item: int, submission: int | None, blind: bool) -> View:
-        """Withdraw a submission of one's own, or a skip if there is none; hold the item again.
+    def undo(
+        self, person: Person, item: int, submission: int | None = None, blind: bool = False
+    ) -> View:
+        """Withdraw one's submission (without one: a skip) and hold the item again; answers its view.
 
         Where an older response is current again, the item stays done, and may be saved anew all the same.
         """
@@ -152,7 +194,7 @@ class Annotating:
         return self.look(person, item, blind)
 
     def progress(self, person: Person) -> dict[str, int]:
-        """How much this person and everybody have done."""
+        """{"mine": items I finished, "done": slots filled, "total": slots, "skipped": items I skipped}."""
         with self.studio.store.database.reading() as session:
             return asdict(queue.progress(session, person.name))
 
@@ -207,91 +249,6 @@ class Annotating:
 
     def _is_blind(self, wanted: bool) -> bool:
         return self.studio.settings.blind or wanted is True
-
-
-class AnnotationApi:
-    """Each method is an endpoint of its own name; all of them take an annotator."""
-
-    def __init__(self, annotating: Annotating) -> None:
-        self._annotating = annotating
-
-    def publish(self) -> None:
-        """Add the endpoints to the app that is being built."""
-        for endpoint in (self.take, self.look, self.reveal, self.save, self.skip, self.undo, self.progress):
-            # Not queued: one request, one answer, and many people at once.
-            gr.api(endpoint, api_name=endpoint.__name__, queue=False, concurrency_limit=None)
-
-    def take(
-        self,
-        request: gr.Request,
-        count: int = 2,
-        order: str = "random",
-        pool: str = "all",
-        blind: bool = False,
-        release: bool = False,
-    ) -> dict[str, Any]:
-        """The next items, held for whoever asks: {"items": [view, ...], "progress": {...}, ...}.
-
-        What is held already comes first. `order`: "random", "uncertain first" or "least annotated first";
-        `pool`: "all", "imported" or "demo"; `blind`: without the model's answers; `release`: give up first
-        what is held.
-        """
-        with self._for_annotator(request) as person:
-            return self._annotating.take(person, count, order, pool, blind, release)
-
-    def look(self, request: gr.Request, item: int, blind: bool = False) -> dict[str, Any]:
-        """An item's view: image, prompt, aspects with scale and revision, and the model's answer."""
-        with self._for_annotator(request) as person:
-            return self._annotating.look(person, item, blind)
-
-    def reveal(self, request: gr.Request, item: int, aspect: str, score: float) -> dict[str, Any]:
-        """Blind mode: tell one's score of an aspect, and get the view with the model's answer to it."""
-        with self._for_annotator(request) as person:
-            return self._annotating.reveal(person, item, aspect, score)
-
-    def save(
-        self,
-        request: gr.Request,
-        item: int,
-        said: list[dict[str, Any]],
-        token: str,
-        assessment: int | None = None,
-        seconds: float = 0.0,
-        blind: bool = False,
-    ) -> dict[str, Any]:
-        """Save what is said of an item and finish it: {"submission": id, "corrections": {...}, "again": ...}.
-
-        `said`: per aspect {"aspect", "score", "scale": [low, high], "description", "agrees", "tags",
-        "comment", "revision"}, of which "aspect" and either "score" or "agrees" are needed. `token`: any
-        text of at most 64 characters that is new for each judgement; sent twice, it is saved once.
-        `assessment`: the id of the model's answer that was shown.
-        """
-        with self._for_annotator(request) as person:
-            return self._annotating.save(person, item, said, token, assessment, seconds, blind)
-
-    def skip(self, request: gr.Request, item: int) -> dict[str, Any]:
-        """Leave an item to others: {"skipped": item}."""
-        with self._for_annotator(request) as person:
-            return self._annotating.skip(person, item)
-
-    def undo(
-        self, request: gr.Request, item: int, submission: int | None = None, blind: bool = False
-    ) -> dict[str, Any]:
-        """Withdraw one's submission (without one: a skip) and hold the item again; answers its view."""
-        with self._for_annotator(request) as person:
-            return self._annotating.undo(person, item, submission, blind)
-
-    def progress(self, request: gr.Request) -> dict[str, int]:
-        """{"mine": items I finished, "done": slots filled, "total": slots, "skipped": items I skipped}."""
-        with self._for_annotator(request) as person:
-            return self._annotating.progress(person)
-
-    @contextmanager
-    def _for_annotator(self, request: gr.Request) -> Iterator[Person]:
-        try:
-            yield self._annotating.studio.access.require(request, Role.ANNOTATOR)
-        except M3AgiqaError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
 
 def _scale(scale: MosScale) -> dict[str, list[float]]:

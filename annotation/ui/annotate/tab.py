@@ -10,7 +10,7 @@ import gradio as gr
 from annotation.store.queue import Order, Pool
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
-from annotation.ui.annotate.api import Annotating, AnnotationApi
+from annotation.ui.annotate.api import Annotating
 from annotation.ui.annotate.imports import import_uploads, uploads
 from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.context import Studio
@@ -46,7 +46,7 @@ FIELD_KEY_HELP = (("Esc", "leave field"), ("Ctrl+Enter", "save and go on"))
 def annotate_tab(studio: Studio) -> Annotating:
     """Build the components within the current tab, and publish the endpoints that they use."""
     annotating = Annotating(studio)
-    AnnotationApi(annotating).publish()
+    annotating.publish()
     script = theme.javascript("correction_form.js") + theme.javascript("annotate.js")
     theme.html(_page(), elem_id="annotate", script=script)
     handlers = ImportHandlers(studio)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -151,7 +150,10 @@ class AssessedImage:
             try:
                 self._record, saved = self._store.database.transact(save_and_finish)
             except StaleError as error:
-                self._update_revision(aspect)
+                if (record := self._record) is not None:
+                    with self._store.database.reading() as session:
+                        newest = latest_revision(session, record.item_id, aspect, person.name)
+                        record.revisions[aspect] = newest
                 raise StaleError(
                     f"You have saved another correction of this image's {aspect} meanwhile, in another "
                     "tab. Nothing is lost: save again to put this one in its place."
@@ -196,11 +198,6 @@ class AssessedImage:
         revisions = {aspect: latest_revision(session, item.id, aspect, name) for aspect in Aspect}
         return _Record(item.id, assessment_id, revisions)
 
-    def _update_revision(self, aspect: Aspect) -> None:
-        if (record := self._record) is not None:
-            with self._store.database.reading() as session:
-                record.revisions[aspect] = latest_revision(session, record.item_id, aspect, self.person.name)
-
     def _require_result(self, aspect: Aspect) -> AspectResult:
         if aspect not in self.state.results:
             raise InputError(f"The model has not judged {aspect} here, so there is nothing to correct.")
@@ -216,48 +213,24 @@ class CorrectHandlers:
     def card(self, aspect: Aspect, assessed: AssessedImage, problem: str = "", editing: bool = False) -> str:
         """A finished card as this person may see it; with a `problem`, what they typed stays."""
         saved = assessed.saved(aspect)
-        return cards.card(
-            aspect,
-            assessed.state,
-            response=saved.response if saved else None,
-            below=self._below(aspect, assessed, saved, problem),
-            editing=editing,
-        )
+        below = self._below(aspect, assessed, saved, problem)
+        return cards.card(aspect, assessed.state, saved.response if saved else None, below, editing)
 
     def agree(self, assessed: AssessedImage | None, event: gr.EventData, request: gr.Request) -> Cards:
         """This is right: the model's answer is the person's own."""
-
-        def agree(assessed: AssessedImage, person: Person, aspect: Aspect, data: dict) -> None:
-            assessed.agree(person, aspect, data.get("token"))
-
-        return self._answer(agree, assessed, event, request, editing=False)
+        return self._answer("agree", assessed, event, request)
 
     def save(self, assessed: AssessedImage | None, event: gr.EventData, request: gr.Request) -> Cards:
-        """The form of a card was sent."""
-
-        def save(assessed: AssessedImage, person: Person, aspect: Aspect, data: dict) -> None:
-            response = {**data, "agrees": False}
-            assessed.save(person, Entered.from_json([response], data.get("token"), data.get("seconds")))
-
-        return self._answer(save, assessed, event, request, editing=True)
+        """The form of a card was sent; it stays a form if this fails."""
+        return self._answer("save", assessed, event, request)
 
     def undo(self, assessed: AssessedImage | None, event: gr.EventData, request: gr.Request) -> Cards:
         """Withdraw what the card shows as saved."""
-
-        def undo(assessed: AssessedImage, person: Person, aspect: Aspect, data: dict) -> None:
-            assessed.undo(person, aspect, payloads.whole(data.get("correction"), "The correction"))
-
-        return self._answer(undo, assessed, event, request, editing=False)
+        return self._answer("undo", assessed, event, request)
 
     def _answer(
-        self,
-        act: Callable[[AssessedImage, Person, Aspect, dict[str, Any]], None],
-        assessed: AssessedImage | None,
-        event: gr.EventData,
-        request: gr.Request,
-        editing: bool,
+        self, action: str, assessed: AssessedImage | None, event: gr.EventData, request: gr.Request
     ) -> Cards:
-        """`editing`: whether the card stays a form if this fails."""
         data = event._data if isinstance(event._data, dict) else {}
         try:
             person = self.access.require(request, Role.ANNOTATOR)
@@ -267,14 +240,20 @@ class CorrectHandlers:
         except M3AgiqaError as error:
             raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
         try:
-            act(assessed, person, aspect, data)
+            if action == "agree":
+                assessed.agree(person, aspect, data.get("token"))
+            elif action == "undo":
+                assessed.undo(person, aspect, payloads.whole(data.get("correction"), "The correction"))
+            else:
+                response = {**data, "agrees": False}
+                assessed.save(person, Entered.from_json([response], data.get("token"), data.get("seconds")))
             problem = ""
         except M3AgiqaError as error:
             problem = str(error)
         except Exception:  # a bug; what was typed must stay on the page
             log.exception("Correcting %s failed", aspect)
             problem = UNEXPECTED_ERROR
-        card = self.card(aspect, assessed, problem, editing=editing and bool(problem))
+        card = self.card(aspect, assessed, problem, editing=action == "save" and bool(problem))
         return tuple(card if other is aspect else gr.skip() for other in Aspect)
 
     def _below(
@@ -308,12 +287,8 @@ class CorrectHandlers:
 def wire(handlers: CorrectHandlers, card_parts: list[gr.HTML], assessed: gr.State) -> None:
     """Connect the cards' own events; each changes nothing but its card."""
     for card in card_parts:
-        for event, handler in (
-            (card.agree, handlers.agree),
-            (card.save, handlers.save),
-            (card.undo, handlers.undo),
-        ):
-            event(
+        for handler in (handlers.agree, handlers.save, handlers.undo):
+            getattr(card, handler.__name__)(
                 handler,
                 inputs=assessed,
                 outputs=card_parts,

@@ -24,8 +24,8 @@ from annotation.store import Store, queue
 from annotation.store.corrections import StaleError, WithdrawnError
 from annotation.store.current_responses import current_responses
 from annotation.store.items import add_item, latest_assessment, record_assessment
-from annotation.ui.access import Access, Person, Role
-from annotation.ui.annotate.api import Annotating, AnnotationApi
+from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.annotate.api import Annotating
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
@@ -613,17 +613,17 @@ def test_no_endpoint_works_for_viewers(make, fill, name):
     fill(1)
     annotating = make(access=SignedIn(Role.VIEWER, ""))
     with pytest.raises(gr.Error, match="Sign in as an annotator"):
-        getattr(AnnotationApi(annotating), name)(SimpleNamespace(username=None), *CALLS[name])
+        annotating.endpoint(getattr(annotating, name))(SimpleNamespace(username=None), *CALLS[name])
     assert said_by(annotating) == []
 
 
 def test_endpoints_answer_for_whoever_is_signed_in(annotating, fill):
     [item] = fill(1)
-    api, request = AnnotationApi(annotating), SimpleNamespace(username=None)
-    assert [view["item"] for view in api.take(request)["items"]] == [item]
-    api.save(request, item, scored(3), "token")
+    request = SimpleNamespace(username=None)
+    assert [view["item"] for view in annotating.endpoint(annotating.take)(request)["items"]] == [item]
+    annotating.endpoint(annotating.save)(request, item, scored(3), "token")
     assert said_by(annotating)[0]["annotator"] == "local"
-    assert api.progress(request)["mine"] == 1
+    assert annotating.endpoint(annotating.progress)(request)["mine"] == 1
 
 
 def test_endpoints_are_published_under_their_names(annotating):
