@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotation.exchange.import_csv import Row
 from annotation.exchange.import_sources import Offer, offers
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import Store, items, queue
-from annotation.store.corrections import AspectResponse, NewSubmission, WithdrawnError, save
+from annotation.store.corrections import (
+    AspectResponse,
+    NewSubmission,
+    WithdrawnError,
+    latest_revision,
+    save,
+)
 from annotation.store.database import storable, storable_within
 from annotation.store.image_files import StoredImage
 from annotation.store.log import log_action
-from annotation.store.models import Annotator, Correction, GoldAnswer, Image
+from annotation.store.models import GoldAnswer, Image
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.assessor import clean_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -113,7 +117,8 @@ def import_into(
         total, done = len(offered.images), 0
         progress(0, total)
         try:
-            for batch in _batches(offered.images):
+            for start in range(0, total, BATCH_SIZE):
+                batch = offered.images[start : start + BATCH_SIZE]
                 read = list(readers.map(partial(_read, store, with_scores), batch))
                 ready = [each for each in read if isinstance(each, Ready)]
                 added = store.database.transact(partial(_add, batch=ready, source=name, overlap=overlap))
@@ -145,12 +150,6 @@ def _title(source: Path) -> str:
     return storable(whole.name if source.is_dir() else whole.stem)[: items.MAX_SOURCE] or "import"
 
 
-def _batches(images: Iterable[Offer]) -> Iterator[list[Offer]]:
-    left = iter(images)
-    while batch := list(islice(left, BATCH_SIZE)):
-        yield batch
-
-
 def _read(store: Store, with_scores: bool, offer: Offer) -> Ready | tuple[str, str]:
     """The image, kept in the folder of image files, or its place and what is wrong with it."""
     row = offer.row
@@ -158,18 +157,15 @@ def _read(store: Store, with_scores: bool, offer: Offer) -> Ready | tuple[str, s
         if (row.scores or row.gold) and not with_scores:
             raise InputError("It has scores or known answers, which only an admin may bring in.")
         content = offer.read()
-        prompt = clean_prompt(row.prompt) or _embedded_prompt(content)
+        prompt = clean_prompt(row.prompt)
+        if prompt is None and (embedded := find_prompt(content)):
+            prompt = clean_prompt(embedded.text)
         for aspect in (*row.scores, *(answer.aspect for answer in row.gold)):
             if aspect.needs_prompt and prompt is None:
                 raise InputError(f"It has a score for {aspect} but no prompt, which that is about.")
         return Ready(row, _stored(store, content, offer.path.name), prompt)
     except InputError as error:
         return row.place, str(error)
-
-
-def _embedded_prompt(content: bytes) -> str | None:
-    embedded = find_prompt(content)
-    return clean_prompt(embedded.text) if embedded else None
 
 
 def _stored(store: Store, content: bytes, name: str) -> StoredImage:
@@ -211,9 +207,13 @@ def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
     """Save what a person has scored elsewhere; how many scores are new."""
     scores, annotator = ready.row.scores, ready.row.annotator or ""
     facts = [ready.image.sha256, ready.prompt, annotator, sorted(scores.items())]
-    latest = _latest_revisions(session, item_id, annotator)
     responses = tuple(
-        AspectResponse(aspect, score, COMMON_SCALE, revision=latest.get(aspect, 0) + 1)
+        AspectResponse(
+            aspect,
+            score,
+            COMMON_SCALE,
+            revision=1 + latest_revision(session, item_id, aspect, annotator),
+        )
         for aspect, score in scores.items()
     )
     token = hashlib.sha256(repr(facts).encode()).hexdigest()  # the same row again is the same submission
@@ -226,16 +226,6 @@ def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
     if scores.keys() >= {aspect for aspect in Aspect if ready.prompt or not aspect.needs_prompt}:
         queue.finish(session, item_id, annotator)
     return len(responses)
-
-
-def _latest_revisions(session: Session, item_id: int, annotator: str) -> dict[Aspect, int]:
-    rows = session.execute(
-        select(Correction.aspect, func.max(Correction.revision))
-        .join(Annotator, Annotator.id == Correction.annotator_id)
-        .where(Correction.item_id == item_id, Annotator.name == annotator)
-        .group_by(Correction.aspect)
-    )
-    return dict(rows.tuples().all())
 
 
 def _record(session: Session, annotator: str | None, name: str, report: ImportReport) -> None:

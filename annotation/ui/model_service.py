@@ -259,7 +259,12 @@ class WaitingLine:
         with self._changed:
             self._tickets.append(ticket)
         try:
-            self._wait(ticket, stop, on_place)
+            with self._changed:
+                while not stop() and (place := self._tickets.index(ticket) + 1) > 1:
+                    on_place(place)
+                    self._changed.wait()
+            if stop():
+                raise Stopped("Stopped while waiting.")
             yield
         finally:
             with self._changed:
@@ -273,17 +278,6 @@ class WaitingLine:
 
     def __len__(self) -> int:
         return len(self._tickets)
-
-    def _wait(self, ticket: object, stop: Callable[[], bool], on_place: Callable[[int], None]) -> None:
-        with self._changed:
-            while True:
-                if stop():
-                    raise Stopped("Stopped while waiting.")
-                place = self._tickets.index(ticket) + 1
-                if place == 1:
-                    return
-                on_place(place)
-                self._changed.wait()
 
 
 # --- which model -------------------------------------------------------------------------------
@@ -350,11 +344,9 @@ def promote_model(loader: ModelLoader, store: Store, settings: Settings, name: s
     chosen = next((known for known in names if display_name(known) == name), None)
     if chosen is None:
         raise InputError("This model is no longer registered; choose another.")
-
-    def decide() -> None:
-        store.database.transact(lambda session: promote(session, chosen, annotator))
-
-    loader.switch(chosen, decide)
+    loader.switch(
+        chosen, lambda: store.database.transact(lambda session: promote(session, chosen, annotator))
+    )
 
 
 # --- the line on top of the page ---------------------------------------------------------------

@@ -169,9 +169,7 @@ class Annotating:
         self.studio.store.database.transact(lambda session: queue.skip(session, item, person.name))
         return {"skipped": item}
 
-    def undo(
-        self, person: Person, item: int, submission: int | None = None, blind: bool = False
-    ) -> View:
+    def undo(self, person: Person, item: int, submission: int | None = None, blind: bool = False) -> View:
         """Withdraw one's submission (without one: a skip) and hold the item again; answers its view.
 
         Where an older response is current again, the item stays done, and may be saved anew all the same.

@@ -42,6 +42,7 @@ def import_uploads(
         is_image_name(Path(file.name)) or file.name.lower().endswith(IMPORTED_ALONE) for file in files
     ):
         raise InputError("There is no image, ZIP archive or CSV file among these.")
+    title = Path(files[0].name).stem if len(files) == 1 else f"{len(files)} files"
     with _one_folder(files) as folder:
         sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMPORTED_ALONE]
         has_table = any(path.suffix.lower() == ".csv" for path in sources)
@@ -53,7 +54,7 @@ def import_uploads(
                 studio.store,
                 source,
                 overlap=overlap,
-                name=name.strip() or (_title(files) if source == folder else source.stem),
+                name=name.strip() or (title if source == folder else source.stem),
                 annotator=person.name,
                 with_scores=person.role.allows(Role.ADMIN),
                 progress=progress,
@@ -100,7 +101,3 @@ def _link_or_copy(upload: Upload, folder: Path, number: int) -> None:
         place.hardlink_to(upload.path)
     except OSError:  # another disk, or one without hard links
         shutil.copyfile(upload.path, place)
-
-
-def _title(files: list[Upload]) -> str:
-    return Path(files[0].name).stem if len(files) == 1 else f"{len(files)} files"

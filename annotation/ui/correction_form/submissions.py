@@ -147,9 +147,8 @@ def _optional_text(value: Any, what: str) -> str | None:
 def _with_model_answer(
     session: Session, assessment_id: int | None, response: AspectResponse
 ) -> AspectResponse:
-    answer = None
-    if assessment_id is not None:
-        answer = session.get(AspectAssessment, (assessment_id, response.aspect))
+    # No assessment has the number 0.
+    answer = session.get(AspectAssessment, (assessment_id or 0, response.aspect))
     if answer is None:
         raise InputError(f"The model has said nothing on {response.aspect} that you could agree with.")
     return replace(response, score=answer.mos, scale=answer.scale, description=answer.description)

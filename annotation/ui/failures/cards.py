@@ -188,7 +188,7 @@ def _figure(path: Path, prompt: str | None) -> str:
 
 
 def _facts(case: tuple) -> str:
-    facts: Mapping[str, str | None] = {
+    facts = {
         "Prompt": case.prompt or "none",
         "Generator": case.generator or "not given",
         "Source": case.source or "not given",
@@ -201,9 +201,9 @@ def _aspect(
     row: tuple, opinions: Sequence[Opinion], people: Mapping[str, str], names: ModelNames, open_one: bool
 ) -> str:
     scale = MosScale(row.scale_low, row.scale_high)
-    predictions = [_prediction(names.model, row)]
+    predictions = _prediction(names.model, row)
     if hasattr(row, "other_predicted"):
-        predictions.append(_prediction(names.other, row, "other_"))
+        predictions += _prediction(names.other, row, "other_")
     reference = (
         f'<div class="says reference"><h5>Reference description</h5><p>{escape(row.reference)}</p></div>'
         if row.reference
@@ -216,18 +216,15 @@ def _aspect(
     return (
         f'<section class="aspect panel{" open" if open_one else ""}" aria-label="{row.aspect.capitalize()}">'
         f"<header><h4>{row.aspect.capitalize()}</h4>{_score(row, names)}</header>{_track(row, scale, names)}"
-        f'<div class="sayings">{"".join(predictions)}{reference}{people_section}</div></section>'
+        f'<div class="sayings">{predictions}{reference}{people_section}</div></section>'
     )
 
 
 def _score(row: tuple, names: ModelNames) -> str:
     interval = f", 95 % from {row.mos_low:.1f} to {row.mos_high:.1f}" if not math.isnan(row.mos_low) else ""
-    count = "" if math.isnan(row.raters) else f" ({row.raters:.0f} {_people(row.raters)}{interval})"
+    people = "person" if row.raters == 1 else "people"
+    count = "" if math.isnan(row.raters) else f" ({row.raters:.0f} {people}{interval})"
     return f'<p class="people-score note">{escape(names.mos)} <b>{row.mos:.2f}</b>{count}</p>'
-
-
-def _people(count: float) -> str:
-    return "person" if count == 1 else "people"
 
 
 def _track(row: tuple, scale: MosScale, names: ModelNames) -> str:

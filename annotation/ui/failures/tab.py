@@ -194,7 +194,10 @@ class FailuresHandlers:
                     NO_MODEL if any(data_set.versions for data_set in choices.data_sets) else NOTHING_YET
                 )
             shown = self._show(request, self._resolve(request, view))
-            gone = [name for name in LINKED_NAMES if _lost(wanted, replace(view, case=shown[-1]), name)]
+            current = replace(view, case=shown[-1])
+            gone = [
+                name for name in LINKED_NAMES if getattr(wanted, name) not in ("", getattr(current, name))
+            ]
             if says_what_is_gone and gone:
                 sentence = (
                     f"The link's {LINKED_NAMES[gone[0]]} is no longer there, so this is something else."
@@ -316,10 +319,6 @@ LINKED_NAMES = {
     "case": "case",
 }
 """What a link may name and nobody may find any more."""
-
-
-def _lost(wanted: View, view: View, name: str) -> bool:
-    return bool(getattr(wanted, name)) and getattr(wanted, name) != getattr(view, name)
 
 
 def _find(known: Iterable[Titled], key: str, what: str) -> Titled:
