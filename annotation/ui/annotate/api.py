@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, signature
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -61,9 +61,10 @@ class Annotating:
             except M3AgiqaError as error:
                 raise gr.Error(str(error), print_exception=False) from error
 
-        parameters = list(signature(method).parameters.values())
-        parameters[0] = Parameter("request", Parameter.POSITIONAL_OR_KEYWORD)
-        answer.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what Gradio goes by
+        known = signature(method)
+        parameters = [Parameter("request", Parameter.POSITIONAL_OR_KEYWORD), *known.parameters.values()]
+        del parameters[1]  # the person
+        answer.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
         answer.__annotations__ = {"request": gr.Request, **method.__annotations__}
         return answer
 

@@ -631,3 +631,4 @@ def test_endpoints_are_published_under_their_names(annotating):
     assert set(published) >= {f"/{name}" for name in CALLS}
     arguments = [argument["parameter_name"] for argument in published["/save"]["parameters"]]
     assert arguments == ["item", "said", "token", "assessment", "seconds", "blind"]
+    assert all(len(published[f"/{name}"]["returns"]) == 1 for name in CALLS)
