@@ -24,7 +24,7 @@ from annotation.store import Store, queue
 from annotation.store.corrections import StaleError, WithdrawnError
 from annotation.store.current_responses import current_responses
 from annotation.store.items import add_item, latest_assessment, record_assessment
-from annotation.ui.access import Access, Forbidden, Person, Role
+from annotation.ui.access import Access, Person, Role
 from annotation.ui.annotate.api import Annotating
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
