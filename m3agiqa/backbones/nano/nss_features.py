@@ -39,6 +39,9 @@ GAUSSIAN_WINDOW /= GAUSSIAN_WINDOW.sum()
 HALVING_FILTER = np.array([-0.09375, 0.59375, 0.59375, -0.09375])  # bicubic, for every other pixel
 
 WINDOW_SIDE = 256  # pixels, of windows at the image's own pixels
+MAX_OCTAVE_SIDE = (
+    1024  # pixels, of the middle of an image in which detail is measured, so that cost is bounded
+)
 MIN_OCTAVE_SIDE = 16  # pixels
 N_OCTAVES = 5  # halvings of the size at which detail is measured
 
@@ -218,7 +221,11 @@ def _octaves(image: Image.Image) -> Map:
 
     An image that is too small for more octaves has what its last one has in all others.
     """
-    grey = np.asarray(image, np.float32) @ LUMINANCE_WEIGHTS / 255
+    left, top = (max(0, length - MAX_OCTAVE_SIDE) // 2 for length in image.size)
+    middle = image.crop(
+        (left, top, left + min(image.width, MAX_OCTAVE_SIDE), top + min(image.height, MAX_OCTAVE_SIDE))
+    )
+    grey = np.asarray(middle, np.float32) @ LUMINANCE_WEIGHTS / 255
     energies: list[float] = []
     for _ in range(N_OCTAVES):
         if min(grey.shape) >= MIN_OCTAVE_SIDE or not energies:
