@@ -11,19 +11,19 @@ from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Backbone, Delta, Generation, KnowsWords, Request
+from m3agiqa.backbones.base import Backbone, Delta, Generation, KnowsWords, Request, readable_prompt
 from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL, Calibration
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.checkpoint.revisions import Revision
-from m3agiqa.conversation import Conversation
+from m3agiqa.conversation import Conversation, fold_prompt
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.images import ImageSource, open_image
 from m3agiqa.predictor.model import Predictor
 
-MAX_PROMPT = 2000  # characters
+MAX_PROMPT = 8000  # characters
 MOS_DIGITS = 3  # after the point, everywhere, so that the word of a MOS is that of the written number
 VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
 
@@ -59,6 +59,8 @@ class AspectResult:
     """Where interval and percentile come from; None for checkpoints that have none."""
     unknown_prompt: bool = False
     """Whether the model does not know the prompt's words, so that its MOS of correspondence says little."""
+    read_characters: int | None = None
+    """Of a prompt that is too long for the model: how many characters of its beginning were read."""
 
     @property
     def rating(self) -> Rating:
@@ -100,6 +102,7 @@ class AspectResult:
             **{name: round(value, MOS_DIGITS) for name, value in known.items() if value is not None},
             **({} if self.calibration is None else {"training_images": self.calibration.training_images}),
             **({"unknown_prompt": True} if self.unknown_prompt else {}),
+            **({} if self.read_characters is None else {"read_characters": self.read_characters}),
         }
 
 
@@ -195,8 +198,9 @@ class Assessor:
     ) -> Iterator[Event]:
         """Yield deltas of all aspects as they are generated, then their results, last the Assessment.
 
-        Without `aspects` all are judged, except correspondence where there is no prompt. Raises
-        InputError for what cannot be judged, and Stopped once `stop` answers True.
+        Without `aspects` all are judged, except correspondence where there is no prompt. Of a prompt that is
+        too long for the model its beginning is read; see AspectResult.read_characters. Raises InputError for
+        what cannot be judged, and Stopped once `stop` answers True.
         """
         started = time.perf_counter()
         request = self._request(image, prompt, aspects)
@@ -207,9 +211,9 @@ class Assessor:
             if isinstance(output, Delta):
                 yield DescriptionDelta(aspect, output.text)
                 continue
-            results[aspect] = self._result(aspect, output, request)
+            results[aspect] = self._result(aspect, output, request, prompt)
             yield results[aspect]
-        yield self._assessment(image, request, results, time.perf_counter() - started)
+        yield self._assessment(image, prompt, request, results, time.perf_counter() - started)
 
     def assess_all(
         self, subjects: Sequence[tuple[ImageSource, str | None]]
@@ -249,21 +253,27 @@ class Assessor:
         for output in self.backbone.describe(list(requests.values())) if requests else ():
             if isinstance(output, Generation):
                 index, aspect = rows[output.row]
-                results[index][aspect] = self._result(aspect, output, requests[index])
+                results[index][aspect] = self._result(aspect, output, requests[index], subjects[index][1])
         seconds = (time.perf_counter() - started) / max(len(requests), 1)
         return {
-            index: self._assessment(subjects[index][0], request, results[index], seconds)
+            index: self._assessment(*subjects[index], request, results[index], seconds)
             for index, request in requests.items()
         }
 
     def _request(
         self, image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None = None
     ) -> Request:
-        prompt = clean_prompt(prompt)
-        conversations = tuple(Conversation.open(aspect, prompt) for aspect in self._choose(aspects, prompt))
+        prompt = fold_prompt(prompt)
+        chosen = self._choose(aspects, prompt)
+        if prompt:
+            prompt = readable_prompt(self.backbone, prompt[:MAX_PROMPT])
+        conversations = tuple(Conversation.open(aspect, prompt) for aspect in chosen)
         return Request(open_image(image), conversations)
 
-    def _result(self, aspect: Aspect, output: Generation, request: Request) -> AspectResult:
+    def _result(
+        self, aspect: Aspect, output: Generation, request: Request, given: str | None
+    ) -> AspectResult:
+        """`given` is the whole prompt, of which the request may have the beginning alone."""
         raw, scale = self.predictors[aspect].predict(output.hidden), self.card.scales[aspect]
         others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
         spread = stdev([raw, *others]) if others else None
@@ -280,14 +290,21 @@ class Assessor:
             unknown_prompt=prompt is not None
             and isinstance(self.backbone, KnowsWords)
             and not self.backbone.knows_words(prompt),
+            read_characters=len(prompt) if prompt and len(prompt) < len(fold_prompt(given) or "") else None,
         )
 
     def _assessment(
-        self, image: ImageSource, request: Request, results: dict[Aspect, AspectResult], seconds: float
+        self,
+        image: ImageSource,
+        prompt: str | None,
+        request: Request,
+        results: dict[Aspect, AspectResult],
+        seconds: float,
     ) -> Assessment:
+        prompt = fold_prompt(prompt)
         return Assessment(
             image=_name(image),
-            prompt=request.conversations[0].prompt,
+            prompt=prompt and prompt[:MAX_PROMPT],
             aspects={aspect: results[aspect] for aspect in _aspects(request)},  # not in order of finishing
             model=self.card.title,
             learned_from=self.card.learned_from,
@@ -308,14 +325,13 @@ class Assessor:
 
 
 def clean_prompt(prompt: str | None) -> str | None:
-    """White space folded; None if nothing is left. Raises InputError when it is too long."""
-    text = " ".join((prompt or "").split())
-    text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be tokenized
-    if len(text) > MAX_PROMPT:
+    """As `fold_prompt`, to be kept whole: raises InputError when it is too long."""
+    text = fold_prompt(prompt)
+    if text and len(text) > MAX_PROMPT:
         raise InputError(
-            f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be read. Shorten it."
+            f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be kept. Shorten it."
         )
-    return text or None
+    return text
 
 
 def _aspects(request: Request) -> list[Aspect]:

@@ -148,6 +148,8 @@ def score(rows: Iterable[ScoreRow], output: ScoreFile, assessor: Assessor) -> It
             answer = judged.get(id(row), row.error)
             if isinstance(answer, Assessment):
                 cells, error = cells | _cells(answer), ""
+                for read in filter(None, (each.read_characters for each in answer.aspects.values())):
+                    cells["prompt_origin"] = f"{row.prompt_origin}, its first {read:,} characters"
             else:
                 error = str(answer)
             output.append({**cells, "error": error})

@@ -24,12 +24,11 @@ from m3agiqa.assessor import (
     Assessment,
     Assessor,
     DescriptionDelta,
-    clean_prompt,
 )
 from m3agiqa.backbones.placement import Quantization
 from m3agiqa.batch_scoring import ScoreFile, read_rows, score
 from m3agiqa.checkpoint.revisions import parse_revision
-from m3agiqa.conversation import Conversation
+from m3agiqa.conversation import Conversation, fold_prompt
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
@@ -144,7 +143,7 @@ def _assess(args: argparse.Namespace) -> None:
     # All of the input is checked first: loading the model takes seconds, the first time minutes.
     open_image(args.image)
     aspects = [Aspect(name) for name in args.aspect] if args.aspect else None
-    prompt = clean_prompt(_prompt(args))
+    prompt = fold_prompt(_prompt(args))
     for aspect in aspects or ():
         Conversation.open(aspect, prompt)
     if aspects is None and prompt is None:
@@ -195,6 +194,8 @@ def _table(assessment: Assessment) -> str:
             mos += f", better than {int(result.percentile)} % of {images}"
         if result.unknown_prompt:
             mos += ", words of the prompt unknown"
+        if result.read_characters:
+            mos += f", of the prompt its first {result.read_characters:,} characters"
         lines.append(f"{result.aspect.capitalize():<16}{result.rating:<11}{mos}")
     source = f"Judged by {assessment.model} in {assessment.seconds:.1f} s."
     if any(result.calibration for result in assessment.aspects.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from m3agiqa.conversation import Conversation
 
 BASE_FILE = "backbone.json"
 """Where a checkpoint says which published model it is made of, if its backbone's name leaves that open."""
+LONGEST_WORD = 40  # characters; a longer one is cut, as are scripts without spaces
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,24 @@ class KnowsWords(Protocol):
     def knows_words(self, prompt: str) -> bool:
         """Whether it knows enough of them; not in other languages and scripts, perhaps."""
         ...
+
+
+@runtime_checkable
+class LimitsPrompt(Protocol):
+    """A backbone whose questions, which cite the prompt, may not have any length."""
+
+    def fits(self, prompt: str) -> bool:
+        """Whether it can be asked about an image with this prompt, in every aspect."""
+        ...
+
+
+def readable_prompt(backbone: Backbone, prompt: str) -> str:
+    """As much of the prompt's beginning as the backbone can read, without a word that is cut in two."""
+    if not isinstance(backbone, LimitsPrompt) or backbone.fits(prompt):
+        return prompt
+    length = bisect_left(range(len(prompt)), True, key=lambda end: not backbone.fits(prompt[:end])) - 1
+    words = prompt[: length + 1].rpartition(" ")[0]
+    return words if words and length - len(words) < LONGEST_WORD else prompt[:length]
 
 
 @runtime_checkable

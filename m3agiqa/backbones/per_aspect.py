@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
+from m3agiqa.backbones.base import Backbone, Delta, Generation, LimitsPrompt, Request
 from m3agiqa.errors import InputError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -59,6 +59,10 @@ class PerAspect:
         for backbone, own, rows in self._split(requests):
             for event in backbone.describe(own, stop):
                 yield replace(event, row=rows[event.row])
+
+    def fits(self, prompt: str) -> bool:
+        """See `base.LimitsPrompt`."""
+        return all(each.fits(prompt) for each in self.backbones.values() if isinstance(each, LimitsPrompt))
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         states: dict[int, Tensor] = {}

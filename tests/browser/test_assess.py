@@ -247,19 +247,6 @@ def test_no_image_is_told(new_page: NewPage):
     expect(page.locator("#assess")).to_be_enabled()
 
 
-def test_a_prompt_that_is_too_long_is_told(new_page: NewPage, picture: Path):
-    page = new_page()
-    assess(page, picture, "x" * 10_000)
-    expect(page.locator("#message [role=alert]")).to_contain_text("The prompt has 10,000 characters")
-    expect(page.locator("#assess")).to_be_enabled()
-    # The sentence goes when it no longer applies.
-    page.fill("#prompt textarea", PROMPT)
-    page.click("#assess")
-    wait_for_text(page)
-    expect(page.locator("#message [role=alert]")).to_be_hidden()
-    stop(page)
-
-
 def test_without_a_prompt_the_correspondence_card_says_why(new_page: NewPage, picture: Path):
     page = new_page()
     assess(page, picture, prompt="")

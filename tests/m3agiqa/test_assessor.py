@@ -24,8 +24,8 @@ from m3agiqa import (
     Rating,
     Stopped,
 )
-from m3agiqa.assessor import Event, clean_prompt
-from m3agiqa.backbones.base import Generation, Request
+from m3agiqa.assessor import MAX_PROMPT, Event, clean_prompt
+from m3agiqa.backbones.base import Generation, Request, readable_prompt
 from m3agiqa.backbones.nano.language_model import load_language_model
 from m3agiqa.conversation import Conversation
 
@@ -118,8 +118,8 @@ def test_chosen_aspects(scripted: Assessor, picture: Image.Image) -> None:
 def test_prompts() -> None:
     assert clean_prompt(" a \n red\tball ") == "a red ball"
     assert clean_prompt("half \ud800 letter") == "half ? letter"
-    assert len(clean_prompt("x" * 2000)) == 2000
-    with pytest.raises(InputError, match="10,000 characters; at most 2,000"):
+    assert len(clean_prompt("x" * 8000)) == 8000
+    with pytest.raises(InputError, match="10,000 characters; at most 8,000"):
         clean_prompt("x" * 10_000)
 
 
@@ -189,7 +189,7 @@ def test_several_at_once_are_judged_as_one_by_one(exact: Assessor, picture: Imag
     first, no_image, second = exact.assess_all([subject, (b"no image", "a ball"), unlike])
     assert "not an image" in str(no_image)
     too_long, again = exact.assess_all([(picture, "灯" * 1000), subject])
-    assert "too long for this model" in str(too_long)
+    assert too_long.prompt == "灯" * 1000 and len(too_long.aspects) == 3
     for together, alone in ((first, again), (second, exact.assess(*unlike))):
         assert (together.prompt, together.aspects.keys()) == (alone.prompt, alone.aspects.keys())
         for aspect, result in together.aspects.items():
@@ -248,9 +248,40 @@ def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Ima
     assert all(isinstance(event, DescriptionDelta) for event in spoken)
 
 
-def test_a_prompt_of_too_many_tokens_is_reported_at_once(assessor: Assessor, picture: Image.Image) -> None:
-    with pytest.raises(InputError, match="too long for this model"):
-        next(assessor.stream(picture, "灯" * 1000))
+@pytest.mark.parametrize(
+    ("prompt", "at_least"),
+    [
+        ("a red ball on a hill, " * 10, None),
+        ("a red ball, " * 700, 1500),
+        ("灯" * 1000, 100),
+        ("x" * 9000, 300),
+    ],
+)
+def test_of_a_long_prompt_the_beginning_is_read(
+    assessor: Assessor, prompt: str, at_least: int | None
+) -> None:
+    read = readable_prompt(assessor.backbone, prompt)
+    assert prompt.startswith(read) and assessor.backbone.fits(read)
+    if at_least is None:
+        assert read == prompt
+    else:
+        assert at_least <= len(read) < len(prompt)
+        assert prompt[len(read)] in " x灯", "no word of an ordinary length is cut in two"
+
+
+@pytest.mark.parametrize("words", [500, 5000])
+def test_a_long_prompt_is_judged_and_what_was_read_is_told(
+    scripted: Assessor, picture: Image.Image, words: int
+) -> None:
+    scripted.backbone.fits = lambda prompt: len(prompt) <= 1000
+    prompt = "word " * words
+    alone = scripted.assess(picture, prompt)
+    (together,) = scripted.assess_all([(picture, prompt)])
+    for assessment in (alone, together):
+        assert assessment.prompt == prompt.strip()[:MAX_PROMPT]
+        read = {aspect: result.read_characters for aspect, result in assessment.aspects.items()}
+        assert read == {Aspect.QUALITY: None, Aspect.CORRESPONDENCE: 999, Aspect.AUTHENTICITY: None}
+        assert assessment.to_dict()["aspects"]["correspondence"]["read_characters"] == 999
 
 
 def test_bad_image_fails_before_anything_is_generated(assessor: Assessor) -> None:

@@ -46,7 +46,7 @@ def table(pictures: Path) -> Path:
         'a.png,"a ball, red",x\n'
         "gone.png,a ball,x\n"
         "b.png,,x\n"
-        f"b.png,{'long ' * 2000},x\n"
+        f"b.png,{'long ' * 5000},x\n"
         ",a ball,x\n"
         "a.png,a ball, red,x\n"
         'more/c.png,"two\nlines, “ü”",x\n',
@@ -83,7 +83,8 @@ def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
     assert gone["quality_mos"] == ""
     assert (promptless["correspondence_mos"], promptless["error"]) == ("", "")
     assert promptless["quality_mos"] == "3.620"
-    assert "at most 2,000 can be read" in long["error"]
+    assert (long["quality_mos"], long["error"]) == ("3.620", "")
+    assert long["prompt_origin"] == "CSV, its first 7,999 characters"
     assert nameless["error"] == "The row names no image."
     assert "more cells than the header" in broken["error"]
     assert (last["prompt"], last["error"]) == ("two\nlines, “ü”", "")

@@ -95,9 +95,9 @@ def test_other_comments_are_no_prompts(comment: bytes) -> None:
 
 
 def test_long_prompts_are_cut_and_that_is_reported() -> None:
-    found = find_prompt(png(parameters="word " * 2000))
-    assert len(found.text) == 2000
-    assert found.origin == "A1111 parameters (PNG text), its first 2,000 characters"
+    found = find_prompt(png(parameters="word " * 3000))
+    assert len(found.text) == 8000
+    assert found.origin == "A1111 parameters (PNG text), its first 8,000 characters"
 
 
 # --- ComfyUI -------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ values = st.recursive(
 @given(key=st.sampled_from(KEYS), value=values)
 def test_json_of_any_shape(key: str, value: object) -> None:
     found = find_prompt(png(**{key: json.dumps(value)}))
-    assert found is None or (0 < len(found.text) <= 2000 and found.origin)
+    assert found is None or (0 < len(found.text) <= 8000 and found.origin)
 
 
 @settings(deadline=None)

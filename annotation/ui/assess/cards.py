@@ -26,6 +26,7 @@ UNKNOWN_PROMPT = (
     "The words of this prompt are not known to the model, as they are in another language or script: "
     "this score says little."
 )
+LONG_PROMPT = "Of this prompt the model could read the first {:,} characters; this score is about these."
 NO_PREDICTOR = "Not judged: this model was not trained for this aspect."
 
 
@@ -112,6 +113,8 @@ def _score(result: AspectResult, response: AspectResponse | None = None) -> str:
         reading = f'<p class="reading" title="{LIKELY_NOTE}">{reading}</p>'
     if result.unknown_prompt:
         reading += f'<p class="reading">{UNKNOWN_PROMPT}</p>'
+    if result.read_characters is not None:
+        reading += f'<p class="reading">{LONG_PROMPT.format(result.read_characters)}</p>'
     whose = "your score" if response and not response.agrees else "mean opinion score"
     return (
         '<footer class="score">'

@@ -41,6 +41,7 @@ from m3agiqa.backbones.minicpm.model import MiniCPMV, VisionTower
 from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.per_aspect import ModuleT, PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
+from m3agiqa.conversation import Conversation
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError, reason
@@ -237,6 +238,10 @@ class MiniCPMBackbone:
             limit=MAX_NEW_TOKENS,
             first=first,
         )
+
+    def fits(self, prompt: str) -> bool:
+        questions = [self.chat.tokens(Conversation.open(aspect, prompt), True).ids for aspect in Aspect]
+        return max(map(len, questions)) <= MAX_QUESTION_TOKENS
 
     def _check_questions(self, requests: Sequence[Request]) -> None:
         longest = max(len(tokens.ids) for tokens in self._tokens(requests))

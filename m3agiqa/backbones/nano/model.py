@@ -404,6 +404,10 @@ class NanoBackbone:
                 rows.append(tokens)
         return owners, rows
 
+    def fits(self, prompt: str) -> bool:
+        questions = [self.chat.tokens(Conversation.open(aspect, prompt)).ids for aspect in Aspect]
+        return max(map(len, questions)) < MAX_QUESTION_TOKENS  # the correspondence token takes a place
+
     def _check_questions(self, requests: Sequence[Request]) -> None:
         longest = max(len(row.ids) for row in self._rows(requests)[1])
         if longest > MAX_QUESTION_TOKENS:

@@ -63,6 +63,11 @@ def test_interval_and_percentile():
         assert ("Likely" in card(Aspect.QUALITY, finished(judged), response)) is said
 
 
+def test_of_a_long_prompt_the_card_says_what_was_read():
+    html = card(Aspect.QUALITY, finished(replace(result(3.62), read_characters=2861)))
+    assert "the first 2,861 characters" in html
+
+
 def test_an_unknown_prompt_is_said_plainly():
     judged = replace(result(3.62), calibration=Calibration(0.5, 100, (2.0, 4.0), 3827), unknown_prompt=True)
     html = card(Aspect.QUALITY, finished(judged))
