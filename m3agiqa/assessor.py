@@ -17,7 +17,7 @@ from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL, Calibration
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.checkpoint.revisions import Revision
-from m3agiqa.conversation import Conversation, fold_prompt
+from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.images import ImageSource, open_image
@@ -263,7 +263,7 @@ class Assessor:
     def _request(
         self, image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None = None
     ) -> Request:
-        prompt = fold_prompt(prompt)
+        prompt = normalized_prompt(prompt)
         chosen = self._choose(aspects, prompt)
         if prompt:
             prompt = readable_prompt(self.backbone, prompt[:MAX_PROMPT])
@@ -290,7 +290,7 @@ class Assessor:
             unknown_prompt=prompt is not None
             and isinstance(self.backbone, KnowsWords)
             and not self.backbone.knows_words(prompt),
-            read_characters=len(prompt) if prompt and len(prompt) < len(fold_prompt(given) or "") else None,
+            read_characters=len(prompt) if prompt and len(prompt) < len(normalized_prompt(given) or "") else None,
         )
 
     def _assessment(
@@ -301,7 +301,7 @@ class Assessor:
         results: dict[Aspect, AspectResult],
         seconds: float,
     ) -> Assessment:
-        prompt = fold_prompt(prompt)
+        prompt = normalized_prompt(prompt)
         return Assessment(
             image=_name(image),
             prompt=prompt and prompt[:MAX_PROMPT],
@@ -325,8 +325,8 @@ class Assessor:
 
 
 def clean_prompt(prompt: str | None) -> str | None:
-    """As `fold_prompt`, to be kept whole: raises InputError when it is too long."""
-    text = fold_prompt(prompt)
+    """As `normalized_prompt`, to be kept whole: raises InputError when it is too long."""
+    text = normalized_prompt(prompt)
     if text and len(text) > MAX_PROMPT:
         raise InputError(
             f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be kept. Shorten it."

@@ -28,7 +28,7 @@ from m3agiqa.assessor import (
 from m3agiqa.backbones.placement import Quantization
 from m3agiqa.batch_scoring import ScoreFile, read_rows, score
 from m3agiqa.checkpoint.revisions import parse_revision
-from m3agiqa.conversation import Conversation, fold_prompt
+from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
@@ -143,7 +143,7 @@ def _assess(args: argparse.Namespace) -> None:
     # All of the input is checked first: loading the model takes seconds, the first time minutes.
     open_image(args.image)
     aspects = [Aspect(name) for name in args.aspect] if args.aspect else None
-    prompt = fold_prompt(_prompt(args))
+    prompt = normalized_prompt(_prompt(args))
     for aspect in aspects or ():
         Conversation.open(aspect, prompt)
     if aspects is None and prompt is None:

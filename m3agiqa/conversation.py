@@ -33,14 +33,14 @@ class Conversation:
 
         Raises InputError when the aspect needs a prompt and there is none.
         """
-        prompt = fold_prompt(prompt)
+        prompt = normalized_prompt(prompt)
         text = _question(aspect, prompt, prompts.DESCRIBE_PROMPTS, prompts.DESCRIBE_WITHOUT_PROMPT)
         return cls(aspect, (Turn("user", text),), prompt)
 
     @classmethod
     def one_round(cls, aspect: Aspect, prompt: str | None) -> Conversation:
         """The user asks for a rating word without a description before it (paper, VIII-A.2)."""
-        prompt = fold_prompt(prompt)
+        prompt = normalized_prompt(prompt)
         text = _question(aspect, prompt, prompts.ONE_ROUND, prompts.ONE_ROUND_WITHOUT_PROMPT)
         return cls(aspect, (Turn("user", text),), prompt)
 
@@ -62,7 +62,7 @@ class Conversation:
         return replace(self, turns=(*self.turns, Turn("assistant", str(rating))))
 
 
-def fold_prompt(prompt: str | None) -> str | None:
+def normalized_prompt(prompt: str | None) -> str | None:
     """White space folded; None if nothing is left."""
     text = " ".join((prompt or "").split())
     return text.encode("utf-8", "replace").decode() or None  # lone surrogates cannot be tokenized

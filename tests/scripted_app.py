@@ -24,7 +24,7 @@ from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.checkpoint.card import Card
-from m3agiqa.conversation import fold_prompt
+from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import Stopped
 from m3agiqa.images import open_image
 
@@ -55,7 +55,7 @@ class ScriptedAssessor:
         aspects: Sequence[Aspect] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        prompt = fold_prompt(prompt)
+        prompt = normalized_prompt(prompt)
         colours = ImageStat.Stat(open_image(image)).mean
         chosen = [aspect for aspect in aspects or Aspect if prompt or not aspect.needs_prompt]
         words = {aspect: re.findall(r"\s*\S+", description(aspect)) for aspect in chosen}

@@ -16,7 +16,7 @@ from annotation.ui.model_service import LoadState, ModelLoader, Observable, Wait
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta
 from m3agiqa.checkpoint.card import Card
-from m3agiqa.conversation import fold_prompt
+from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Run(Observable[RunState]):
 
     def _assess(self) -> None:
         # First what needs no waiting: bad input is reported at once, not at the end of the line.
-        prompt = fold_prompt(self.prompt)
+        prompt = normalized_prompt(self.prompt)
         self.upload.image()
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
         with self._line.turn(self._stop.is_set, self._in_line):
