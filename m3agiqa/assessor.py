@@ -290,7 +290,7 @@ class Assessor:
             unknown_prompt=prompt is not None
             and isinstance(self.backbone, KnowsWords)
             and not self.backbone.knows_words(prompt),
-            read_characters=len(prompt) if prompt and len(prompt) < len(normalized_prompt(given) or "") else None,
+            read_characters=len(prompt) if prompt and prompt != normalized_prompt(given) else None,
         )
 
     def _assessment(
