@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from chat_stand import chat_stand
-from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
+from scripted_backbone import QUICK, ScriptedBackbone, begun_run
 
-from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 from training import pipeline
 from training.evaluation import ablations as ablate_module
@@ -41,8 +41,6 @@ TABLES = [
     },
 ]
 NO_DESCRIPTION = {"reading": {"descriptions": []}}
-DIFFERENT = 6
-"""Rows that are not the same as another one."""
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def test_tables_have_every_row_with_mean_and_spread(run: RunFolder, tmp_path: Pa
     }
     assert list(cells) == ["mean", "last", "GRU", "none", "own", "all three", "full conversation"]
     assert cells["mean"][1:5] == cells["own"][1:5], "the same settings are trained once"
-    assert len(results(tmp_path / "out")) == 2 * DIFFERENT
+    assert len(results(tmp_path / "out")) == 2 * 6, "of seven rows, two are the same"
     own = [
         row
         for row in results(tmp_path / "out")
@@ -118,25 +116,26 @@ def test_only_what_is_missing_is_generated_and_read(run: RunFolder, tmp_path: Pa
 def test_what_is_done_is_not_trained_again(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, trained = tmp_path / "out", []
-    text = ablate(grid(run), Path("grid.yaml"), out)
+    out, trained, pooling = tmp_path / "out", [], TABLES[:1]
+    text = ablate(grid(run, tables=pooling), Path("grid.yaml"), out)
     before = numbers(out)
     lines = (out / RESULTS_FILE).read_text().splitlines(keepends=True)
     (out / RESULTS_FILE).write_text("".join(lines[:4] + lines[5:]))
     fitted = ablate_module.fit
     monkeypatch.setattr(ablate_module, "fit", lambda *all_: trained.append(all_[4]) or fitted(*all_))
-    again = ablate(grid(run), Path("grid.yaml"), out)
+    again = ablate(grid(run, tables=pooling), Path("grid.yaml"), out)
     assert trained == [json.loads(lines[4])["key"]]
     assert numbers(out) == before
     assert [line.rsplit("|", 2)[0] for line in again.splitlines()] == [
         line.rsplit("|", 2)[0] for line in text.splitlines()
     ]
-    ablate(grid(run, seeds=[0, 1, 2]), Path("grid.yaml"), out)
-    assert len(trained) == 1 + DIFFERENT, "a further seed of each row"
+    ablate(grid(run, tables=pooling, seeds=[0, 1, 2]), Path("grid.yaml"), out)
+    assert len(trained) == 1 + 3, "a further seed of each row"
 
 
 def test_an_interrupted_grid_goes_on(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ablate(grid(run), Path("grid.yaml"), tmp_path / "whole")
+    pooling = grid(run, tables=TABLES[:1])
+    ablate(pooling, Path("grid.yaml"), tmp_path / "whole")
     fitted, trained = ablate_module.fit, []
 
     def interrupted(*all_: Any):
@@ -147,9 +146,9 @@ def test_an_interrupted_grid_goes_on(run: RunFolder, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(ablate_module, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ablate(grid(run), Path("grid.yaml"), tmp_path / "cut")
+        ablate(pooling, Path("grid.yaml"), tmp_path / "cut")
     assert len(results(tmp_path / "cut")) == 3
-    ablate(grid(run), Path("grid.yaml"), tmp_path / "cut")
+    ablate(pooling, Path("grid.yaml"), tmp_path / "cut")
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
 
 
@@ -226,13 +225,6 @@ def test_a_missing_run_or_split_is_named(run: RunFolder, tmp_path: Path) -> None
         ablate({**grid(run), "run": str(tmp_path / "none")}, Path("grid.yaml"), tmp_path / "out")
     with pytest.raises(InputError, match="no images with scores in its train split"):
         ablate(grid(run, aspect="authenticity"), Path("grid.yaml"), tmp_path / "out")
-
-
-def test_drawings_of_a_grid_have_the_scores_they_show(tmp_path: Path) -> None:
-    light = [
-        sample.mos[Aspect.QUALITY] for sample in drawings(tmp_path, 40, MosScale(1, 5), (Aspect.QUALITY,))
-    ]
-    assert min(light) < 1.5 and max(light) > 4 and len(set(light)) == 40
 
 
 def test_a_grid_over_a_run_whose_server_has_generated(tmp_path: Path) -> None:

@@ -67,11 +67,6 @@ def command(folder: Path, config: FinetuneConfig, *launcher: str) -> subprocess.
     )
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
 def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -169,7 +164,9 @@ def test_the_rate_rises_to_one_and_falls_to_what_is_left(steps: int, warmup: flo
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     one = taught(tmp_path / "one", EVERYTHING)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    finish(command(tmp_path / "two", EVERYTHING, *launcher))
+    process = command(tmp_path / "two", EVERYTHING, *launcher)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     two = tmp_path / "two" / "out"
     assert losses(two) == pytest.approx(losses(one), rel=1e-4), "each step once: only one process writes"
     alone, together = learned(one), learned(two)
@@ -187,7 +184,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert not (out / "finetune.json").exists()
     before = len(losses(out))
     assert before < len(losses(whole))
-    finish(command(tmp_path / "killed", config))
+    taught(tmp_path / "killed", config)
     assert len(losses(out)) <= len(losses(whole)) + 1, "at most the step that was not saved is repeated"
     assert losses(out)[-1] == pytest.approx(losses(whole)[-1], rel=1e-5)
     expected = learned(whole)

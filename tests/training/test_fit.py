@@ -19,7 +19,7 @@ from training.stages.fit_data import Target
 from training.stages.leave_source_out import leave_source_out, source_groups, within_source
 from training.stages.losses import LossConfig
 
-CONFIG = FitConfig(dim=16, epochs=6, batch=8, lr=5e-3, dropout=0.1)
+CONFIG = FitConfig(dim=16, blocks=2, epochs=6, batch=8, lr=5e-3, dropout=0.1)
 SCALE = MosScale(1.0, 5.0)
 
 
