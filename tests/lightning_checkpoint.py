@@ -18,6 +18,13 @@ from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCellConfig
 DIM = 32
 
 
+class Surprise:
+    """Tells when a pickle is run."""
+
+    def __reduce__(self) -> tuple:
+        return (print, ("a pickle was run",))
+
+
 class Theirs(nn.Module):
     """The authors' model by the paper's description and PAPER.md's key names, on the quadratic backends."""
 

@@ -58,22 +58,12 @@ AGIQA_NAMES = (
 
 
 def agiqa(folder: Path) -> Path:
-    columns = [
-        "name",
-        "prompt",
-        "adj1",
-        "adj2",
-        "style",
-        "mos_quality",
-        "std_quality",
-        "mos_align",
-        "std_align",
-    ]
+    head = ["name", "prompt", "adj1", "adj2", "style", "mos_quality", "std_quality", "mos_align", "std_align"]
     rows = [
         (name, f'a "statue", number {i}', "", "", "", 0.5 + i, 0.2, i, 0.6)
         for i, name in enumerate(AGIQA_NAMES)
     ]
-    put_csv(folder / "data.csv", columns, *rows)
+    put_csv(folder / "data.csv", head, *rows)
     return folder
 
 
@@ -260,42 +250,25 @@ def test_aigciqa_20k_says_which_scores_are_missing(tmp_path: Path) -> None:
 # --- tables --------------------------------------------------------------------------------------
 
 
+LINES = "two lines,\nof prompt"
+
+
 def test_a_table_with_every_column(tmp_path: Path) -> None:
     put_images(tmp_path / "pictures", "ü 1.png", "2.png")
     header = ("id", "Image", "prompt", "quality", "alignment", "realism", "generator", "split", "source")
     put_csv(
         tmp_path / "mine.csv",
         (*header, "quality_description", "notes"),
-        (
-            "x",
-            "pictures/ü 1.png",
-            "two lines,\nof prompt",
-            1,
-            5,
-            2.5,
-            "pen",
-            "val",
-            "left",
-            "It is blurred.",
-            "n",
-        ),
+        ("x", "pictures/ü 1.png", LINES, 1, 5, 2.5, "pen", "val", "left", "It is blurred.", "n"),
         ("y", "pictures/2.png", "", 3, "", "", "", "", "", "", ""),
         ("",) * 11,
         encoding="utf-8-sig",
     )
     found = read("table", tmp_path / "mine.csv", scale=(1, 5))
+    folder, mos = tmp_path / "pictures", {Q: 1, C: 5, A: 2.5}
     assert found.samples == [
-        Sample(
-            "x",
-            tmp_path / "pictures" / "ü 1.png",
-            "two lines,\nof prompt",
-            {Q: 1, C: 5, A: 2.5},
-            {Q: "It is blurred."},
-            "validation",
-            "pen",
-            "left",
-        ),
-        Sample("y", tmp_path / "pictures" / "2.png", None, {Q: 3}),
+        Sample("x", folder / "ü 1.png", LINES, mos, {Q: "It is blurred."}, "validation", "pen", "left"),
+        Sample("y", folder / "2.png", None, {Q: 3}),
     ]
 
 
