@@ -142,6 +142,7 @@ def _import(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
             )
             return 130
     sys.stdout.write(report.summary + "\n")
+    sys.stderr.writelines(f"{note}\n" for note in report.notes)
     sys.stderr.writelines(f"{place}: {sentence}\n" for place, sentence in report.errors)
     return 0 if report.added or report.known else 2
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,9 +17,10 @@ from pathlib import Path
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import Assessment, Assessor
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.files import lock
 from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import is_image_name
-from m3agiqa.tables import column_names, read_records
+from m3agiqa.tables import TableRow, harmless, read_table
 
 RESULT_COLUMNS = (
     "image",
@@ -35,6 +40,27 @@ RESULT_COLUMNS = (
 
 BATCH_SIZE = 8
 """Images; more are hardly faster on few cores, and lost where a run is stopped."""
+OTHER_IMAGE_SUFFIXES = frozenset(
+    [
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".svg",
+        ".svgz",
+        ".psd",
+        ".tga",
+        ".exr",
+        ".hdr",
+        ".dng",
+        ".cr2",
+        ".nef",
+        ".arw",
+        ".ico",
+        ".eps",
+        ".qoi",
+    ]
+)
+"""Pictures that a folder may hold and that cannot be read; each is told in the results."""
 MAX_SIDECAR = 100_000  # characters; a longer text is no prompt, and csv could not read it back
 
 
@@ -52,11 +78,14 @@ class ScoreRow:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def read_rows(source: Path, image_root: Path | None = None) -> list[ScoreRow]:
-    """Rows of a CSV with the columns image and, optionally, prompt, or of a folder of images.
+def read_rows(
+    source: Path, image_root: Path | None = None, note: Callable[[str], object] = lambda sentence: None
+) -> list[ScoreRow]:
+    """Rows of a table with the columns image and, optionally, prompt, or of a folder of images.
 
     Where no prompt is given it comes from a .txt file of the same name (folders only) or from what
-    the generator wrote into the image. Raises InputError when nothing can be scored.
+    the generator wrote into the image. `note` is given sentences on how the table was read. Raises InputError
+    when nothing can be scored.
     """
     if source.is_dir():
         if image_root:
@@ -64,22 +93,48 @@ def read_rows(source: Path, image_root: Path | None = None) -> list[ScoreRow]:
         return _folder_rows(source)
     if image_root and not image_root.is_dir():
         raise InputError(f"There is no folder {image_root}.")
-    return _csv_rows(source, image_root or source.parent)
+    return _csv_rows(source, image_root or source.parent, note)
 
 
 def _folder_rows(folder: Path) -> list[ScoreRow]:
-    paths = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
-    if not paths:
-        raise InputError(f"There is no image file in the folder {folder}.")
-    return [_folder_row(folder, path) for path in paths]
+    unread: dict[Path, str] = {}
+
+    def unreadable(error: OSError) -> None:
+        unread[Path(error.filename)] = f"The folder cannot be read: {error.strerror}."
+
+    paths: list[Path] = []
+    for within, folders, files in os.walk(folder, onerror=unreadable):
+        links = (Path(within, name) for name in folders if Path(within, name).is_symlink())
+        unread |= dict.fromkeys(links, "This is a link to another folder, which is scored on its own.")
+        paths += (Path(within, name) for name in files)
+    images = [p for p in paths if is_image_name(p) or p.suffix.lower() in OTHER_IMAGE_SUFFIXES]
+    if not images:
+        raise InputError(next(iter(unread.values()), f"There is no image file in the folder {folder}."))
+    return [
+        ScoreRow(str(path.relative_to(folder)), path, error=unread[path])
+        if path in unread
+        else _folder_row(folder, path)
+        for path in sorted([*images, *unread])
+    ]
 
 
 def _folder_row(folder: Path, path: Path) -> ScoreRow:
-    row = ScoreRow(str(path.relative_to(folder)), path)
+    row = ScoreRow(str(path.relative_to(folder)), path, error=_file_problem(path))
     try:
-        return _with_prompt(row, sidecar(path))
+        return row if row.error else _with_prompt(row, sidecar(path))
     except InputError as error:  # the image has a prompt, and must not be judged without
         return replace(row, error=str(error))
+
+
+def _file_problem(path: Path) -> str:
+    """Why nothing can be read from a path; "" if it is a file, a folder or not there."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "This is a link that leads to no file." if os.path.islink(path) else ""  # noqa: PTH114
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return "This is a pipe or device, not an image file."  # reading it might never end
 
 
 def sidecar(image: Path) -> str:
@@ -102,34 +157,26 @@ def _with_prompt(row: ScoreRow, sidecar: str = "") -> ScoreRow:
     return ScoreRow(row.image, row.path, embedded.text, embedded.origin) if embedded else row
 
 
-def _csv_rows(path: Path, image_root: Path) -> list[ScoreRow]:
+def _csv_rows(path: Path, image_root: Path, note: Callable[[str], object]) -> list[ScoreRow]:
     if not path.exists():
         raise InputError(f"There is no file or folder {path}.")
-    records = read_records(path, ragged=True)
-    names = column_names(records[0]) if records else []
-    if "image" not in names:
-        raise InputError(
-            f"{path} needs the columns image and prompt, separated by commas; "
-            f"its first line is {','.join(names)[:80]!r}."
-        )
-    if len(records) == 1:
+    if is_image_name(path):
+        raise InputError(f"{path} is an image, which `assess` judges; `score` needs a CSV or a folder.")
+    table = read_table(path, short_rows=True).select(("image", "prompt"))
+    for sentence in table.notes:
+        note(sentence)
+    if not table.rows:
         raise InputError(f"{path} has no rows below its header.")
-    return [_csv_row(names, record.cells, image_root) for record in records[1:]]
+    return [_csv_row(row, image_root) for row in table.rows]
 
 
-def _csv_row(names: Sequence[str], texts: Sequence[str], image_root: Path) -> ScoreRow:
-    cells = dict(zip(names, (text.strip() for text in texts), strict=False))  # empty ones may be left out
-    image, prompt = cells.get("image", ""), cells.get("prompt", "")
+def _csv_row(row: TableRow, image_root: Path) -> ScoreRow:
+    if not row.cells:
+        raise InputError(f"{row.place}: {row.problem}")
+    image, prompt = row.cells["image"], row.text("prompt") or ""
     path = image_root / image
-    if not image:
-        return ScoreRow(image, path, prompt, error="The row names no image.")
-    if len(texts) > len(names):
-        return ScoreRow(
-            image,
-            path,
-            prompt,
-            error="The row has more cells than the header; put prompts with commas into double quotes.",
-        )
+    if problem := row.problem or _file_problem(path):
+        return ScoreRow(image, path, prompt, error=problem)
     return ScoreRow(image, path, prompt, "CSV") if prompt else _with_prompt(ScoreRow(image, path))
 
 
@@ -187,51 +234,85 @@ def _cells(assessment: Assessment) -> dict[str, str]:
 
 
 class ScoreFile:
-    """The CSV of results. Each row is written at once, so what is there after a crash stays valid."""
+    """The CSV of results. Each row is written at once, so what is there after a crash stays valid.
+
+    It belongs to one process from its making to `close`; that of another one is refused.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier run has left; nothing is changed yet. Raises InputError."""
         self.path = path
         if not path.parent.is_dir():
             raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
-        self._check_writable()
-        self.records, self._valid_bytes = self._read() if path.exists() else ([], 0)
-
-    def _check_writable(self) -> None:
-        existed = self.path.exists()
+        self._made = not path.exists()
+        if not (self._made or path.is_file()):
+            raise InputError(f"{path} cannot be written: it is no ordinary file. Give --out a file's name.")
         try:
-            self.path.open("ab").close()
+            self._file = path.open("a+b", buffering=0)
+            free = lock(self._file)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror}.") from error
-        if not existed:
-            self.path.unlink()
+            raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+        if not (free and path.exists()):  # or the other process ended just now, and took its empty file away
+            self._file.close()
+            raise InputError(
+                f"Another process is writing to {path}. Wait until it has ended, or choose another --out."
+            )
+        try:
+            self._rows, self._models, self._valid_bytes = self._read()
+        except InputError:
+            self._file.close()
+            raise
 
-    def _read(self) -> tuple[list[dict[str, str]], int]:
-        """Complete records, and how many bytes of the file they and the header take."""
-        content = self.path.read_bytes()
-        if _HEADER_LINE.startswith(content):  # empty, or stopped within its first line
-            return [], 0
-        consumed = valid = 0
+    def __enter__(self) -> ScoreFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write; a file that was made here and got nothing is taken away."""
+        if self._made and not os.fstat(self._file.fileno()).st_size:
+            with suppress(OSError):  # Windows keeps open files
+                self.path.unlink()
+        self._file.close()
+
+    def _read(self) -> tuple[Counter[tuple[str, str]], set[str], int]:
+        """Images with prompts of complete rows, their models, and the bytes that they and the header take."""
+        self._file.seek(0)
+        content = self._file.read()
+        body = content.removeprefix(codecs.BOM_UTF8)  # files of earlier versions begin without
+        if _HEADER_LINE.startswith(content) or _line(RESULT_COLUMNS).startswith(body):
+            return Counter(), set(), 0  # empty, or stopped within its first line
+        consumed = valid = len(content) - len(body)
 
         def lines() -> Iterator[str]:
             nonlocal consumed
-            for line in content.splitlines(keepends=True):
+            for line in body.splitlines(keepends=True):
                 consumed += len(line)
                 yield line.decode("utf-8", errors="surrogateescape")
 
-        table = []
+        rows: Counter[tuple[str, str]] = Counter()
+        models = set()
+        header: list[str] = []
         try:
             for cells in csv.reader(lines(), strict=True):
                 if content[consumed - 1 : consumed] != b"\n":
                     break  # the last row is half-written
-                table.append(cells)
                 valid = consumed
+                if not header:
+                    header = cells
+                    continue
+                row = dict(zip(RESULT_COLUMNS, cells, strict=True))
+                rows[_row_key(row["image"], row["prompt"])] += 1
+                models.add(row["model"])
         except csv.Error:
             if consumed < len(content):  # not merely a quoted text that was cut off
                 raise self._foreign() from None
-        if table[:1] != [list(RESULT_COLUMNS)] or any(len(cells) != len(RESULT_COLUMNS) for cells in table):
+        except ValueError:  # another number of cells
+            raise self._foreign() from None
+        if header != list(RESULT_COLUMNS):
             raise self._foreign()
-        return [dict(zip(RESULT_COLUMNS, cells, strict=True)) for cells in table[1:]], valid
+        return rows, models, valid
 
     def _foreign(self) -> InputError:
         return InputError(
@@ -241,38 +322,46 @@ class ScoreFile:
 
     def remaining(self, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
         """The rows that are not in the file yet. A row that failed counts as done."""
-        done = Counter((record["image"], record["prompt"]) for record in self.records)
+        done = self._rows.copy()
         todo = []
         for row in rows:
-            if done[row.image, row.prompt]:
-                done[row.image, row.prompt] -= 1
+            key = _row_key(row.image, row.prompt)
+            if done[key]:
+                done[key] -= 1
             else:
                 todo.append(row)
         return todo
 
     def start(self, model: str) -> None:
         """Make the file ready for rows of this model. Raises InputError if it holds another model's."""
-        others = {record["model"] for record in self.records} - {model}
+        others = self._models - {model}
         if others:
             raise InputError(
                 f"{self.path} holds scores of {', '.join(sorted(others))}, and this model is {model}. "
                 "Choose another --out, or delete the file."
             )
-        with self.path.open("ab") as file:
-            file.truncate(self._valid_bytes)  # drops a half-written last row
-            if not self._valid_bytes:
-                file.write(_HEADER_LINE)
+        self._file.truncate(self._valid_bytes)  # drops a half-written last row
+        if not self._valid_bytes:
+            self._write(_HEADER_LINE)
 
     def append(self, cells: dict[str, str]) -> None:
         """Write one row. Raises InputError when the disk does not take it."""
+        self._write(_line([str(harmless(cells.get(name, ""))) for name in RESULT_COLUMNS]))
+
+    def _write(self, line: bytes) -> None:
         try:
-            with self.path.open("ab") as file:
-                file.write(_line([cells.get(name, "") for name in RESULT_COLUMNS]))
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise InputError(
                 f"{self.path} cannot be written: {error.strerror}. The rows before are kept; "
                 "the same command goes on from there."
             ) from error
+
+
+def _row_key(image: str, prompt: str) -> tuple[str, str]:
+    """As both stand in the file."""
+    return str(harmless(image)), str(harmless(prompt))
 
 
 def _line(cells: Sequence[str]) -> bytes:
@@ -281,4 +370,4 @@ def _line(cells: Sequence[str]) -> bytes:
     return text.getvalue().encode("utf-8", errors="surrogateescape")  # file names may be any bytes
 
 
-_HEADER_LINE = _line(RESULT_COLUMNS)
+_HEADER_LINE = codecs.BOM_UTF8 + _line(RESULT_COLUMNS)  # without the mark, Excel takes it for Latin-1

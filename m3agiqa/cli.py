@@ -264,8 +264,12 @@ class LiveDisplay:
 
 
 def _score(args: argparse.Namespace) -> None:
-    output = ScoreFile(args.out)
-    rows = read_rows(args.source, args.image_root)
+    with ScoreFile(args.out) as output:
+        _score_into(output, args)
+
+
+def _score_into(output: ScoreFile, args: argparse.Namespace) -> None:
+    rows = read_rows(args.source, args.image_root, _note)
     todo = output.remaining(rows)
     if len(todo) < len(rows):
         _note(f"{len(rows) - len(todo)} of {len(rows)} rows are in {args.out} already.")

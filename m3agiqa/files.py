@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from m3agiqa.errors import InputError
 
 STAMP_FILE = "made_from.sha256"
 SEAL_FILE = "sha256.json"
+LOCKED_BYTE = 2**31 - 2  # Windows locks bytes, for readers too: one that no file here reaches
 
 
 def sha256(path: Path) -> str:
@@ -122,6 +126,29 @@ def is_intact(folder: Path) -> bool:
         return all(sha256(folder / name) == expected for name, expected in hashes.items())
     except (OSError, ValueError):
         return False
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Keep other processes from locking an open file until it is closed or this process ends.
+
+    False if another one has locked it already. Where the disk knows no locks, nothing is locked.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    return True
 
 
 # --- stamps ------------------------------------------------------------------------------------

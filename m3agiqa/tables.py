@@ -1,30 +1,54 @@
-"""CSV and Excel tables: the one reader, whose rows know their lines for error messages."""
+"""CSV and Excel tables of images: one reader, which takes what spreadsheets write and names what it skips."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import difflib
 import io
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from m3agiqa.aspects import MosScale
+from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 CSV_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 """Spreadsheets write the second in half of Europe, the third as "Unicode text"."""
-HEADER_NAMES = frozenset({"image", "name", "id"})
-"""One of them stands in the header of every table of images, and tells the delimiter."""
-MAX_ROW_LINES = 200  # a quotation mark that is never closed must not swallow the rest of the file
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("image", "image_path", "image_file", "image_filename", "image_name", "img", "img_path", "img_name"),
+        *("file_name", "file", "file_path", "path", "picture", "name"),
+    ),
+    "prompt": ("prompt", "text_prompt", "prompt_text", "positive_prompt", "caption", "text"),
+    Aspect.QUALITY: ("quality", "mos_quality", "quality_mos", "mos", "mean_opinion_score"),
+    Aspect.CORRESPONDENCE: (
+        *("correspondence", "mos_correspondence", "correspondence_mos"),
+        *("alignment", "mos_alignment", "alignment_mos", "mos_align"),
+    ),
+    Aspect.AUTHENTICITY: (
+        *("authenticity", "mos_authenticity", "authenticity_mos"),
+        *("realism", "mos_realism", "realism_mos"),
+    ),
+}
+"""What public data sets and users call a column; case, spaces, hyphens and underscores do not count."""
+MAX_ROW_LINES = 1000  # a quotation mark that is never closed must not swallow the rest of the file
+MAX_NAMES_SHOWN = 10
+IMAGE_FILE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|jp2)\s*$", re.IGNORECASE)
+URL_START = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+OTHER_ALPHABET = re.compile(r"[À-ÿ]{3}|[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1f]")
+"""In a text decoded as Windows-1252: what hardly occurs in the languages that are written in it."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row as it stands in a file: the number of its first line, and its cells or what is wrong."""
+    """One row as it stands in a file: the number of its first line, its cells, and what is wrong with it."""
 
     line: int
     cells: list[str] = field(default_factory=list)
@@ -37,55 +61,127 @@ class TableRow:
 
     place: str
     """File and line, for error messages."""
+    line: int
     cells: dict[str, str]
+    """Empty where the row cannot be read at all."""
+    problem: str = ""
+    """A sentence on why the row cannot be used."""
 
     def text(self, column: str) -> str | None:
         """The cell's text; None where the cell is empty or the table has no such column."""
         return self.cells.get(column) or None
-
-    def needed(self, column: str) -> str:
-        """The cell's text. Raises InputError where it is empty."""
-        text = self.text(column)
-        if text is None:
-            raise InputError(f"{self.place}: the column {column} is empty.")
-        return text
 
     def score(self, column: str, scale: MosScale) -> float | None:
         """The cell as a MOS; None where it is empty. Raises InputError if it is not on the scale."""
         text = self.text(column)
         if text is None:
             return None
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise InputError(f"{self.place}: {column} is not a number: {text!r}.") from error
-        return on_scale(value, scale, f"{self.place}: {column}")
+        return on_scale(decimal_number(text, f"{self.place}: {column}"), scale, f"{self.place}: {column}")
 
 
 @dataclass(frozen=True)
 class Table:
     """A table with a header; empty rows are left out."""
 
-    path: Path
+    name: str
     columns: tuple[str, ...]
-    """Names in lower case."""
+    """As the file writes them; after `select`, the fields."""
     rows: tuple[TableRow, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about how it was read."""
 
-    def column(self, names: Sequence[str], what: str) -> str | None:
-        """The column that has one of the names. Raises InputError where several do; `what` they hold."""
-        there = [name for name in names if name in self.columns]
-        if len(there) > 1:
-            raise InputError(f"{self.path} has several columns for {what}: {', '.join(there)}. Keep one.")
-        return there[0] if there else None
+    def has(self, column: str) -> bool:
+        """Whether there is a column of just this name."""
+        return _key(column) in map(_key, self.columns)
 
-    def needed_column(self, names: Sequence[str], what: str) -> str:
-        """The same. Raises InputError also where there is none."""
-        name = self.column(names, what)
-        if name is None:
-            raise InputError(
-                f"{self.path} has no column {' or '.join(names)} ({what}); it has {', '.join(self.columns)}."
+    def select(self, fields: Collection[str], needed: Sequence[str] = ("image",)) -> Table:
+        """The columns that mean these fields, under the fields' names (COLUMN_NAMES); notes name the others.
+
+        Rows get a problem where the needed image is missing or a URL. Raises InputError where two columns
+        mean one field, or none means a needed one.
+        """
+        if not self.columns:
+            raise InputError(f"{self.name} is empty.")
+        chosen: dict[str, str] = {}
+        for name in fields:
+            keys = {_key(known) for known in COLUMN_NAMES.get(name, (name,))}
+            there = [column for column in self.columns if _key(column) in keys]
+            if len(there) > 1:
+                raise InputError(
+                    f"{self.name} has several columns for {name}: {_listed(there)}. Keep one, or rename the "
+                    "others."
+                )
+            if there:
+                chosen[name] = there[0]
+            elif name in needed:
+                raise InputError(self._lacking(name))
+        rows = [
+            replace(row, cells={name: row.cells.get(column, "") for name, column in chosen.items()})
+            if row.cells
+            else row
+            for row in self.rows
+        ]
+        if "image" in needed:
+            rows = [replace(row, problem=row.problem or image_problem(row.cells["image"])) for row in rows]
+        return Table(self.name, tuple(chosen), tuple(rows), (*self.notes, *self._unread(chosen, fields)))
+
+    def sound_rows(self) -> tuple[TableRow, ...]:
+        """All rows. Raises InputError for the first that has a problem."""
+        for row in self.rows:
+            if row.problem:
+                raise InputError(f"{row.place}: {row.problem}")
+        return self.rows
+
+    def _lacking(self, name: str) -> str:
+        if any(map(IMAGE_FILE.search, self.columns)):
+            return (
+                f"{self.name} does not begin with the names of its columns; put image,prompt above the rows."
             )
-        return name
+        first = self.rows[0].cells if self.rows else {}
+        files = [column for column, cell in first.items() if name == "image" and IMAGE_FILE.search(cell)]
+        which = f"the column {_listed(files)}" if len(files) == 1 else "the column that holds it"
+        return f"{self.name} has no column {name}; it has {_listed(self.columns)}. Rename {which} to {name}."
+
+    def _unread(self, chosen: dict[str, str], fields: Collection[str]) -> list[str]:
+        read = set(chosen.values())
+        unread = [column for column in self.columns if column and column not in read]
+        if not unread:
+            return []
+        free = [name for name in fields if name not in chosen]
+        names = []
+        for column in unread:
+            near = difflib.get_close_matches(_key(column), free, n=1, cutoff=0.8)
+            names.append(_listed([column]) + (f" (did you mean {near[0]}?)" if near else ""))
+        more = f" and {len(names) - MAX_NAMES_SHOWN:,} more" if len(names) > MAX_NAMES_SHOWN else ""
+        which = ", ".join(names[:MAX_NAMES_SHOWN]) + more
+        return [f"{self.name}: not read: {which}. Read: {_listed(sorted(read, key=self.columns.index))}."]
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Column names in a message: printable, and not too many."""
+    shown = ["".join(c if c.isprintable() else "�" for c in name[:80]) for name in names[:MAX_NAMES_SHOWN]]
+    return ", ".join(shown) + (" …" if len(names) > MAX_NAMES_SHOWN else "")
+
+
+def image_problem(image: str) -> str:
+    """Why the text of an image column names no file; "" if it may."""
+    if not image:
+        return "The row names no image."
+    if URL_START.match(image):
+        return f"{image[:80]} is a URL; save the image as a file and give the file's path."
+    return ""
+
+
+def decimal_number(text: str, what: str) -> float:
+    """A cell as a number, with a point or a comma before the decimals. Raises InputError; `what` names it."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise InputError(f"{what} is not a number: {text[:40]!r}.") from None
 
 
 def on_scale(value: float, scale: MosScale, what: str) -> float:
@@ -100,125 +196,187 @@ def on_scale(value: float, scale: MosScale, what: str) -> float:
     return value
 
 
-def read_table(path: Path) -> Table:
-    """A table from a .csv or .xlsx file, read as by read_records. Raises InputError naming file and line."""
-    records = read_records(path)
-    if not records:
-        raise InputError(f"{path} is empty.")
-    names = column_names(records[0])
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise InputError(f"{path} has the column {twice[0]} more than once.")
-    rows = [
-        TableRow(
-            f"{path}, line {record.line}",
-            dict(zip(names, (cell.strip() for cell in record.cells), strict=True)),
-        )
-        for record in records[1:]
-    ]
-    return Table(path, tuple(names), tuple(rows))
+# --- reading -----------------------------------------------------------------------------------
 
 
-def read_records(path: Path, *, ragged: bool = False) -> list[Record]:
-    """All rows of a .csv or .xlsx file, as csv_records has them. Raises InputError for the first bad one."""
-    if path.suffix.lower() == ".xlsx":
-        return _excel_records(path)
+def read_table(path: Path, *, short_rows: bool = False) -> Table:
+    """The table in a .csv, .tsv or .xlsx file, as parse_table has it. Raises InputError."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    records = list(csv_records(content, ragged=ragged))
-    for record in records:
-        if record.problem:
-            raise InputError(f"{path}, line {record.line}: {record.problem}")
-    return records
+    return parse_table(content, str(path), short_rows=short_rows)
 
 
-def column_names(header: Record | None) -> list[str]:
-    """Names of a table's columns by its first record, in lower case."""
-    return [name.strip().lower() for name in header.cells] if header else []
+def parse_table(content: bytes, name: str, *, short_rows: bool = False) -> Table:
+    """The table in a file's content; rows that cannot be read have a problem.
 
-
-def csv_records(content: bytes, *, ragged: bool = False) -> Iterator[Record]:
-    """The rows of a CSV in UTF-8 or UTF-16, the header first; rows without any text are left out.
-
-    A row that cannot be read, or has not as many cells as the first (unless `ragged`), is given with its
-    problem, and reading goes on in the line after its first one.
+    `short_rows`: the last cells may be left out. Raises InputError for a damaged Excel file.
     """
-    lines = _lines(content)
-    delimiter = _delimiter(lines)
+    records, notes = read_records(content, name, short_rows=short_rows)
+    header = records[0] if records else Record(1)
+    if header.problem:
+        raise InputError(f"{name}, line {header.line}: {header.problem}")
+    columns = [cell.strip() for cell in header.cells]
+    rows = [
+        TableRow(
+            f"{name}, line {record.line}",
+            record.line,
+            dict(zip(columns, map(_plain, record.cells), strict=False)),
+            record.problem,
+        )
+        for record in records[1:]
+    ]
+    return Table(name, tuple(columns), tuple(rows), tuple(notes))
+
+
+def read_records(content: bytes, name: str, *, short_rows: bool = False) -> tuple[list[Record], list[str]]:
+    """The rows of a CSV or Excel file, the header first, without empty ones; and notes for the user.
+
+    A row that cannot be read, or has not as many cells as the first, is given with its problem, and reading
+    goes on in the line after its first one. `short_rows`: the last cells may be left out. Raises InputError
+    for a damaged Excel file.
+    """
+    if name.lower().endswith(".xlsx"):
+        return _excel_records(content, name), []
+    lines, notes = _lines(content, name)
+    return list(_csv_records(lines, short_rows)), notes
+
+
+def _csv_records(lines: Sequence[str | None], short_rows: bool) -> Iterator[Record]:
+    delimiter, at = _delimiter(lines)
     width = None
-    at = 0
     while at < len(lines):
-        number, line = at + 1, lines[at]
+        number_of_line, line = at + 1, lines[at]
         at += 1
         if line is None:
-            yield Record(number, problem="The row is not UTF-8; save the table as “CSV UTF-8”.")
+            yield Record(number_of_line, problem="The row is not UTF-8; save the table as “CSV UTF-8”.")
             continue
         if not line.strip(f"{delimiter} \r\n"):
             continue
+        # Spaces after a delimiter are no part of a cell; kept, they would hide its quotation marks.
         reader = csv.reader(
-            _readable(lines[at - 1 : at - 1 + MAX_ROW_LINES]), delimiter=delimiter, strict=True
+            _readable(lines, at - 1), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
         )
         try:
             cells = next(reader)
         except csv.Error as error:
             problem = f"The row is no valid CSV ({error}); put texts with quotation marks into double quotes."
-            yield Record(number, problem=problem)
+            yield Record(number_of_line, problem=problem)
             continue
         if not any(cell.strip() for cell in cells):
             at += reader.line_num - 1
             continue
         width = width or len(cells)
-        if len(cells) == width or ragged:
-            yield Record(number, cells)
+        if len(cells) == width or (short_rows and len(cells) < width):
+            yield Record(number_of_line, cells + [""] * (width - len(cells)))
             at += reader.line_num - 1
         else:
             count = f"The row has {len(cells)} cells and the header {width}"
             problem = f"{count}; put texts that hold {CSV_DELIMITERS[delimiter]} into double quotes."
-            yield Record(number, problem=problem)
+            yield Record(number_of_line, (cells + [""] * width)[:width], problem)
 
 
-def _lines(content: bytes) -> list[str | None]:
-    """Lines with their ends; None for one that is no text in UTF-8."""
+def _lines(content: bytes, name: str) -> tuple[list[str | None], list[str]]:
+    """Lines with their ends, None for one that is no text; and what the user should know of the encoding."""
+    utf16 = _utf16(content)
+    if utf16:
+        text = content.decode(utf16, errors="replace").replace("\0", "")
+        return list(
+            io.StringIO(text, newline="")
+        ), []  # str.splitlines would split at more than ends of lines
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
+    texts = [_decoded(line, "utf-8") for line in lines]
+    if None in texts and all(
+        text is None or text.isascii() for text in texts
+    ):  # one other encoding throughout
+        western = [_decoded(line, "cp1252") for line in lines]
+        if not any(text is None or OTHER_ALPHABET.search(text) for text in western):
+            sample = re.search(r"\w*[^\x00-\x7f]\w*", "".join(filter(None, western)))
+            word = f", such as “{sample[0][:40]}”" if sample else ""
+            return western, [
+                f"{name} is not UTF-8 and was read as Windows-1252 (Latin-1){word}. If letters are wrong, "
+                "save it as “CSV UTF-8”."
+            ]
+    return texts, []
+
+
+def _decoded(line: bytes, encoding: str) -> str | None:
+    try:
+        return line.decode(encoding).replace("\0", "")
+    except UnicodeDecodeError:
+        return None
+
+
+def _utf16(content: bytes) -> str:
+    """The encoding's name by a byte order mark, or by the zero bytes of the ASCII letters of a header."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode("utf-16", errors="replace").replace("\0", "")
-        return list(io.StringIO(text, newline=""))  # str.splitlines would split at more than ends of lines
-    lines: list[str | None] = []
-    for line in content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True):
-        try:
-            lines.append(line.decode("utf-8").replace("\0", ""))
-        except UnicodeDecodeError:
-            lines.append(None)
-    return lines
+        return "utf-16"
+    if len(content) > 3 and not any(content[1:4:2]) and all(content[0:4:2]):
+        return "utf-16-le"
+    return "utf-16-be" if len(content) > 3 and not any(content[0:4:2]) and all(content[1:4:2]) else ""
 
 
-def _readable(lines: Sequence[str | None]) -> Iterator[str]:
-    """The lines before the first one that is no text."""
-    for line in lines:
+def _readable(lines: Sequence[str | None], start: int) -> Iterator[str]:
+    """The lines of one row at most, before the first one that is no text."""
+    for at in range(start, min(start + MAX_ROW_LINES, len(lines))):
+        line = lines[at]
         if line is None:
             return
         yield line
 
 
-def _delimiter(lines: Sequence[str | None]) -> str:
-    header = next((line for line in lines if line is None or line.strip()), None) or ""
-    for delimiter in CSV_DELIMITERS:
-        if HEADER_NAMES & {cell.strip(' "\r\n').lower() for cell in header.split(delimiter)}:
-            return delimiter
-    return ","
+def _delimiter(lines: Sequence[str | None]) -> tuple[str, int]:
+    """The delimiter and the index of the header's line; Excel's own first line `sep=;` may tell it."""
+    at = next((at for at, line in enumerate(lines) if line is None or line.strip()), 0)
+    header = (lines[at] if lines else None) or ""
+    declared = re.fullmatch(r'"?sep=(.)"?\s*', header)
+    if declared and declared[1] in CSV_DELIMITERS:
+        return declared[1], at + 1
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        names = [_key(cell.strip(' "\r\n')) for cell in header.split(delimiter)]
+        return len(_KNOWN_KEYS.intersection(names)), len(names)
+
+    return max(CSV_DELIMITERS, key=fit), at
 
 
-def _excel_records(path: Path) -> list[Record]:
+_KNOWN_KEYS = {"id", *(_key(name) for names in COLUMN_NAMES.values() for name in names)}
+
+
+def _excel_records(content: bytes, name: str) -> list[Record]:
     try:
-        frame = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+        frame = pd.read_excel(io.BytesIO(content), header=None, dtype=str, keep_default_na=False)
     except ImportError as error:
         raise InputError(
-            f"Reading {path} needs openpyxl (pip install openpyxl). Or save the table as CSV UTF-8 beside it."
+            f"Reading {name} needs openpyxl (pip install openpyxl). Or save the table as CSV UTF-8 beside it."
         ) from error
     except Exception as error:  # openpyxl raises many kinds for files that are no workbooks
-        raise InputError(f"{path} is not an Excel file: {error}.") from error
+        raise InputError(f"{name} is not an Excel file: {error}.") from error
     rows = enumerate(frame.astype(str).to_numpy().tolist(), 1)
-    return [Record(number, cells) for number, cells in rows if any(cell.strip() for cell in cells)]
+    return [Record(number_of_row, cells) for number_of_row, cells in rows if any(map(str.strip, cells))]
+
+
+# --- what spreadsheets take for formulas -------------------------------------------------------
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A cell that starts so is a formula to a spreadsheet, or may become one."""
+
+
+def harmless(cell: object) -> object:
+    """A text that cannot be taken for a formula; numbers and anything else stay as they are."""
+    return f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell
+
+
+def _plain(cell: str) -> str:
+    """A cell's text, stripped, as it was before `harmless`."""
+    text = cell.strip()
+    return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
+
+
+def _is_formula(cell: str) -> bool:
+    if not cell.lstrip(" ").startswith(FORMULA_STARTS):
+        return False
+    with suppress(ValueError):
+        return not math.isfinite(float(cell))
+    return True

@@ -52,7 +52,6 @@ PARALLEL_NAMES = {
     "agreement": "with scores: of predictions, and of the quality regressor",
     "build": "the page from its tabs, and settings from a mapping",
     "merged": "settings, and samples, of several sources",
-    "read_table": "any table, and a CSV of images to annotate",
     "save": "a correction: in the database, and as the browser sends it",
     "select_rows": "of a cache: keys and values, and image features",
     "version": "of the database's answers, and of a model's files",

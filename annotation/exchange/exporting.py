@@ -17,13 +17,13 @@ from typing import Any
 import pandas as pd
 
 from annotation.exchange.dataset import MOS_METHODS, Filters, HumanSamples, Method, human_samples
-from annotation.exchange.spreadsheet_safety import harmless
 from annotation.store import Store
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import Sample, write_samples
+from m3agiqa.tables import harmless
 
 SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE = (
     "samples.jsonl",

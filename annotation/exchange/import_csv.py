@@ -8,14 +8,16 @@ from annotation.store.items import MAX_GENERATOR
 from annotation.store.people import MAX_NAME
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError
-from m3agiqa.tables import Record, column_names, csv_records
+from m3agiqa.tables import decimal_number, parse_table
 
 DEFAULT_TOLERANCE = 1.0
 TOLERANCE_RANGE = MosScale(0.0, COMMON_SCALE.high - COMMON_SCALE.low)
 MAX_LINES = 300_000  # all of them are held in memory
-CSV_COLUMNS = frozenset(
-    ["image", "prompt", "generator", "annotator", "gold_tolerance", *Aspect, *(f"gold_{a}" for a in Aspect)]
+CSV_COLUMNS = (
+    *("image", "prompt", "generator", "annotator", "gold_tolerance"),
+    *(f"gold_{aspect}" for aspect in Aspect),
 )
+"""Beside the columns of scores."""
 
 
 @dataclass(frozen=True)
@@ -40,55 +42,48 @@ class Row:
     annotator: str | None = None
 
 
-def read_table(content: bytes, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
-    """The good rows, and places and reasons of the bad ones.
+@dataclass(frozen=True)
+class ImportTable:
+    """The good rows of a table, and what is to be said about the others and about the whole."""
 
-    Raises InputError where the table as a whole makes no sense.
-    """
+    rows: list[Row]
+    errors: list[tuple[str, str]]
+    """Places and reasons of the bad rows."""
+    notes: tuple[str, ...]
+
+
+def read_import_table(content: bytes, name: str) -> ImportTable:
+    """The table in a file's content. Raises InputError where it makes no sense as a whole."""
     count = max(content.count(b"\n"), content.count(b"\r"))
     if count > MAX_LINES:
         raise InputError(f"{name} has {count:,} lines; at most {MAX_LINES:,} are read. Divide it.")
-    records = csv_records(content)
-    columns = _columns(next(records, None), name)
-    rows: list[Row] = []
-    errors: list[tuple[str, str]] = []
-    for record in records:
-        place = f"line {record.line}"
-        try:
-            if record.problem:
-                raise InputError(record.problem)
-            rows.append(_row(place, dict(zip(columns, record.cells, strict=True))))
-        except InputError as error:
-            errors.append((place, str(error)))
-    if not rows and not errors:
-        raise InputError(f"{name} has no rows below its header.")
-    return rows, errors
-
-
-def _columns(header: Record | None, name: str) -> list[str]:
-    columns = column_names(header)
-    if "image" not in columns:
-        raise InputError(
-            f"{name} needs a column image, and has {','.join(columns)[:80]!r} as its first line. "
-            "Save it as “CSV UTF-8” with the names of the columns on top."
-        )
-    twice = {column for column in columns if column in CSV_COLUMNS and columns.count(column) > 1}
-    if twice:
-        raise InputError(f"{name} has the column {min(twice)} twice; keep one.")
-    scored = [str(aspect) for aspect in Aspect if aspect in columns]
-    if scored and "annotator" not in columns:
+    table = parse_table(content, name)
+    scored = [str(aspect) for aspect in Aspect if table.has(aspect)]
+    # A mean opinion score under another name is nobody's own: it is read only beside who gave it.
+    by_person = table.has("annotator")
+    table = table.select((*CSV_COLUMNS, *Aspect) if scored or by_person else CSV_COLUMNS)
+    if scored and not by_person:
         raise InputError(
             f"{name} has scores ({', '.join(scored)}) but no column annotator, which says who gave them. "
             "Add it, or take the columns of scores out."
         )
-    return columns
+    if not table.rows:
+        raise InputError(f"{name} has no rows below its header.")
+    rows: list[Row] = []
+    errors: list[tuple[str, str]] = []
+    for row in table.rows:
+        place = f"line {row.line}"
+        try:
+            if row.problem:
+                raise InputError(row.problem)
+            rows.append(_row(place, row.cells))
+        except InputError as error:
+            errors.append((place, str(error)))
+    return ImportTable(rows, errors, table.notes)
 
 
 def _row(place: str, cells: dict[str, str]) -> Row:
-    texts = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
-    image = texts.get("image")
-    if image is None:
-        raise InputError("The row names no image.")
+    texts = {name: cell for name, cell in cells.items() if cell}
     scores = _scores(texts, "")
     annotator, generator = texts.get("annotator"), texts.get("generator")
     if scores and annotator is None:
@@ -100,7 +95,7 @@ def _row(place: str, cells: dict[str, str]) -> Row:
     if "gold_tolerance" in texts:
         tolerance = _number(texts["gold_tolerance"], "gold_tolerance", TOLERANCE_RANGE)
     gold = tuple(Gold(aspect, score, tolerance) for aspect, score in _scores(texts, "gold_").items())
-    return Row(place, image, texts.get("prompt", ""), generator, gold, scores, annotator)
+    return Row(place, texts["image"], texts.get("prompt", ""), generator, gold, scores, annotator)
 
 
 def _scores(texts: dict[str, str], prefix: str) -> dict[Aspect, float]:
@@ -111,10 +106,7 @@ def _scores(texts: dict[str, str], prefix: str) -> dict[Aspect, float]:
 
 
 def _number(text: str, column: str, scale: MosScale) -> float:
-    try:
-        value = float(text.replace(",", "."))
-    except ValueError:
-        raise InputError(f"{column} is {text[:40]!r}; give a number.") from None
+    value = decimal_number(text, column)
     if not scale.low <= value <= scale.high:
         raise InputError(f"{column} is {text[:40]}; give a number from {scale.low:g} to {scale.high:g}.")
     return value

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from annotation.exchange.import_csv import Row, read_table
+from annotation.exchange.import_csv import Row, read_import_table
 from annotation.exchange.import_zip import Archive
 from annotation.store.image_files import MAX_FILE
 from m3agiqa.batch_scoring import MAX_SIDECAR, sidecar
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
+from m3agiqa.tables import TABLE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Offers:
     """Places and reasons of what cannot be read."""
     ignored: int = 0
     """Other files, which are no images."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how a table was read."""
 
 
 @contextmanager
@@ -46,10 +49,10 @@ def offers(source: Path, images: Path | None, trusted: bool) -> Iterator[Offers]
     the CSV cannot name files outside of it. Raises InputError.
     """
     kind = source.suffix.lower()
-    if images is not None and (kind != ".csv" or not images.is_dir()):
+    if images is not None and (kind not in TABLE_SUFFIXES or not images.is_dir()):
         raise InputError(
             f"There is no folder {images}."
-            if kind == ".csv"
+            if kind in TABLE_SUFFIXES
             else "A folder of images goes with a CSV; folders and ZIP files hold their images themselves."
         )
     if source.is_dir():
@@ -59,7 +62,7 @@ def offers(source: Path, images: Path | None, trusted: bool) -> Iterator[Offers]
     elif kind == ".zip":
         with Archive(source) as archive:
             yield _of_archive(archive)
-    elif kind == ".csv":
+    elif kind in TABLE_SUFFIXES:
         yield _of_table(
             _content(source), source.name, partial(_file, images or source.parent, trusted=trusted)
         )
@@ -90,7 +93,7 @@ def _of_folder(folder: Path) -> Offers:
 
 
 def _of_archive(archive: Archive) -> Offers:
-    tables = [path for path in archive.members if path.suffix.lower() == ".csv"]
+    tables = [path for path in archive.members if path.suffix.lower() in TABLE_SUFFIXES]
     pictures = [path for path in archive.members if is_image_name(path)]
     if len(tables) > 1:
         names = ", ".join(map(str, tables[:3]))
@@ -124,9 +127,9 @@ Locate = Callable[[str], tuple[PurePath, Callable[[], bytes]]]
 
 
 def _of_table(content: bytes, name: str, locate: Locate) -> Offers:
-    rows, errors = read_table(content, name)
-    offered = Offers(errors=errors)
-    for row in rows:
+    table = read_import_table(content, name)
+    offered = Offers(errors=table.errors, notes=table.notes)
+    for row in table.rows:
         try:
             path, read = locate(row.image)
         except InputError as error:

@@ -58,6 +58,8 @@ class ImportReport:
     """Files that are no images, or that the CSV does not name."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Places (row, file) and sentences, of what could not be imported."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how a table was read."""
 
     @property
     def summary(self) -> str:
@@ -80,7 +82,7 @@ class ImportReport:
         lines = [f"{place}: {sentence}" for place, sentence in self.errors[:SHOWN_ERRORS]]
         if len(self.errors) > SHOWN_ERRORS:
             lines.append(f"… and {len(self.errors) - SHOWN_ERRORS:,} more.")
-        return "\n".join([self.summary, *lines])
+        return "\n".join([self.summary, *self.notes, *lines])
 
 
 def import_into(
@@ -113,7 +115,7 @@ def import_into(
         )
     report = ImportReport()
     with offers(source, images, trusted) as offered, ThreadPoolExecutor(READER_THREADS) as readers:
-        report.errors, report.ignored = offered.errors, offered.ignored
+        report.errors, report.ignored, report.notes = offered.errors, offered.ignored, offered.notes
         total, done = len(offered.images), 0
         progress(0, total)
         try:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 from sqlalchemy.orm import Session
 
-from annotation.exchange.spreadsheet_safety import harmless
 from annotation.store import Store
 from annotation.store.image_files import StoredImage
 from annotation.store.items import add_item
 from annotation.store.log import log_action
 from annotation.store.queue import enqueue
 from m3agiqa.errors import InputError
+from m3agiqa.tables import harmless
 
 EXPORT_COLUMNS = (
     "item",

@@ -17,14 +17,14 @@ from m3agiqa.batch_scoring import RESULT_COLUMNS, ScoreFile, read_rows, score
 
 def run(source: Path, out: Path, assessor: Assessor) -> list[str]:
     """What the command does: the errors of the rows that were not scored yet."""
-    output = ScoreFile(out)
-    todo = output.remaining(read_rows(source))
-    output.start(assessor.card.title)
-    return list(score(todo, output, assessor))
+    with ScoreFile(out) as output:
+        todo = output.remaining(read_rows(source))
+        output.start(assessor.card.title)
+        return list(score(todo, output, assessor))
 
 
 def records(out: Path) -> list[dict[str, str]]:
-    with out.open(encoding="utf-8", newline="") as file:
+    with out.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -86,7 +86,7 @@ def test_table(table: Path, tmp_path: Path, scripted: Assessor) -> None:
     assert (long["quality_mos"], long["error"]) == ("3.620", "")
     assert long["prompt_origin"] == "CSV, its first 7,999 characters"
     assert nameless["error"] == "The row names no image."
-    assert "more cells than the header" in broken["error"]
+    assert "The row has 4 cells and the header 3" in broken["error"]
     assert (last["prompt"], last["error"]) == ("two\nlines, “ü”", "")
 
 
@@ -149,6 +149,53 @@ def test_an_image_whose_prompt_cannot_be_read_is_not_judged_without(pictures: Pa
     assert not any(row.error for row in others)
 
 
+def test_what_a_folder_holds_and_cannot_be_read_has_its_row(
+    pictures: Path, tmp_path: Path, scripted: Assessor
+) -> None:
+    for name in ("photo.heic", "photo.JXL", "drawing.svg"):
+        (pictures / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (pictures / "gone.png").symlink_to("nowhere.png")
+    (pictures / "circle.png").symlink_to("circle.png")
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "device.png").symlink_to("/dev/zero")
+    (pictures / "elsewhere").symlink_to(tmp_path)
+    (pictures / "letter.pdf").write_text("no image")
+    run(pictures, tmp_path / "out.csv", scripted)
+    errors = {row["image"]: row["error"] for row in records(tmp_path / "out.csv")}
+    good = {"a.png", "b.png", "more/c.png"}
+    assert {image for image, error in errors.items() if not error} == good
+    link, special = "This is a link that leads to no file.", "This is a pipe or device, not an image file."
+    assert {image: error for image, error in errors.items() if error.startswith("This is a")} == {
+        "gone.png": link,
+        "circle.png": link,
+        "pipe.png": special,
+        "device.png": special,
+        "elsewhere": "This is a link to another folder, which is scored on its own.",
+    }
+    assert errors.keys() - good > {"photo.heic", "photo.JXL", "drawing.svg"}
+
+
+def test_rows_that_name_no_readable_file(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:
+    os.mkfifo(pictures / "pipe.png")
+    images = ["pipe.png", "/dev/zero", "https://example.org/a.png", "x" * 5000, "more", "a.png"]
+    path = pictures / "rows.tsv"
+    path.write_text("image\tprompt\n" + "".join(f"{image}\t\n" for image in images))
+    *errors, good = run(path, tmp_path / "out.csv", scripted)
+    assert good == ""
+    assert all(errors)
+    assert errors[0] == errors[1] == "This is a pipe or device, not an image file."
+    assert "is a URL" in errors[2]
+
+
+def test_prompts_under_another_name_are_read_and_other_columns_named(pictures: Path) -> None:
+    path = pictures / "rows.csv"
+    path.write_text("image, Caption, seed\na.png, a ball, 1\n")
+    notes: list[str] = []
+    (row,) = read_rows(path, note=notes.append)
+    assert (row.prompt, row.prompt_origin) == ("a ball", "CSV")
+    assert notes == [f"{path}: not read: seed. Read: image, Caption."]
+
+
 def test_image_root(table: Path, tmp_path: Path) -> None:
     moved = tmp_path / "rows.csv"
     table.rename(moved)
@@ -167,10 +214,10 @@ def test_csv_from_a_spreadsheet(pictures: Path) -> None:
 
 
 BAD_TABLES = {
-    "empty": (b"", "needs the columns image and prompt"),
-    "other columns": (b"file;prompt\na.png;a ball\n", "its first line is 'file;prompt'"),
+    "empty": (b"", "is empty"),
+    "other columns": (b"bild;prompt\na.png;a ball\n", "Rename the column bild to image"),
     "no rows": (b"image,prompt\n", "has no rows"),
-    "not UTF-8": ("image,prompt\na.png,Bälle\n".encode("latin-1"), "line 2: The row is not UTF-8"),
+    "not UTF-8": ("image,prompt\na.png,мяч\n".encode("cp1251"), "line 2: The row is not UTF-8"),
     "picture": (b"\x89PNG\r\n\x1a\n\0\0\0", "line 1: The row is not UTF-8"),
     "open quote": (b'image,prompt\na.png,"a ball\n', "line 2: The row is no valid CSV"),
     "endless cell": (b"image,prompt\na.png," + b"x" * 200_000, "line 2: The row is no valid CSV"),
@@ -194,6 +241,8 @@ def test_nothing_to_score(tmp_path: Path) -> None:
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written: it is no ordinary file"):
+        ScoreFile(Path("/dev/full"))
     with pytest.raises(InputError, match="There is no folder"):
         ScoreFile(tmp_path / "nowhere" / "out.csv")
     with pytest.raises(InputError, match="cannot be written"):
@@ -219,6 +268,27 @@ def test_another_models_scores_are_not_mixed_in(pictures: Path, tmp_path: Path, 
     assert out.read_bytes() == before
 
 
+def test_the_file_is_one_runs_alone(pictures: Path, tmp_path: Path, scripted: Assessor) -> None:
+    out = tmp_path / "out.csv"
+    with ScoreFile(out), pytest.raises(InputError, match="Another process is writing to"):
+        ScoreFile(out)
+    assert not out.exists()  # nothing was written to it
+    assert run(pictures, out, scripted) == ["", "", ""]
+
+
+def test_what_a_spreadsheet_would_run_is_escaped_and_known_again(
+    pictures: Path, tmp_path: Path, scripted: Assessor
+) -> None:
+    path, out = pictures / "rows.csv", tmp_path / "out.csv"
+    path.write_text('image,prompt\na.png,"=HYPERLINK(""http://x"")"\nb.png,-5\n')
+    assert run(path, out, scripted) == ["", ""]
+    assert out.read_bytes().startswith(b"\xef\xbb\xbfimage,")
+    assert [row["prompt"] for row in records(out)] == ['\'=HYPERLINK("http://x")', "-5"]
+    assert run(path, out, scripted) == []
+    out.write_bytes(out.read_bytes().removeprefix(b"\xef\xbb\xbf"))  # as earlier versions wrote it
+    assert run(path, out, scripted) == []
+
+
 def test_second_run_scores_what_is_new(table: Path, tmp_path: Path, scripted: Assessor) -> None:
     out = tmp_path / "out.csv"
     run(table, out, scripted)
@@ -240,18 +310,13 @@ def test_every_place_where_a_run_can_break_off(table: Path, tmp_path: Path, scri
         assert out.read_bytes() == whole, f"after {length} bytes"
 
 
-def test_full_disk(
-    pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = ScoreFile(tmp_path / "out.csv")
-    output.start(scripted.card.title)
-
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match=r"No space left on device\. The rows before are kept"):
-        output.append({})
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_full_disk(tmp_path: Path) -> None:
+    with ScoreFile(tmp_path / "out.csv") as output, Path("/dev/full").open("wb", buffering=0) as full:
+        own, output._file = output._file, full
+        with pytest.raises(InputError, match=r"No space left on device\. The rows before are kept"):
+            output.append({})
+        output._file = own
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -270,6 +335,8 @@ def test_killed_run_goes_on(
     process = multiprocessing.get_context("fork").Process(target=run, args=(pictures, out, scripted))
     process.start()
     wait_until(lambda: out.exists() and len(records(out)) >= 1)
+    with pytest.raises(InputError, match="Another process is writing to"):
+        ScoreFile(out)
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     scored = len(records(out))

@@ -221,7 +221,7 @@ def test_score(bad_files: Path, loaded: list[str], capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     assert out == "scored 1, failed 3 (see the error column)\n"
     assert "4/4" in err  # the progress bar
-    with out_file.open(newline="") as file:
+    with out_file.open(encoding="utf-8-sig", newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == [
             "cut.jpg",
             "dot.png",
@@ -240,7 +240,7 @@ def test_score(bad_files: Path, loaded: list[str], capsys: pytest.CaptureFixture
     "source, out, message",
     [
         ("gone.csv", "scores.csv", "There is no file or folder"),
-        ("letter.png", "scores.csv", "needs the columns image and prompt"),
+        ("letter.png", "scores.csv", "is an image, which `assess` judges"),
         (".", "nowhere/scores.csv", "There is no folder"),
         (".", "letter.png", "not a score file"),
     ],

@@ -282,18 +282,18 @@ def test_prompts_that_look_like_missing_values_stay_texts(tmp_path: Path) -> Non
     ("text", "message"),
     [
         ("image,prompt\n1.png,a\n", r"t\.csv has no column with scores"),
-        ("prompt,quality\na,1\n", r"t\.csv has no column image or name"),
+        ("prompt,quality\na,1\n", r"t\.csv has no column image; it has prompt, quality"),
         ("image,quality\n1.png,1\n2.png,bright\n", r"t\.csv, line 3: quality is not a number: 'bright'"),
         ("image,quality\n1.png,1\n2.png,6\n", r"t\.csv, line 3: quality is 6, outside the scale from 1 to 5"),
         ("image,quality\n1.png,nan\n", r"t\.csv, line 2: quality is nan, outside the scale"),
         ("image,quality\n1.png,1\n2.png,\n", r"t\.csv, line 3: 2\.png has no score"),
-        ("image,quality\n,1\n", r"t\.csv, line 2: the column image is empty"),
+        ("image,quality\n,1\n", r"t\.csv, line 2: The row names no image"),
         ("image,prompt,alignment\n1.png,,3\n", r"line 2: 1\.png has a correspondence score but no prompt"),
         (
             "image,alignment,correspondence\n1.png,1,1\n",
-            r"several columns for correspondence: correspondence, al",
+            r"several columns for correspondence: alignment, correspondence\. Keep one",
         ),
-        ("image,quality,quality\n1.png,1,1\n", r"has the column quality more than once"),
+        ("image,quality,quality\n1.png,1,1\n", r"has several columns for quality: quality, quality"),
         (
             "image,prompt,quality\n1.png,a, b,1\n",
             r"line 2: The row has 4 cells and the header 3.*into double",
@@ -316,10 +316,17 @@ def test_wrong_tables_are_named(tmp_path: Path, text: str, message: str) -> None
         read("table", tmp_path / "t.csv", scale=(1, 5))
 
 
-def test_tables_in_other_encodings_are_refused(tmp_path: Path) -> None:
-    put_csv(tmp_path / "t.csv", ("image", "quality"), ("grün.png", 1), encoding="latin-1")
-    with pytest.raises(InputError, match=r"t\.csv, line 2: The row is not UTF-8"):
-        read("table", tmp_path / "t.csv", scale=(1, 5))
+def test_a_table_as_spreadsheets_and_people_write_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_images(tmp_path, "grün.png")
+    text = "Image Path; Caption; MOS-Quality; Qualty\r\ngrün.png; a pond; 3,5; x\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode("latin-1"))
+    (sample,) = read("table", tmp_path / "t.csv", scale=(1, 5)).samples
+    assert (sample.image.name, sample.prompt, sample.mos) == ("grün.png", "a pond", {Q: 3.5})
+    encoding, unread = caplog.messages
+    assert "read as Windows-1252 (Latin-1), such as “grün”" in encoding
+    assert unread.endswith("not read: Qualty. Read: Image Path, Caption, MOS-Quality.")
 
 
 def test_excel_without_openpyxl_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,10 @@ def test_an_answer_that_is_no_word_is_wrong(answer: str) -> None:
         (lambda responses, mos: responses.write_text('[{"image": "a.png"}]'), "entry 1: every entry needs"),
         (lambda responses, mos: mos.write_text("name,mos_quality\nz.png,1\n"), "no row for the image a.png"),
         (lambda responses, mos: mos.write_text("name,mos_quality\na.png,high\n"), "line 2: mos_quality"),
-        (lambda responses, mos: mos.write_text("name,score\na.png,1\n"), "needs the columns name"),
+        (
+            lambda responses, mos: mos.write_text("name,score\na.png,1\n"),
+            "has no column mos_quality; it has name, score",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_files_is_named(files, spoil, sentence: str, capsys) -> None:

@@ -23,7 +23,7 @@ from scipy.io.matlab import MatReadError
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
-from m3agiqa.tables import column_names, read_records
+from m3agiqa.tables import read_records
 from training.data.checks import ImageFinder, LocatedSample
 from training.data.conversations import cited_prompt, read_conversations
 from training.data.csv_table import table_entries
@@ -124,12 +124,13 @@ def _listed_prompts(file: Path) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"Cannot read {file} as text: {error}.") from error
         return [line.strip() for line in lines if line.strip()]
-    records = read_records(file, ragged=True)
-    names = column_names(records[0]) if records else []
+    records, _ = read_records(file.read_bytes(), str(file), short_rows=True)
+    names = [cell.strip().lower() for cell in records[0].cells] if records else []
     column, records = (names.index("prompt"), records[1:]) if "prompt" in names else (2, records)
     for record in records:
-        if not "".join(record.cells[column : column + 1]).strip():
-            raise InputError(f"{file}, line {record.line} has no prompt in column {column + 1}.")
+        if record.problem or not "".join(record.cells[column : column + 1]).strip():
+            lack = record.problem or f"There is no prompt in column {column + 1}."
+            raise InputError(f"{file}, line {record.line}: {lack}")
     return [record.cells[column].strip() for record in records]
 
 

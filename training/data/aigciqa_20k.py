@@ -17,7 +17,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.tables import read_table
 from training.data.checks import ImageFinder, LocatedSample
-from training.data.csv_table import read_scores, score_columns, table_entries
+from training.data.csv_table import TABLE_FIELDS, has_scores, read_scores, table_entries
 
 MOS_SCALE = MosScale(0.0, 5.0)
 IMAGE_FOLDERS = ("images", "train", "val", "test", "all", "")
@@ -41,7 +41,7 @@ def aigciqa_20k_entries(path: Path, images: ImageFinder, scale: MosScale) -> Ite
         yield from table_entries(whole, images, scale, generator=_generator)
     for name, table in tables.items():
         qualities = None
-        if not score_columns(read_table(table)):
+        if not has_scores(read_table(table).select(TABLE_FIELDS)):
             if whole is None:
                 raise InputError(
                     f"{table} has no column mos, and {path} has no data.csv or info_merge.csv with scores. "

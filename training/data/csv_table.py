@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,20 +12,13 @@ from m3agiqa.samples import Sample
 from m3agiqa.tables import Table, read_table
 from training.data.checks import ImageFinder, LocatedSample
 
-IMAGE_COLUMNS = ("image", "name")
-SCORE_COLUMNS = {
-    Aspect.QUALITY: ("quality", "mos_quality", "quality_mos", "mos"),
-    Aspect.CORRESPONDENCE: (
-        "correspondence",
-        "alignment",
-        "mos_correspondence",
-        "mos_align",
-        "mos_alignment",
-        "correspondence_mos",
-    ),
-    Aspect.AUTHENTICITY: ("authenticity", "realism", "mos_authenticity", "mos_realism", "authenticity_mos"),
-}
-"""What public data sets and users call the columns of scores."""
+TABLE_FIELDS = (
+    *("id", "image", "prompt", "generator", "source", "split"),
+    *Aspect,
+    *(f"{aspect}_description" for aspect in Aspect),
+)
+
+log = logging.getLogger(__name__)
 
 
 def table_entries(
@@ -39,23 +33,21 @@ def table_entries(
     """Samples of a table: `image,prompt,quality,correspondence,authenticity`, any subset of the three scores.
 
     Optional columns: `id` (default: the image as written), `generator`, `source`, `split`, and
-    `quality_description` and the like. Other names of columns: SCORE_COLUMNS, and `name` for `image`.
-    Columns not named here are left alone. `generator` tells it from the image's name where there is no
+    `quality_description` and the like. Other names of columns: m3agiqa.tables.COLUMN_NAMES. A warning names
+    the columns that are not read. `generator` tells it from the image's name where there is no
     such column; `qualities` gives scores by file name for a table without any; `split` is for rows that
     name none. Raises InputError naming file and line.
     """
-    table = read_table(path)
-    image_column = table.needed_column(IMAGE_COLUMNS, "the image's file")
-    columns = score_columns(table)
-    if not columns and qualities is None:
-        raise InputError(
-            f"{path} has no column with scores (quality, correspondence or authenticity); "
-            f"it has {', '.join(table.columns)}."
-        )
-    for row in table.rows:
-        image, prompt = row.needed(image_column), row.text("prompt")
-        scores = {aspect: row.score(column, scale) for aspect, column in columns.items()}
-        if not columns:
+    whole = read_table(path)
+    table = whole.select(TABLE_FIELDS)
+    for note in table.notes:
+        log.warning(note)
+    if not has_scores(table) and qualities is None:
+        raise _without_scores(whole)
+    for row in table.sound_rows():
+        image, prompt = row.cells["image"], row.text("prompt")
+        scores = {aspect: row.score(aspect, scale) for aspect in Aspect}
+        if not has_scores(table):
             scores[Aspect.QUALITY] = (qualities or {}).get(Path(image).name)
         mos = {aspect: value for aspect, value in scores.items() if value is not None}
         if not mos:
@@ -76,10 +68,9 @@ def table_entries(
         yield LocatedSample(row.place, sample)
 
 
-def score_columns(table: Table) -> dict[Aspect, str]:
-    """Which column holds the scores of which aspect. Raises InputError where several could."""
-    columns = {aspect: table.column(names, aspect) for aspect, names in SCORE_COLUMNS.items()}
-    return {aspect: column for aspect, column in columns.items() if column is not None}
+def has_scores(table: Table) -> bool:
+    """Whether a table of TABLE_FIELDS has scores of any aspect."""
+    return any(aspect in table.columns for aspect in Aspect)
 
 
 def read_scores(path: Path, scale: MosScale) -> dict[str, dict[Aspect, float]]:
@@ -87,18 +78,22 @@ def read_scores(path: Path, scale: MosScale) -> dict[str, dict[Aspect, float]]:
 
     Raises InputError naming file and line.
     """
-    table = read_table(path)
-    image_column = table.needed_column(IMAGE_COLUMNS, "the image's file")
-    columns = score_columns(table)
-    if not columns:
-        raise InputError(
-            f"{path} has no column with scores, such as mos_quality; it has {', '.join(table.columns)}."
-        )
+    whole = read_table(path)
+    table = whole.select(("image", *Aspect))
+    if not has_scores(table):
+        raise _without_scores(whole)
     scores: dict[str, dict[Aspect, float]] = {}
-    for row in table.rows:
-        name = Path(row.needed(image_column)).name
+    for row in table.sound_rows():
+        name = Path(row.cells["image"]).name
         if name in scores:
             raise InputError(f"{row.place}: {name} was given before.")
-        row_scores = {aspect: row.score(column, scale) for aspect, column in columns.items()}
+        row_scores = {aspect: row.score(aspect, scale) for aspect in Aspect}
         scores[name] = {aspect: value for aspect, value in row_scores.items() if value is not None}
     return scores
+
+
+def _without_scores(table: Table) -> InputError:
+    return InputError(
+        f"{table.name} has no column with scores (quality, correspondence or authenticity); it has "
+        f"{', '.join(table.columns)}. Rename those that are scores."
+    )

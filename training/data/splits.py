@@ -16,7 +16,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.grouping import connected_groups, fold_prompt
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
-from m3agiqa.tables import read_table
+from m3agiqa.tables import TABLE_SUFFIXES, read_table
 
 SPLIT_PARTS = ("train", "test", "validation")
 """In the order of the paper's ratios."""
@@ -263,8 +263,9 @@ def _published(samples: Sequence[Sample], path: Path) -> dict[str, str]:
 
 def _listed(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """Place, id, file name of the image (one of them may be empty) and part of each row."""
-    if path.suffix.lower() in (".csv", ".xlsx"):
-        rows = [(row.place, row.cells) for row in read_table(path).rows]
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        table = read_table(path).select(("id", "image", "split"), needed=())
+        rows = [(row.place, row.cells) for row in table.sound_rows()]
     else:
         rows = [(f"{path}, line {number}", row) for number, row in read_json_lines(path)]
     for place, row in rows:

@@ -8,7 +8,7 @@ from m3agiqa.aspects import MosScale, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_rows
 from m3agiqa.metrics import Ratings, accuracy, precision_and_f1, rough_accuracy
-from m3agiqa.tables import read_table
+from m3agiqa.tables import decimal_number, read_table
 
 
 def evaluate_responses(responses: Path, mos: Path, column: str, scale: MosScale) -> dict[str, float]:
@@ -50,17 +50,8 @@ def classification(predicted: Ratings, true: list[Rating]) -> dict[str, float]:
 
 def _scores(path: Path, column: str) -> dict[str, float]:
     """File name of an image -> score."""
-    table = read_table(path)
-    image = next((name for name in ("name", "image") if name in table.columns), None)
-    column = column.lower()
-    if image is None or column not in table.columns:
-        raise InputError(
-            f"{path} needs the columns name (or image) and {column}; it has {', '.join(table.columns)}."
-        )
-    scores = {}
-    for row in table.rows:
-        try:
-            scores[Path(row.needed(image)).name] = float(row.needed(column))
-        except ValueError as error:
-            raise InputError(f"{row.place}: {column} is not a number.") from error
-    return scores
+    table = read_table(path).select(("image", column), needed=("image", column))
+    return {
+        Path(row.cells["image"]).name: decimal_number(row.cells[column], f"{row.place}: {column}")
+        for row in table.sound_rows()
+    }

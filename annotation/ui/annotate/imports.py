@@ -16,8 +16,9 @@ from annotation.ui.context import Studio
 from annotation.ui.images import Upload
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
+from m3agiqa.tables import TABLE_SUFFIXES
 
-IMPORTED_ALONE = (".zip", ".csv")  # these bring their own order; other files are imported together
+IMPORTED_ALONE = (".zip", *TABLE_SUFFIXES)  # these bring their own order; other files are imported together
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are in."""
@@ -45,7 +46,7 @@ def import_uploads(
     title = Path(files[0].name).stem if len(files) == 1 else f"{len(files)} files"
     with _one_folder(files) as folder:
         sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMPORTED_ALONE]
-        has_table = any(path.suffix.lower() == ".csv" for path in sources)
+        has_table = any(path.suffix.lower() in TABLE_SUFFIXES for path in sources)
         if not has_table and len(sources) < len(files):
             _check_prompts(files)
             sources.append(folder)

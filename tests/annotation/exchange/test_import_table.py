@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.exchange.import_csv import Gold, read_table
+from annotation.exchange.import_csv import Gold, Row, read_import_table
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
+
+
+def read_table(content: bytes, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The good rows, and places and reasons of the bad ones."""
+    table = read_import_table(content, name)
+    return table.rows, table.errors
 
 
 def test_all_columns() -> None:
@@ -29,7 +35,7 @@ def test_all_columns() -> None:
         (",cat,ann,3", "names no image"),
         ("a.png,cat,ann,5.1", "quality is 5.1; give a number from 1 to 5"),
         ("a.png,cat,ann,nan", "quality is nan"),
-        ("a.png,cat,ann,good", "quality is 'good'; give a number"),
+        ("a.png,cat,ann,good", "quality is not a number: 'good'"),
         ("a.png,cat,,3", "names no annotator"),
         ("a.png,a cat, asleep,ann,3", "5 cells and the header 4; put texts that hold commas"),
         ("a.png,cat", "2 cells and the header 4"),
@@ -45,10 +51,25 @@ def test_a_bad_row_is_told_and_spoils_no_other(line: str, sentence: str) -> None
     assert sentence in reason
 
 
-def test_a_row_that_is_not_utf8() -> None:
-    rows, errors = read_table(b"image,prompt\na.png,caf\xe9\nb.png,tea\n", "t.csv")
-    assert [row.image for row in rows] == ["b.png"]
-    assert errors == [("line 2", "The row is not UTF-8; save the table as “CSV UTF-8”.")]
+def test_a_row_that_is_not_utf8_among_others_that_are() -> None:
+    rows, errors = read_table("image,prompt\na.png,café\n".encode() + b"b.png,caf\xe9\nc.png,tea\n", "t.csv")
+    assert [row.image for row in rows] == ["a.png", "c.png"]
+    assert errors == [("line 3", "The row is not UTF-8; save the table as “CSV UTF-8”.")]
+
+
+@pytest.mark.parametrize(
+    ("content", "scores", "notes"),
+    [
+        (b"image,annotator,mos_quality\na.png,ann,2.5\n", {Aspect.QUALITY: 2.5}, ()),
+        (b"image;annotator;quality\na.png;ann;2,5\n", {Aspect.QUALITY: 2.5}, ()),
+        (b"image,mos_quality\na.png,2.5\n", {}, ("t.csv: not read: mos_quality. Read: image.",)),
+    ],
+)
+def test_mean_scores_are_read_only_beside_who_gave_them(
+    content: bytes, scores: dict[Aspect, float], notes: tuple[str, ...]
+) -> None:
+    table = read_import_table(content, "t.csv")
+    assert ([row.scores for row in table.rows], table.notes) == ([scores], notes)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +90,11 @@ def test_what_spreadsheets_write(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "needs a column image"),
-        (b"file,prompt\na.png,x\n", "needs a column image"),
-        (b"\xff\xfe\xfd\x00", "needs a column image"),
+        (b"", "is empty"),
+        (b"bild,prompt\na.png,x\n", "Rename the column bild to image"),
+        (b"\xff\xfe\xfd\x00", "has no column image"),
         (b"image,prompt\n", "no rows below its header"),
-        (b"image,image\na,b\n", "column image twice"),
+        (b"image,image\na,b\n", "several columns for image: image, image"),
         (b"image,quality\na,3\n", "no column annotator"),
         (b"image\n" + b"a\n" * 300_000, "has 300,001 lines; at most 300,000"),
     ],
@@ -86,7 +107,7 @@ def test_tables_that_make_no_sense(content: bytes, sentence: str) -> None:
 prompts = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\r\t,\";'"), min_size=1, max_size=30
 ).filter(lambda text: text.strip() == text and text[0] not in '",')
-bad_lines = st.sampled_from(['x.png,"never closed', "x.png,too,many", 'x.png,"a"b', ",nothing", "x.png,\xe9"])
+bad_lines = st.sampled_from(['x.png,"never closed', "x.png,too,many", 'x.png,"a"b', ",nothing", "x.png,\x81"])
 
 
 @given(st.lists(prompts | bad_lines.map(lambda line: (line,)), min_size=1, max_size=30))
@@ -100,7 +121,7 @@ def test_every_good_row_is_read_whatever_is_between(table: list[str | tuple[str]
         else:
             csv.writer(text).writerow(["a.png", row])
             good.append(row)
-    content = text.getvalue().encode().replace("x.png,é".encode(), b"x.png,\xe9")
+    content = text.getvalue().encode().replace("x.png,\x81".encode(), b"x.png,\x81")
     rows, errors = read_table(content, "t.csv")
     assert [row.prompt for row in rows] == good
     assert len(errors) >= len(table) - len(good)

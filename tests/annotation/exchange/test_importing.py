@@ -291,7 +291,7 @@ def _hashes(store: Store) -> list[str]:
         (lambda path: _written(path / "a.zip", b"x"), "damaged or no ZIP"),
         (lambda path: zipped(path / "a.zip", {"a.txt": b"x"}), "no image in the ZIP"),
         (lambda path: zipped(path / "a.zip", {"a.csv": b"", "b.csv": b""}), "several CSV files"),
-        (lambda path: _written(path / "a.csv", b"x"), "needs a column image"),
+        (lambda path: _written(path / "a.csv", b"x"), "has no column image"),
     ],
 )
 def test_sources_that_cannot_be_imported(

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from seeded_cases import add, judge, picture, say
 from sqlalchemy import select
 
-from annotation.exchange.spreadsheet_safety import FORMULA_STARTS
 from annotation.failures.error_table import cases
 from annotation.failures.export_and_queue import queue_items, queue_samples, to_csv
 from annotation.failures.from_annotations import Annotations
@@ -19,6 +18,7 @@ from annotation.store import Store
 from annotation.store.models import AuditEntry, Item, QueueEntry
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
+from m3agiqa.tables import FORMULA_STARTS
 
 USUAL = {"aspect": "quality", "mos": 3.0, "predicted": 2.25, "scale_low": 1.0, "scale_high": 5.0}
 
