@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,8 +51,13 @@ class Catalogue:
         except KeyError as error:
             raise InputError("There is no such data set; choose one from the list.") from error
 
-    def settle(self, wanted: View) -> tuple[View, Choices]:
-        """The view with everything that is not there (any more) replaced by what is, and the choices."""
+    def settle(
+        self, wanted: View, visible: Callable[[str, pd.DataFrame], pd.DataFrame] = lambda model, table: table
+    ) -> tuple[View, Choices]:
+        """The view with everything that is not there (any more) replaced by what is, and the choices.
+
+        `visible`: what may be read of a model's cases.
+        """
         sets = self.data_sets()
         filled = [data_set for data_set in sets if data_set.versions] or sets
         data = next((data_set for data_set in sets if data_set.key == wanted.data), filled[0])
@@ -67,7 +72,7 @@ class Catalogue:
         made_by, used_tags = [], []
         if model:
             try:
-                table = self.table(model, other)
+                table = visible(model, self.table(model, other))
                 made_by, used_tags = generators(table), tags(table)
             except InputError:
                 pass  # whoever looks at the table is told

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from annotation.failures.error_table import DataSet, Judged, Opinion, Version, cases, rescaled
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
-from annotation.store.corrections import current_corrections, model_texts, same_text
-from annotation.store.current_responses import current_responses
+from annotation.store.corrections import model_texts, same_text
+from annotation.store.current_responses import current_corrections, current_responses
 from annotation.store.models import (
     Annotator,
     AspectAssessment,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Select, and_, func, select
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session, selectinload
 
+from annotation.store.current_responses import current_corrections
 from annotation.store.database import storable, storable_within
 from annotation.store.items import require_item
 from annotation.store.models import (
@@ -196,23 +197,6 @@ def has_response(session: Session, item_id: int, annotator: str) -> bool:
         )
     )
     return bool(session.scalar(standing.exists().select()))
-
-
-def current_corrections() -> Select[Correction]:
-    """All current corrections: per item, aspect and annotator the highest revision not withdrawn."""
-    newer = aliased(Correction)
-    superseded = (
-        select(newer.id)
-        .where(
-            newer.item_id == Correction.item_id,
-            newer.aspect == Correction.aspect,
-            newer.annotator_id == Correction.annotator_id,
-            newer.revision > Correction.revision,
-            ~newer.withdrawal.has(),
-        )
-        .exists()
-    )
-    return select(Correction).where(~Correction.withdrawal.has(), ~superseded)
 
 
 def model_texts(session: Session, item_id: int | None = None) -> dict[int, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pandas as pd
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, aliased
 
-from annotation.store.corrections import current_corrections
 from annotation.store.models import (
     Annotator,
     Correction,
@@ -43,6 +42,23 @@ RESPONSE_COLUMNS = {
     "source": "str",
     "gold": "bool",
 }
+
+
+def current_corrections() -> Select[Correction]:
+    """All current corrections: per item, aspect and annotator the highest revision not withdrawn."""
+    newer = aliased(Correction)
+    superseded = (
+        select(newer.id)
+        .where(
+            newer.item_id == Correction.item_id,
+            newer.aspect == Correction.aspect,
+            newer.annotator_id == Correction.annotator_id,
+            newer.revision > Correction.revision,
+            ~newer.withdrawal.has(),
+        )
+        .exists()
+    )
+    return select(Correction).where(~Correction.withdrawal.has(), ~superseded)
 
 
 def current_responses(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:

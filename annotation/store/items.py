@@ -7,9 +7,11 @@ import hashlib
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from annotation.store import exposures
 from annotation.store.database import storable, storable_within
 from annotation.store.image_files import StoredImage
 from annotation.store.models import (
+    AnswersOf,
     AspectAssessment,
     Assessment,
     Generator,
@@ -75,7 +77,7 @@ def record_assessment(
     card: Card,
     annotator: str | None = None,
 ) -> int:
-    """Keep what a model said of an item, and who asked for it (None: the queue). Returns its id.
+    """Keep what a model said of an item, and who asked for it and reads it (None: the queue). Returns its id.
 
     Raises InputError if there is no such item.
     """
@@ -102,6 +104,8 @@ def record_assessment(
     )
     session.add(row)
     session.flush()
+    if annotator is not None:
+        exposures.record(session, annotator, AnswersOf.MODEL, [(item_id, one.aspect) for one in row.aspects])
     session.execute(
         update(QueueEntry).where(QueueEntry.item_id == item_id).values(uncertainty=row.uncertainty)
     )

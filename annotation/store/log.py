@@ -1,4 +1,4 @@
-"""The audit log of what people did beside correcting, and the model that admins have put into service."""
+"""The audit log of what people did beside correcting, and what admins have decided for all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 
 from annotation.store.models import AuditEntry, Promotion
 from annotation.store.people import annotator_named
+
+OPEN_ANSWERS = "open answers"
 
 
 def log_action(session: Session, annotator: str | None, action: str, **details: Any) -> None:
@@ -26,3 +28,15 @@ def promote(session: Session, model: str, annotator: str) -> None:
 def promoted(session: Session) -> str | None:
     """The model that was put into service last; None before there was any decision."""
     return session.scalar(select(Promotion.model).order_by(Promotion.id.desc()).limit(1))
+
+
+def open_answers(session: Session, is_open: bool, annotator: str) -> None:
+    """Let everybody read all answers on the Failure cases tab, or only those to what they have scored."""
+    log_action(session, annotator, OPEN_ANSWERS, open=is_open)
+
+
+def answers_are_open(session: Session) -> bool:
+    """The latest decision; without any they are not."""
+    decision = select(AuditEntry.details).where(AuditEntry.action == OPEN_ANSWERS)
+    details = session.scalar(decision.order_by(AuditEntry.id.desc()).limit(1))
+    return details is not None and details["open"] is True

@@ -244,7 +244,7 @@ class Submission(Base):
     place: Mapped[str] = mapped_column(String(20))
     """Where it was said: "assess", "annotate", "import"."""
     blind: Mapped[bool]
-    """Whether the model's answer was hidden until the score was given."""
+    """Whether everybody's answers, the model's too, were hidden until the score was given."""
     seconds: Mapped[float]
     """Time that the person spent."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -308,6 +308,27 @@ class Withdrawal(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     correction: Mapped[Correction] = relationship(back_populates="withdrawal")
+
+
+class AnswersOf(StrEnum):
+    """Whose answers: what whoever scores blind has not read."""
+
+    MODEL = "model"
+    PEOPLE = "people"
+
+
+class Exposure(Base):
+    """That a person has been shown answers to one aspect of an item, on whatever tab."""
+
+    __tablename__ = "exposures"
+
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"), primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("items.id"), primary_key=True)
+    aspect: Mapped[Aspect] = mapped_column(primary_key=True)
+    answers_of: Mapped[AnswersOf] = mapped_column(AsText(AnswersOf), primary_key=True)
+    score: Mapped[float | None]
+    """What they had said of it before; None for nothing."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 # --- who does what -----------------------------------------------------------------------------

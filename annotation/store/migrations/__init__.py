@@ -35,8 +35,8 @@ def revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring a database to the latest revision, within the connection's transaction.
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Bring a database to a revision, by default the latest, within the connection's transaction.
 
     Processes that do so at the same time wait for each other: SQLite's lock comes with the transaction.
     """
@@ -45,4 +45,4 @@ def upgrade(connection: Connection) -> None:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    command.upgrade(config, "head")
+    command.upgrade(config, to)

@@ -19,16 +19,16 @@ from typing import Any, TypeVar
 import gradio as gr
 from sqlalchemy.orm import Session
 
-from annotation.store import corrections, queue
+from annotation.store import corrections, exposures, queue
 from annotation.store.items import latest_assessment, require_item
-from annotation.store.models import AspectAssessment, Assessment, Submission
+from annotation.store.models import AnswersOf, AspectAssessment, Assessment, Submission
 from annotation.ui import payloads
 from annotation.ui.access import Person, Role
 from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.context import Studio
 from annotation.ui.correction_form import submissions
-from annotation.ui.correction_form.submissions import Entered, ShownAnswers
+from annotation.ui.correction_form.submissions import Entered
 from annotation.ui.images import image_url
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -43,7 +43,6 @@ class Annotating:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.prefetch = Prefetch(studio)
-        self._shown_answers = ShownAnswers()
 
     def publish(self) -> None:
         """Add the endpoints to the app that is being built, each of its method's name."""
@@ -95,9 +94,10 @@ class Annotating:
         items = self.studio.store.database.transact(hold)
         self.prefetch.want(items)
         with self.studio.store.database.reading() as session:
-            # Only the first one is looked at now; the page has the others ready for later.
-            views = [self._view(session, item, person, blind, on_show=item == items[0]) for item in items]
+            views = [self._view(session, item, person, blind) for item in items]
             progress = asdict(queue.progress(session, person.name))
+        for view in views[:1]:  # the one that is looked at now; the page has the others ready for later
+            self._note_shown(person, view)
         return {
             "person": person.name,
             "blind_always": self.studio.settings.blind,
@@ -109,6 +109,7 @@ class Annotating:
         """An item's view: image, prompt, aspects with scale and revision, and the model's answer."""
         with self.studio.store.database.reading() as session:
             view = self._view(session, payloads.whole(item, "The item"), person, blind)
+        self._note_shown(person, view)
         if view["model"]["state"] == "coming":
             self.prefetch.want([item])
         return view
@@ -118,8 +119,10 @@ class Annotating:
         item, about = payloads.whole(item, "The item"), payloads.aspect(aspect)
         given = payloads.as_number(score, "The score")
         with self.studio.store.database.reading() as session:
-            if latest_assessment(session, item) is not None:  # else there is nothing to see yet
-                self._shown_answers.add(person.name, item, about, given)
+            is_assessed = latest_assessment(session, item) is not None
+        if is_assessed:  # else there is nothing to see yet
+            one = (item, about)
+            exposures.note(self.studio.store.database, person.name, AnswersOf.MODEL, [one], {one: given})
         return self.look(person, item, blind=True)
 
     def save(
@@ -151,7 +154,7 @@ class Annotating:
                 item_id=item,
                 assessment_id=shown,
                 tab="annotate",
-                shown_answers=self._shown_answers if self._is_blind(blind) else None,
+                blind_mode=self._is_blind(blind),
             )
             if not saved.again:
                 queue.finish(session, item, person.name)
@@ -197,9 +200,7 @@ class Annotating:
         with self.studio.store.database.reading() as session:
             return asdict(queue.progress(session, person.name))
 
-    def _view(
-        self, session: Session, item_id: int, person: Person, blind: bool, on_show: bool = True
-    ) -> View:
+    def _view(self, session: Session, item_id: int, person: Person, blind: bool) -> View:
         item = require_item(session, item_id)
         latest = latest_assessment(session, item_id)
         prompt = item.prompt.text or None
@@ -221,23 +222,20 @@ class Annotating:
                 }
                 for aspect in aspects
             ],
-            "model": self._answer(latest, item_id, person, blind, on_show),
+            "model": self._answer(session, latest, item_id, person, blind),
         }
 
     def _answer(
-        self, latest: Assessment | None, item: int, person: Person, blind: bool, on_show: bool
+        self, session: Session, latest: Assessment | None, item: int, person: Person, blind: bool
     ) -> dict[str, Any]:
-        """What the model says, as far as this person may see it; that they see it is noted."""
+        """What the model says, as far as this person may see it."""
         if latest is None:
             failure = self.prefetch.failure(item)
             return {"state": "failed" if failure else "coming", "message": failure, "aspects": {}}
         shown = latest.aspects
         if self._is_blind(blind):
-            visible = self._shown_answers.aspects(person.name, item)
-            shown = [one for one in shown if one.aspect in visible]
-        elif on_show:
-            for one in shown:
-                self._shown_answers.add(person.name, item, one.aspect)
+            visible = exposures.recorded(session, person.name, AnswersOf.MODEL, [item])
+            shown = [one for one in shown if (item, one.aspect) in visible]
         return {
             "state": "ready",
             "message": "",
@@ -245,6 +243,10 @@ class Annotating:
             "title": latest.model_version.title,
             "aspects": {str(one.aspect): _said_by_model(one) for one in shown},
         }
+
+    def _note_shown(self, person: Person, view: View) -> None:
+        shown = [(view["item"], Aspect(name)) for name in view["model"]["aspects"]]
+        exposures.note(self.studio.store.database, person.name, AnswersOf.MODEL, shown)
 
     def _is_blind(self, wanted: bool) -> bool:
         return self.studio.settings.blind or wanted is True

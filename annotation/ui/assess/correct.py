@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 from annotation.store.corrections import (
     AspectResponse,
     StaleError,
-    current_corrections,
     latest_revision,
     withdraw,
 )
+from annotation.store.current_responses import current_corrections
 from annotation.store.image_files import StoredImage
 from annotation.store.items import DEMO_SOURCE, add_item, record_assessment
 from annotation.store.models import Correction

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import anyio
 import gradio as gr
 
+from annotation.store import exposures
+from annotation.store.models import AnswersOf
 from annotation.ui import messages, theme
 from annotation.ui.access import Person
 from annotation.ui.assess import correct
@@ -20,6 +23,8 @@ from annotation.ui.model_service import banner_html
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
+
+log = logging.getLogger(__name__)
 
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 
@@ -59,8 +64,20 @@ class AssessHandlers:
                 yield self.show(state, run.seconds)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._note_shown, run, person)
         if run.state.assessment is not None:
             yield await anyio.to_thread.run_sync(self._finish, run, person)
+
+    def _note_shown(self, run: Run, person: Person) -> None:
+        """Whoever has read what the model writes of an image in the store does not score it blind."""
+        store = self.studio.store
+        try:
+            with store.database.reading() as session:
+                shown = list(exposures.of_image(session, run.upload.path, run.prompt, run.state.descriptions))
+            exposures.note(store.database, person.name, AnswersOf.MODEL, shown)
+        except M3AgiqaError as error:
+            log.warning("What %s has read cannot be recorded: %s", person.name, error)
 
     def _finish(self, run: Run, person: Person) -> PageOutputs:
         """Keep the assessment, if they are kept; it is shown and can be corrected either way."""

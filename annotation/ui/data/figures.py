@@ -120,19 +120,24 @@ def distribution(aspect: Aspect, overview: Overview) -> gr.BarPlot:
     )
 
 
-def least_certain(overview: Overview) -> str:
-    """The images whose MOS has the widest intervals, where another opinion tells most."""
+def least_certain(overview: Overview) -> list[tuple[Aspect, MeanOpinion]]:
+    """The mean opinions with the widest intervals, where another opinion tells most."""
     known = [
         (aspect, mean)
         for aspect, of_aspect in overview.aspects.items()
         for mean in of_aspect.scaling.opinions.values()
         if mean.raters > 1 and not math.isnan(mean.low)
     ]
-    if not known:
-        return ""
     known.sort(key=lambda pair: (pair[1].low - pair[1].high, pair[1].item))
+    return known[:MAX_LEAST_CERTAIN]
+
+
+def least_certain_html(means: Sequence[tuple[Aspect, MeanOpinion]], overview: Overview) -> str:
+    """A row for each."""
+    if not means:
+        return ""
     head = ("Aspect", "Image", "Prompt", "MOS", "95 % interval", "Raw mean", "Annotators")
-    rows = [(aspect, _mean_row(mean, overview)) for aspect, mean in known[:MAX_LEAST_CERTAIN]]
+    rows = [(aspect, _mean_row(mean, overview)) for aspect, mean in means]
     return _titled("Least certain images", _table(head, rows), "Where another opinion tells most.")
 
 

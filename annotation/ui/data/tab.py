@@ -14,8 +14,9 @@ from gradio.utils import get_upload_folder
 from sqlalchemy import select
 
 from annotation.statistics.overview import Overview, overview, version
+from annotation.store import exposures
 from annotation.store.log import log_action
-from annotation.store.models import Generator, Item
+from annotation.store.models import AnswersOf, Generator, Item
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
@@ -50,13 +51,15 @@ class DataHandlers:
             person = self.studio.access.require(request, Role.VIEWER)
             current = self._overview()
             admin = person.role.allows(Role.ADMIN)
+            uncertain = figures.least_certain(current) if admin else []
+            self._note_read(person, {(mean.item, aspect) for aspect, mean in uncertain})
             return (
                 messages.message(""),
                 figures.summary_html(current),
                 figures.agreement_html(current),
                 figures.mean_opinions_html(current),
                 _annotators(current, person),
-                figures.least_certain(current) if admin else "",
+                figures.least_certain_html(uncertain, current),
                 *(self._form(current) if admin else _no_form()),
                 *(figures.distribution(aspect, current) for aspect in Aspect),
             )
@@ -101,7 +104,7 @@ class DataHandlers:
     def download(self, request: gr.Request, name: Any) -> tuple[str, str | None]:
         """Message, and a version as a file for the browser to save."""
         try:
-            self.studio.access.require(request, Role.ADMIN)
+            self.take_answers(request)
             path = self.versions.find(name).file
         except M3AgiqaError as error:
             return messages.message(str(error)), None
@@ -109,7 +112,17 @@ class DataHandlers:
         # closed, because whoever may look may not have everybody's names.
         return messages.message(""), processing_utils.save_file_to_cache(path, get_upload_folder())
 
+    def take_answers(self, request: gr.Request) -> None:
+        """Whoever takes a file with all answers along has read them. Raises Forbidden for all but admins."""
+        person = self.studio.access.require(request, Role.ADMIN)
+        with self.studio.store.database.reading() as session:
+            scored = exposures.all_scored(session)
+        self._note_read(person, scored)
+
     # --- what they share
+
+    def _note_read(self, person: Person, shown: set[exposures.ItemAspect]) -> None:
+        exposures.note(self.studio.store.database, person.name, AnswersOf.PEOPLE, shown)
 
     def _overview(self) -> Overview:
         """Computed anew only if something has changed; others who ask meanwhile wait for it."""
@@ -286,6 +299,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
         concurrency_limit=1,
         api_visibility="private",
     )
+    csv_file.click(handlers.take_answers, show_progress="hidden", api_visibility="private")
     download.click(
         handlers.download,
         inputs=versions,

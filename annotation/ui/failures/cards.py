@@ -33,8 +33,11 @@ class ModelNames:
 # --- all of them -------------------------------------------------------------------------------
 
 
-def agreement_table(selected: pd.DataFrame, names: ModelNames, waiting: int) -> str:
-    """SRCC, PLCC and mean error of the selection, by aspect and model; `waiting` more have no MOS."""
+def agreement_table(selected: pd.DataFrame, names: ModelNames, waiting: int, hidden: int) -> str:
+    """SRCC, PLCC and mean error of the selection, by aspect and model.
+
+    `waiting` more have no MOS; `hidden` more may not be read by who looks.
+    """
     compared = "gain" in selected
     other = agreements(selected, "other_predicted") if compared else {}
     rows = []
@@ -54,6 +57,8 @@ def agreement_table(selected: pd.DataFrame, names: ModelNames, waiting: int) -> 
         if waiting
         else ""
     )
+    if hidden:
+        others += f"<p>{hidden:,} more open once you have scored them yourself.</p>"
     if not rows:
         return f'<div class="wide" role="status"><p><b>0 cases</b></p>{others}</div>'
     constant = any("–" in row for row in rows)

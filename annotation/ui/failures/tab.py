@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -26,11 +28,20 @@ from annotation.failures.filters import (
     select,
 )
 from annotation.failures.from_annotations import Annotations
+from annotation.store import exposures
 from annotation.store.items import MAX_SOURCE
+from annotation.store.log import answers_are_open, open_answers
+from annotation.store.models import AnswersOf
 from annotation.ui import messages, payloads, theme
-from annotation.ui.access import Forbidden, Person, Role
+from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
-from annotation.ui.failures.cards import ModelNames, agreement_table, case_detail, case_list
+from annotation.ui.failures.cards import (
+    MAX_LISTED,
+    ModelNames,
+    agreement_table,
+    case_detail,
+    case_list,
+)
 from annotation.ui.failures.scatter import scatter_svg
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -39,9 +50,9 @@ NOTHING_YET = "There is nothing to look into yet: assess images and have people 
 NO_MODEL = "No model has assessed an image here yet."
 NO_SCORES = "No person has scored an image that this model has assessed."
 
-ADMINS_ONLY = (
-    "On this server everybody scores before they see what the model says, so only admins look into the "
-    "annotation database here; choose a training run as the data set."
+HIDDEN_ANSWERS = (
+    "Here you find what you have scored yourself, and how others and the model judge it: nothing yet. "
+    "An admin can open all cases."
 )
 
 ALL_CHOICE = [("All", "")]
@@ -90,6 +101,9 @@ class ResolvedView:
     other: Version | None
     table: pd.DataFrame
     selected: pd.DataFrame
+    person: Person
+    hidden: int
+    """Cases that this person may not read yet."""
 
     @property
     def names(self) -> ModelNames:
@@ -139,7 +153,7 @@ class FailuresHandlers:
             key = Key.parse(resolved.view.case)
             if key is None or place(resolved.selected, key) is None:
                 raise InputError("This case is no longer among the selected ones; choose another.")
-            return messages.message(""), self._detail(request, resolved, key), _link(resolved.view), str(key)
+            return messages.message(""), self._detail(resolved, key), _link(resolved.view), str(key)
         except M3AgiqaError as error:
             return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip()
 
@@ -149,6 +163,7 @@ class FailuresHandlers:
             resolved = self._resolve(request, _view(values))
             if resolved.selected.empty:
                 raise InputError("No case matches these filters, so there is nothing to download.")
+            self._note_shown(resolved, resolved.selected)
         except M3AgiqaError as error:
             return messages.message(str(error)), None
         content = to_csv(resolved.selected).encode()
@@ -173,21 +188,27 @@ class FailuresHandlers:
             return messages.message(str(error))
         return _queued(queued, wanted)
 
+    def open_answers(self, request: gr.Request, is_open: Any) -> str:
+        """An admin lets everybody read the answers to what they have not scored, or takes that back."""
+        try:
+            person = self.studio.access.require(request, Role.ADMIN)
+            self.studio.store.database.transact(
+                lambda session: open_answers(session, is_open is True, person.name)
+            )
+        except M3AgiqaError as error:
+            return messages.message(str(error))
+        return messages.message("")
+
     # --- what they share
 
     def _arrange(self, request: gr.Request, wanted: View, says_what_is_gone: bool = False) -> Arranged:
         """Updates of all controls, and what is shown then."""
         try:
-            self.studio.access.require_name(request)
-            view, choices = self.catalogue.settle(wanted)
+            person = self.studio.access.require_name(request)
+            view, choices = self.catalogue.settle(wanted, partial(self._visible, person))
+            is_open = self._is_open()
         except M3AgiqaError as error:
             return *_unchanged(), *_empty(str(error))
-        try:
-            self._check_open(request, view.data)
-        except Forbidden as error:
-            view = replace(view, generator="", tag="")
-            choices = replace(choices, generators=[], tags=[])
-            return *_updates(view, choices, self.studio.access.person(request)), *_empty(str(error))
         try:
             if not view.model:
                 raise InputError(
@@ -205,56 +226,82 @@ class FailuresHandlers:
                 shown = messages.message(sentence), *shown[1:]
         except M3AgiqaError as error:
             shown = _empty(str(error))
-        return *_updates(view, choices, self.studio.access.person(request)), *shown
+        return *_updates(view, choices, person, is_open), *shown
 
     def _resolve(self, request: gr.Request, view: View) -> ResolvedView:
         """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
-        self.studio.access.require_name(request)
-        self._check_open(request, view.data)
+        person = self.studio.access.require_name(request)
         data = _find(self.catalogue.data_sets(), view.data, "This data set")
         model = _find(data.versions, view.model, "This model version")
         other = None
         if view.other:
             other = _find(self.catalogue.comparable(data, model.key), view.other, "The second model version")
         table = self.catalogue.table(model.key, view.other)
-        return ResolvedView(view, data, model, other, table, select(table, view))
+        visible = self._visible(person, model.key, table)
+        hidden = len(table) - len(visible)
+        return ResolvedView(view, data, model, other, visible, select(visible, view), person, hidden)
 
-    def _check_open(self, request: gr.Request, data: str) -> None:
-        """Raises Forbidden for what would tell people the model's answers before they score."""
-        closed = self.studio.settings.blind and isinstance(self.catalogue.source(data), Annotations)
-        if closed and not self.studio.access.person(request).role.allows(Role.ADMIN):
-            raise Forbidden(ADMINS_ONLY)
+    def _is_open(self) -> bool:
+        """Whether everybody may read the answers to what they have not scored themselves."""
+        with self.studio.store.database.reading() as session:
+            return not self.studio.settings.blind and answers_are_open(session)
+
+    def _visible(self, person: Person, version: str, table: pd.DataFrame) -> pd.DataFrame:
+        """The cases whose answers this person may read: of the database, what they have scored themselves."""
+        of_database = isinstance(self.catalogue.source(version), Annotations)
+        if not of_database or person.role.allows(Role.ADMIN) or self._is_open():
+            return table
+        with self.studio.store.database.reading() as session:
+            own = {(str(item), aspect) for item, aspect in exposures.scored_by(session, person.name)}
+        keys = zip(table["item"], table["aspect"], strict=True)
+        return table[[key in own for key in keys]].reset_index(drop=True)
+
+    def _note_shown(self, resolved: ResolvedView, rows: pd.DataFrame) -> None:
+        """Whoever has these rows before them has read people's scores and the model's."""
+        if isinstance(self.catalogue.source(resolved.data.key), Annotations):
+            shown = {(int(item), Aspect(a)) for item, a in zip(rows["item"], rows["aspect"], strict=True)}
+        else:
+            with self.studio.store.database.reading() as session:
+                shown = {
+                    pair
+                    for row in rows.itertuples(index=False)
+                    for pair in exposures.of_image(session, Path(row.image), row.prompt, [Aspect(row.aspect)])
+                }
+        for answers_of in AnswersOf:
+            exposures.note(self.studio.store.database, resolved.person.name, answers_of, shown)
 
     def _show(self, request: gr.Request, resolved: ResolvedView) -> Shown:
         """The page for a view; the first case is open unless another one is."""
         if resolved.table.empty:
-            return _empty(NO_SCORES)
+            return _empty(HIDDEN_ANSWERS if resolved.hidden else NO_SCORES)
         selected, names = resolved.selected, resolved.names
         waiting = 0 if resolved.other else self.catalogue.waiting(resolved.model.key)
         key = Key.parse(resolved.view.case)
         if key is None or place(selected, key) is None:
             key = key_at(selected, 0) if len(selected) else None
         view = replace(resolved.view, case=str(key or ""))
+        self._note_shown(resolved, selected.head(MAX_LISTED))
         return (
             messages.message(""),
-            agreement_table(selected, names, waiting),
+            agreement_table(selected, names, waiting, resolved.hidden),
             scatter_svg(selected, names.mos, key),
             case_list(selected, key, bool(view.aspect)),
-            self._detail(request, resolved, key) if key else "",
+            self._detail(resolved, key) if key else "",
             _link(view),
             view.case,
         )
 
-    def _detail(self, request: gr.Request, resolved: ResolvedView, key: Key) -> str:
-        table = resolved.table
+    def _detail(self, resolved: ResolvedView, key: Key) -> str:
+        rows = resolved.table[resolved.table["item"] == key.item]
+        self._note_shown(resolved, rows)
         return case_detail(
             key,
             place(resolved.selected, key),
             len(resolved.selected),
-            table[table["item"] == key.item],
+            rows,
             self.catalogue.source(resolved.data.key).opinions(key.item),
             resolved.names,
-            self.studio.access.person(request),
+            resolved.person,
         )
 
 
@@ -276,8 +323,8 @@ def _view(values: Sequence[Any]) -> View:
     return View(**chosen)
 
 
-def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
-    """Of all controls but the open case, and of those that only annotators have."""
+def _updates(view: View, choices: Choices, person: Person, is_open: bool) -> tuple[Any, ...]:
+    """Of all controls but the open case, and of those that only annotators and admins have."""
     compared = bool(view.other)
     offered = {
         "data": [(data_set.title, data_set.key) for data_set in choices.data_sets],
@@ -295,11 +342,16 @@ def _updates(view: View, choices: Choices, person: Person) -> tuple[Any, ...]:
         if name == "nearer":
             update["visible"] = compared
         updates.append(gr.update(**update))
-    return *updates, gr.update(visible=person.role.allows(Role.ANNOTATOR))
+    is_admin = person.role.allows(Role.ADMIN)
+    return (
+        *updates,
+        gr.update(visible=person.role.allows(Role.ANNOTATOR)),
+        gr.update(visible=is_admin, value=is_open),
+    )
 
 
 def _unchanged() -> tuple[Any, ...]:
-    return (gr.skip(),) * (len(CONTROL_NAMES) + 1)
+    return (gr.skip(),) * (len(CONTROL_NAMES) + 2)
 
 
 def _empty(sentence: str) -> Shown:
@@ -393,6 +445,12 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
                 )
                 queue = gr.Button("Put into the annotation queue", size="md", elem_id="failures-enqueue")
             queued = theme.html("", elem_id="failures-queued")
+            open_to_all = gr.Checkbox(
+                label="Everybody may read the answers to images that they have not scored themselves",
+                info="Their own scores of these no longer count as blind.",
+                visible=False,
+                elem_id="failures-open",
+            )
         with gr.Column(min_width=320):
             listed = theme.html("", elem_id="failures-list", script=CHOOSE_SCRIPT)
             detail = theme.html("", elem_id="failures-detail", script=CHOOSE_SCRIPT)
@@ -404,7 +462,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
     ]  # fmt: skip
     view = [*controls, case]
     shown = [message, agreement, points, listed, detail, link, case]
-    arranged = [*controls, queue_row, *shown]
+    arranged = [*controls, queue_row, open_to_all, *shown]
     # Without `preprocess`: Gradio sends a choice twice, the second time when the choices may have changed
     # with it, and would refuse what is no longer among them.
     raw = {"preprocess": False, "api_visibility": "private"}
@@ -450,5 +508,6 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         concurrency_limit=1,
         **raw,
     )
+    open_to_all.input(handlers.open_answers, inputs=open_to_all, outputs=message, **quiet)
     demo.load(js=theme.javascript("failures_link.js"))
     return handlers

@@ -19,13 +19,12 @@ from annotation.store.corrections import (
     SavedSubmission,
     StaleError,
     WithdrawnError,
-    current_corrections,
     latest_revision,
     save,
     withdraw,
     withdraw_submission,
 )
-from annotation.store.current_responses import current_responses
+from annotation.store.current_responses import current_corrections, current_responses
 from annotation.store.models import Correction, CorrectionTag, GoldAnswer, Submission, Withdrawal
 from m3agiqa import Aspect, MosScale
 from m3agiqa.errors import InputError

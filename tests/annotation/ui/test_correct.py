@@ -10,7 +10,7 @@ from signed_in import SignedIn
 from sqlalchemy import func, select
 from waiting import run_async
 
-from annotation.store.corrections import current_corrections
+from annotation.store.current_responses import current_corrections
 from annotation.store.database import StoreError
 from annotation.store.models import Correction, Item, Submission
 from annotation.store.queue import take

@@ -22,7 +22,13 @@ from annotation.store import Store
 from annotation.store.models import QueueEntry
 from annotation.ui.access import Access, Role, SpaceAccess
 from annotation.ui.context import Studio
-from annotation.ui.failures.tab import NO_SCORES, NOTHING_YET, FailuresHandlers, failures_tab
+from annotation.ui.failures.tab import (
+    HIDDEN_ANSWERS,
+    NO_SCORES,
+    NOTHING_YET,
+    FailuresHandlers,
+    failures_tab,
+)
 from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
 
@@ -244,6 +250,7 @@ def test_the_selection_is_exported(handlers: FailuresHandlers) -> None:
 
 
 def test_an_annotator_queues_the_selection(studio: Studio) -> None:
+    opened_to_all(studio)
     told = as_role(studio, Role.ANNOTATOR).queue(asked(), 3, *values(text="red"))
     assert said(told) == "1 image is in the annotation queue for 3 annotators each."
     with studio.store.database.reading() as session:
@@ -270,7 +277,12 @@ def test_a_number_of_annotators_that_is_none_is_told(
     assert "whole number" in said(handlers.queue(asked(), overlap, *values()))
 
 
+def opened_to_all(studio: Studio) -> None:
+    assert said(as_role(studio, Role.ADMIN).open_answers(asked(), True)) == ""
+
+
 def test_a_viewer_sees_scores_but_no_names_and_cannot_queue(studio: Studio) -> None:
+    opened_to_all(studio)
     handlers = as_role(studio, Role.VIEWER)
     page = shown(handlers.show(asked(), *values()))
     assert "MOS of people" in page["detail"] and "Person 1" in page["detail"]
@@ -278,8 +290,8 @@ def test_a_viewer_sees_scores_but_no_names_and_cannot_queue(studio: Studio) -> N
     assert "takes an annotator" in said(handlers.queue(asked(), 1, *values()))
     with studio.store.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(QueueEntry)) == 0
-    buttons = handlers.arrange(asked(), *values())[len(fields(View)) - 1]
-    assert buttons["visible"] is False
+    buttons, open_to_all = handlers.arrange(asked(), *values())[len(fields(View)) - 1 :][:2]
+    assert buttons["visible"] is False and open_to_all["visible"] is False
 
 
 def test_names_are_for_admins_and_oneself_is_you(studio: Studio) -> None:
@@ -296,20 +308,40 @@ def blind(studio: Studio) -> Studio:
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
-def test_where_everybody_scores_blind_only_admins_look_into_the_database(studio: Studio, role: Role) -> None:
-    handlers = as_role(blind(studio), role)
+@pytest.mark.parametrize("always_blind", [False, True])
+def test_answers_stay_hidden_until_one_has_scored_the_image_oneself(
+    studio: Studio, role: Role, always_blind: bool
+) -> None:
+    if always_blind:
+        studio = blind(studio)
+        opened_to_all(studio)  # which such a server disregards
+    handlers = as_role(studio, role)
     _, *opened = handlers.open(asked(), False, *values())
     arranged = handlers.arrange(asked(), *values(other="db:2", tag="blur"))
     for page in (shown(opened), shown(arranged), shown(handlers.show(asked(), *values()))):
-        assert "only admins look into the annotation database" in said(page.pop("message"))
+        assert said(page.pop("message")) == HIDDEN_ANSWERS
         assert not any(page.values())
     assert "blur" not in str(arranged) and "dalle" not in str(arranged)
     message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
-    assert "only admins" in said(message) and rest == [gr.skip()] * 3
-    message, file = handlers.export(asked(), *values())
-    assert "only admins" in said(message) and file is None
-    assert "one two three" not in str(opened) and "first 1.0 on quality" not in str(opened)
-    assert shown(as_role(blind(studio), Role.ADMIN).show(asked(), *values()))["detail"]
+    assert "no longer among the selected" in said(message) and rest == [gr.skip()] * 3
+    assert handlers.export(asked(), *values())[1] is None
+    assert shown(as_role(studio, Role.ADMIN).show(asked(), *values()))["detail"]
+
+    say(studio.store, 2, {Aspect.QUALITY: 2.0}, "mallory")
+    page = shown(handlers.show(asked(), *values()))
+    assert page["case"] == "2|quality" and page["list"].count("<li>") == 1
+    assert "Mine &amp; yours" in page["detail"]
+    assert "1 more open once you have scored them yourself" in page["agreement"]
+
+
+def test_an_admin_opens_all_answers_and_closes_them_again(studio: Studio) -> None:
+    opened_to_all(studio)
+    annotator, admin = as_role(studio, Role.ANNOTATOR), as_role(studio, Role.ADMIN)
+    assert shown(annotator.show(asked(), *values()))["case"] == "1|quality"
+    assert admin.arrange(asked(), *values())[len(fields(View))] == gr.update(visible=True, value=True)
+    assert "takes an admin" in said(annotator.open_answers(asked(), False))
+    admin.open_answers(asked(), False)
+    assert said(shown(annotator.show(asked(), *values()))["message"]) == HIDDEN_ANSWERS
 
 
 def test_where_everybody_scores_blind_training_runs_stay_open(studio: Studio, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""What people have been shown, and as far as submissions and assessments tell, were shown before."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    exposures = op.create_table(
+        "exposures",
+        sa.Column("annotator_id", sa.Integer(), nullable=False),
+        sa.Column("item_id", sa.Integer(), nullable=False),
+        sa.Column("aspect", sa.String(length=20), nullable=False),
+        sa.Column("answers_of", sa.String(length=20), nullable=False),
+        sa.Column("score", sa.Double(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["annotator_id"], ["annotators.id"], name="fk_exposures_annotator_id_annotators"
+        ),
+        sa.ForeignKeyConstraint(["item_id"], ["items.id"], name="fk_exposures_item_id_items"),
+        sa.PrimaryKeyConstraint("annotator_id", "item_id", "aspect", "answers_of", name="pk_exposures"),
+    )
+    statement = sa.text(_SHOWN).columns(created_at=sa.DateTime(timezone=True))
+    known: dict[tuple[int, int, str], dict[str, object]] = {}
+    for row in op.get_bind().execute(statement).mappings():
+        key = row["annotator_id"], row["item_id"], row["aspect"]
+        known.setdefault(key, {**row, "answers_of": "model"})
+    if known:
+        op.bulk_insert(exposures, list(known.values()))
+
+
+# Whoever has saved something with the model's answer at hand has read it: in blind mode after the score.
+_SHOWN = """
+SELECT annotator_id, item_id, aspect, score, created_at FROM (
+  SELECT assessments.annotator_id, assessments.item_id, aspect_assessments.aspect,
+         NULL AS score, assessments.created_at
+  FROM assessments JOIN aspect_assessments ON aspect_assessments.assessment_id = assessments.id
+  WHERE assessments.annotator_id IS NOT NULL
+  UNION ALL
+  SELECT submissions.annotator_id, submissions.item_id, aspect_assessments.aspect,
+         CASE WHEN submissions.blind THEN corrections.score END AS score, submissions.created_at
+  FROM submissions JOIN aspect_assessments ON aspect_assessments.assessment_id = submissions.assessment_id
+  LEFT JOIN corrections ON corrections.submission_id = submissions.id
+    AND corrections.aspect = aspect_assessments.aspect
+  WHERE NOT submissions.blind OR corrections.id IS NOT NULL
+) AS shown ORDER BY created_at
+"""
