@@ -92,7 +92,7 @@ class Annotating:
             return queue.take(session, person.name, count, chosen_order, chosen_pool, gold_every)
 
         items = self.studio.store.database.transact(hold)
-        self.prefetch.want(items)
+        self.prefetch.want(person.name, items)
         with self.studio.store.database.reading() as session:
             views = [self._view(session, item, person, blind) for item in items]
             progress = asdict(queue.progress(session, person.name))
@@ -111,7 +111,7 @@ class Annotating:
             view = self._view(session, payloads.whole(item, "The item"), person, blind)
         self._note_shown(person, view)
         if view["model"]["state"] == "coming":
-            self.prefetch.want([item])
+            self.prefetch.show(person.name, item)
         return view
 
     def reveal(self, person: Person, item: int, aspect: str, score: float) -> View:
@@ -161,6 +161,7 @@ class Annotating:
             return saved
 
         saved = self.studio.store.database.transact(save_and_finish)
+        self.prefetch.leave(person.name, item)
         return {
             "submission": saved.submission_id,
             "corrections": {str(about): number for about, number in saved.corrections.items()},
@@ -171,6 +172,7 @@ class Annotating:
         """Leave an item to others: {"skipped": item}."""
         item = payloads.whole(item, "The item")
         self.studio.store.database.transact(lambda session: queue.skip(session, item, person.name))
+        self.prefetch.leave(person.name, item)
         return {"skipped": item}
 
     def undo(self, person: Person, item: int, submission: int | None = None, blind: bool = False) -> View:

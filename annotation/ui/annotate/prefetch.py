@@ -6,7 +6,7 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextvars import copy_context
 
 from sqlalchemy import Select, exists, select
@@ -24,15 +24,26 @@ RETRY_SECONDS = 30.0  # seconds before a model or a store that has failed is tri
 
 
 class Prefetch:
-    """One worker for all annotators: what they hold first, in the order of asking, then what comes next.
+    """One worker for all annotators: what is on their screens first, then what they hold, then the queue.
 
+    Who has left an item before the model was done with it is quicker than the model: it is given up, and
+    goes on with the item that comes after the one on their screen, which it may have ready in time.
     Visitors of the Assess tab go first: the model is given back between items, and an item is put off in
     the middle when a visitor asks. Without annotators nothing is assessed.
     """
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
-        self._wanted: dict[int, None] = {}  # a set in order
+        self._wanted: dict[str, list[int]] = {}
+        """By person, the longest waiting first: the item on their screen, and those that come after it."""
+        self._settled: set[int] = set()
+        """Of these, the ones that need nothing more."""
+        self._quick: set[str] = set()
+        self._current: int | None = None
+        self._is_ahead = False
+        """Whether nobody holds the current item yet."""
+        self._was_on_screen = False
+        """Whether the model has begun with the current item when somebody had it on their screen."""
         self._ahead = 0
         self._failures: dict[int, str] = {}
         self._failure_of_all = ""
@@ -43,12 +54,19 @@ class Prefetch:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def want(self, items: Iterable[int]) -> None:
-        """Ask for assessments of these, the most urgent one first; starts the worker if need be."""
+    def want(self, person: str, items: Sequence[int]) -> None:
+        """Ask for assessments of what a person holds, that on their screen first.
+
+        It takes the place of what they held before. Starts the worker if need be.
+        """
         with self._changed:
             if self._ended.is_set():
                 return
-            self._wanted |= dict.fromkeys(item for item in items if item not in self._failures)
+            if items[:1] != self._wanted.get(person, [])[:1]:
+                self._wanted.pop(person, None)  # who has gone on waits anew
+            self._wanted[person] = list(items)
+            self._settled &= {item for of_person in self._wanted.values() for item in of_person} - set(items)
+            self._is_ahead = self._is_ahead and self._current not in items
             self._ahead = ITEMS_AHEAD
             self._request_context = copy_context()
             if self._thread is None:
@@ -56,6 +74,21 @@ class Prefetch:
                 self._thread.start()
                 atexit.register(self.stop)
             self._changed.notify_all()
+
+    def show(self, person: str, item: int) -> None:
+        """A person has the item on their screen now."""
+        with self._changed:
+            others = [other for other in self._wanted.get(person, []) if other != item]
+        self.want(person, [item, *others])
+
+    def leave(self, person: str, item: int) -> None:
+        """A person is through with an item; if nobody else waits for it, the model is, too."""
+        with self._changed:
+            items = self._wanted.get(person, [])
+            if item in items:
+                self._wanted[person] = [other for other in self._wanted.pop(person) if other != item]
+                if item == self._current:
+                    self._quick.add(person)
 
     def failure(self, item: int) -> str:
         """Why there is no answer for this item and none is under way; "" if there will be one."""
@@ -74,9 +107,12 @@ class Prefetch:
     def _work(self) -> None:
         while (item := self._next()) is not None:
             try:
-                self._request_context.copy().run(self._assess, item)
+                is_new = self._request_context.copy().run(self._assess, item)
                 self._failure_of_all = ""
-            except Stopped:  # for a visitor, or because the app ends
+                with self._changed:
+                    in_time = {person for person, items in self._wanted.items() if item in items}
+                    self._quick -= in_time if is_new else set()
+            except Stopped:  # for a visitor, for somebody's screen, or because the app ends
                 continue
             except InputError as error:
                 self._failures[item] = str(error)
@@ -90,29 +126,46 @@ class Prefetch:
                 log.exception("Assessing item %s of the queue failed", item)
                 self._failures[item] = "The model failed on this image; the app's log says more."
             with self._changed:
-                self._wanted.pop(item, None)
+                self._settled.add(item)
 
     def _next(self) -> int | None:
         """The most urgent item, waiting until there is one; None at the end."""
         while not self._ended.is_set():
             with self._changed:
+                self._current, self._is_ahead = None, False
                 seconds_left = (
                     self._failed_at + RETRY_SECONDS - time.monotonic() if self._failure_of_all else 0.0
                 )
                 if seconds_left > 0:
                     self._changed.wait(seconds_left)
                     continue
-                if self._wanted:
-                    return next(iter(self._wanted))
+                if ranks := self._ranks():
+                    self._current = min(ranks, key=ranks.__getitem__)  # of equals the first
+                    self._was_on_screen = self._current in self._on_screens()
+                    return self._current
                 if self._ahead == 0:
                     self._changed.wait()
                     continue
                 self._ahead -= 1
             if (item := self._next_in_queue()) is not None:
+                self._current, self._is_ahead = item, True
                 return item
             with self._changed:
                 self._ahead = 0
         return None
+
+    def _ranks(self) -> dict[int, int]:
+        """How urgent the items are that people wait for: 0 for those that the model is to see first."""
+        ranks: dict[int, int] = {}
+        for person, items in self._wanted.items():
+            ordered = [*items[1:], *items[:1]] if person in self._quick else items
+            for rank, item in enumerate(ordered):
+                if item not in self._settled and item not in self._failures:
+                    ranks[item] = min(rank, ranks.get(item, rank))
+        return ranks
+
+    def _on_screens(self) -> set[int]:
+        return {items[0] for items in self._wanted.values() if items}
 
     def _next_in_queue(self) -> int | None:
         """The next of the queue that nobody holds and the served model has not assessed."""
@@ -137,20 +190,32 @@ class Prefetch:
             log.warning("The queue cannot be read: %s", error)
             return None
 
-    def _assess(self, item: int) -> None:
+    def _assess(self, item: int) -> bool:
+        """Whether there was anything to do."""
         store, line = self._studio.store, self._studio.line
         assessor = self._studio.loader.wait(self._ended.is_set, lambda load: None)
         with store.database.reading() as session:
             if session.scalar(select(_assessed_by(assessor.card).where(Assessment.item_id == item).exists())):
-                return
+                return False
             queued = require_item(session, item)
             path, prompt = store.images.path(queued.image.file), queued.prompt.text
         with line.turn(self._ended.is_set, lambda place: None):
             *_, assessment = assessor.stream(path, prompt or None, stop=self._must_stop)
         store.database.transact(lambda session: record_assessment(session, item, assessment, assessor.card))
+        return True
 
     def _must_stop(self) -> bool:
-        return self._ended.is_set() or len(self._studio.line) > 1
+        return self._ended.is_set() or len(self._studio.line) > 1 or self._is_overtaken()
+
+    def _is_overtaken(self) -> bool:
+        """Whether somebody waits before their screen for another item, or nobody for this one any more."""
+        with self._changed:
+            ranks = self._ranks()
+            if self._current in ranks:
+                # What comes on the screen while the model is at it is finished, also for quick people.
+                is_put_off = self._was_on_screen or self._current not in self._on_screens()
+                return is_put_off and min(ranks.values()) < ranks[self._current]
+            return bool(ranks) or not self._is_ahead
 
 
 def _assessed_by(card: Card) -> Select[tuple[int]]:

@@ -541,8 +541,13 @@ const onShow = () => root.offsetParent !== null && !document.hidden;
 
 function poll() {
   setTimeout(poll, POLL);
-  const entry = [current, ...upcoming].find((one) => one?.view.model.state === "coming");
-  if (!entry || !onShow()) return;
+  if (!onShow()) return;
+  const isComing = (one) => one?.view.model.state === "coming";
+  if (!isComing(current)) {
+    if (upcoming.some(isComing)) afterwards(() => refill()); // not `look`, which is for what is on the screen
+    return;
+  }
+  const entry = current;
   call("look", entry.view.item, entry.blind)
     .then((view) => {
       entry.view = view;

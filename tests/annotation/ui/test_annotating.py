@@ -452,7 +452,7 @@ def test_a_new_model_says_its_own_of_what_an_older_one_has_assessed(make, assess
     spoken(older, item)
     newer = replace(assessor.card, version="2.0", digest="2" * 64)
     assessor.card = newer
-    make().prefetch.want([item])
+    make().prefetch.want("ann", [item])
 
     def title() -> str:
         with store.database.reading() as session:
@@ -472,6 +472,52 @@ def test_visitors_go_before_the_queue(annotating, assessor, fill):
         pass  # the visitor's turn comes although the model was still speaking of the queue's item
     assessor.go.set()
     assert spoken(annotating, item)["model"]["state"] == "ready"
+
+
+@pytest.fixture
+def patient(assessor, store, monkeypatch) -> list[int]:
+    """The images' numbers that the model has taken up; it waits before each word until it may go on."""
+    taken_up, stream = [], assessor.stream
+
+    def noted(image, *args, **kwargs):
+        with Image.open(image) as opened:
+            taken_up.append(opened.getpixel((0, 0))[0])
+        return stream(image, *args, **kwargs)
+
+    monkeypatch.setattr(assessor, "stream", noted)
+    assessor.go.clear()
+    return taken_up
+
+
+def test_the_model_gives_up_what_is_saved_and_helps_people_quicker_than_itself(make, assessor, fill, patient):
+    annotating = make()
+    numbers = {item: number for number, item in enumerate(fill(6))}
+    first, second = take(annotating)
+    wait_until(lambda: patient == [numbers[first["item"]]])
+    save(annotating, first, scored(4))
+    following, third = take(annotating)
+    assert following["item"] == second["item"]
+    wait_until(lambda: patient[-1] == numbers[third["item"]])  # in time for when it is on the screen
+    save(annotating, second, scored(4))
+    take(annotating)
+    assessor.go.set()
+    assert spoken(annotating, third["item"])["model"]["state"] == "ready"
+    with annotating.studio.store.database.reading() as session:
+        assert latest_assessment(session, first["item"]) is None, "not in vain"
+        assert latest_assessment(session, second["item"]) is None
+
+
+def test_what_is_on_a_screen_goes_before_what_others_hold_for_later(make, assessor, fill, patient):
+    annotating = make()
+    numbers = {item: number for number, item in enumerate(fill(6))}
+    shown, later = take(annotating)
+    wait_until(lambda: patient == [numbers[shown["item"]]])
+    [of_ben] = take(annotating, BEN, count=1)
+    assert patient == [numbers[shown["item"]]], "a screen's item is not put off for another screen's"
+    assessor.go.set()
+    assert spoken(annotating, of_ben["item"], BEN)["model"]["state"] == "ready"
+    assert spoken(annotating, later["item"])["model"]["state"] == "ready"
+    assert patient[:3] == [numbers[view["item"]] for view in (shown, of_ben, later)]
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_does_not_stop_the_work(make, fill):
