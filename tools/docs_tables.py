@@ -2,7 +2,8 @@
 
 A table stands between `<!-- KIND: MODULE.NAME, without FIELD … -->` and `<!-- end -->`. Its kind is
 `settings` (a dataclass; nested ones have dots, unless they are among the fields left out), `variables` (a
-dataclass whose fields are explained by an environment variable and a text) or `stages` (of a run).
+dataclass whose fields are explained by an environment variable and a text), `stages` (of a run) or `prompts`
+(where generators write them).
 """
 
 from __future__ import annotations
@@ -34,10 +35,21 @@ def _block(block: re.Match[str]) -> str:
     rows = {
         "settings": lambda: [("setting", "default", "what"), *_settings(described, without)],
         "variables": lambda: [("variable", "default", "what"), *_variables(described)],
+        "prompts": lambda: [("generator", "PNG text", "elsewhere"), *_prompts(described)],
         "stages": lambda: [("stage", "what it does", "leaves"), *_stages(described)],
     }[block[2]]()
     rows.insert(1, ("---",) * 3)
     return block[1] + "".join(f"|{'|'.join(row)}|\n" for row in rows)
+
+
+def _prompts(sources: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
+    keys: dict[str, dict[bool, list[str]]] = {}
+    for source in sources:
+        in_png_text = source.place == "PNG text"
+        key = f"`{source.key}`" if in_png_text else f"{source.key} ({source.place})"
+        keys.setdefault(source.generator, {True: [], False: []})[in_png_text].append(key)
+    for generator, places in keys.items():
+        yield generator, ", ".join(places[True]), ", ".join(places[False])
 
 
 def _stages(stages: Iterable[Any]) -> Iterator[tuple[str, str, str]]:

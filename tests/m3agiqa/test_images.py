@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from m3agiqa import InputError
+from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import is_image_name, open_image
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -374,29 +375,51 @@ def test_smallest_size() -> None:
 
 
 def _samples() -> list[bytes]:
-    image = Image.effect_mandelbrot((48, 40), (-2, -1, 1, 1), 20).convert("RGB")
+    """Small files of each format, with all that can stand in one."""
+    image = Image.effect_mandelbrot((48, 40), (-2, -1, 1, 1), 20)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
-    return [encoded(image, form, exif=exif) for form in ("PNG", "JPEG", "WEBP", "TIFF")] + [
-        encoded(image, form) for form in ("GIF", "BMP", "PPM")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + "a mill".encode("utf-16-le")
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a lighthouse\nSteps: 20, Seed: 1", zip=True)
+    info.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    metadata = {"exif": exif, "icc_profile": profile_named("Adobe RGB"), "xmp": XMP}
+    colours = image.convert("RGB")
+    return [
+        encoded(colours, "PNG", pnginfo=info, exif=exif, icc_profile=metadata["icc_profile"]),
+        encoded(colours.convert("RGBA"), "PNG"),
+        encoded(colours.quantize(8), "PNG", transparency=3),
+        *(encoded(colours, form, **metadata) for form in ("JPEG", "WEBP", "TIFF", "AVIF")),
+        *(encoded(image.convert(mode), "TIFF") for mode in ("I", "F", "I;16", "CMYK", "LAB")),
+        encoded(colours.convert("RGBA"), "WEBP", lossless=True),
+        *(encoded(colours, form) for form in ("GIF", "BMP", "PPM", "JPEG2000")),
     ]
 
 
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description/></x:xmpmeta>'
+
+
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=10_000, max_examples=250)
 @given(
     data=st.sampled_from(_samples()),
-    changes=st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=1, max_size=4)), max_size=4),
+    changes=st.lists(
+        st.tuples(st.integers(0, 10_000), st.integers(0, 8), st.binary(max_size=12)), min_size=1, max_size=4
+    ),
 )
-def test_damaged_files_give_an_image_or_a_clear_error(data: bytes, changes: list[tuple[int, bytes]]) -> None:
-    damaged = bytearray(data)
-    for place, new in changes:
-        start = place % len(damaged)
-        damaged[start : start + len(new)] = new
+def test_hostile_files_give_an_image_or_a_sentence(
+    data: bytes, changes: list[tuple[int, int, bytes]]
+) -> None:
+    """Bytes are spliced in, taken out and overwritten; what is metadata is read from all of these too."""
+    hostile = bytearray(data)
+    for place, removed, new in changes:
+        start = place % (len(hostile) + 1)
+        hostile[start : start + removed] = new
     try:
-        assert open_image(bytes(damaged)).mode == "RGB"
+        assert open_image(bytes(hostile)).mode == "RGB"
     except InputError as error:
         assert str(error).endswith(".")
+    find_prompt(bytes(hostile))
 
 
 @pytest.mark.parametrize("name", ["a.png", "A.JPG", "b.jpeg", "c.webp", "d.gif", "e.tif", "f.bmp", "g.avif"])

@@ -1,0 +1,9 @@
+"""The prompt that an image generator wrote into its image file.
+
+`places` takes texts out of a file, `generators` is the table of what each generator writes where, and
+`comfyui` follows the graphs of one of them.
+"""
+
+from m3agiqa.image_metadata.embedded_prompt import EmbeddedPrompt, find_prompt
+
+__all__ = ["EmbeddedPrompt", "find_prompt"]
