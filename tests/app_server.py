@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import argon2
 import psutil
 
+from annotation.users import Role, User, put_user
+
 ROOT = Path(__file__).parents[1]
-SCRIPTED = Path(__file__).with_name("scripted_app.py")
-"""The app with a quick model that follows a script."""
+PASSWORD = "a long password"
 # Seconds; far more than two idle cores need, so that a busy machine does not fail tests.
 PATIENCE = int(os.environ.get("M3AGIQA_TEST_PATIENCE", "60"))
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running `python app.py`, or another script that serves the app."""
+    """A running `python app.py`, or the app with the scripted model."""
 
     url: str
     process: psutil.Process
@@ -42,7 +44,7 @@ class ForkedApps:
 
     def __init__(self) -> None:
         self._forking = subprocess.Popen(
-            [sys.executable, SCRIPTED.with_name("forked_app.py")],
+            [sys.executable, Path(__file__).with_name("forked_app.py")],
             cwd=ROOT,
             env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"},
             stdin=subprocess.PIPE,
@@ -72,7 +74,7 @@ def forked_apps() -> ForkedApps:
 
 
 @contextmanager
-def serve_scripted(log: Path, **environment: str) -> Iterator[Server]:
+def serve_scripted(log: Path, others_may_fail: bool = False, **environment: str) -> Iterator[Server]:
     """The app with the scripted model, as `serve` starts it."""
     port, environment = _free_port(), {"M3AGIQA_DATA": str(log.with_name("data")), **environment}
     process = forked_apps().start(port, log, **environment)
@@ -81,22 +83,27 @@ def serve_scripted(log: Path, **environment: str) -> Iterator[Server]:
         yield Server(f"http://127.0.0.1:{port}", psutil.Process(process), Path(environment["M3AGIQA_DATA"]))
     finally:
         forked_apps().kill(process)
-    assert "Traceback" not in log.read_text(), log.read_text()
+    _check(log, others_may_fail)
 
 
 @contextmanager
-def serve(
-    log: Path, script: Path = ROOT / "app.py", others_may_fail: bool = False, **environment: str
-) -> Iterator[Server]:
-    """Start the app on a free port, with a data folder beside the log, and end it afterwards.
+def serve_team(folder: Path, **roles: Role) -> Iterator[Server]:
+    """The app with the scripted model and a login, for people who all have the same PASSWORD."""
+    quick = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    for name, role in roles.items():
+        put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
+    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+        yield running
 
-    The log must hold no traceback, or with `others_may_fail` none that passes through the app's own code.
-    """
+
+@contextmanager
+def serve(log: Path, **environment: str) -> Iterator[Server]:
+    """Start the app on a free port, with a data folder beside the log, and end it afterwards."""
     port, data = _free_port(), environment.setdefault("M3AGIQA_DATA", str(log.with_name("data")))
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, script], cwd=ROOT, env=environment, stdout=output, stderr=output
+            [sys.executable, ROOT / "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
     try:
         _await(port, log, lambda: process.poll() is None)
@@ -108,6 +115,11 @@ def serve(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(PATIENCE)
+    _check(log)
+
+
+def _check(log: Path, others_may_fail: bool = False) -> None:
+    """There must be no traceback, or with `others_may_fail` none that passes through the app's own code."""
     bugs = [f'File "{ROOT / part}' for part in ("app.py", "annotation", "m3agiqa")]
     said = log.read_text()
     assert not any(bug in said for bug in (bugs if others_may_fail else ["Traceback"])), said

@@ -12,6 +12,7 @@ import traceback
 
 import gradio.http_server
 import gradio.networking
+import gradio.oauth
 import scripted_app
 
 
@@ -23,6 +24,8 @@ def start(log: str, environment: dict[str, str]) -> int:
             os.dup2(output, descriptor)
         os.environ.update(environment)
         gradio.http_server.INITIAL_PORT_VALUE = int(os.environ["GRADIO_SERVER_PORT"])  # read at import
+        for name in ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL"):
+            setattr(gradio.oauth, name, os.environ.get(name))  # likewise
         gradio.networking.url_ok = lambda url: True  # on a busy machine it does not wait long enough
         try:
             scripted_app.main()

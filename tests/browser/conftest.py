@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from app_server import PATIENCE, Server, serve, serve_scripted
+from app_server import PASSWORD, PATIENCE, Server, serve, serve_scripted
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
@@ -63,24 +63,24 @@ def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
     """Opens the app as a new visitor; keyword arguments go to the browser context.
 
-    Without `url` it is that of `server`, which is started then. `login` is the name and password of a user,
-    where there is a login.
+    Without `url` it is that of `server`, which is started then; `login` is a user of `serve_team`.
     """
     contexts: list[BrowserContext] = []
 
-    def open_page(
-        path: str = "/", url: str = "", login: tuple[str, str] | None = None, **options: object
-    ) -> Page:
+    def open_page(path: str = "/", url: str = "", login: str = "", tab: str = "", **options: object) -> Page:
         url = url or request.getfixturevalue("server").url
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
         context.set_default_timeout(PATIENCE * 1000)
-        if login is not None:
-            form = {"username": login[0], "password": login[1]}
+        if login:
+            form = {"username": login, "password": PASSWORD}
             expect(context.request.post(f"{url}/login", form=form)).to_be_ok()
         page = context.new_page()
         page.goto(url + path)
-        expect(page.locator("#assess")).to_be_enabled()
+        if tab:
+            page.get_by_role("tab", name=tab).click()
+        else:
+            expect(page.locator("#assess")).to_be_enabled()
         return page
 
     yield open_page

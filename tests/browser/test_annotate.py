@@ -1,28 +1,26 @@
 """The Annotate tab as annotators meet it, with a quick model that follows a script."""
 
-import io
 import json
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-import argon2
 import pandas as pd
 import pytest
-from app_server import Server, serve_scripted
-from PIL import Image
-from playwright.sync_api import Browser, Page, Response, expect
+from app_server import Server, serve_team
+from playwright.sync_api import Page, Response, expect
+from seeded_cases import picture
 from sqlalchemy import delete
 
 from annotation.store import Store, queue
 from annotation.store.current_responses import current_responses
 from annotation.store.items import add_item
 from annotation.store.models import Assignment, QueueEntry
-from annotation.users import Role, User, put_user
+from annotation.users import Role
 
-PASSWORD = "a long password"
 MODEL_SAYS = "What a script says of the quality of this image."
 
 SignIn = Callable[..., Page]
@@ -31,11 +29,8 @@ SignIn = Callable[..., Page]
 @pytest.fixture(scope="module")
 def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The app for a team: ann and ben annotate, vera looks."""
-    folder = tmp_path_factory.mktemp("team")
-    quick = argon2.PasswordHasher(time_cost=1, memory_cost=64)
-    for name, role in (("ann", Role.ANNOTATOR), ("ben", Role.ANNOTATOR), ("vera", Role.VIEWER)):
-        put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
-    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+    roles = {"ann": Role.ANNOTATOR, "ben": Role.ANNOTATOR, "vera": Role.VIEWER}
+    with serve_team(tmp_path_factory.mktemp("team"), **roles) as running:
         yield running
 
 
@@ -49,23 +44,15 @@ def team(team_server: Server) -> Server:
 
 
 @pytest.fixture
-def sign_in(browser: Browser, team: Server) -> Iterator[SignIn]:
+def sign_in(new_page: Callable[..., Page], team: Server) -> SignIn:
     """Opens the Annotate tab for one of the team, in a browser of their own."""
-    contexts = []
 
     def open_tab(name: str = "ann", **options: object) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        context.request.post(f"{team.url}/login", form={"username": name, "password": PASSWORD})
-        page = context.new_page()
-        page.goto(team.url)
-        page.get_by_role("tab", name="Annotate").click()
+        page = new_page(url=team.url, login=name, tab="Annotate", **options)
         expect(page.locator(".annotate")).to_be_visible()
         return page
 
-    yield open_tab
-    for context in contexts:
-        context.close()
+    return open_tab
 
 
 @contextmanager
@@ -78,15 +65,13 @@ def opened(server: Server) -> Iterator[Store]:
         store.close()
 
 
-_drawn = iter(range(1, 10_000))
+_numbers = count(1)
 
 
 def png(size: tuple[int, int] = (320, 240)) -> bytes:
     """An image that no test has had before."""
-    number = next(_drawn)
-    file = io.BytesIO()
-    Image.new("RGB", size, (number % 256, number * 97 % 256, 120)).save(file, "PNG")
-    return file.getvalue()
+    number = next(_numbers)
+    return picture((number % 256, number * 97 % 256, 120), size)
 
 
 def fill(

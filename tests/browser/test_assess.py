@@ -166,46 +166,12 @@ def test_two_visitors_at_once_get_both_their_answers(new_page: NewPage, picture:
         assert json.loads(base64.b64decode(href.partition(",")[2]))["prompt"] == prompt
 
 
-def _text_as_png(folder: Path) -> Path:
-    path = folder / "text.png"
-    path.write_text("This is no image.")
-    return path
-
-
-def _truncated(folder: Path) -> Path:
-    whole = folder / "whole.png"
-    Image.effect_noise((200, 200), 80).convert("RGB").save(whole)
-    path = folder / "truncated.png"
-    path.write_bytes(whole.read_bytes()[:20_000])
-    return path
-
-
-def _one_pixel(folder: Path) -> Path:
-    path = folder / "one.png"
-    Image.new("RGB", (1, 1)).save(path)
-    return path
-
-
-def _too_large(folder: Path) -> Path:
-    path = folder / "large.png"
-    Image.new("1", (20_000, 20_000)).save(path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (_text_as_png, "This is not an image that can be read."),
-        (_truncated, "The image file is damaged or cut off"),
-        (_one_pixel, "The image has 1 × 1 pixels, which is too small to judge"),
-        (_too_large, "At most 64 megapixels"),
-    ],
-)
-def test_an_image_that_cannot_be_read_is_told_in_a_sentence(
-    new_page: NewPage, tmp_path: Path, make, sentence
-):
+def test_an_image_that_cannot_be_read_is_told_in_a_sentence(new_page: NewPage, tmp_path: Path):
+    """The sentences of all kinds are in test_images.py."""
+    (tmp_path / "text.png").write_text("This is no image.")
+    sentence = "This is not an image that can be read."
     page = new_page()
-    page.set_input_files("#image input[type=file]", make(tmp_path))
+    page.set_input_files("#image input[type=file]", tmp_path / "text.png")
     alert = page.locator("#message [role=alert]")
     expect(alert).to_contain_text(sentence)  # as soon as it is uploaded
     page.click("#assess")

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-import argon2
 import pytest
-from app_server import Server, serve_scripted
+from app_server import PASSWORD, Server, serve_team
 from PIL import Image
 from playwright.sync_api import Locator, Page, Request, expect
 
 from annotation.store import Database
 from annotation.store.current_responses import current_responses
 from annotation.ui.access import Role
-from annotation.users import User, put_user
 
 NewPage = Callable[..., Page]
 
@@ -24,18 +22,10 @@ NUMBERS = count()
 SCRIPTED_TEXT = "What a script says of the quality of this image."
 
 
-def password(name: str) -> str:
-    return f"the secret of {name}"
-
-
 @pytest.fixture(scope="module")
 def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The scripted app with a login."""
-    folder = tmp_path_factory.mktemp("guarded")
-    users, quick = folder / "users.txt", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    for name, role in (("ann", Role.ANNOTATOR), ("vera", Role.VIEWER)):
-        put_user(users, User.new(name, role, password(name), quick))
-    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(users)) as running:
+    with serve_team(tmp_path_factory.mktemp("guarded"), ann=Role.ANNOTATOR, vera=Role.VIEWER) as running:
         yield running
 
 
@@ -225,7 +215,7 @@ def test_a_phone_and_the_dark_theme_can_correct(new_page: NewPage, scripted_serv
 def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(
     new_page: NewPage, guarded_server: Server, image: Path
 ):
-    page = new_page(url=guarded_server.url, login=("vera", password("vera")))
+    page = new_page(url=guarded_server.url, login="vera")
     expect(page.locator("#who")).to_contain_text("Signed in as vera (viewer)")
     joined: list[Request] = []
     streams: list[Request] = []
@@ -285,7 +275,7 @@ def test_an_annotator_signs_in_corrects_and_signs_out(
 ):
     page = browser.new_page()
     page.goto(guarded_server.url)
-    for secret in ("wrong", password("ann")):
+    for secret in ("wrong", PASSWORD):
         page.get_by_label("username").fill("ann")
         page.get_by_label("password").fill(secret)
         page.get_by_role("button", name="Login").click()

@@ -1,26 +1,19 @@
 """The Data tab in a browser: figures of what people said, and an export that arrives."""
 
-import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import argon2
 import pytest
-from app_server import Server, serve_scripted
-from PIL import Image
-from playwright.sync_api import Browser, Page, expect
-from sqlalchemy.orm import Session
+from app_server import Server, serve_team
+from playwright.sync_api import Page, expect
+from seeded_cases import add, say
 
 from annotation.store import Store
-from annotation.store.corrections import AspectResponse, NewSubmission, save
-from annotation.store.items import add_item
-from annotation.users import Role, User, put_user
-from m3agiqa.aspects import Aspect, MosScale
+from annotation.users import Role
+from m3agiqa.aspects import Aspect
 
-PASSWORD = "a long password"
-SCALE = MosScale(1.0, 5.0)
 BIASES = {"zoe": 0.4, "roberta": -0.4}
 
 SignIn = Callable[[str], Page]
@@ -29,17 +22,10 @@ SignIn = Callable[[str], Page]
 def score(data: Path, number: int) -> None:
     """Put in an image, whose quality zoe and roberta score."""
     store = Store.open(f"sqlite:///{data / 'annotations.db'}", data / "images")
-    file = io.BytesIO()
-    Image.new("RGB", (64, 48), (20 * number, 90, 120)).save(file, "PNG")
-    image = store.images.add(file.getvalue(), f"{number}.png")
-
-    def work(session: Session) -> None:
-        item, _ = add_item(session, image, f"prompt {number}", "cats")
-        for name, bias in BIASES.items():
-            said = AspectResponse(Aspect.QUALITY, 2 + 0.2 * number + bias, SCALE, description="It is fine.")
-            save(session, NewSubmission(f"{name} {number}", item.id, name, (said,), seconds=20.0))
-
-    store.database.transact(work)
+    item = add(store, number, f"prompt {number}")
+    for name, bias in BIASES.items():
+        scores = {Aspect.QUALITY: 2 + 0.2 * number + bias}
+        say(store, item, scores, name, description="It is fine.", seconds=20.0)
     store.close()
 
 
@@ -47,33 +33,22 @@ def score(data: Path, number: int) -> None:
 def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The app for a team whose zoe and roberta have scored eight images."""
     folder = tmp_path_factory.mktemp("data")
-    quick = argon2.PasswordHasher(time_cost=1, memory_cost=64)
-    for name, role in (("zoe", Role.ANNOTATOR), ("boss", Role.ADMIN), ("vera", Role.VIEWER)):
-        put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
     for number in range(8):
         score(folder / "data", number)
-    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+    with serve_team(folder, zoe=Role.ANNOTATOR, boss=Role.ADMIN, vera=Role.VIEWER) as running:
         yield running
 
 
 @pytest.fixture
-def sign_in(browser: Browser, team_server: Server) -> Iterator[SignIn]:
+def sign_in(new_page: Callable[..., Page], team_server: Server) -> SignIn:
     """Opens the Data tab for one of the team, in a browser of their own."""
-    contexts = []
 
     def open_tab(name: str) -> Page:
-        context = browser.new_context(accept_downloads=True)
-        contexts.append(context)
-        context.request.post(f"{team_server.url}/login", form={"username": name, "password": PASSWORD})
-        page = context.new_page()
-        page.goto(team_server.url)
-        page.get_by_role("tab", name="Data").click()
+        page = new_page(url=team_server.url, login=name, tab="Data")
         expect(page.locator("#data-summary")).to_contain_text("Current responses")
         return page
 
-    yield open_tab
-    for context in contexts:
-        context.close()
+    return open_tab
 
 
 def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Server) -> None:

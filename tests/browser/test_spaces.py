@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
-from app_server import SCRIPTED, serve
+from app_server import serve_scripted
 from itsdangerous import TimestampSigner
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -35,7 +35,7 @@ def test_the_public_assesses_and_who_signs_in_corrects(
     new_page: Callable[..., Page], picture: Path, tmp_path: Path
 ):
     # On Spaces, Gradio starts a server for apps that are edited there; it may lack its package, or its port.
-    with serve(tmp_path / "log.txt", SCRIPTED, others_may_fail=True, **SPACE) as space:
+    with serve_scripted(tmp_path / "log.txt", others_may_fail=True, **SPACE) as space:
         page = new_page(url=space.url)
         for secret, role in (("", ""), ("forged", ""), (SECRET, "annotator")):
             if secret:
