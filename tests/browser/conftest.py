@@ -59,18 +59,28 @@ def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
         yield running
 
 
+@pytest.fixture(scope="session")
+def idle_contexts() -> dict[str, BrowserContext]:
+    """Browser contexts that no test uses now: their caches hold the scripts of the page."""
+    return {}
+
+
 @pytest.fixture
-def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+def new_page(
+    browser: Browser, idle_contexts: dict[str, BrowserContext], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Page]]:
     """Opens the app as a new visitor; keyword arguments go to the browser context.
 
-    Without `url` it is that of `server`, which is started then; `login` is a user of `serve_team`.
+    Without `url` it is that of `server`, which is started then; `login` is a user of `serve_team`. Pages that
+    one test opens share no context.
     """
-    contexts: list[BrowserContext] = []
+    contexts: list[tuple[str, BrowserContext]] = []
 
     def open_page(path: str = "/", url: str = "", login: str = "", tab: str = "", **options: object) -> Page:
         url = url or request.getfixturevalue("server").url
-        context = browser.new_context(accept_downloads=True, **options)
-        contexts.append(context)
+        key = f"{url} {login} {options}"
+        context = idle_contexts.pop(key, None) or browser.new_context(accept_downloads=True, **options)
+        contexts.append((key, context))
         context.set_default_timeout(PATIENCE * 1000)
         if login:
             form = {"username": login, "password": PASSWORD}
@@ -84,8 +94,13 @@ def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Calla
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for key, context in contexts:
+        for page in context.pages:
+            page.evaluate("localStorage.clear()")
+            page.close()
+        context.clear_cookies()
+        if idle_contexts.setdefault(key, context) is not context:
+            context.close()
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ def test_closing_the_page_ends_its_run(new_page: NewPage, server: Server, pictur
     put_in(next_one, picture)
     assess(page, picture)
     wait_for_text(page)
-    page.context.close()
+    page.close()
     time.sleep(1)
     before = server.cpu_seconds()
     time.sleep(2)  # a run takes several times as long
@@ -338,4 +338,4 @@ def test_a_tampered_weight_file_is_told_on_the_page(new_page: NewPage, picture: 
         assess(page, picture)
         expect(page.locator("#message [role=alert]")).to_contain_text(sentence)
         expect(page.locator("#assess")).to_be_enabled()
-        page.context.close()
+        page.close()

@@ -288,4 +288,4 @@ def test_an_annotator_signs_in_corrects_and_signs_out(
     assert in_force(guarded_server)[-1].annotator == "ann"
     page.get_by_role("link", name="Sign out").click()
     expect(page.get_by_label("password")).to_be_visible()
-    page.context.close()
+    page.close()

@@ -53,4 +53,4 @@ def test_the_public_assesses_and_who_signs_in_corrects(
             else:
                 expect(page.locator("#sign-in")).to_have_text("Sign in with Hugging Face")
                 expect(card.locator(".hint")).to_have_text("Sign in as an annotator to correct this.")
-        page.context.close()
+        page.close()
