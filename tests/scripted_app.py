@@ -2,10 +2,11 @@
 
 It is ready at once, and its scores follow the image's colours, so that a test knows them: red is quality,
 green correspondence, blue authenticity, each from 1 (none) to 5 (full). Everything else comes from the
-environment, as for app.py.
+environment, as for app.py; a model that M3AGIQA_MODEL names takes the script's place.
 """
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,10 @@ class ScriptedAssessor:
 def main() -> None:
     settings = Settings.from_environment()
     store = Store.open(settings.database_url, settings.images)
-    loader = ModelLoader("scripted", load=lambda name, progress: ScriptedAssessor())
+    if "M3AGIQA_MODEL" in os.environ:
+        loader = ModelLoader(settings.model)
+    else:
+        loader = ModelLoader("scripted", load=lambda name, progress: ScriptedAssessor())
     app.serve(Studio(settings, store, Access.from_settings(settings), loader))
 
 

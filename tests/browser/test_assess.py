@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from app_server import PATIENCE, Server, serve
+from app_server import PATIENCE, Server, serve_scripted
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
@@ -331,7 +331,7 @@ def test_a_tampered_weight_file_is_told_on_the_page(new_page: NewPage, picture: 
     content = bytearray(weights.read_bytes())
     content[-10] ^= 0xFF
     weights.write_bytes(content)
-    with serve(tmp_path / "log.txt", M3AGIQA_MODEL=str(folder)) as tampered:
+    with serve_scripted(tmp_path / "log.txt", M3AGIQA_MODEL=str(folder)) as tampered:
         page = new_page(url=tampered.url)
         sentence = f"The weight file {weights} is damaged or has been changed"
         expect(page.locator("#model [role=alert]")).to_contain_text(sentence)

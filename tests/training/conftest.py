@@ -10,6 +10,7 @@ from drawings import COLOURS, SHAPES, draw
 from scripted_backbone import ScriptedBackbone
 
 from m3agiqa.backbones import BACKBONE_CLASSES
+from training.nano import fit_prompt_alignment
 
 
 @pytest.fixture
@@ -19,6 +20,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedBackbone]:
     monkeypatch.setattr(ScriptedBackbone, "asked", [])
     monkeypatch.setattr(ScriptedBackbone, "fails_at", None)
     return ScriptedBackbone
+
+
+@pytest.fixture
+def two_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are aligned with images in two folds instead of three, as each fit takes a second."""
+    monkeypatch.setattr(fit_prompt_alignment, "N_FOLDS", 2)
 
 
 @pytest.fixture(scope="session")

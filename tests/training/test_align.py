@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from m3agiqa.aspects import Aspect
@@ -26,6 +27,7 @@ def test_an_image_is_changed_at_random_but_repeatably(data: Path) -> None:
     assert len({plain, changed, blurred}) == 3
 
 
+@pytest.mark.usefixtures("two_folds")
 def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path: Path) -> None:
     align(load_teacher(data), data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=2, batch=16))
     weights = load_file(tmp_path / CONNECTOR_FILE)
@@ -41,6 +43,7 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     assert not (tmp_path / FEATURES_FOLDER).exists(), "a gigabyte that is no longer needed"
 
 
+@pytest.mark.usefixtures("two_folds")
 def test_without_quality_and_validation_there_is_less_to_show_and_to_report(
     data: Path, tmp_path: Path
 ) -> None:

@@ -9,23 +9,21 @@ from random import Random
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from drawings import COLOURS, SHAPES, draw
 from PIL import Image
 
-from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.samples import Sample
+from m3agiqa.aspects import Aspect
+from m3agiqa.samples import Sample, write_samples
 from training.__main__ import main
+from training.nano import held_out_groups
 from training.nano.held_out_groups import (
     FULL_READERS,
     PLAIN_RIDGE,
     PROMPT_FOLDS,
     PROXY_COLUMNS,
-    as_markdown,
-    evaluate_held_out_groups,
     prompt_fold,
 )
-
-SCALE = MosScale(1.0, 5.0)
 
 
 def noisy(folder: Path, count: int = 51) -> list[Sample]:
@@ -48,23 +46,31 @@ def noisy(folder: Path, count: int = 51) -> list[Sample]:
     return samples
 
 
-def test_readers_agree_on_sources_that_they_were_fitted_without(tmp_path: Path) -> None:
-    samples = noisy(tmp_path)
-    found = evaluate_held_out_groups(samples, None, SCALE, tmp_path / "kept")
+@pytest.mark.usefixtures("two_folds")
+def test_readers_agree_on_sources_that_they_were_fitted_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(held_out_groups, "PROMPT_FOLDS", 2)
+    samples, settings, run = noisy(tmp_path), tmp_path / "noisy.yaml", tmp_path / "run"
+    write_samples(samples, tmp_path / "samples.jsonl")
+    data = {"format": "samples", "path": str(tmp_path / "samples.jsonl"), "scale": [1, 5]}
+    data["split"] = {"by": "image", "ratios": [2, 1, 1]}
+    settings.write_text(yaml.safe_dump({"name": "noisy", "data": data, "start": None}))
+    assert main(["datasets", str(settings), "--run", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["proxies", str(settings), "--run", str(run)]) == 0
+    found = pd.read_csv(run / "proxies.csv")
     assert tuple(found.columns) == PROXY_COLUMNS
     assert set(found["left_out"]) == {"source", "generator", "prompt"}
     assert set(found["reads"]) == {FULL_READERS, PLAIN_RIDGE}
     looks = found[(found["reads"] == FULL_READERS) & (found["aspect"] == "quality")]
     assert (looks["srcc"] > 0.8).all() and looks["n"].eq(len(samples)).all()
-    assert dict(zip(looks["left_out"], looks["groups"], strict=True)) == {
-        "source": 3,
-        "generator": 2,
-        "prompt": 1,
-    }
+    groups = {"source": 3, "generator": 2, "prompt": 1}
+    assert dict(zip(looks["left_out"], looks["groups"], strict=True)) == groups
     known = found.dropna()
     assert ((known["low"] <= known["srcc"]) & (known["srcc"] <= known["high"])).all()
-    assert not (tmp_path / "kept").exists()
-    lines = as_markdown(found).splitlines()
+    assert not (run / "proxies").exists(), "features that are no longer needed"
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(found) / 2 and "| source | quality | 51 |" in lines[2]
 
 
@@ -75,17 +81,6 @@ def test_images_of_one_prompt_are_left_out_together() -> None:
     assert len(folds) == PROMPT_FOLDS
     alone = {prompt_fold(replace(sample, id=str(i), prompt=None)) for i in range(60)}
     assert len(alone) == PROMPT_FOLDS
-
-
-def test_the_command_writes_a_table(
-    nano_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = ["training/configs/nano.yaml", "--run", str(tmp_path / "run")]
-    told += ["--set", f"data.path={nano_data}"]
-    assert main(["datasets", *told]) == 0
-    assert main(["proxies", *told]) == 0
-    assert "| prompt | quality | 48 |" in capsys.readouterr().out
-    assert tuple(pd.read_csv(tmp_path / "run" / "proxies.csv").columns) == PROXY_COLUMNS
 
 
 def test_nano_is_reproduced_by_its_settings(
