@@ -6,7 +6,6 @@ import codecs
 import csv
 import io
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -97,44 +96,37 @@ def read_rows(
 
 
 def _folder_rows(folder: Path) -> list[ScoreRow]:
+    return [_folder_row(folder, path, problem) for path, problem in folder_images(folder).items()]
+
+
+def _folder_row(folder: Path, path: Path, problem: str) -> ScoreRow:
+    row = ScoreRow(str(path.relative_to(folder)), path, error=problem)
+    try:
+        return row if problem else _with_prompt(row, sidecar(path))
+    except InputError as error:  # the image has a prompt, and must not be judged without
+        return replace(row, error=str(error))
+
+
+def folder_images(folder: Path) -> dict[Path, str]:
+    """What a folder and those within hold that is an image by its name, and folders that are not looked into.
+
+    Each with why it cannot be read ("": to be tried), in the order of names. Raises InputError where there is
+    no image.
+    """
     unread: dict[Path, str] = {}
 
     def unreadable(error: OSError) -> None:
         unread[Path(error.filename)] = f"The folder cannot be read: {error.strerror}."
 
-    paths: list[Path] = []
+    images: list[Path] = []
     for within, folders, files in os.walk(folder, onerror=unreadable):
         links = (Path(within, name) for name in folders if Path(within, name).is_symlink())
-        unread |= dict.fromkeys(links, "This is a link to another folder, which is scored on its own.")
-        paths += (Path(within, name) for name in files)
-    images = [p for p in paths if is_image_name(p) or p.suffix.lower() in OTHER_IMAGE_SUFFIXES]
+        unread |= dict.fromkeys(links, "This is a link to another folder; give that folder itself.")
+        images += (Path(within, name) for name in files if not name.startswith("._"))  # the Mac's bookkeeping
+    images = [p for p in images if is_image_name(p) or p.suffix.lower() in OTHER_IMAGE_SUFFIXES]
     if not images:
         raise InputError(next(iter(unread.values()), f"There is no image file in the folder {folder}."))
-    return [
-        ScoreRow(str(path.relative_to(folder)), path, error=unread[path])
-        if path in unread
-        else _folder_row(folder, path)
-        for path in sorted([*images, *unread])
-    ]
-
-
-def _folder_row(folder: Path, path: Path) -> ScoreRow:
-    row = ScoreRow(str(path.relative_to(folder)), path, error=_file_problem(path))
-    try:
-        return row if row.error else _with_prompt(row, sidecar(path))
-    except InputError as error:  # the image has a prompt, and must not be judged without
-        return replace(row, error=str(error))
-
-
-def _file_problem(path: Path) -> str:
-    """Why nothing can be read from a path; "" if it is a file, a folder or not there."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return "This is a link that leads to no file." if os.path.islink(path) else ""  # noqa: PTH114
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return ""
-    return "This is a pipe or device, not an image file."  # reading it might never end
+    return {path: unread.get(path, "") for path in sorted([*images, *unread])}
 
 
 def sidecar(image: Path) -> str:
@@ -175,8 +167,8 @@ def _csv_row(row: TableRow, image_root: Path) -> ScoreRow:
         raise InputError(f"{row.place}: {row.problem}")
     image, prompt = row.cells["image"], row.text("prompt") or ""
     path = image_root / image
-    if problem := row.problem or _file_problem(path):
-        return ScoreRow(image, path, prompt, error=problem)
+    if row.problem:
+        return ScoreRow(image, path, prompt, error=row.problem)
     return ScoreRow(image, path, prompt, "CSV") if prompt else _with_prompt(ScoreRow(image, path))
 
 

@@ -21,6 +21,14 @@ SEAL_FILE = "sha256.json"
 LOCKED_BYTE = 2**31 - 2  # Windows locks bytes, for readers too: one that no file here reaches
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; there is none of a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:  # e.g. too long
+        return False
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:

@@ -192,7 +192,7 @@ def _write_opinions(responses: pd.DataFrame, path: Path) -> None:
         image=[f"{IMAGES_FOLDER}/{Path(file).name}" for file in responses["file"]],
         tags=["; ".join(tags) for tags in responses["tags"]],
     )
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:  # else Excel takes it for Latin-1
         writer = csv.writer(file)
         writer.writerow(OPINION_COLUMNS)
         for row in rows[list(OPINION_COLUMNS)].itertuples(index=False):

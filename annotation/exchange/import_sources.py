@@ -11,7 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from annotation.exchange.import_csv import Row, read_import_table
 from annotation.exchange.import_zip import Archive
 from annotation.store.image_files import MAX_FILE
-from m3agiqa.batch_scoring import MAX_SIDECAR, sidecar
+from m3agiqa.batch_scoring import MAX_SIDECAR, folder_images, sidecar
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
 from m3agiqa.tables import TABLE_SUFFIXES
@@ -73,22 +73,20 @@ def offers(source: Path, images: Path | None, trusted: bool) -> Iterator[Offers]
 
 
 def _of_folder(folder: Path) -> Offers:
-    offered = Offers()
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith("._"):
-            continue
-        if is_image_name(path):
-            place = str(path.relative_to(folder))
-            try:
-                prompt = sidecar(path)
-            except InputError as error:  # the image has a prompt, and must not come in without
-                offered.errors.append((place, str(error)))
-                continue
+    offered, images = Offers(), folder_images(folder)
+    for path, problem in images.items():
+        place = str(path.relative_to(folder))
+        try:
+            if problem:
+                raise InputError(problem)
+            prompt = sidecar(path)
+        except InputError as error:  # the image may have a prompt, and must not come in without
+            offered.errors.append((place, str(error)))
+        else:
             offered.images.append(Offer(Row(place, place, prompt), path, partial(_content, path)))
-        elif path.suffix.lower() != ".txt":
-            offered.ignored += 1
-    if not offered.images and not offered.errors:
-        raise InputError(f"There is no image file in the folder {folder}.")
+    others = [path for path in folder.rglob("*") if path.is_file() and path not in images]
+    kinds = [path.suffix.lower() for path in others if not path.name.startswith("._")]
+    offered.ignored = len(kinds) - kinds.count(".txt")
     return offered
 
 
@@ -166,11 +164,15 @@ def _file(root: Path, name: str, trusted: bool) -> tuple[PurePath, Callable[[], 
                 return path, partial(_content, path)
     except OSError as error:
         raise InputError(f"{name[:80]} cannot be read: {error.strerror}.") from error
+    except RuntimeError as error:  # as older versions of Python say it
+        raise InputError(f"{name[:80]} is a link that leads in a circle.") from error
     raise InputError(f"There is no file {name}.")
 
 
 def _content(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path.name} is a pipe or a device, not a file.")  # reading it might never end
         with path.open("rb") as file:
             content = file.read(MAX_FILE + 1)
     except OSError as error:

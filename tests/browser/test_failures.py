@@ -211,7 +211,7 @@ def test_two_models_side_by_side_out_as_csv_and_into_the_queue(new_page: NewPage
 
     with page.expect_download() as download:
         page.click("#failures-export")
-    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"), newline="")))
     assert download.value.suggested_filename == "failure-cases.csv"
     assert [(row["item"], float(row["gain"]), row["tags"]) for row in rows] == [
         ("1", 2.5, "missed flaw"),

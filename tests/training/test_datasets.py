@@ -305,6 +305,7 @@ def test_prompts_that_look_like_missing_values_stay_texts(tmp_path: Path) -> Non
             r"line 4: the id 1\.png was given before, in .*t\.csv, line 2",
         ),
         ("image,quality\n1.png,1\n3.png,1\n", r"1 of 2 images are missing; the first is 3\.png .*line 3"),
+        (f"image,quality\n{'x' * 5000},1\n", r"1 of 1 images are missing"),
         ("image,quality\n", r"t\.csv holds no samples"),
         ("", r"t\.csv is empty"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.files import is_file
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample, read_samples
 from m3agiqa.tables import on_scale
@@ -35,7 +36,7 @@ class ImageFinder:
         for name in names:
             for folder in self.folders:
                 path = folder / name
-                if path.is_file():
+                if is_file(path):
                     return path
         return self.folders[0] / names[-1]
 
@@ -57,7 +58,7 @@ def checked(
         places[sample.id] = entry.place
         for aspect, mos in sample.mos.items():
             on_scale(mos, scale, f"{entry.place}: {aspect}")
-        if not sample.image.is_file():
+        if not is_file(sample.image):
             missing.append(entry)
         prompt = (sample.prompt or "").strip() or None
         samples.append(replace(sample, prompt=prompt, split=part(sample.split, entry.place)))

@@ -151,7 +151,7 @@ class DataHandlers:
 
     def _means(self, current: Overview) -> dict:
         """All mean opinions as a CSV to download."""
-        text = means_csv(current).encode()
+        text = means_csv(current).encode("utf-8-sig")
         path = processing_utils.save_bytes_to_cache(text, "mean-opinions.csv", get_upload_folder())
         return gr.update(value=path, visible=True)
 

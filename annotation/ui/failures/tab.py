@@ -166,7 +166,7 @@ class FailuresHandlers:
             self._note_shown(resolved, resolved.selected)
         except M3AgiqaError as error:
             return messages.message(str(error)), None
-        content = to_csv(resolved.selected).encode()
+        content = to_csv(resolved.selected).encode("utf-8-sig")
         path = processing_utils.save_bytes_to_cache(content, "failure-cases.csv", get_upload_folder())
         return messages.message(""), path
 

@@ -218,7 +218,8 @@ def test_a_spreadsheet_finds_no_formula(store: Store, out: Path) -> None:
     cat = add(store, 1, "=HYPERLINK('http://evil')", generator="@sum")
     say(store, cat, {Q: 3}, "+ann", description="-1+1", tags=("=tag",), comment="fine = so")
     export(store, out)
-    with (out / "annotations.csv").open() as file:
+    assert (out / "annotations.csv").read_bytes().startswith(b"\xef\xbb\xbfsample,")  # as Excel wishes
+    with (out / "annotations.csv").open(encoding="utf-8-sig") as file:
         (row,) = csv.DictReader(file)
     assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
     assert (row["prompt"], row["comment"]) == ("'=HYPERLINK('http://evil')", "fine = so")

@@ -1,3 +1,4 @@
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from annotation.store.database import StoreError
 from annotation.store.models import AuditEntry, GoldAnswer, Item, QueueEntry
 from annotation.store.queue import take
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.assessor import MAX_PROMPT
 from m3agiqa.errors import InputError
 
 Png = Callable[[int], bytes]
@@ -206,7 +208,13 @@ def test_many_rows_with_bad_ones_among_them(database: Database, tmp_path: Path, 
     for number in range(10):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     (tmp_path / "broken.png").write_bytes(b"no image")
-    bad = ["broken.png,p,", "gone.png,p,", '0.png,"p,', f"0.png,{'p' * 2001},", f"0.png,p,{'g' * 201}"]
+    bad = [
+        "broken.png,p,",
+        "gone.png,p,",
+        '0.png,"p,',
+        f"0.png,{'p' * (MAX_PROMPT + 1)},",
+        f"0.png,p,{'g' * 201}",
+    ]
     rows = [bad[i // 30 % 5] if i % 30 == 7 else f"{i % 10}.png,prompt {i},sd" for i in range(300)]
     (tmp_path / "t.csv").write_text("\n".join(["image,prompt,generator", *rows]))
     report = import_into(store, tmp_path / "t.csv", overlap=1)
@@ -215,6 +223,29 @@ def test_many_rows_with_bad_ones_among_them(database: Database, tmp_path: Path, 
     with database.reading() as session:
         assert session.scalar(select(func.count(Item.id))) == 290
         assert session.scalar(select(func.count()).select_from(QueueEntry)) == 290
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_comes_in(store: Store, tmp_path: Path, png: Png) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(1))
+    (folder / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    report = import_into(store, folder, overlap=1)
+    assert {place: "cannot be read" in error or "is a pipe" in error for place, error in report.errors} == {
+        "circle.png": True,
+        "drawing.svg": True,
+        "gone.png": True,
+        "pipe.png": True,
+    }
+    assert (report.added, report.ignored) == (1, 0)
+    (folder / "t.tsv").write_text("File\tseed\na.png\t1\ncircle.png\t2\npipe.png\t3\nhttp://a/b.png\t4\n")
+    report = import_into(store, folder / "t.tsv", overlap=1)
+    assert [place for place, _ in report.errors] == ["line 5", "line 3", "line 4"]
+    assert (report.known, report.notes) == (1, ("t.tsv: not read: seed. Read: File.",))
+    assert report.notes[0] in report.text
 
 
 # --- ZIP ---------------------------------------------------------------------------------------
