@@ -6,6 +6,7 @@ import argparse
 import getpass
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         help="; ".join(f"{name}: {meaning}" for name, meaning in MOS_METHODS.items()) + " (default: p910)",
     )
     exporting.add_argument("--gold", action="store_true", help="calibration images, too")
+    exporting.add_argument(
+        "--all-texts",
+        action="store_true",
+        help="descriptions of one word, and texts that one person wrote under many images, too",
+    )
     exporting.set_defaults(command=_export)
     _add_users_command(commands)
     return parser
@@ -159,6 +165,7 @@ def _export(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
             sources=args.source,
             method=args.mos,
             gold=args.gold,
+            all_texts=args.all_texts,
         )
     sys.stdout.write(report.text + "\n")
     return 0
@@ -256,8 +263,17 @@ def _list_users(args: argparse.Namespace, file: Path) -> None:
 def _password(args: argparse.Namespace) -> str:
     if args.password_stdin:
         return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass(f"Password of {args.name}: ")
-    if getpass.getpass("The same again: ") != password:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)  # else the password is echoed
+            password = getpass.getpass(f"Password of {args.name}: ")
+            again = getpass.getpass("The same again: ")
+    except (EOFError, getpass.GetPassWarning) as error:
+        raise InputError(
+            "There is no terminal to ask for the password, so nothing was changed; send it with "
+            "--password-stdin, e.g. from a file: --password-stdin < password.txt"
+        ) from error
+    if again != password:
         raise InputError("The two passwords differ; nothing was changed.")
     return password
 

@@ -11,6 +11,9 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 
+EXPORT_FORMAT = 1
+"""Of an export of annotations: higher once a version would misread what a newer one has written."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -13,6 +13,7 @@ import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from annotation.statistics.doubts import doubts
 from annotation.statistics.mos import mean_opinions, on_one_scale
 from annotation.store import Store
 from annotation.store.corrections import model_texts, same_text
@@ -47,6 +48,8 @@ class Filters:
     """Names of imports, or "demo"."""
     gold: bool = False
     """Whether calibration images are wanted, too."""
+    all_texts: bool = False
+    """Whether descriptions of one word, and those under many images, are wanted, too."""
 
     def __post_init__(self) -> None:
         if self.min_raters < 1:
@@ -65,6 +68,8 @@ class HumanSamples:
 
     samples: list[Sample]
     opinions: pd.DataFrame
+    texts_left_out: int
+    """Descriptions that tell nothing of their image (annotation.statistics.doubts)."""
 
 
 def human_samples(store: Store, filters: Filters, method: Method = "p910") -> HumanSamples:
@@ -80,6 +85,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
         part_of = split_of_items(session)
         shown = model_texts(session)
         files = dict(session.execute(select(Image.sha256, Image.file)).tuples().all())
+    doubtful = set() if filters.all_texts else doubts(responses, shown).texts
     responses["common_score"] = on_one_scale(responses)["score"]
     responses["file"] = responses["image_sha256"].map(files)
     responses["sample"] = [
@@ -102,7 +108,8 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
                 continue
             kept += [row.Index for row in of_aspect]
             mos[aspect], raters[aspect] = round(COMMON_SCALE.clamp(mean.mos), MOS_DIGITS), mean.raters
-            text = _best_description(of_aspect, mean.mos, shown)
+            described = [row for row in of_aspect if row.correction_id not in doubtful]
+            text = _best_description(described, mean.mos, shown)
             if text is not None:
                 descriptions[aspect] = text
         if mos:
@@ -121,7 +128,8 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
             )
     if not samples:
         raise InputError(_nothing(responses, filters))
-    return HumanSamples(samples, wanted.loc[kept])
+    opinions = wanted.loc[kept]
+    return HumanSamples(samples, opinions, int(opinions["correction_id"].isin(doubtful).sum()))
 
 
 def _sample_id(image_sha256: str, prompt: str) -> str:

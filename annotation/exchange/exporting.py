@@ -22,7 +22,7 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder, sha256
-from m3agiqa.samples import Sample, write_samples
+from m3agiqa.samples import EXPORT_FORMAT, Sample, write_samples
 from m3agiqa.tables import harmless
 
 SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE = (
@@ -36,6 +36,7 @@ EXPORTED_FILES = {SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE, *CO
 OPINION_COLUMNS = (
     "sample",
     "image",
+    "original_file",
     "prompt",
     "generator",
     "source",
@@ -72,10 +73,16 @@ class ExportReport:
         """A summary for people."""
         counts = self.counts
         scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items())
+        left_out = (
+            f" {_count(counts['texts_left_out'], 'description')} left out: one word, or the same text under "
+            "many images."
+            if counts["texts_left_out"]
+            else ""
+        )
         return (
             f"{self.version}: {_count(counts['samples'], 'image')} ({counts['train']:,} for training, "
             f"{counts['test']:,} held out) with {_count(counts['opinions'], 'opinion')} of "
-            f"{_count(counts['annotators'], 'annotator')}; MOS: {scores}; in {self.folder}."
+            f"{_count(counts['annotators'], 'annotator')}; MOS: {scores}; in {self.folder}.{left_out}"
         )
 
 
@@ -94,6 +101,7 @@ def export(
     sources: Sequence[str] | None = None,
     method: Method = "p910",
     gold: bool = False,
+    all_texts: bool = False,
 ) -> ExportReport:
     """Write what people think into the folder `out`, which appears as a whole or not at all.
 
@@ -113,6 +121,7 @@ def export(
         tuple(generators) if generators else None,
         tuple(sources) if sources else None,
         gold,
+        all_texts,
     )
     human = human_samples(store, filters, method)
     try:
@@ -152,11 +161,12 @@ def _write(folder: Path, name: str, human: HumanSamples, filters: Filters, metho
     created = datetime.now(UTC)
     samples_sha256 = sha256(folder / SAMPLES_FILE)
     manifest = {
+        "format": EXPORT_FORMAT,
         "name": name,
         "version": f"{name}-{created:%Y%m%d}-{samples_sha256[:8]}",
         "created": created.isoformat(timespec="seconds"),
         "samples_sha256": samples_sha256,
-        "counts": _counts(samples, human.opinions),
+        "counts": _counts(samples, human.opinions) | {"texts_left_out": human.texts_left_out},
         "filters": asdict(filters),
         "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
         "mos_method": f"{method}: {MOS_METHODS[method]}",

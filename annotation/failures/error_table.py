@@ -16,6 +16,7 @@ INPUT_COLUMNS = (
     "item",  # an item's id or a sample's, as text
     "aspect",
     "image",  # path of the file
+    "original_file",  # what its first owner called it, where that is not the path's name
     "prompt",
     "generator",
     "source",
@@ -68,7 +69,7 @@ class Key:
 def cases(given: pd.DataFrame) -> pd.DataFrame:
     """A table with INPUT_COLUMNS and DERIVED_COLUMNS, by item and aspect; None where unknown."""
     table = given.reindex(columns=list(INPUT_COLUMNS)).astype({"predicted": float, "mos": float})
-    texts = ["prompt", "generator", "source", "spoken_rating", "description", "reference"]
+    texts = ["original_file", "prompt", "generator", "source", "spoken_rating", "description", "reference"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), None)
     table["tags"] = [tags if isinstance(tags, tuple) else () for tags in table["tags"]]
     table["error"] = table["predicted"] - table["mos"]

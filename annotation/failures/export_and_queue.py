@@ -19,6 +19,7 @@ from m3agiqa.tables import harmless
 EXPORT_COLUMNS = (
     "item",
     "image",
+    "original_file",
     "aspect",
     "prompt",
     "generator",
@@ -48,6 +49,7 @@ def to_csv(selected: pd.DataFrame) -> str:
     """The table as CSV, safe to open in a spreadsheet; images by name, tags separated by semicolons."""
     table = selected[[column for column in EXPORT_COLUMNS if column in selected]].copy()
     table["image"] = [Path(path).name for path in table["image"]]
+    table["original_file"] = table["original_file"].fillna(table["image"])
     table["tags"] = ["; ".join(tags) for tags in table["tags"]]
     for column in table:
         if not pd.api.types.is_numeric_dtype(table[column]):

@@ -125,6 +125,7 @@ class Annotations:
                 Item.id.label("item_id"),
                 AspectAssessment.aspect,
                 Image.file.label("image"),
+                Image.name.label("original_file"),
                 Prompt.text.label("prompt"),
                 Generator.name.label("generator"),
                 Item.source,

@@ -10,8 +10,10 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from annotation.statistics.doubts import Doubts, doubts
 from annotation.statistics.inter_rater import RaterAgreement, rater_agreement
 from annotation.statistics.mos import Scaling, Subject, on_one_scale, scale_opinions
+from annotation.store.corrections import model_texts
 from annotation.store.current_responses import current_responses
 from annotation.store.models import Assessment, Correction, GoldAnswer, Image, Item, Withdrawal
 from m3agiqa.aspects import Aspect
@@ -69,7 +71,8 @@ class Overview:
     annotators: list[AnnotatorSummary]
     """Most corrections first."""
     of_items: pd.DataFrame
-    """By item_id: image_sha256 and prompt of all that have been corrected."""
+    """By item_id: image_sha256, original_file and prompt of all that have been corrected."""
+    doubts: Doubts
 
 
 def version(session: Session) -> tuple[int, ...]:
@@ -101,7 +104,8 @@ def overview(session: Session) -> Overview:
         undone=undone,
         aspects=aspects,
         annotators=_annotators(responses, aspects, _gold(session)),
-        of_items=responses.groupby("item_id")[["image_sha256", "prompt"]].first(),
+        of_items=responses.groupby("item_id")[["image_sha256", "original_file", "prompt"]].first(),
+        doubts=doubts(responses, model_texts(session)),
     )
 
 

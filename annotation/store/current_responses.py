@@ -13,6 +13,7 @@ from annotation.store.models import (
     Correction,
     CorrectionTag,
     Generator,
+    Image,
     Item,
     Prompt,
     Submission,
@@ -37,6 +38,7 @@ RESPONSE_COLUMNS = {
     "assessment_id": "object",
     "place": "str",
     "image_sha256": "str",
+    "original_file": "str",
     "prompt": "str",
     "generator": "object",
     "source": "str",
@@ -92,6 +94,7 @@ def current_responses(session: Session, aspect: Aspect | None = None) -> pd.Data
             Submission.assessment_id,
             Submission.place,
             Item.image_sha256,
+            Image.name.label("original_file"),
             Prompt.text.label("prompt"),
             Generator.name.label("generator"),
             Item.source,
@@ -100,6 +103,7 @@ def current_responses(session: Session, aspect: Aspect | None = None) -> pd.Data
         .join(Correction.submission)
         .join(Submission.annotator)
         .join(Submission.item)
+        .join(Item.image)
         .join(Item.prompt)
         .join(Item.generator, isouter=True)
         .where(Correction.id.in_(ids))

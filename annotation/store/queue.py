@@ -68,6 +68,8 @@ class Progress:
 
     mine: int
     """Items that this person has finished."""
+    left: int
+    """Items that this person holds or may still be given."""
     done: int
     """Slots of all items that anybody has finished."""
     total: int
@@ -229,8 +231,8 @@ def release(session: Session, annotator: str, at: datetime | None = None) -> Non
         _settle(session, item_id, at or now(), annotator_id, None)
 
 
-def progress(session: Session, annotator: str) -> Progress:
-    """How much this person and everybody have done."""
+def progress(session: Session, annotator: str, pool: Pool = Pool.ALL) -> Progress:
+    """How much this person and everybody have done; what is left is of the pool alone."""
     mine = dict(
         session.execute(
             select(Assignment.state, func.count())
@@ -252,8 +254,11 @@ def progress(session: Session, annotator: str) -> Progress:
             Assignment.item_id.not_in(calibration),
         )
     )
+    annotator_id = session.scalar(select(Annotator.id).where(Annotator.name == storable(annotator))) or 0
+    free = select(func.count()).select_from(_free(annotator_id, pool).subquery())
     return Progress(
         mine=mine.get(WorkState.DONE, 0),
+        left=mine.get(WorkState.HELD, 0) + (session.scalar(free) or 0),
         done=taken - (held or 0),
         total=total,
         skipped=mine.get(WorkState.SKIPPED, 0),
@@ -338,21 +343,7 @@ def _next_free(session: Session, annotator_id: int, order: Order, pool: Pool, wa
 
     `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
     """
-    candidates = (
-        select(QueueEntry.item_id)
-        .where(
-            QueueEntry.taken < QueueEntry.overlap,
-            ~exists().where(
-                Assignment.item_id == QueueEntry.item_id, Assignment.annotator_id == annotator_id
-            ),
-            ~exists().where(GoldAnswer.item_id == QueueEntry.item_id),
-        )
-        .order_by(*ORDER_COLUMNS[order])
-        .limit(1)
-    )
-    if pool is not Pool.ALL:
-        from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO_SOURCE))
-        candidates = candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
+    candidates = _free(annotator_id, pool).order_by(*ORDER_COLUMNS[order]).limit(1)
     with session.begin_nested() as savepoint:
         item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
         if item_id is not None:
@@ -365,6 +356,19 @@ def _next_free(session: Session, annotator_id: int, order: Order, pool: Pool, wa
                 return item_id
             savepoint.rollback()
     return None
+
+
+def _free(annotator_id: int, pool: Pool) -> Select[tuple[int]]:
+    """Items of a pool with a free slot that this person has had nothing to do with."""
+    candidates = select(QueueEntry.item_id).where(
+        QueueEntry.taken < QueueEntry.overlap,
+        ~exists().where(Assignment.item_id == QueueEntry.item_id, Assignment.annotator_id == annotator_id),
+        ~exists().where(GoldAnswer.item_id == QueueEntry.item_id),
+    )
+    if pool is Pool.ALL:
+        return candidates
+    from_demo = QueueEntry.item_id.in_(select(Item.id).where(Item.source == items.DEMO_SOURCE))
+    return candidates.where(from_demo if pool is Pool.DEMO else ~from_demo)
 
 
 ORDER_COLUMNS = {

@@ -1,6 +1,7 @@
 import getpass
 import io
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,14 @@ def test_mistakes_are_a_sentence_and_change_nothing(path, typed, capsys, command
 def test_the_file_must_be_named(capsys):
     assert main(["users", "list"], {}) == 2
     assert "--file" in capsys.readouterr().err
+
+
+def test_without_a_terminal_another_way_is_told(path, monkeypatch, capsys):
+    def no_terminal(prompt: str) -> str:
+        warnings.warn("Can not control echo on the terminal.", getpass.GetPassWarning, stacklevel=2)
+        raise EOFError
+
+    monkeypatch.setattr(getpass, "getpass", no_terminal)
+    assert main(["users", "add", "ann", "--file", str(path)]) == 2
+    assert "There is no terminal" in (told := capsys.readouterr().err) and "--password-stdin" in told
+    assert not path.exists()

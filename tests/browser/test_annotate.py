@@ -165,6 +165,54 @@ def test_ten_images_by_keyboard_only(sign_in: SignIn, team: Server):
         assert 0 < of.seconds["quality"] < 60
 
 
+@pytest.mark.parametrize(
+    ("code", "key"), [("Digit4", "'"), ("Digit4", "4"), ("Numpad4", "4"), ("Digit4", "٤"), ("KeyS", "ы")]
+)
+def test_keys_count_by_their_place_where_a_layout_has_other_letters(
+    sign_in: SignIn, team: Server, code: str, key: str
+):
+    """On French, numeric, Arabic and Russian keyboards."""
+    fill(team, 2)
+    page = sign_in()
+    first = shown(page)
+    event = {"code": code, "key": key, "bubbles": True}
+    page.locator(".annotate").dispatch_event("keydown", event)
+    if code == "KeyS":
+        assert shown(page, other_than=first)
+    else:
+        expect(page.locator('[data-aspect="quality"] output')).to_have_text("4.0")
+
+
+def test_the_slider_stands_nowhere_until_it_is_moved_and_the_guideline_is_a_key_away(
+    sign_in: SignIn, team: Server
+):
+    fill(team, 2)
+    page = sign_in(viewport={"width": 1366, "height": 768})
+    shown(page)
+    expect(page.locator(".progress")).to_contain_text("2 images left for you")
+    card = page.locator('[data-aspect="quality"]')
+    slider, output = card.get_by_role("slider"), card.locator("output")
+    before = slider.screenshot()
+    slider.press("ArrowRight")
+    expect(output).to_have_text("–")
+    room = slider.bounding_box()
+    page.mouse.click(room["x"] + 1, room["y"] + room["height"] / 2)  # where it stands out of sight
+    expect(output).to_have_text("1.0")
+    assert slider.screenshot() != before, "its thumb is shown now"
+
+    guideline = page.get_by_role("region", name="Guideline")
+    expect(guideline).to_be_hidden()
+    press(page, "g")
+    expect(guideline.get_by_role("heading", name="Quality")).to_be_visible()
+    expect(guideline.locator("section:visible li img")).to_have_count(5)
+    press(page, "2", "ArrowDown", "3")  # one scores beside it
+    expect(output).to_have_text("2.0")
+    expect(guideline.locator("section:visible li q")).to_have_count(5)
+    expect(page.locator('[data-aspect="correspondence"] output')).to_have_text("3.0")
+    press(page, "g")
+    expect(guideline).to_be_hidden()
+
+
 def test_tags_comment_slider_and_buttons_by_mouse(sign_in: SignIn, team: Server):
     items = fill(team, 1, prompt=None)
     page = sign_in()

@@ -21,7 +21,7 @@ from m3agiqa.checkpoint.card import predictor_file, read_card
 from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
 from m3agiqa.checkpoint.registry import candidates
 from m3agiqa.errors import InputError
-from m3agiqa.samples import Sample, read_samples, write_samples
+from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples, write_samples
 from training.__main__ import main
 from training.config import plain
 from training.data.human_feedback import merge, read_annotations
@@ -208,6 +208,13 @@ def test_manifests_that_cannot_be_read_are_named(tmp_path: Path, images: list[Pa
     folder = write_export(tmp_path / "export", [Sample("1", images[0], None, {Q: 2.0})])
     (folder / "manifest.json").write_text(manifest)
     with pytest.raises(InputError, match=r"manifest\.json is damaged or of another version"):
+        read_annotations(folder)
+
+
+def test_an_export_of_a_newer_version_is_told(tmp_path: Path, images: list[Path]) -> None:
+    folder = write_export(tmp_path / "export", [Sample("1", images[0], None, {Q: 2.0})])
+    (folder / "manifest.json").write_text(json.dumps({"format": EXPORT_FORMAT + 1, "scales": "otherwise"}))
+    with pytest.raises(InputError, match="exported by a newer version of M3-AGIQA Studio"):
         read_annotations(folder)
 
 

@@ -17,7 +17,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.files import sha256
 from m3agiqa.grouping import fold_prompt
-from m3agiqa.samples import Sample
+from m3agiqa.samples import EXPORT_FORMAT, Sample
 from training.data.checks import ImageFinder, checked, sample_entries
 from training.data.splits import HELD_OUT, keep_together
 from training.data.variants import image_hash
@@ -62,10 +62,16 @@ def read_annotations(folder: Path) -> Annotations:
         )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        written_in = int(facts.get("format", 1))
+        if written_in > EXPORT_FORMAT:
+            raise InputError(
+                f"{folder} was exported by a newer version of M3-AGIQA Studio (format {written_in}; this one "
+                f"reads up to {EXPORT_FORMAT}). Install that version here, or export again with this one."
+            )
         name, version, digest = str(facts["name"]), str(facts["version"]), facts["samples_sha256"]
         low, high = facts["scale"]
         scale = MosScale(float(low), float(high))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged or of another version: {error!r}. Export again.") from error
     if sha256(folder / SAMPLES_FILE) != digest:
         raise InputError(

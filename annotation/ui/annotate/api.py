@@ -95,7 +95,7 @@ class Annotating:
         self.prefetch.want(person.name, items)
         with self.studio.store.database.reading() as session:
             views = [self._view(session, item, person, blind) for item in items]
-            progress = asdict(queue.progress(session, person.name))
+            progress = asdict(queue.progress(session, person.name, chosen_pool))
         for view in views[:1]:  # the one that is looked at now; the page has the others ready for later
             self._note_shown(person, view)
         return {
@@ -198,7 +198,7 @@ class Annotating:
         return self.look(person, item, blind)
 
     def progress(self, person: Person) -> dict[str, int]:
-        """{"mine": items I finished, "done": slots filled, "total": slots, "skipped": items I skipped}."""
+        """{"mine": items I finished, "left" for me, I "skipped"; "done": slots filled, of "total"}."""
         with self.studio.store.database.reading() as session:
             return asdict(queue.progress(session, person.name))
 

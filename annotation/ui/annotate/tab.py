@@ -11,6 +11,7 @@ from annotation.store.queue import Order, Pool
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
 from annotation.ui.annotate.api import Annotating
+from annotation.ui.annotate.guideline import guideline_html
 from annotation.ui.annotate.imports import import_uploads, uploads
 from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.context import Studio
@@ -36,9 +37,9 @@ KEY_HELP = (
     ("↑ ↓", "aspect"),
     ("← →", "fine"),
     ("A", "agree"),
-    ("E", "edit text"),
-    ("C", "comment"),
+    ("E C", "text, comment"),
     ("Z", "zoom"),
+    ("G", "guide"),
 )
 FIELD_KEY_HELP = (("Esc", "leave field"), ("Ctrl+Enter", "save and go on"))
 
@@ -139,6 +140,7 @@ def _page() -> str:
       <input type="checkbox" data-part="blind"> Blind</label>
     <div class="progress">
       <span data-part="mine"></span>
+      <b data-part="left"></b>
       <progress data-part="progress" max="1" value="0" aria-label="Progress of all annotators"></progress>
       <span data-part="all"></span>
     </div>
@@ -148,6 +150,8 @@ def _page() -> str:
     <figure>
       <div class="picture" data-part="figure"></div>
       <figcaption data-part="prompt"></figcaption>
+      <div class="guideline panel" data-part="guideline" role="region" aria-label="Guideline" hidden>
+        {guideline_html()}</div>
     </figure>
     <div class="aspects" data-part="aspects"></div>
     {"".join(map(_aspect_template, Aspect))}

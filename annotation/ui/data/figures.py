@@ -10,15 +10,18 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 
+from annotation.statistics.doubts import Doubts
 from annotation.statistics.inter_rater import Coefficient
 from annotation.statistics.mos import MeanOpinion, Subject
 from annotation.statistics.overview import AnnotatorSummary, Overview
+from annotation.store import exposures
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 
 NO_NUMBER = "<small>–</small>"
 BIN_WIDTH = 0.5  # points of MOS per bar
 MAX_LEAST_CERTAIN = 50  # images that the table of mean opinions shows
 MAX_PROMPT = 120  # characters of it
+MAX_CONTRADICTIONS = 10  # images that are listed
 
 NO_OPINIONS = (
     '<p class="note">Nobody has given an opinion yet. Correct an assessment on the Assess tab, or work '
@@ -143,10 +146,9 @@ def least_certain_html(means: Sequence[tuple[Aspect, MeanOpinion]], overview: Ov
 
 def _mean_row(mean: MeanOpinion, overview: Overview) -> list[str]:
     prompt = str(overview.of_items.at[mean.item, "prompt"]) or "no prompt"
-    shown = prompt if len(prompt) <= MAX_PROMPT else prompt[: MAX_PROMPT - 1] + "…"
     return [
         f"#{mean.item}",
-        f'<span class="prompt">{escape(shown)}</span>',
+        f'<span class="prompt">{_shortened(prompt)}</span>',
         f"<b>{mean.mos:.2f}</b>",
         f"{mean.low:.2f} to {mean.high:.2f}",
         f"{mean.raw_mean:.2f}",
@@ -210,6 +212,51 @@ def _bias(subject: Subject | None) -> str:
     side, share = ("over" if subject.bias > 0 else "under"), min(abs(subject.bias) / 2, 1)
     bar = f'<i class="bias {side}" style="--share: {share:.2f}" aria-hidden="true"></i>'
     return f"{_signed(subject.bias)}{spread}{bar}{out}"
+
+
+def doubts_html(doubts: Doubts, only: str | None = None) -> str:
+    """What hardly tells anything of an image, or contradicts others; or such texts of one person alone."""
+    one_word, repeated = (
+        texts if only is None else texts[texts["annotator"] == only]
+        for texts in (doubts.one_word, doubts.repeated)
+    )
+    lines = []
+    for (name, aspect, _), rows in repeated.groupby(["annotator", "aspect", "words"]):
+        text, images = _shortened(rows["description"].iloc[0]), rows["item_id"].nunique()
+        lines.append(f"{_who(name, only)} wrote “{text}” of the {aspect} of {images:,} images.")
+    for name, rows in one_word.groupby("annotator"):
+        examples = ", ".join(f"“{_shortened(text)}”" for text in rows["description"].unique()[:3])
+        number = f"{len(rows):,} descriptions" if len(rows) > 1 else "1 description"
+        lines.append(f"{_who(name, only)} gave {number} of a single word: {examples}.")
+    if lines:
+        lines.append("Exports leave these texts out unless they are asked for; the scores stay in.")
+    if only is None:
+        for (item, aspect), rows in contradictions(doubts):
+            given = zip(rows["annotator"], rows["score"], strict=True)
+            scores = ", ".join(f"{escape(name)} {score:.1f}" for name, score in given)
+            lines.append(f"Image #{item} ({escape(rows['original_file'].iloc[0])}), {aspect}: {scores}.")
+        more = doubts.contradicting.groupby(["item_id", "aspect"]).ngroups - MAX_CONTRADICTIONS
+        if more > 0:
+            lines.append(f"On {more:,} more, people differ as much.")
+    if not lines:
+        return ""
+    return _titled("Worth a look", "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>")
+
+
+def contradictions(doubts: Doubts) -> list[tuple[exposures.ItemAspect, pd.DataFrame]]:
+    """The first images of which people contradict each other, with what they say."""
+    grouped = doubts.contradicting.groupby(["item_id", "aspect"])
+    return [((int(rows["item_id"].iloc[0]), Aspect(rows["aspect"].iloc[0])), rows) for _, rows in grouped][
+        :MAX_CONTRADICTIONS
+    ]
+
+
+def _who(name: object, only: str | None) -> str:
+    return "You" if name == only else escape(str(name))
+
+
+def _shortened(text: str) -> str:
+    return escape(text if len(text) <= MAX_PROMPT else text[: MAX_PROMPT - 1] + "…")
 
 
 # --- what they share ---------------------------------------------------------------------------

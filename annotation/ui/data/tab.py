@@ -24,6 +24,7 @@ from annotation.ui.data import figures
 from annotation.ui.data.export_versions import ExportVersions
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.tables import harmless
 
 AGGREGATES_ONLY = (
     '<section class="figures"><h3>Annotators</h3><p>Who may annotate sees their own figures here, admins '
@@ -52,7 +53,9 @@ class DataHandlers:
             current = self._overview()
             admin = person.role.allows(Role.ADMIN)
             uncertain = figures.least_certain(current) if admin else []
-            self._note_read(person, {(mean.item, aspect) for aspect, mean in uncertain})
+            contradictions = figures.contradictions(current.doubts) if admin else []
+            read = {(mean.item, aspect) for aspect, mean in uncertain}
+            self._note_read(person, read | {about for about, _ in contradictions})
             return (
                 messages.message(""),
                 figures.summary_html(current),
@@ -77,6 +80,7 @@ class DataHandlers:
         sources: Any,
         method: Any,
         gold: Any,
+        all_texts: Any,
     ) -> tuple[str, dict, dict]:
         """Make a new version: message, the versions with the new one chosen, the download's visibility."""
         try:
@@ -90,6 +94,7 @@ class DataHandlers:
                 sources=_names(sources),
                 method=str(method),
                 gold=bool(gold),
+                all_texts=bool(all_texts),
             )
             self.studio.store.database.transact(
                 lambda session: log_action(session, person.name, "export", version=report.version)
@@ -159,10 +164,11 @@ class DataHandlers:
 def _annotators(current: Overview, person: Person) -> str:
     """Everybody's figures for admins, their own for annotators, none for viewers."""
     if person.role.allows(Role.ADMIN):
-        return figures.annotators(current.annotators, "Annotators")
+        return figures.annotators(current.annotators, "Annotators") + figures.doubts_html(current.doubts)
     if person.role.allows(Role.ANNOTATOR):
         own = [each for each in current.annotators if each.name == person.name]
-        return figures.annotators(own, "Your own figures", "Only you and the admins see them.")
+        shown = figures.annotators(own, "Your own figures", "Only you and the admins see them.")
+        return shown + figures.doubts_html(current.doubts, person.name)
     return AGGREGATES_ONLY
 
 
@@ -198,8 +204,10 @@ def means_csv(current: Overview) -> str:
     """Every mean opinion with its 95 % interval and raw mean, on the scale from 1 to 5."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["item", "image_sha256", "aspect", "mos", "low", "high", "raters", "raw_mean"])
-    hashes = current.of_items["image_sha256"].to_dict()
+    writer.writerow(
+        ["item", "image_sha256", "original_file", "aspect", "mos", "low", "high", "raters", "raw_mean"]
+    )
+    files = current.of_items[["image_sha256", "original_file"]].T.to_dict("list")
     for aspect, of_aspect in current.aspects.items():
         for mean in of_aspect.scaling.opinions.values():
             numbers = [
@@ -207,7 +215,14 @@ def means_csv(current: Overview) -> str:
                 for number in (mean.mos, mean.low, mean.high)
             ]
             writer.writerow(
-                [mean.item, hashes[mean.item], aspect, *numbers, mean.raters, f"{mean.raw_mean:.4f}"]
+                [
+                    mean.item,
+                    *map(harmless, files[mean.item]),
+                    aspect,
+                    *numbers,
+                    mean.raters,
+                    f"{mean.raw_mean:.4f}",
+                ]
             )
     return file.getvalue()
 
@@ -272,6 +287,9 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
                 [], multiselect=True, label="Sources", info="None chosen: all", elem_id="export-sources"
             )
             gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
+            all_texts = gr.Checkbox(
+                False, label="With one-word and repeated descriptions", elem_id="export-all-texts"
+            )
         start = gr.Button("Export", variant="primary", elem_id="export-start")
         result = theme.html(messages.message(""), elem_id="export-message")
         with gr.Row():
@@ -292,7 +310,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     # `preprocess=False`: the handler checks what comes, and says in words what is wrong with it.
     start.click(
         handlers.export,
-        inputs=[name, aspects, min_raters, generators, sources, method, gold],
+        inputs=[name, aspects, min_raters, generators, sources, method, gold, all_texts],
         outputs=[result, versions, download],
         preprocess=False,
         show_progress_on=result,

@@ -198,6 +198,7 @@ def _facts(case: tuple) -> str:
         "Generator": case.generator or "not given",
         "Source": case.source or "not given",
         "Name": case.item,
+        "File": case.original_file or Path(case.image).name,
     }
     return "<dl>" + "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>"
 

@@ -331,7 +331,7 @@ function undo() {
     tell("");
     report(record.skipped ? "Back at the image you skipped" : "Taken back; change it and save again");
     putBack(entry);
-    showProgress(await callPatiently("progress"));
+    await refill();
   });
 }
 
@@ -395,11 +395,12 @@ function report(sentence) {
   part("report").textContent = sentence;
 }
 
-function showProgress({ mine, done, total, skipped }) {
+function showProgress({ mine, left, done, total, skipped }) {
   const bar = part("progress");
   bar.max = Math.max(total, 1);
   bar.value = done;
   part("mine").textContent = `${mine} by you`;
+  part("left").textContent = `${left} ${left === 1 ? "image" : "images"} left for you`;
   part("all").textContent = `${done} of ${total} in all`;
   part("all").title =
     "Every image counts once for each annotator that it needs." + (skipped ? ` You have skipped ${skipped}.` : "");
@@ -443,6 +444,9 @@ function card(name) {
   const said = current.said[name];
   fillTags(form, said.tags);
   form.elements.comment.value = said.comment;
+  form.elements.score.addEventListener("click", ({ target }) => {
+    if (current.said[name].score === null) score(name, Number(target.value)); // where it stood out of sight
+  });
   form.elements.score.addEventListener("change", () => reveal(current, name)); // not while it is being dragged
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", ({ target }) => {
@@ -470,6 +474,7 @@ function press(name, index) {
 
 function activate(index) {
   current.active = index;
+  for (const section of part("guideline").children) section.hidden = section.dataset.for !== activeName();
   part("aspects")
     .querySelectorAll(".aspect")
     .forEach((article, position) => {
@@ -497,7 +502,7 @@ function update(name) {
   });
   const { score: slider, description: text } = form.elements;
   Object.assign(slider, { min: low, max: high, step: high - low > 10 ? 1 : 0.1 });
-  slider.value = given ?? (low + high) / 2;
+  slider.value = given ?? low; // while nothing is given, no thumb is shown (annotate.css)
   slider.setAttribute("aria-valuetext", given === null ? "not scored yet" : `${given.toFixed(1)} of ${high}`);
   form.querySelector("output").textContent = given === null ? "–" : given.toFixed(1);
   const agreement = article.querySelector(".agree");
@@ -569,6 +574,7 @@ const KEYS = {
   e: () => field("description"),
   c: () => field("comment"),
   z: () => zoom(),
+  g: () => part("guideline").toggleAttribute("hidden"),
   ArrowDown: () => move(1),
   ArrowUp: () => move(-1),
   ArrowRight: () => nudge(0.1),
@@ -608,6 +614,13 @@ function zoom({ clientX, clientY } = {}) {
   });
 }
 
+// Where a layout has no Latin letters, or digits with Shift alone, the place on the keyboard counts.
+function keyOf({ key, code }) {
+  if (/^[1-5]$/.test(key) || key.length > 1) return key;
+  const [, digit, letter] = /^(?:Digit([1-5])|Key([A-Z]))$/.exec(code) ?? [];
+  return digit ?? (/^[a-z]$/i.test(key) ? key : (letter ?? key)).toLowerCase();
+}
+
 const isTyping = (target) => root.contains(target) && target.matches("textarea, [type=text], select");
 
 function onKey(event) {
@@ -622,8 +635,9 @@ function onKey(event) {
   }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Enter" && event.target.matches("button")) return; // presses that button
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (event.target.matches("[type=range]") && ["ArrowLeft", "ArrowRight"].includes(key)) return;
+  const key = keyOf(event);
+  const moves = event.target.matches("[type=range]") && ["ArrowLeft", "ArrowRight"].includes(key);
+  if (moves && event.target.closest(".scored")) return; // the slider's own keys, once it stands somewhere
   if (!(key in KEYS) && !/^[1-5]$/.test(key)) return;
   event.preventDefault();
   if ((!current && key !== "u") || Date.now() < deafUntil) return;

@@ -20,7 +20,7 @@ from annotation.store.models import GoldAnswer
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessor import AspectResult, Assessment
 from m3agiqa.errors import InputError
-from m3agiqa.samples import Sample, read_samples
+from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples
 from training import data as datasets
 from training.data.conversations import import_conversations
 
@@ -119,13 +119,34 @@ def test_a_confirmed_text_counts_and_one_left_standing_does_not(store: Store, ou
     assert descriptions == {"one": {Q: "Right."}, "two": {}}
 
 
+def test_texts_that_describe_no_image_are_left_out_unless_asked_for(store: Store, out: Path) -> None:
+    for number in range(6):
+        image = add(store, number, f"prompt {number}")
+        say(store, image, {Q: 3}, "ann", description="It is good." if number % 2 else " it  IS good.")
+        say(store, image, {A: 3}, "ann", description="Fine." if number == 0 else f"Text number {number}.")
+    report = export(store, out)
+    assert report.counts["texts_left_out"] == 7
+    assert "7 descriptions left out: one word, or the same text under many images" in report.text
+    plain, asked = exported(store, out), exported(store, out, all_texts=True)
+    assert sorted(len(sample.descriptions) for sample in plain) == [0, 1, 1, 1, 1, 1]
+    assert all(sample.mos == {Q: 3.0, A: 3.0} for sample in plain)
+    assert all(len(sample.descriptions) == 2 for sample in asked)
+
+
+def test_the_original_file_is_named(store: Store, out: Path) -> None:
+    say(store, add(store), {Q: 3}, "ann")
+    export(store, out)
+    with (out / "annotations.csv").open() as file:
+        assert [row["original_file"] for row in csv.DictReader(file)] == ["picture.png"]
+
+
 def test_only_what_is_in_force_counts(store: Store, out: Path) -> None:
     cat = add(store, 1)
-    say(store, cat, {Q: 1}, "ann", description="first")
-    undone = say(store, cat, {Q: 5}, "ann", description="second").submission_id
+    say(store, cat, {Q: 1}, "ann", description="first words")
+    undone = say(store, cat, {Q: 5}, "ann", description="second words").submission_id
     store.database.transact(lambda session: withdraw_submission(session, undone, "ann"))
     (sample,) = exported(store, out)
-    assert (sample.mos, sample.descriptions) == ({Q: 1.0}, {Q: "first"})
+    assert (sample.mos, sample.descriptions) == ({Q: 1.0}, {Q: "first words"})
 
 
 # --- filters -----------------------------------------------------------------------------------
@@ -186,7 +207,9 @@ def test_manifest_and_version(store: Store, out: Path) -> None:
         "descriptions": {"quality": 1},
         "opinions": 1,
         "annotators": 1,
+        "texts_left_out": 0,
     }
+    assert manifest["format"] == EXPORT_FORMAT
     assert manifest["filters"]["aspects"] == ["quality", "authenticity"]
     assert manifest["scale"] == [1, 5]
     assert manifest["mos_method"].startswith("p910")

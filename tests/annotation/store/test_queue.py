@@ -167,8 +167,8 @@ def test_who_returns_late_may_still_save(line: Queue) -> None:
     line.take("ben", at=LATER)
     line.finish(item, "ada", at=LATER)
     line.finish(item, "ben", at=LATER)
-    assert line.progress("ada") == Progress(mine=1, done=1, total=1, skipped=0)
-    assert line.progress("ben") == Progress(mine=1, done=1, total=1, skipped=0)
+    assert line.progress("ada") == Progress(mine=1, left=0, done=1, total=1, skipped=0)
+    assert line.progress("ben") == Progress(mine=1, left=0, done=1, total=1, skipped=0)
     assert line.take("ada", at=LATER) == line.take("ben", at=LATER) == []
 
 
@@ -176,12 +176,12 @@ def test_who_has_saved_late_fills_a_slot_that_is_given_up_or_added(line: Queue) 
     (item,) = line.fill(1)
     line.take("ada")
     line.finish(item, "ben")
-    assert line.progress("ben") == Progress(mine=1, done=0, total=1, skipped=0)
+    assert line.progress("ben") == Progress(mine=1, left=0, done=0, total=1, skipped=0)
     line.skip(item, "ada")
     assert line.progress("ben").done == 1
     line.finish(item, "carl")
     line.enqueue([item], overlap=2)
-    assert line.progress("ben") == Progress(mine=1, done=2, total=2, skipped=0)
+    assert line.progress("ben") == Progress(mine=1, left=0, done=2, total=2, skipped=0)
     assert line.take("dora") == []
 
 
@@ -191,14 +191,14 @@ def test_a_skipped_item_is_for_somebody_else(line: Queue) -> None:
     line.skip(item, "ada")
     assert line.take("ada") == []
     assert line.take("ben") == [item]
-    assert line.progress("ada") == Progress(mine=0, done=0, total=1, skipped=1)
+    assert line.progress("ada") == Progress(mine=0, left=0, done=0, total=1, skipped=1)
 
 
 def test_what_is_done_is_not_skipped_any_more(line: Queue) -> None:
     (item,) = line.fill(1)
     line.finish(item, "ada")
     line.skip(item, "ada")
-    assert line.progress("ada") == Progress(mine=1, done=1, total=1, skipped=0)
+    assert line.progress("ada") == Progress(mine=1, left=0, done=1, total=1, skipped=0)
 
 
 @pytest.mark.parametrize("leave", [Queue.finish, Queue.skip])
@@ -209,7 +209,7 @@ def test_going_back_gives_the_item_before_later_ones(line: Queue, leave: object)
     assert line.take("ada") == [second]
     assert line.reopen(first, "ada")
     assert line.take("ada", 2) == [first, second]
-    assert line.progress("ada") == Progress(mine=0, done=0, total=3, skipped=0)
+    assert line.progress("ada") == Progress(mine=0, left=3, done=0, total=3, skipped=0)
 
 
 def test_going_back_to_what_somebody_else_has_taken_does_not_hold_it(line: Queue) -> None:
@@ -283,7 +283,7 @@ def test_what_was_annotated_before_it_was_queued_is_not_asked_for_again(line: Qu
     line.finish(item, "ada")
     line.enqueue([item], overlap=1)
     assert line.take("ada") == line.take("ben") == []
-    assert line.progress("ben") == Progress(mine=0, done=1, total=1, skipped=0)
+    assert line.progress("ben") == Progress(mine=0, left=0, done=1, total=1, skipped=0)
 
 
 # --- order -------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_calibration_images_are_no_part_of_the_ordinary_queue(line: Queue) -> No
     assert line.progress("ada").total == 2
     assert sorted(line.drain("ada", gold_every=0)) == items[1:]
     line.finish(items[0], "ada")
-    assert line.progress("ada") == Progress(mine=3, done=2, total=2, skipped=0)
+    assert line.progress("ada") == Progress(mine=3, left=0, done=2, total=2, skipped=0)
 
 
 # --- many people -------------------------------------------------------------------------------
@@ -469,6 +469,10 @@ class AnythingGoes(RuleBasedStateMachine):
             for person in PEOPLE:
                 assert queue.progress(self.session, person) == Progress(
                     mine=len(self.done[person]),
+                    left=sum(
+                        self._workers(item, self.done) < self.overlap[item]
+                        for item in ordinary - self.done[person] - self.skipped[person]
+                    ),
                     done=filled,
                     total=sum(self.overlap[item] for item in ordinary),
                     skipped=len(self.skipped[person]),

@@ -159,7 +159,8 @@ def test_what_is_saved_is_there_and_the_next_item_comes(annotating, fill):
     third, fourth = take(annotating)
     assert third["item"] == second["item"]
     assert fourth["item"] not in (first["item"], second["item"])
-    assert annotating.progress(ANN) == {"mine": 1, "done": 1, "total": 3, "skipped": 0}
+    assert annotating.progress(ANN) == {"mine": 1, "left": 2, "done": 1, "total": 3, "skipped": 0}
+    assert annotating.take(ANN, 2, pool="demo")["progress"]["left"] == 2, "what is held"
 
 
 def test_agreement_is_the_models_own_answer_whatever_the_page_says(annotating, fill):

@@ -35,6 +35,7 @@ EVERYTHING = {
     "sources": [],
     "method": "p910",
     "gold": False,
+    "all_texts": False,
 }
 PEOPLE = {"<ann>": 0.5, "bob": 0.0, "kim": -0.5}
 
@@ -68,6 +69,19 @@ class TestWhoSeesWhat:
         assert "Current responses" in texts(shown) and "Krippendorff" in texts(shown)
         assert not any(name in texts(shown) for name in ("ann&gt;", "bob", "kim", "Least certain"))
         assert not any(update.get("visible") for update in shown if isinstance(update, dict))
+
+    def test_what_tells_nothing_or_contradicts_is_told(self, handlers, store: Store) -> None:
+        items = [add(store, number) for number in range(5)]
+        for item in items:
+            say(store, item, {Aspect.QUALITY: 1.5}, "kim", description="Nice & <b>sharp</b>")
+        say(store, items[0], {Aspect.QUALITY: 4.5}, "bob", description="Good.")
+        admin = texts(handlers().show(REQUEST))
+        assert "kim wrote “Nice &amp; &lt;b&gt;sharp&lt;/b&gt;” of the quality of 5 images." in admin
+        assert "bob gave 1 description of a single word: “Good.”." in admin
+        assert "Image #1 (picture.png), quality: kim 1.5, bob 4.5." in admin
+        annotator = texts(handlers("kim", Role.ANNOTATOR).show(REQUEST))
+        assert "You wrote" in annotator and "bob" not in annotator and "Image #1" not in annotator
+        assert "Worth a look" not in texts(handlers("eve", Role.VIEWER).show(REQUEST))
 
     def test_annotators_see_their_own_figures_and_nobody_elses(self, handlers, store: Store) -> None:
         crowd(store, 6, PEOPLE)
