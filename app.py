@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 
 import gradio as gr
+from gradio.data_classes import BlocksConfigDict
 
 from annotation.settings import Settings
 from annotation.store import Store
@@ -29,16 +30,29 @@ from m3agiqa.errors import M3AgiqaError
 
 log = logging.getLogger(__name__)
 
+
 DELETE_CACHE = (3600, 24 * 3600)  # seconds between two looks for old uploads, and their greatest age
+
+
+class Page(gr.Blocks):
+    """Blocks that hold no connection open while nothing happens.
+
+    Gradio's pages do so to be noticed when they are closed. A browser allows six connections to a server, so
+    that the seventh tab would stay blank. What a page is for ends by itself: its run with the run's own
+    stream, its values in the server's memory after their time.
+    """
+
+    def get_config_file(self) -> BlocksConfigDict:
+        return {**super().get_config_file(), "connect_heartbeat": False}
 
 
 def build(studio: Studio) -> gr.Blocks:
     """The page with all its tabs."""
-    with gr.Blocks(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
+    with Page(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
         page_head(studio.access, demo)
         banner = model_banner(studio.loader)
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
-            handlers = assess_tab(studio, banner)
+            assess_tab(studio, banner)
         with gr.Tab("Annotate", elem_id="annotate-tab") as annotate:
             annotate_tab(studio)
         with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
@@ -48,7 +62,6 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Tab("Models", elem_id="models-tab") as models:
             models_tab(studio, banner, models)
         follow_model(studio.loader, banner, demo, [assess, annotate, failures, data, models])
-        demo.unload(handlers.stop)
     return demo
 
 

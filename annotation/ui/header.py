@@ -13,10 +13,11 @@ from m3agiqa.errors import M3AgiqaError
 TITLE_HTML = """
 <header class="studio">
   <h1>M3-AGIQA <span>Studio</span></h1>
-  <p>Judges an AI-generated image the way people would: quality, correspondence with its prompt, and
-  authenticity, each with a description, a rating and a mean opinion score. The line below names the model
-  and whose scores it learned from.</p>
 </header>
+"""
+INTRODUCTION_HTML = """
+<p>Judges an AI-generated image the way people would: quality, correspondence with its prompt, and
+authenticity, each with a description, a rating and a mean opinion score.</p>
 """
 SIGN_OUT = '<a href="logout">Sign out</a>'
 
@@ -29,13 +30,13 @@ def page_head(access: Access, demo: gr.Blocks) -> None:
 
     with gr.Row(elem_id="head"):
         theme.html(TITLE_HTML)
-        if not access.has_login:
-            return
-        with gr.Column(elem_id="login", scale=0, min_width=280):
-            user_line = theme.html("", elem_id="who")
-            if isinstance(access, SpaceAccess):
-                gr.LoginButton(size="sm", elem_id="sign-in")
-    demo.load(who, outputs=user_line, show_progress="hidden", queue=False, api_visibility="private")
+        if access.has_login:
+            with gr.Column(elem_id="login", scale=0, min_width=280):
+                user_line = theme.html("", elem_id="who")
+                if isinstance(access, SpaceAccess):
+                    gr.LoginButton(size="sm", elem_id="sign-in")
+            demo.load(who, outputs=user_line, show_progress="hidden", queue=False, api_visibility="private")
+    theme.html(INTRODUCTION_HTML, elem_id="introduction")
 
 
 def signed_in(access: Access, request: gr.Request) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from html import escape
 
 from annotation.ui.assess.runs import RunStage, RunState
+from m3agiqa.image_metadata import EmbeddedPrompt
+
+OTHER_PROMPT = "The prompt has changed; these cards are about the one before. Assess again for this one."
+OFFERED_CHARACTERS = 80  # of a prompt that is offered
 
 
 def message(text: str) -> str:
@@ -12,12 +16,21 @@ def message(text: str) -> str:
     return f'<p role="alert">{escape(text)}</p>'
 
 
-def status(state: RunState | None, seconds: float = 0.0) -> str:
-    """What a run is doing, and for how long."""
+def status(state: RunState | None, seconds: float = 0.0, prompt: str = "") -> str:
+    """What a run is doing, and for how long; once it has ended, as long as the box has its prompt.
+
+    Elements with `data-while-prompt` and `data-unless-prompt` are shown accordingly (static/assess.js).
+    """
     if state is None:
         return '<p role="status"></p>'
-    elapsed = f'<span id="elapsed">{seconds:.1f} s</span>'
-    return f'<p role="status">{escape(_doing(state))}</p>{elapsed}'
+    doing, elapsed = f"{escape(_doing(state))}", f'<span id="elapsed">{seconds:.1f} s</span>'
+    if not state.results or not state.over:
+        return f'<p role="status">{doing}</p>{elapsed}'
+    prompt = escape(prompt)
+    return (
+        f'<p role="status"><span data-while-prompt="{prompt}">{doing}{elapsed}</span>'
+        f'<span data-unless-prompt="{prompt}">{OTHER_PROMPT}</span></p>'
+    )
 
 
 def _doing(state: RunState) -> str:
@@ -39,6 +52,20 @@ def _doing(state: RunState) -> str:
             return ""
 
 
-def prompt_origin(origin: str) -> str:
-    """Where the prompt in the box came from, if not from the keyboard."""
-    return f"<p>Prompt read from the image file: <b>{escape(origin)}</b></p>" if origin else ""
+def prompt_origin(embedded: EmbeddedPrompt) -> str:
+    """Where the prompt in the box came from, as long as it is the one in the file."""
+    return (
+        f'<p data-while-prompt="{escape(embedded.text)}">'
+        f"Prompt read from the image file: <b>{escape(embedded.origin)}</b></p>"
+        if embedded.origin
+        else ""
+    )
+
+
+def prompt_offer(whose: str, prompt: str) -> str:
+    """Another prompt than the one in the box, and a button that puts it there."""
+    start = prompt if len(prompt) <= OFFERED_CHARACTERS else f"{prompt[:OFFERED_CHARACTERS]}…"
+    return (
+        f'<p data-unless-prompt="{escape(prompt)}">{whose}: “{escape(start)}” '
+        f'<button type="button" data-use-prompt="{escape(prompt)}">Use it</button></p>'
+    )

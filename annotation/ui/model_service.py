@@ -31,7 +31,7 @@ from m3agiqa.errors import InputError, M3AgiqaError, Stopped, TooLittleMemory, W
 log = logging.getLogger(__name__)
 
 UPDATE_INTERVAL = 0.1  # seconds between two updates of a page
-BANNER_INTERVAL = 1.0  # seconds; Gradio notices only at an update that the page has been closed
+BANNER_INTERVAL = 1.0  # seconds between two questions of a page how far the model is
 
 # --- states that pages follow ------------------------------------------------------------------
 
@@ -360,8 +360,9 @@ def banner_html(load: LoadState) -> str:
         return f'{notice}<p class="failed" role="alert">{failure}</p>'
     if load.assessor is not None:
         card = load.assessor.card
-        learned_from = f"Learned from {escape(card.learned_from)}."
-        return f'<p class="banner">Model <b>{escape(card.title)}</b>. {learned_from}</p>{notice}'
+        learned_from = f"<p>Learned from {escape(card.learned_from)}.</p>"
+        title = f"<summary>Model <b>{escape(card.title)}</b></summary>"
+        return f'<details class="banner">{title}{learned_from}</details>{notice}'
     value = f' value="{load.fraction:.3f}"' if load.fraction else ""  # without a value the bar wanders
     return (
         f'<div class="banner loading"><label for="loading">{escape(load.progress)}</label>'
@@ -375,18 +376,22 @@ def model_banner(loader: ModelLoader) -> gr.HTML:
 
 
 def follow_model(loader: ModelLoader, banner: gr.HTML, demo: gr.Blocks, tabs: Sequence[gr.Tab]) -> None:
-    """Let the line follow the model whenever the page or a tab is opened; loading starts, if need be."""
+    """Let the line follow the model whenever the page or a tab is opened; loading starts, if need be.
 
-    async def follow() -> AsyncIterator[str]:
+    While it loads, pages ask again and again: a stream for each would take up the browser's few connections.
+    """
+    again = gr.Timer(BANNER_INTERVAL, active=False)
+
+    def follow() -> tuple[str, gr.Timer]:
         loader.start()
-        async for state in loader.follow(BANNER_INTERVAL):
-            yield banner_html(state)
+        state = loader.state
+        return banner_html(state), gr.Timer(active=not state.over)
 
     gr.on(
-        [demo.load, *(tab.select for tab in tabs)],
+        [demo.load, *(tab.select for tab in tabs), again.tick],
         follow,
-        outputs=banner,
+        outputs=[banner, again],
         show_progress="hidden",
-        concurrency_limit=None,
+        queue=False,
         api_visibility="private",
     )

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ NewPage = Callable[..., Page]
 
 ASPECTS = ("quality", "correspondence", "authenticity")
 PROMPT = "a red tent on a green meadow in the sun"
+
+
+@pytest.fixture
+def scripted_page(new_page: NewPage, scripted_server: Server) -> NewPage:
+    """Opens pages of the app with the scripted model."""
+    return partial(new_page, url=scripted_server.url)
 
 
 def put_in(page: Page, image: Path, prompt: str | None = PROMPT) -> None:
@@ -213,6 +220,66 @@ def test_no_image_is_told(new_page: NewPage):
     expect(page.locator("#assess")).to_be_enabled()
 
 
+def test_what_is_about_a_prompt_goes_with_it(scripted_page: NewPage, picture: Path, tmp_path: Path):
+    page, other = scripted_page(), tmp_path / "other.png"
+    Image.new("RGB", (64, 64), "red").save(other)
+    box, status = page.locator("#prompt textarea"), page.locator("#status")
+    assess(page, picture)
+    expect(page.locator("#download")).to_be_visible()
+    expect(status).to_contain_text("Done")
+    expect(page.locator("#prompt-length")).to_have_text(f"{len(PROMPT)} of 8,000")
+    box.fill("x" * 9000)
+    expect(status).not_to_contain_text("Done", use_inner_text=True)
+    expect(status).to_contain_text("these cards are about the one before", use_inner_text=True)
+    expect(page.locator("#prompt-length")).to_have_text("9,000 characters: the first 8,000 are read")
+    box.fill(f" {PROMPT}\n")
+    expect(status).to_contain_text("Done", use_inner_text=True)
+
+    page.click('#image button[aria-label="Remove Image"]')
+    expect(page.locator(".card.idle")).to_have_count(3)
+    expect(status).to_have_text("")
+    page.set_input_files("#image input[type=file]", other)
+    expect(page.locator("#prompt-origin")).to_contain_text("The prompt before was for another image")
+    expect(box).to_have_value("")
+    page.click("#prompt-origin button")
+    expect(box).to_have_value(re.compile(PROMPT))
+    expect(page.locator("#prompt-origin p")).to_be_hidden()
+
+
+def test_ten_tabs_of_one_browser(scripted_page: NewPage, picture: Path):
+    first = scripted_page()
+    tabs = [first] + [first.context.new_page() for _ in range(9)]
+    for page in tabs[1:]:
+        page.goto(first.url)
+        expect(page.locator("#model .banner:not(.loading)")).to_contain_text("Model scripted")
+    for page in (tabs[-1], first):
+        assess(page, picture)
+        expect(page.locator("#download")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "screen",
+    [
+        {"viewport": {"width": 1366, "height": 768}},
+        {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
+    ],
+    ids=["desktop", "phone"],
+)
+def test_cards_keep_their_place(scripted_page: NewPage, screen):
+    page = scripted_page(**screen)
+    top = "[...document.querySelectorAll('#card-quality, #image, [role=tablist], #model')].map("
+    top += "part => [part.id, part.getBoundingClientRect().top + scrollY])"
+    before = dict(page.evaluate(top))
+    assert before[""] < before["image"] < before["card-quality"]
+    assert (before["model"] > before["card-quality"]) == ("is_mobile" in screen), "on a phone it comes last"
+    assert "Ctrl" not in page.locator("body").inner_text()
+    page.click(".example >> nth=0")
+    expect(page.locator("#image img")).to_be_visible()
+    page.click("#assess")
+    expect(page.locator("#download")).to_be_visible()
+    assert dict(page.evaluate(top))["card-quality"] == pytest.approx(before["card-quality"], abs=1)
+
+
 def test_without_a_prompt_the_correspondence_card_says_why(new_page: NewPage, picture: Path):
     page = new_page()
     assess(page, picture, prompt="")
@@ -317,7 +384,7 @@ def test_text_is_legible_in_both_themes(new_page: NewPage, theme):
         ("#card-quality h3", card),
         ("#card-quality .question", card),
         ("header.studio h1", body),
-        ("header.studio p", body),
+        ("#introduction p", body),
         ("header.studio h1 span", body),
     ]:
         colour = page.evaluate(style, [selector, "color"])

@@ -10,13 +10,20 @@ from pathlib import Path
 from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import LIKELY_NOTE, AspectResult, Assessment
+from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
 
 ASPECT_QUESTIONS = {
     Aspect.QUALITY: "Is it sharp, clean and well composed?",
     Aspect.CORRESPONDENCE: "Does it show what the prompt asks for?",
     Aspect.AUTHENTICITY: "Could it be real?",
 }
+HOW_TO_READ = (
+    '<p class="note"><b>The score is surer than the words.</b> It is fitted to mean opinion scores (MOS). '
+    "The description is what a language model writes, which may name things that are not in the image. "
+    f"What people would likely say is the range that held {INTERVAL_LEVEL:.0%} of the mean opinion scores of "
+    "images that the model had not learned from.</p>"
+).replace("80%", "80 %")
 NO_PROMPT = (
     "Not judged: correspondence compares the image with its prompt, and there is no prompt. "
     "Type one and assess again."
@@ -106,11 +113,11 @@ def _score(result: AspectResult, response: AspectResponse | None = None) -> str:
         low, high = result.calibration.interval(result.mos, scale)
         left, right = 100 * scale.to_unit(low), 100 * scale.to_unit(high)
         band = f'<div class="interval" style="left:{left:.1f}%;width:{right - left:.1f}%"></div>'
-        reading = f"Likely {low:.1f} to {high:.1f}"
+        reading = f"People would likely say <b>{low:.1f} to {high:.1f}</b>"
         if result.percentile is not None:
-            images = f"{result.calibration.training_images:,} images"
-            reading += f", better than <b>{int(result.percentile)} %</b> of {images}"
-        reading = f'<p class="reading" title="{LIKELY_NOTE}">{reading}</p>'
+            images = f"{result.calibration.training_images:,} images it learned from"
+            reading += f". The score is above <b>{int(result.percentile)} %</b> of the {images}"
+        reading = f'<p class="reading">{reading}.</p>'
     if result.unknown_prompt:
         reading += f'<p class="reading">{UNKNOWN_PROMPT}</p>'
     if result.read_characters is not None:
@@ -137,12 +144,10 @@ def provenance(assessment: Assessment | None, kept: bool = False) -> str:
     text = json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False)
     # A data URL leaves no file on the server and needs no further request.
     href = f"data:application/json;base64,{base64.b64encode(text.encode()).decode()}"
-    note = LIKELY_NOTE if any(result.calibration for result in assessment.aspects.values()) else ""
     name = f"{Path(assessment.image or 'image').stem}.m3agiqa.json"
     return (
         f'<p class="provenance"><span>Judged by <b>{escape(assessment.model)}</b>. '
-        f"Learned from {escape(assessment.learned_from)}. {note}".rstrip()
-        + "</span>"
+        f"Learned from {escape(assessment.learned_from)}.</span>"
         f'<a id="download" class="download" href="{href}" download="{escape(name)}">Download JSON</a></p>'
         f"{KEPT_NOTE if kept else ''}"
     )

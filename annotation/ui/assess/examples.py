@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from m3agiqa.image_metadata import EmbeddedPrompt
+
 EXAMPLES_FOLDER = Path(__file__).parent / "examples"
 THUMBNAIL_SIDE = 192  # pixels
 
@@ -37,6 +39,14 @@ EXAMPLE_IMAGES = (
     ),
     Example("planet.webp", "a golden retriever puppy in a sunny garden", "Not what the prompt asks for"),
 )
+
+
+def example_prompt(path: Path) -> EmbeddedPrompt | None:
+    """The prompt that belongs to a copy of an example, by the file's name and content; else None."""
+    for example in EXAMPLE_IMAGES:
+        if path.name == example.image and path.read_bytes() == example.path.read_bytes():
+            return EmbeddedPrompt(example.prompt, "")
+    return None
 
 
 def gallery() -> str:

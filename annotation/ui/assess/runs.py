@@ -66,6 +66,8 @@ class Run(Observable[RunState]):
         self.prompt = prompt
         self._loader = loader
         self._line = line
+        self.discarded = False
+        """Whether the page shows another image by now, so that nobody wants to see this one's result."""
         self._stop = threading.Event()
         self._began = time.monotonic()
         self._ended: float | None = None
@@ -153,6 +155,12 @@ class Runs:
         """Stop the run of this visitor, if there is one, and nobody else's."""
         if (run := self._by_visitor.pop(visitor, None)) is not None:
             run.stop()
+
+    def discard(self, visitor: str) -> None:
+        """Stop the run of a visitor whose page shows another image."""
+        if (run := self._by_visitor.get(visitor)) is not None:
+            run.discarded = True
+            self.stop(visitor)
 
     def forget(self, visitor: str, run: Run) -> None:
         """Stop a run that nobody watches any more."""

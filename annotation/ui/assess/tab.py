@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import anyio
 import gradio as gr
@@ -13,27 +16,44 @@ from annotation.store.models import AnswersOf
 from annotation.ui import messages, theme
 from annotation.ui.access import Person
 from annotation.ui.assess import correct
-from annotation.ui.assess.cards import card, provenance
+from annotation.ui.assess.cards import HOW_TO_READ, card, provenance
 from annotation.ui.assess.correct import AssessedImage
-from annotation.ui.assess.examples import EXAMPLE_IMAGES, gallery
+from annotation.ui.assess.examples import EXAMPLE_IMAGES, example_prompt, gallery
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload
 from annotation.ui.model_service import banner_html
 from m3agiqa.aspects import Aspect
+from m3agiqa.assessor import MAX_PROMPT
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
 
 log = logging.getLogger(__name__)
 
+IMAGE_HEIGHT = 380  # pixels
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
 
 # What `show` returns, in the order of its outputs: what is to be corrected, a card for each aspect, status,
 # message, provenance, model banner, Assess button, Stop button. All of them each time: Gradio sends what
 # differs, and the page passes over updates that are followed closely by another one.
-PageOutputs = tuple[AssessedImage | None, str, str, str, str, str, str, str, dict, dict]
-# Of `offer_prompt`: the prompt in the image file, where it comes from, what the page put into the box.
-PromptOutputs = tuple[str | dict, str, str]
+PageOutputs = tuple[AssessedImage | None, str, str, str, str, str | dict, str, str, dict, dict]
+N_PAGE_OUTPUTS = len(Aspect) + 7
+# Of `offer_prompt`: the prompt box, the lines below it, and the image with what the page put into the box.
+PromptOutputs = tuple[str | dict, str, "ShownImage"]
+SESSION_LIFETIME = 24 * 3600  # seconds that the server keeps what a page shows
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """The image in the box, and which prompt belongs to it."""
+
+    path: Path | None = None
+    embedded: EmbeddedPrompt | None = None
+    """The prompt in its file."""
+    filled: str = ""
+    """The prompt that the page itself has put into the box, "" if somebody has typed it."""
+    prompt_before: str = ""
+    """What was in the prompt box when the image before left."""
 
 
 class AssessHandlers:
@@ -61,12 +81,15 @@ class AssessHandlers:
         run = self.runs.begin(visitor, upload, prompt or "")
         try:
             async for state in run.follow(CLOCK_INTERVAL):
-                yield self.show(state, run.seconds)
+                if not run.discarded:
+                    yield self.show(state, run.seconds, prompt=run.prompt)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._note_shown, run, person)
-        if run.state.assessment is not None:
+        if run.discarded:  # last, as Gradio sends it once more at the end
+            yield self.show(None, message=None)
+        elif run.state.assessment is not None:
             yield await anyio.to_thread.run_sync(self._finish, run, person)
 
     def _note_shown(self, run: Run, person: Person) -> None:
@@ -88,7 +111,7 @@ class AssessHandlers:
                 assessed.keep()
             except M3AgiqaError as error:
                 kept, message = False, f"The assessment could not be kept for annotation. {error}"
-        return self.show(run.state, run.seconds, message, assessed, kept)
+        return self.show(run.state, run.seconds, message, assessed, kept, run.prompt)
 
     async def stop(self, request: gr.Request) -> None:
         """End this visitor's run."""
@@ -98,11 +121,12 @@ class AssessHandlers:
         self,
         state: RunState | None,
         seconds: float = 0.0,
-        message: str = "",
+        message: str | None = "",
         assessed: AssessedImage | None = None,
         kept: bool = False,
+        prompt: str = "",
     ) -> PageOutputs:
-        """The page for a run's state; the buttons follow whether it is over."""
+        """The page for a run's state; the buttons follow whether it is over. With None the message stays."""
         busy = state is not None and not state.over
         cards = [
             self.correct.card(aspect, assessed) if assessed else card(aspect, state) for aspect in Aspect
@@ -110,51 +134,62 @@ class AssessHandlers:
         return (
             assessed,
             *cards,
-            messages.status(state, seconds),
-            messages.message(message or (state.error if state else "")),
+            messages.status(state, seconds, prompt),
+            gr.skip() if message is None else messages.message(message or (state.error if state else "")),
             provenance(state.assessment if state else None, kept),
             banner_html(self.studio.loader.state),
             gr.update(interactive=not busy),
             gr.update(visible=busy),
         )
 
-    def read_upload(self, image: dict | None) -> tuple[EmbeddedPrompt | None, str]:
-        """A new image, or none: the prompt in its file, and a message if it cannot be assessed."""
-        upload = Upload.from_payload(image)
-        if upload is None:
-            return None, messages.message("")
-        try:
-            upload.image()
-        except InputError as error:
-            return None, messages.message(str(error))
-        return find_prompt(upload.path), messages.message("")
+    def change_image(
+        self, image: dict | None, prompt: str | None, shown: ShownImage, request: gr.Request
+    ) -> tuple[ShownImage | dict, *tuple[Any, ...]]:
+        """Another image, or none: what was about the one before ends and leaves the page.
 
-    def offer_prompt(self, prompt: str | None, embedded: EmbeddedPrompt | None, filled: str) -> PromptOutputs:
-        """Fill the prompt box from the file, unless the visitor has typed something.
-
-        `filled` is what the page itself has put into the box; it belongs to the image before and goes
-        with it. A box that stays as it is gets no update, which could undo what is just being typed.
+        Gives what the box shows now, and then what `show` does.
         """
-        prompt = prompt or ""
-        if prompt.strip() and prompt != filled:
-            return gr.skip(), "", ""
-        text, origin = (embedded.text, embedded.origin) if embedded else ("", "")
-        return (text if text != prompt else gr.skip()), messages.prompt_origin(origin), text
-
-    def clear_other(self, assessed: AssessedImage | None, image: dict | None) -> tuple:
-        """Remove the assessment from a page that now shows another image, or none."""
         upload = Upload.from_payload(image)
-        if assessed is None or (upload is not None and upload.path == assessed.upload.path):
-            return tuple(gr.skip() for _ in range(len(Aspect) + 2))
-        return None, *(card(aspect, None) for aspect in Aspect), ""
+        path = upload.path if upload else None
+        if path == shown.path:
+            return tuple(gr.skip() for _ in range(1 + N_PAGE_OUTPUTS))
+        self.runs.discard(request.session_hash or "")
+        embedded, message = None, ""
+        try:
+            if upload is not None:
+                upload.image()
+                embedded = example_prompt(upload.path) or find_prompt(upload.path)
+        except InputError as error:
+            message = str(error)
+        of_image_before = (prompt or "") if shown.path else shown.prompt_before
+        return replace(shown, path=path, embedded=embedded, prompt_before=of_image_before), *self.show(
+            None, message=message
+        )
 
-    def choose_example(self, event: gr.EventData) -> tuple[str, str, str, str, str]:
+    def offer_prompt(self, prompt: str | None, shown: ShownImage) -> PromptOutputs:
+        """Fill the prompt box from the file, unless something has been typed for this image.
+
+        What was typed for the image before is taken out and offered. A box that stays as it is gets no
+        update, which could undo what is just being typed.
+        """
+        prompt, filled, embedded = prompt or "", shown.filled, shown.embedded
+        text = embedded.text if embedded else ""
+        typed = bool(prompt.strip()) and prompt not in (filled, text)
+        if typed and (shown.path is None or prompt != shown.prompt_before):
+            offer = messages.prompt_offer("The image file holds another prompt", text) if text else ""
+            return gr.skip(), offer, replace(shown, filled="")
+        origin = messages.prompt_origin(embedded) if embedded else ""
+        if typed:
+            origin += messages.prompt_offer("The prompt before was for another image", prompt)
+        return text if text != prompt else gr.skip(), origin, replace(shown, filled=text)
+
+    def choose_example(self, event: gr.EventData) -> tuple[str, str]:
         """Put an example's image and prompt in."""
         example = EXAMPLE_IMAGES[int(event.index)]
-        return str(example.path), example.prompt, "", example.prompt, messages.message("")
+        return str(example.path), example.prompt
 
 
-def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
+def assess_tab(studio: Studio, banner: gr.HTML) -> None:
     """Build the components within the current tab and wire them up."""
     handlers = AssessHandlers(studio)
     with gr.Row(elem_id="inputs", equal_height=False):
@@ -164,83 +199,75 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> AssessHandlers:
                 type="filepath",
                 sources=["upload", "clipboard"],
                 buttons=["fullscreen"],
-                height=330,
+                height=IMAGE_HEIGHT,
                 elem_id="image",
-                placeholder="Drop an image here, click to choose one,\nor paste with Ctrl+V",
+                placeholder="Drop an image here,\nor click to choose one, or paste it",
                 alt_text="The image to assess",
             )
-        with gr.Column(min_width=280):
+        with gr.Column(min_width=280, elem_id="prompt-side"):
             prompt = gr.Textbox(
                 label="Prompt",
                 info="What the image was generated from. Correspondence is judged against it.",
                 placeholder="e.g. a lighthouse on a cliff above a calm sea at sunset",
-                lines=5,
-                max_lines=8,
+                lines=3,
+                max_lines=6,
                 elem_id="prompt",
             )
+            theme.html(f'<p class="note" data-most="{MAX_PROMPT}"></p>', elem_id="prompt-length")
             origin = theme.html("", elem_id="prompt-origin")
             with gr.Row(elem_id="actions"):
                 assess = gr.Button("Assess", variant="primary", elem_id="assess", min_width=120)
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", min_width=120)
             status = theme.html(messages.status(None), elem_id="status")
             message = theme.html(messages.message(""), elem_id="message")
-    with gr.Column(elem_id="stage"):
-        theme.html('<h2 class="visually-hidden">Result</h2>', elem_id="result")
-        with gr.Row(elem_id="cards"):
-            cards = [theme.html(card(aspect, None), script=correct.CARD_SCRIPT) for aspect in Aspect]
-        source = theme.html("", elem_id="provenance")
-        examples = theme.html(gallery(), elem_id="examples", script=_CHOOSE_SCRIPT)
-    embedded, filled, assessed = gr.State(None), gr.State(""), gr.State(None)
+            examples = theme.html(gallery(), elem_id="examples", script=_CHOOSE_SCRIPT)
+    theme.html('<h2 class="visually-hidden">Result</h2>', elem_id="result")
+    with gr.Row(elem_id="cards"):
+        cards = [theme.html(card(aspect, None), script=correct.CARD_SCRIPT) for aspect in Aspect]
+    source = theme.html("", elem_id="provenance")
+    theme.html(HOW_TO_READ, elem_id="how-to-read")
+    shown = gr.State(ShownImage(), time_to_live=SESSION_LIFETIME)
+    assessed = gr.State(None, time_to_live=SESSION_LIFETIME)
+    page = [assessed, *cards, status, message, source, banner, assess, stop]
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
     # own error for what is no image, without its text chunks for what is one.
-    judged = assess.click(
+    assess.click(
         handlers.assess,
         inputs=[image, prompt],
-        outputs=[assessed, *cards, status, message, source, banner, assess, stop],
+        outputs=page,
         preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,  # the waiting line says who is next, and each visitor where they are
         api_visibility="private",
     )
-    for event in (image.change, judged.then):
-        event(
-            handlers.clear_other,
-            inputs=[assessed, image],
-            outputs=[assessed, *cards, source],
-            preprocess=False,
-            show_progress="hidden",
-            concurrency_limit=None,
-            api_visibility="private",
-        )
     # Not queued, so that it cannot be kept waiting; not `cancels=`, which would only stop the display.
     stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
-    gr.on(
-        [image.upload, image.clear],
-        handlers.read_upload,
-        inputs=image,
-        outputs=[embedded, message],
+    image.change(
+        handlers.change_image,
+        inputs=[image, prompt, shown],
+        outputs=[shown, *page],
         preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
-    ).then(  # a step of its own, because uploading takes long enough to type something meanwhile
+    ).then(  # a step of its own, because reading the file takes long enough to type something meanwhile
         handlers.offer_prompt,
-        inputs=[prompt, embedded, filled],
-        outputs=[prompt, origin, filled],
+        inputs=[prompt, shown],
+        outputs=[prompt, origin, shown],
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
     )
     examples.click(
         handlers.choose_example,
-        outputs=[image, prompt, origin, filled, message],
+        outputs=[image, prompt],
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
     )
+    gr.on([prompt.change, origin.change, status.change], js="() => followPrompt()")
     correct.wire(handlers.correct, cards, assessed)
-    return handlers
 
 
 _CHOOSE_SCRIPT = """

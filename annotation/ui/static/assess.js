@@ -19,6 +19,30 @@ document.addEventListener("paste", (event) => {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 });
 
+// What is about a prompt is shown while that is in the box, or unless it is (annotation/ui/messages.py).
+function followPrompt() {
+  const box = document.querySelector("#prompt textarea");
+  const fold = (text) => text.trim().replace(/\s+/g, " ");
+  for (const part of document.querySelectorAll("[data-while-prompt], [data-unless-prompt]")) {
+    const { whilePrompt, unlessPrompt } = part.dataset;
+    part.hidden = (fold(whilePrompt ?? unlessPrompt) === fold(box.value)) === (whilePrompt === undefined);
+  }
+  const counter = document.querySelector("#prompt-length p");
+  const [length, most] = [[...fold(box.value)].length, Number(counter.dataset.most)];
+  const [shown, limit] = [length, most].map((count) => count.toLocaleString("en"));
+  counter.textContent = length > most ? `${shown} characters: the first ${limit} are read` : `${shown} of ${limit}`;
+  counter.toggleAttribute("data-over", length > most);
+}
+
+document.addEventListener("click", (event) => {
+  const offer = event.target.closest?.("[data-use-prompt]");
+  if (!offer) return;
+  const box = document.querySelector("#prompt textarea");
+  box.value = offer.dataset.usePrompt;
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+  box.focus();
+});
+
 let waiting = false;
 document.addEventListener(
   "click",

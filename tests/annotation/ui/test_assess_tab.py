@@ -11,12 +11,14 @@ from waiting import run_async
 
 from annotation.store.database import StoreError
 from annotation.store.models import Assessment, QueueEntry
+from annotation.ui import messages
 from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLE_IMAGES
-from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers
+from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers, ShownImage
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
-from m3agiqa.image_metadata import EmbeddedPrompt
+
+ANN = SimpleNamespace(session_hash="ann")
 
 
 @dataclass
@@ -51,8 +53,7 @@ def payload(upload: Upload) -> dict:
 
 def press(handlers: AssessHandlers, image: dict | None, prompt: str | None) -> list[Shown]:
     async def collect() -> list[Shown]:
-        request = SimpleNamespace(session_hash="ann")
-        return [Shown(*shown) async for shown in handlers.assess(image, prompt, request)]
+        return [Shown(*shown) async for shown in handlers.assess(image, prompt, ANN)]
 
     return run_async(collect(), 10)
 
@@ -120,17 +121,6 @@ def test_a_store_that_fails_spoils_nothing_but_is_told(handlers, studio, upload,
     assert "kept" not in shown.provenance
 
 
-def test_another_image_takes_the_judgement_off_the_page(handlers, upload):
-    *_, shown = press(handlers, payload(upload), "teal")
-    same = handlers.clear_other(shown.assessed, payload(upload))
-    assert all(update == gr.skip() for update in same)
-    for other in (None, {"path": "/elsewhere.png"}):
-        assessed, *cards, provenance = handlers.clear_other(shown.assessed, other)
-        assert assessed is None
-        assert not any("one two three" in card for card in cards)
-        assert provenance == ""
-
-
 def test_buttons_swap_while_it_runs(handlers, assessor, upload):
     assessor.go.clear()
 
@@ -164,47 +154,120 @@ def test_closing_the_page_ends_the_run(handlers, assessor, upload):
     run_async(leave(), 5)
 
 
-def test_the_prompt_of_the_file_is_offered(handlers, with_prompt):
-    found, message = handlers.read_upload(with_prompt)
-    prompt, origin, filled = handlers.offer_prompt("", found, "")
-    assert prompt == filled == "a red fox"
-    assert "Prompt read from the image file: <b>A1111" in origin
-    assert 'role="alert"></p>' in message
+# --- another image ------------------------------------------------------------------------------
 
 
-def test_a_typed_prompt_stays(handlers):
-    found = EmbeddedPrompt("a red fox", "A1111")
-    assert handlers.offer_prompt("my own words", found, "") == (gr.skip(), "", "")
-    assert handlers.offer_prompt("a red fox, edited", found, "a red fox") == (gr.skip(), "", "")
+class Box:
+    """The image and prompt boxes of a page, and what the page shows of them."""
+
+    def __init__(self, handlers: AssessHandlers) -> None:
+        self.handlers = handlers
+        self.shown, self.prompt, self.below, self.page = ShownImage(), "", "", None
+
+    def put(self, image: dict | None, typed_meanwhile: str | None = None) -> None:
+        shown, *page = self.handlers.change_image(image, self.prompt, self.shown, ANN)
+        self.page = Shown(*page)
+        if shown == gr.skip():
+            return
+        self.prompt = self.prompt if typed_meanwhile is None else typed_meanwhile
+        prompt, self.below, self.shown = self.handlers.offer_prompt(self.prompt, shown)
+        if prompt != gr.skip():
+            self.prompt = prompt
 
 
-def test_the_prompt_of_the_image_before_goes_with_it(handlers):
-    assert handlers.offer_prompt("a red fox", None, "a red fox") == ("", "", "")
+@pytest.fixture
+def box(handlers: AssessHandlers) -> Box:
+    return Box(handlers)
 
 
-def test_an_empty_box_that_stays_empty_is_not_updated(handlers):
-    assert handlers.offer_prompt("", None, "") == (gr.skip(), "", "")
+def is_blank(shown: Shown) -> bool:
+    return shown.assessed is None and shown.status == messages.status(None) and "one" not in shown.cards
 
 
-def test_no_image_and_no_prompt_are_nothing_to_tell(handlers, upload):
-    for image in (None, payload(upload)):
-        assert handlers.read_upload(image) == (None, '<p role="alert"></p>')
+def test_an_image_that_is_changed_during_a_run_leaves_nothing_of_it(handlers, assessor, box, upload):
+    box.put(payload(upload))
+    assessor.go.clear()
+
+    async def change() -> Shown:
+        run = handlers.assess(payload(upload), "teal", ANN)
+        while "one" not in Shown(*await anext(run)).cards:
+            pass
+        box.put(None)
+        *_, last = [state async for state in run]
+        return Shown(*last)
+
+    last = run_async(change(), 10)
+    assert is_blank(box.page) and is_blank(last)
+    assert last.message == gr.skip(), "a sentence about the next image stays"
+    assert last.assess["interactive"] and not last.stop["visible"]
 
 
-def test_an_unreadable_file_is_told_at_once(handlers, tmp_path):
+def test_another_image_takes_the_judgement_off_the_page(box, upload, with_prompt):
+    box.put(payload(upload))
+    box.put(payload(upload))
+    assert box.page.status == gr.skip(), "the same one changes nothing"
+    box.put(with_prompt)
+    assert is_blank(box.page)
+
+
+def test_the_prompt_of_the_file_is_offered_and_goes_with_it(box, with_prompt):
+    box.put(with_prompt)
+    assert box.prompt == "a red fox" and "Prompt read from the image file: <b>A1111" in box.below
+    box.put(None)
+    assert (box.prompt, box.below) == ("", "")
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_prompt_that_was_typed_for_another_image_is_taken_out_and_offered(
+    box, upload, with_prompt, cleared, has_own
+):
+    first, second = (payload(upload), with_prompt) if has_own else (with_prompt, payload(upload))
+    box.put(first)
+    box.prompt = "my own words"
+    if cleared:
+        box.put(None)
+        assert box.prompt == "my own words", "until there is another image"
+    box.put(second)
+    assert box.prompt == ("a red fox" if has_own else "")
+    assert 'data-use-prompt="my own words"' in box.below
+
+
+@pytest.mark.parametrize("when", ["before the first image", "without an image", "while the file is read"])
+def test_a_prompt_that_was_typed_for_this_image_stays(box, upload, with_prompt, when):
+    meanwhile = None
+    if when == "without an image":
+        box.put(payload(upload))
+        box.prompt = "old words"
+        box.put(None)
+    if when == "while the file is read":
+        box.put(payload(upload))
+        meanwhile = "my own words"
+    else:
+        box.prompt = "my own words"
+    box.put(with_prompt, meanwhile)
+    assert box.prompt == "my own words"
+    assert 'data-use-prompt="a red fox"' in box.below, "the file's is offered"
+
+
+def test_an_unreadable_file_is_told_at_once(box, tmp_path):
     path = tmp_path / "x.png"
     path.write_text("hello")
-    found, message = handlers.read_upload({"path": str(path), "orig_name": "x.png"})
-    assert found is None
-    assert "This is not an image" in message
+    box.put({"path": str(path), "orig_name": "x.png"})
+    assert "This is not an image" in box.page.message
+    box.put(None)
+    assert box.page.message == messages.message("")
 
 
-def test_examples_put_image_and_prompt_in(handlers):
-    event = SimpleNamespace(index="1")
-    image, prompt, origin, filled, _ = handlers.choose_example(event)
-    assert image == str(EXAMPLE_IMAGES[1].path)
-    assert prompt == filled == EXAMPLE_IMAGES[1].prompt
-    assert origin == ""
+def test_examples_put_image_and_prompt_in(handlers, box, tmp_path):
+    image, box.prompt = handlers.choose_example(SimpleNamespace(index="1"))
+    assert (image, box.prompt) == (str(EXAMPLE_IMAGES[1].path), EXAMPLE_IMAGES[1].prompt)
+    copy = tmp_path / EXAMPLE_IMAGES[1].image
+    copy.write_bytes(EXAMPLE_IMAGES[1].path.read_bytes())
+    box.put({"path": str(copy)})
+    assert (box.prompt, box.below) == (EXAMPLE_IMAGES[1].prompt, "")
+    box.put(None)
+    assert box.prompt == "", "it goes with its image"
 
 
 @pytest.mark.parametrize("nothing", [None, {}, {"path": None, "url": "data:image/png;base64,AAAA"}])

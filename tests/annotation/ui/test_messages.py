@@ -4,6 +4,7 @@ from annotation.ui import messages
 from annotation.ui.assess.runs import RunStage, RunState
 from annotation.ui.model_service import LoadState, banner_html
 from m3agiqa.errors import WeightsError
+from m3agiqa.image_metadata import EmbeddedPrompt
 
 
 def test_message_is_an_escaped_alert():
@@ -40,6 +41,12 @@ def test_banner_follows_the_load():
 
 
 def test_origin_of_a_prompt():
-    html = messages.prompt_origin("A1111 <parameters>")
-    assert html == "<p>Prompt read from the image file: <b>A1111 &lt;parameters&gt;</b></p>"
-    assert messages.prompt_origin("") == ""
+    html = messages.prompt_origin(EmbeddedPrompt('a "red" <fox>', "A1111 <parameters>"))
+    assert '<p data-while-prompt="a &quot;red&quot; &lt;fox&gt;">' in html
+    assert "Prompt read from the image file: <b>A1111 &lt;parameters&gt;</b></p>" in html
+    assert messages.prompt_origin(EmbeddedPrompt("of an example", "")) == ""
+
+
+def test_an_offered_prompt_is_shortened_and_whole_in_its_button():
+    html = messages.prompt_offer("The image file holds another prompt", "<red> " * 50)
+    assert html.count("&lt;red&gt; ") == 50 + 50 + 13

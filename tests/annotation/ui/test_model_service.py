@@ -1,12 +1,11 @@
 """Loading the model, taking turns at it, and the line on top of the page that says which model judges."""
 
-import asyncio
 import threading
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from waiting import run_async, wait_until
+from waiting import wait_until
 
 import app
 from annotation.settings import Settings
@@ -279,32 +278,24 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
     loader = ModelLoader("first", load)
     demo = app.build(Studio(studio.settings, studio.store, studio.access, loader))
     tabs = {block._id for block in demo.blocks.values() if isinstance(block, gr.Tab)}
-    shows_model = [fn for fn in demo.fns.values() if [each.elem_id for each in fn.outputs] == ["model"]]
-    [follow] = [
-        fn for fn in shows_model if tabs <= {block for block, event in fn.targets if event == "select"}
-    ]
-    assert "load" in {event for _, event in follow.targets}, "and with the page"
+    [follow] = [fn for fn in demo.fns.values() if tabs <= {block for block, _ in fn.targets}]
+    assert {"load", "tick"} <= {event for _, event in follow.targets}, "and with the page, and while it loads"
 
-    async def shown() -> list[str]:
-        return [html async for html in follow.fn()]
-
-    assert "<b>first</b>" in run_async(shown())[-1]
+    loader.wait(never, lambda load: None)
+    banner, again = follow.fn()
+    assert "<b>first</b>" in banner and not again.active
     loader.switch("second")
-    assert run_async(shown())[0].startswith('<p class="banner">Model <b>second</b>. Learned from a test.</p>')
+    assert "Model <b>second</b></summary><p>Learned from a test.</p>" in follow.fn()[0]
 
 
-def test_a_page_that_was_closed_is_noticed_although_loading_stands_still(studio, monkeypatch):
-    monkeypatch.setattr("annotation.ui.model_service.BANNER_INTERVAL", 0.01)
+def test_pages_ask_again_while_a_model_loads(studio: Studio) -> None:
     go = threading.Event()
     loader = ModelLoader("slow", lambda name, progress: go.wait(5))
     demo = app.build(Studio(studio.settings, studio.store, studio.access, loader))
-    [follow] = [fn.fn for fn in demo.fns.values() if [each.elem_id for each in fn.outputs] == ["model"]]
-
-    async def updates() -> list[str]:
-        states = follow()
-        shown = [await asyncio.wait_for(anext(states), 5) for _ in range(3)]
-        await states.aclose()
-        return shown
-
-    assert len(set(run_async(updates()))) == 1
+    [follow] = [fn.fn for fn in demo.fns.values() if "tick" in {event for _, event in fn.targets}]
+    assert follow()[1].active
     go.set()
+
+
+def test_pages_hold_no_connection(studio: Studio) -> None:
+    assert app.build(studio).config["connect_heartbeat"] is False
