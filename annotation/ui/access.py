@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
 import gradio as gr
+from gradio.routes import App
 
 from annotation.settings import Settings
+from annotation.ui.sessions import SessionsFile
 from annotation.users import Role, UsersFile
 from m3agiqa.errors import M3AgiqaError
 
@@ -43,7 +47,7 @@ class Access:
     def from_settings(cls, settings: Settings, environment: Mapping[str, str] = os.environ) -> Access:
         """A users file goes before Hugging Face's login. Raises InputError for a wrong users file."""
         if settings.auth is not None:
-            return UsersAccess(UsersFile(settings.auth))
+            return UsersAccess(UsersFile(settings.auth), settings.data / "sessions.json")
         if "SPACE_ID" in environment:
             return SpaceAccess(settings.admins, has_login=bool(environment.get("OAUTH_CLIENT_ID")))
         return Access()
@@ -94,8 +98,10 @@ class UsersAccess(Access):
 
     has_login = True
 
-    def __init__(self, users: UsersFile) -> None:
+    def __init__(self, users: UsersFile, sessions: Path | None = None) -> None:
+        """`sessions` is the file that keeps who has signed in, for when the server starts again."""
         self.users = users
+        self.sessions = sessions
 
     def person(self, request: gr.Request) -> Person:
         user = self.users.users().get(request.username or "")
@@ -107,7 +113,16 @@ class UsersAccess(Access):
         return {
             "auth": self._check,
             "auth_message": "Sign in with the name and password that you were given.",
+            "app_kwargs": {"lifespan": self._restore_sessions},
         }
+
+    @asynccontextmanager
+    async def _restore_sessions(self, app: App) -> AsyncIterator[None]:
+        """Before the first request; Gradio itself keeps in memory who has signed in."""
+        if self.sessions is not None:
+            sessions = SessionsFile(self.sessions, self.users)
+            app.cookie_id, app.tokens = sessions.cookie_id, sessions  # type: ignore[assignment]
+        yield
 
     def warning(self, server_name: str) -> str:
         return ""

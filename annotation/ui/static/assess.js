@@ -43,6 +43,17 @@ document.addEventListener("click", (event) => {
   box.focus();
 });
 
+// An event that the server does not take, because the session has ended: the page and what was typed stay.
+const ask = window.fetch;
+window.fetch = async (...request) => {
+  const response = await ask(...request);
+  if (response.status !== 401 || !response.url.endsWith("/queue/join")) return response;
+  const detail =
+    'You are signed out. <a href="." target="_blank">Sign in again</a> in another tab, then repeat this here: ' +
+    "what you typed stays on this page.";
+  return Response.json({ detail }, { status: 401 });
+};
+
 let waiting = false;
 document.addEventListener(
   "click",
