@@ -299,6 +299,13 @@ class ServableModel:
     def title(self) -> str:
         return self.card.title if self.card else display_name(self.name)
 
+    @property
+    def doubt(self) -> str:
+        """Why a model that was trained here is not known to be better than the one before; "" if it is."""
+        if self.registered_at is None:
+            return ""
+        return self.comparison.doubt if self.comparison else "it was compared with no other model"
+
 
 def model_to_serve(store: Store, settings: Settings) -> str:
     """The model that was promoted last, or the settings' where there is none. Raises StoreError."""
@@ -335,15 +342,27 @@ def display_name(name: str) -> str:
     return name if name == last else f"…/{last}"
 
 
-def promote_model(loader: ModelLoader, store: Store, settings: Settings, name: str, annotator: str) -> None:
+class Unconfirmed(InputError):
+    """A model that is not known to be better is to be served only on a second, explicit wish."""
+
+
+def promote_model(
+    loader: ModelLoader, store: Store, settings: Settings, name: str, annotator: str, confirmed: bool = False
+) -> None:
     """Load the model of this display name, store the decision, and only then serve the model.
 
-    If any of that fails, M3AgiqaError is raised and everything stays as it was.
+    Raises Unconfirmed for one that is in doubt and not `confirmed`. If any of the rest fails, M3AgiqaError is
+    raised and everything stays as it was.
     """
-    names = [model.name for model in servable_models(settings, loader)]
-    chosen = next((known for known in names if display_name(known) == name), None)
-    if chosen is None:
+    models = servable_models(settings, loader)
+    model = next((known for known in models if display_name(known.name) == name), None)
+    if model is None:
         raise InputError("This model is no longer registered; choose another.")
+    if model.doubt and not confirmed:
+        raise Unconfirmed(
+            f"{model.title} is not better: {model.doubt}. Press again to serve it all the same."
+        )
+    chosen = model.name
     loader.switch(
         chosen, lambda: store.database.transact(lambda session: promote(session, chosen, annotator))
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from m3agiqa.aspects import Aspect
 from m3agiqa.json_lines import without_nan
+from m3agiqa.metrics import bootstrap_interval
 
 METRIC_NAMES = {"srcc": "SRCC", "plcc": "PLCC", "rmse": "RMSE", "bias": "mean error"}
 """What people call the fields of Agreement."""
@@ -47,6 +51,8 @@ class Compared:
     before: Agreement | None
     """None where the model before does not judge this aspect."""
     after: Agreement
+    rmse_fall: tuple[float, float] | None = None
+    """95 % interval of what RMSE loses from before to after, in points; None where that is not known."""
 
     @property
     def name(self) -> str:
@@ -74,6 +80,20 @@ class Comparison:
     after: str
     rows: tuple[Compared, ...]
 
+    @property
+    def doubt(self) -> str:
+        """Why the new model is not known to be better on held-out people's scores; "" if it is.
+
+        It is where RMSE falls for some aspect, and rises for none, with the whole 95 % interval.
+        """
+        people = [row for row in self.rows if row.part == "people" and row.before is not None]
+        intervals = [row.rmse_fall for row in people if row.rmse_fall is not None]
+        if any(low > 0 for low, _ in intervals) and all(high >= 0 for _, high in intervals):
+            return ""
+        if not people:
+            return "no held-out image was scored by people and judged by both models"
+        return "; ".join(map(_fall, people))
+
     def __str__(self) -> str:
         """A table for a terminal."""
         heads = "".join(f"{label:>20}" for label in METRIC_NAMES.values())
@@ -81,10 +101,8 @@ class Comparison:
         for row in self.rows:
             cells = "".join(f"{f'{change.before} → {change.after}':>20}" for change in row.changes())
             lines.append(f"{row.name:34}{row.n:>6}{cells}".replace("−", "-"))
-        if not any(row.part == "people" for row in self.rows):
-            lines.append(
-                "No held-out image was scored by people, so nothing is known about agreement with them."
-            )
+        if self.doubt:
+            lines.append(f"Not better: {self.doubt}.")
         return "\n".join(lines)
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -114,6 +132,7 @@ class Comparison:
                     "aspect": Aspect(row["aspect"]),
                     "before": _agreement(row["before"]),
                     "after": _agreement(row["after"]),
+                    "rmse_fall": _interval(row.get("rmse_fall")),
                 }
             )
             for row in facts["rows"]
@@ -125,6 +144,31 @@ def _shown(metric: str, value: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:{'+' if metric == 'bias' else ''}.3f}".replace("-", "−")
+
+
+def _fall(row: Compared) -> str:
+    assert row.before is not None
+    fall = row.before.rmse - row.after.rmse
+    known = "unknown" if row.rmse_fall is None else "{:.2f} to {:.2f}".format(*row.rmse_fall)
+    change = f"RMSE {'falls' if fall >= 0 else 'rises'} by {abs(fall):.2f}, interval of the fall {known}"
+    return f"{row.aspect}, {row.n:,} images: {change}".replace("-", "−")
+
+
+def rmse_fall(
+    before: Sequence[float], after: Sequence[float], true: Sequence[float]
+) -> tuple[float, float] | None:
+    """95 % interval of RMSE before less after, by bootstrap over the images; None for fewer than two.
+
+    All have shape [n], in points of MOS.
+    """
+    if len(true) < 2:
+        return None
+    old, new = np.square(np.array([before, after], dtype=float) - np.array(true, dtype=float))
+    return bootstrap_interval(lambda b, a: float(np.sqrt(np.mean(b)) - np.sqrt(np.mean(a))), old, new)
+
+
+def _interval(facts: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if facts is None else (float(facts[0]), float(facts[1]))
 
 
 def _agreement(facts: dict[str, Any] | None) -> Agreement | None:

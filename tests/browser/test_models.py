@@ -41,7 +41,10 @@ def test_an_admin_puts_a_candidate_into_service_without_a_restart(
     expect(card).to_contain_text(LEARNED)
     expect(card.get_by_role("row", name="Quality, scored by people")).to_contain_text("0.410 → 0.700")
 
+    expect(card).to_contain_text("Not better: quality, 40 images: RMSE falls by 0.70")
     card.get_by_role("button", name="into service").press("Enter")
+    expect(page.locator("#models-message")).to_contain_text("Press again")
+    card.get_by_role("button", name="into service all the same").press("Enter")
     expect(card.locator(".in-service")).to_be_visible()
     expect(page.locator("#models-message")).to_have_text("")
     store = Store.open(settings.database_url, settings.images)

@@ -11,7 +11,7 @@ import torch
 
 from m3agiqa import Aspect, InputError, MosScale, WeightsError
 from m3agiqa.checkpoint.card import Card, predictor_file, save_predictor, write_card
-from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison, rmse_fall
 from m3agiqa.checkpoint.registry import REGISTRATION_FILE, candidates, find, register
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor
@@ -110,3 +110,14 @@ def test_two_processes_may_register_the_same_one_at_once(tmp_path: Path) -> None
         thread.join(60)
     assert len(found) == 8 and len({each.name for each in found}) == 1
     assert [path.name for path in models.iterdir()] == [found[0].name], "nothing half-copied is left"
+
+
+def test_the_interval_of_a_gain_is_of_the_same_images() -> None:
+    true = [1.0 + number % 5 for number in range(40)]
+    before = [mos + (0.8 if number % 2 else -1.2) for number, mos in enumerate(true)]
+    after = [mos + (0.1 if number % 2 else -0.3) for number, mos in enumerate(true)]
+    low, high = rmse_fall(before, after, true)
+    fall = math.sqrt((0.8**2 + 1.2**2) / 2) - math.sqrt((0.1**2 + 0.3**2) / 2)
+    assert 0.7 < low < fall < high < 0.9
+    assert rmse_fall(before, before, true) == (0, 0)
+    assert rmse_fall([1.0], [1.0], [1.0]) is None

@@ -329,7 +329,7 @@ def test_the_table_says_what_it_does_not_know() -> None:
     row = Compared("data", A, 3, None, Agreement(0.5, 0.5, 1.0, -0.25))
     told = str(Comparison("nano 0.2.0", "new 1", (row,)))
     assert "authenticity, of the data" in told and "– → -0.250" in told
-    assert "No held-out image was scored by people" in told
+    assert "Not better: no held-out image was scored by people" in told
 
 
 def test_one_seed_has_no_spread_to_ship(config: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,6 +12,7 @@ from annotation.ui.access import Role
 from annotation.ui.context import Studio
 from annotation.ui.model_service import (
     ServableModel,
+    Unconfirmed,
     banner_html,
     display_name,
     promote_model,
@@ -40,40 +41,48 @@ class ModelsHandlers:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
 
-    def show(self, request: gr.Request) -> Shown:
-        """The tab is entered."""
+    def show(self, request: gr.Request, asked: str = "") -> Shown:
+        """The tab is entered; the model that is `asked` about waits for a confirmation."""
         try:
-            return messages.message(""), self._list(request)
+            return messages.message(""), self._list(request, asked)
         except M3AgiqaError as error:
             return messages.message(str(error)), ""
 
     def promote(self, request: gr.Request, event: gr.EventData) -> tuple[str, str, str]:
         """Put a model into service; a failure leaves the one that is there, and says so."""
-        return self.serve(request, str(getattr(event, "model", "")))
+        confirmed = getattr(event, "confirmed", False) is True
+        return self.serve(request, str(getattr(event, "model", "")), confirmed)
 
-    def serve(self, request: gr.Request, name: str) -> tuple[str, str, str]:
-        """The same, by the model's name."""
-        loader = self.studio.loader
+    def serve(self, request: gr.Request, name: str, confirmed: bool = False) -> tuple[str, str, str]:
+        """The same, by the model's name; `confirmed`: also if it is not known to be better."""
+        loader, asked = self.studio.loader, ""
         try:
             person = self.studio.access.require(request, Role.ADMIN)
-            promote_model(loader, self.studio.store, self.studio.settings, name, person.name)
+            promote_model(loader, self.studio.store, self.studio.settings, name, person.name, confirmed)
             problem = ""
+        except Unconfirmed as error:
+            problem, asked = str(error), name
         except M3AgiqaError as error:
             problem = f"{error} {display_name(loader.name)} stays in service."
-        message, listed = self.show(request)
+        message, listed = self.show(request, asked)
         return messages.message(problem) if problem else message, listed, banner_html(loader.state)
 
-    def _list(self, request: gr.Request) -> str:
+    def _list(self, request: gr.Request, asked: str) -> str:
         studio = self.studio
         may_promote = studio.access.person(request).role.allows(Role.ADMIN)
         with studio.store.database.reading() as session:
             wanted = promoted(session)
         models = servable_models(studio.settings, studio.loader)
-        return models_list(models, studio.loader.name, wanted, may_promote)
+        return models_list(models, studio.loader.name, wanted, may_promote, asked)
 
 
-def models_list(models: list[ServableModel], served: str, wanted: str | None, may_promote: bool) -> str:
-    """All models as HTML; `served` judges now, `wanted` is the one that was promoted last."""
+def models_list(
+    models: list[ServableModel], served: str, wanted: str | None, may_promote: bool, asked: str = ""
+) -> str:
+    """All models as HTML; `served` judges now, `wanted` is the one that was promoted last.
+
+    `asked`: the display name of one whose promotion has to be confirmed.
+    """
     lines = [f"<p>{TRAINING_NOTE}</p>"]
     if wanted is not None and wanted != served:
         lost, instead = escape(display_name(wanted)), escape(display_name(served))
@@ -83,19 +92,23 @@ def models_list(models: list[ServableModel], served: str, wanted: str | None, ma
         )
     if not any(model.registered_at for model in models):
         lines.append(f"<p>{NO_CANDIDATE}</p>")
-    cards = "".join(_card(model, model.name == served, may_promote) for model in models)
+    cards = "".join(
+        _card(model, model.name == served, may_promote, display_name(model.name) == asked) for model in models
+    )
     return f'{"".join(lines)}<div class="models">{cards}</div>'
 
 
-def _card(model: ServableModel, is_served: bool, may_promote: bool) -> str:
+def _card(model: ServableModel, is_served: bool, may_promote: bool, is_asked: bool) -> str:
     name, title = escape(display_name(model.name), quote=True), escape(model.title)
     learned_from = f"<p>Learned from {escape(model.card.learned_from)}.</p>" if model.card else ""
+    doubt = f'<p class="doubt"><b>Not better</b>: {escape(model.doubt)}.</p>' if model.doubt else ""
     if is_served:
         action = '<span class="in-service pill">In service</span>'
     elif may_promote:
+        confirms, wish = (' data-confirmed="true"', " all the same") if is_asked else ("", "")
         action = (
-            f'<button class="promote" type="button" data-model="{name}"'
-            f' aria-label="Put {title} into service">Put into service</button>'
+            f'<button class="promote" type="button" data-model="{name}"{confirms}'
+            f' aria-label="Put {title} into service{wish}">Put into service{wish}</button>'
         )
     else:
         action = ""
@@ -106,7 +119,7 @@ def _card(model: ServableModel, is_served: bool, may_promote: bool) -> str:
     return (
         f'<article class="panel{" served" if is_served else ""}" data-model="{name}">'
         f"<header><h3>{title}</h3>{action}</header>"
-        f"{learned_from}"
+        f"{learned_from}{doubt}"
         f'<p class="note">{origin}</p>'
         f"{comparison_table(model.comparison) if model.comparison else ''}"
         f"</article>"

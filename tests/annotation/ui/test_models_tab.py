@@ -30,17 +30,24 @@ COMPARISON = Comparison(
     "nano 0.2.0",
     "mine 1",
     (
-        Compared("people", Aspect.QUALITY, 40, Agreement(0.4, 0.5, 1.2, -0.8), Agreement(0.7, 0.6, 0.5, 0.1)),
+        Compared(
+            "people",
+            Aspect.QUALITY,
+            40,
+            Agreement(0.4, 0.5, 1.2, -0.8),
+            Agreement(0.7, 0.6, 0.5, 0.1),
+            (0.4, 0.9),
+        ),
         Compared("data", Aspect.QUALITY, 9, None, Agreement(math.nan, 0.2, 0.5, 0.0)),
     ),
 )
 
 
-def registered(settings: Settings, folder: Path, version: str = "1") -> str:
+def registered(settings: Settings, folder: Path, comparison: Comparison | None = COMPARISON) -> str:
     """A candidate that has nothing but a card; its name."""
     folder.mkdir()
-    write_card(Card("mine", version, "nano", "<people>", "f", {}, {}), folder)
-    return register(folder, settings.models, COMPARISON).name
+    write_card(Card("mine", "1", "nano", "<people>", "f", {}, {}), folder)
+    return register(folder, settings.models, comparison).name
 
 
 @pytest.fixture
@@ -86,6 +93,7 @@ def test_an_admin_promotes_and_rolls_back(studio: Studio, candidate: str) -> Non
     handlers = ModelsHandlers(studio)
     _, listed = handlers.show(REQUEST)
     assert f'<button class="promote" type="button" data-model="{candidate}"' in listed
+    assert "Not better" not in listed
     assert listed.count("In service") == 1
 
     message, listed, banner = handlers.serve(REQUEST, candidate)
@@ -103,6 +111,42 @@ def test_an_admin_promotes_and_rolls_back(studio: Studio, candidate: str) -> Non
         ("promote model", candidate),
         ("promote model", "nano"),
     ]
+
+
+PEOPLE, OF_DATA = COMPARISON.rows
+
+
+@pytest.mark.parametrize(
+    ("comparison", "doubt"),
+    [
+        (
+            replace(COMPARISON, rows=(replace(PEOPLE, rmse_fall=(-0.1, 0.9)), OF_DATA)),
+            "quality, 40 images: RMSE falls by 0.70, interval of the fall −0.10 to 0.90",
+        ),
+        (
+            replace(COMPARISON, rows=(PEOPLE, replace(PEOPLE, rmse_fall=(-0.9, -0.1)))),
+            "interval of the fall −0.90 to −0.10",
+        ),
+        (replace(COMPARISON, rows=(replace(PEOPLE, rmse_fall=None),)), "interval of the fall unknown"),
+        (replace(COMPARISON, rows=(OF_DATA,)), "no held-out image was scored by people"),
+        (None, "it was compared with no other model"),
+    ],
+)
+def test_what_is_not_known_to_be_better_needs_a_second_wish(
+    studio: Studio, settings: Settings, tmp_path: Path, comparison: Comparison | None, doubt: str
+) -> None:
+    name = registered(settings, tmp_path / "made", comparison)
+    handlers = ModelsHandlers(studio)
+    listed = handlers.show(REQUEST)[1]
+    assert "<b>Not better</b>" in listed and doubt in listed
+    click = SimpleNamespace(model=name)
+    message, listed, _ = handlers.promote(REQUEST, click)
+    assert doubt in message and "all the same" in message
+    assert (last_promoted(studio.store), studio.loader.name) == (None, "nano")
+    assert f'data-model="{name}" data-confirmed="true"' in listed
+    assert "data-confirmed" not in handlers.show(REQUEST)[1]
+    handlers.promote(REQUEST, SimpleNamespace(model=name, confirmed=True))
+    assert (last_promoted(studio.store), studio.loader.name) == (name, name)
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
-from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison, rmse_fall
 from m3agiqa.metrics import plcc, rmse, srcc
 from training.data.variants import own_variants
 from training.run import RunFolder
@@ -38,9 +38,12 @@ def compare(run: RunFolder) -> Comparison:
         for part, members in parts.items():
             ids, true = [t.sample.id for t in members], [t.mos for t in members]
             if ids:
-                old = None if before is None else _agreement([before[each] for each in ids], true)
-                new = _agreement([after[each] for each in ids], true)
-                rows.append(Compared(part, aspect, len(ids), old, new))
+                new_scores = [after[each] for each in ids]
+                old, fall = None, None
+                if before is not None:
+                    old_scores = [before[each] for each in ids]
+                    old, fall = _agreement(old_scores, true), rmse_fall(old_scores, new_scores, true)
+                rows.append(Compared(part, aspect, len(ids), old, _agreement(new_scores, true), fall))
     rows.sort(key=lambda row: row.part != "people")
     return Comparison(card.title, f"{run.config.name} {run.version}", tuple(rows))
 
