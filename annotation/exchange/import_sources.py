@@ -95,7 +95,7 @@ def _of_archive(archive: Archive) -> Offers:
     pictures = [path for path in archive.members if is_image_name(path)]
     if len(tables) > 1:
         names = ", ".join(map(str, tables[:3]))
-        raise InputError(f"The ZIP holds several CSV files ({names}), and one at most can list its images.")
+        raise InputError(f"The ZIP holds several tables ({names}), and one at most can list its images.")
     if tables:
         table = tables[0]
         offered = _of_table(archive.read(table), str(table), partial(_member, archive, table.parent))

@@ -306,6 +306,7 @@ def test_prompts_that_look_like_missing_values_stay_texts(tmp_path: Path) -> Non
         ),
         ("image,quality\n1.png,1\n3.png,1\n", r"1 of 2 images are missing; the first is 3\.png .*line 3"),
         (f"image,quality\n{'x' * 5000},1\n", r"1 of 1 images are missing"),
+        ("image,quality\nhttps://a/b.png,1\n", r"t\.csv, line 2: https://a/b\.png is a URL; save the image"),
         ("image,quality\n", r"t\.csv holds no samples"),
         ("", r"t\.csv is empty"),
     ],

@@ -321,7 +321,7 @@ def _hashes(store: Store) -> list[str]:
         (lambda path: _written(path / "a.docx", b"x"), "no folder, ZIP, CSV or image"),
         (lambda path: _written(path / "a.zip", b"x"), "damaged or no ZIP"),
         (lambda path: zipped(path / "a.zip", {"a.txt": b"x"}), "no image in the ZIP"),
-        (lambda path: zipped(path / "a.zip", {"a.csv": b"", "b.csv": b""}), "several CSV files"),
+        (lambda path: zipped(path / "a.zip", {"a.csv": b"", "b.tsv": b""}), "several tables"),
         (lambda path: _written(path / "a.csv", b"x"), "has no column image"),
     ],
 )
