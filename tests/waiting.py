@@ -1,10 +1,10 @@
 """Waiting with a limit for what other threads and processes do, so that no test hangs for ever."""
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,11 +24,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def kill_once(process: subprocess.Popen, condition: Callable[[], object], seconds: float = 300) -> None:
+def kill_once(process: BaseProcess, condition: Callable[[], object], seconds: float = 300) -> None:
     """SIGKILL as soon as the condition holds, which must be before the process ends by itself."""
     try:
-        wait_until(lambda: process.poll() is not None or condition(), seconds)
-        assert process.poll() is None, "it ended before"
+        wait_until(lambda: not process.is_alive() or condition(), seconds)
+        assert process.is_alive(), "it ended before"
     finally:
         process.kill()
-        process.wait(60)
+        process.join(60)

@@ -62,13 +62,13 @@ def test_natural_pictures_are_nearly_gaussian_after_normalization() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "count"), [((1, 1), 1), ((256, 256), 1), ((300, 256), 2), ((512, 512), 4), ((9000, 7000), 4)]
+    ("size", "count"), [((1, 1), 1), ((256, 256), 1), ((300, 256), 2), ((512, 512), 4), ((1900, 700), 4)]
 )
 def test_windows_are_own_pixels_and_a_fixed_number(size: tuple[int, int], count: int) -> None:
     image = Image.effect_noise(size, 60).convert("RGB")
     shown = windows(image)
     assert [window.size for window in shown] == [(WINDOW_SIDE, WINDOW_SIDE)] * count
-    assert np.asarray(shown[0])[0, 0].tolist() in np.asarray(image).reshape(-1, 3).tolist()
+    assert (np.asarray(image) == np.asarray(shown[0])[0, 0]).all(-1).any()
 
 
 def test_windows_of_a_picture_that_fits_show_all_of_it() -> None:

@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from chat_stand import Answer, Asked, ChatStand, chat_stand
+from forked_training import start_training
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_backbone import ScriptedBackbone, begun_run, drawings, states
@@ -488,7 +487,7 @@ def test_killed_at_work_it_goes_on_where_it_was(stand: ChatStand, tmp_path: Path
     run = begun_run(tmp_path)
     stand.pause = 0.05
     command = ["describe", "--run", str(run.folder), "--server", stand.url, "--set", "server.at_once=2"]
-    process = subprocess.Popen([sys.executable, "-m", "training", *command], stderr=subprocess.DEVNULL)
+    process = start_training(*command)
     journal = run.folder / "served" / "answers.jsonl"
     kill_once(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 12)
     time.sleep(2 * stand.pause)

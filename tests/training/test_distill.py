@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chat_stand import Answer, ChatStand, chat_reply, chat_stand
+from forked_training import start_training
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -268,7 +267,7 @@ def test_killed_at_work_nothing_is_paid_for_twice(
     command = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
     command += ["--teacher", "openai:gpt-test", "--per-minute", "600", "--concurrency", "1"]
     journal = tmp_path / "out" / "replies.jsonl"
-    process = subprocess.Popen([sys.executable, "-m", "training", *command], stderr=subprocess.DEVNULL)
+    process = start_training(*command)
     kill_once(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 9)
     assert stand.asked.total() < 30
     with journal.open("a") as file:

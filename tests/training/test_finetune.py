@@ -13,6 +13,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from forked_training import start
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -53,18 +54,6 @@ def taught(folder: Path, config: FinetuneConfig, batches: list[list[Lesson]] | N
         lambda: TinyBackbone.for_training(None), batches or tiny_batches(images), out, config, out / "state"
     )
     return out
-
-
-def command(folder: Path, config: FinetuneConfig, *launcher: str) -> subprocess.Popen:
-    """The same run in processes of its own."""
-    script = [str(Path(__file__).with_name("tiny_backbone.py")), str(folder / "out")]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, *launcher, *script, json.dumps(asdict(config))],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def losses(out: Path) -> list[float]:
@@ -163,11 +152,15 @@ def test_the_rate_rises_to_one_and_falls_to_what_is_left(steps: int, warmup: flo
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     one = taught(tmp_path / "one", EVERYTHING)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    process = command(tmp_path / "two", EVERYTHING, *launcher)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
     two = tmp_path / "two" / "out"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [str(Path(__file__).with_name("tiny_backbone.py")), str(two), json.dumps(asdict(EVERYTHING))]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *script], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
     assert losses(two) == pytest.approx(losses(one), rel=1e-4), "each step once: only one process writes"
     alone, together = learned(one), learned(two)
     assert alone.keys() == together.keys()
@@ -179,7 +172,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     config = replace(EVERYTHING, dropout=0.2)
     whole = taught(tmp_path / "whole", config)
     out = tmp_path / "killed" / "out"
-    process = command(tmp_path / "killed", config)
+    process = start(taught, tmp_path / "killed", config)
     kill_once(process, lambda: (out / "log.jsonl").exists() and len(losses(out)) >= 3)
     assert not (out / "finetune.json").exists()
     before = len(losses(out))

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from drawings import COLOURS, SHAPES, draw
+from forked_training import start_training
 from PIL import Image
 from waiting import wait_until
 
@@ -23,7 +22,7 @@ LONGEST_RUN = 900  # seconds, on a busy machine
 
 pytestmark = pytest.mark.timeout(3 * LONGEST_RUN)  # the first test waits for all runs
 
-COUNT = 12
+COUNT = 9
 SPLIT = (4, 3, 2)  # training, test, validation
 SETTINGS = {
     "name": "tiny",
@@ -65,11 +64,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(settings: Path, run: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "training", "run", str(settings), "--run", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def finish(settings: Path, run: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     assert main(["run", str(settings), "--run", str(run)]) == 0
@@ -91,13 +85,13 @@ def killed(settings: Path, whole: tuple[Path, float], tmp_path_factory: pytest.T
     print(f"kills drawn with seed {seed}")  # noqa: T201 - shown when the test fails
     rng = random.Random(seed)
     for file in ("align/made_from.sha256", "finetune/finetune.json"):
-        process = start(settings, run)
+        process = start_training("run", str(settings), "--run", str(run))
         try:
             wait_until(lambda file=file: (run / file).exists(), LONGEST_RUN)
             time.sleep(rng.uniform(0, 0.3) * whole[1])
         finally:
             process.kill()
-            process.communicate(timeout=60)
+            process.join(60)
     assert not (run / "checkpoint").exists()
     finish(settings, run)
     return run
@@ -110,7 +104,7 @@ def summary(run: Path) -> dict:
 def test_kills_change_nothing(whole: tuple[Path, float], killed: Path) -> None:
     expected = summary(whole[0])
     assert set(expected) == set(Aspect)
-    assert expected["quality"]["n"] > 3
+    assert expected["quality"]["n"] > 2
     assert len(expected["quality"]["srcc_of_seeds"]) == 2
     assert summary(killed) == expected
     steps = [

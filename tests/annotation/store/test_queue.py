@@ -387,7 +387,7 @@ def test_twenty_people_drain_the_queue_together(
 ) -> None:
     monkeypatch.setattr("annotation.store.database.MAX_ATTEMPTS", 1)  # nobody deadlocks with anybody
     line = Queue(database)
-    items = line.fill(100, overlap)
+    items = line.fill(50, overlap)
     together = threading.Barrier(20)
 
     def person(number: int) -> list[int]:
