@@ -74,8 +74,8 @@ def test_texts_that_databases_refuse_are_made_storable(
 
 
 def test_texts_that_are_too_long(new_item: Callable[..., int]) -> None:
-    with pytest.raises(InputError, match="prompt has 2,001 characters"):
-        new_item(1, "x" * 2001)
+    with pytest.raises(InputError, match="prompt has 8,001 characters"):
+        new_item(1, "x" * 8001)
     with pytest.raises(InputError, match="generator's name has 201"):
         new_item(1, generator="x" * 201)
     with pytest.raises(InputError, match="source has 201"):
