@@ -13,15 +13,18 @@ hypothesis.settings.load_profile("any machine")
 
 SLOW_FILES = (
     "test_pipeline.py",
-    "test_crash.py",
-    "test_proxies.py",
     "test_assess.py",
-    "test_finetune.py",
     "test_annotate.py",
+    "test_crash.py",
     "test_correct_cards.py",
+    "test_failures.py",
+    "test_assessor.py",
+    "test_finetune.py",
     "test_align.py",
+    "test_data.py",
+    "test_queue.py",
+    "test_proxies.py",
     "test_ablate.py",
-    "test_annotations.py",
 )
 """Those of half a minute and more, the longest one first."""
 

@@ -59,11 +59,11 @@ def in_force(server: Server) -> list:
     return found
 
 
-def test_assess_edit_save_undo(new_page: NewPage, server: Server, picture: Path):
-    page = new_page()
+def test_assess_edit_save_undo(new_page: NewPage, scripted_server: Server, picture: Path):
+    page = new_page(url=scripted_server.url)
     card = assess(page, picture, "a red tent")
     spoken, mos = card.locator(".description").inner_text(), card.locator(".mos strong").inner_text()
-    before = len(in_force(server))
+    before = len(in_force(scripted_server))
 
     card.get_by_role("button", name="Edit").click()
     description, score = card.get_by_label("Description"), card.get_by_role("slider", name="Score")
@@ -83,7 +83,7 @@ def test_assess_edit_save_undo(new_page: NewPage, server: Server, picture: Path)
     expect(card.locator(".description")).to_have_text("A tent of three straight lines, <sharp>.")
     expect(card.locator(".mos")).to_contain_text("2.2 of 1–5 by you")
     expect(card.get_by_role("button", name="Undo")).to_be_focused()
-    *_, saved = in_force(server)
+    *_, saved = in_force(scripted_server)
     assert f"#{saved.correction_id}" in card.locator(".verdict [role=status]").inner_text()
     assert (saved.description, saved.score) == ("A tent of three straight lines, <sharp>.", 2.2)
     assert set(saved.tags) == {"missed flaw", "too flat", "no shadows"}
@@ -94,7 +94,7 @@ def test_assess_edit_save_undo(new_page: NewPage, server: Server, picture: Path)
     expect(card.get_by_role("button", name="This is right")).to_be_visible()
     expect(card.locator(".description")).to_have_text(spoken)
     expect(card.locator(".mos strong")).to_have_text(mos)
-    assert len(in_force(server)) == before
+    assert len(in_force(scripted_server)) == before
     card.get_by_role("button", name="Edit").click()
     expect(description).to_have_value(spoken)
     expect(card.get_by_label("missed flaw")).not_to_be_checked()
