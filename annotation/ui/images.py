@@ -22,12 +22,15 @@ from PIL import Image
 from annotation.store import ImageFiles
 from annotation.store.database import storable
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image
+from m3agiqa.images import open_image, opened
 
 log = logging.getLogger(__name__)
 
 MAX_DECODED = 2  # a large image takes hundreds of megabytes
 BROWSER_SUFFIXES = frozenset({".png", ".jpg", ".webp", ".avif", ".gif", ".bmp"})
+FORMATS_NOT_IN_BROWSERS = frozenset({"TIFF", "JPEG2000", "PPM", "HEIF"})
+SHOWN_SUFFIX = ".shown.png"
+"""Added to the name of an upload for the PNG that is shown in its place."""
 PNG_FOLDER = "shown"
 """Within the folder of image files, for PNG copies; it can be deleted at any time."""
 PREVIEW_SIDE = 768  # pixels of the longer one
@@ -54,10 +57,14 @@ class Upload:
         Any other file of the server counts as nothing: of images Gradio checks that only if the payload asks.
         """
         file = payload.get("path") if isinstance(payload, dict) else None
-        path = Path(storable(file)) if isinstance(file, str) else Path()
-        if not _is_uploaded(path):
+        if not isinstance(file, str):
             return None
-        return cls(path, _file_name(payload.get("orig_name")) or path.name)
+        path = Path(storable(file))
+        name = _file_name(payload.get("orig_name")) or path.name
+        original = path.parent / path.name.removesuffix(SHOWN_SUFFIX)
+        if _is_uploaded(original):
+            return cls(original, name.removesuffix(SHOWN_SUFFIX))
+        return cls(path, name) if _is_uploaded(path) else None
 
     def image(self) -> Image.Image:
         """The decoded image, not to be changed: the latest ones are kept, so that each is decoded once.
@@ -70,6 +77,26 @@ class Upload:
             modified = 0
         with _decoders:
             return _decoded(self.path, modified)
+
+
+def browser_copy(payload: Any) -> str | None:
+    """A PNG of what an image component holds, if browsers cannot show that; None if they can or nobody can.
+
+    `Upload.from_payload` takes the PNG for the file it was made of.
+    """
+    upload = Upload.from_payload(payload)
+    if upload is None:
+        return None
+    png = upload.path.with_name(upload.path.name + SHOWN_SUFFIX)
+    try:
+        with opened(upload.path) as image:
+            if image.format not in FORMATS_NOT_IN_BROWSERS:
+                return None
+        if not png.exists():
+            _write_png(upload.path, png)
+    except Exception:  # decoders raise all kinds of errors; the message is that of `Upload.image`
+        return None
+    return str(png)
 
 
 @lru_cache(maxsize=MAX_DECODED)

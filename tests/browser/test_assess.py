@@ -181,6 +181,7 @@ def test_an_image_that_cannot_be_read_is_told_in_a_sentence(new_page: NewPage, t
     page.set_input_files("#image input[type=file]", tmp_path / "text.png")
     alert = page.locator("#message [role=alert]")
     expect(alert).to_contain_text(sentence)  # as soon as it is uploaded
+    expect(page.locator("#image img")).to_be_hidden()  # no icon of a broken image
     page.click("#assess")
     expect(page.locator("#assess")).to_be_enabled()
     expect(alert).to_contain_text(sentence)  # and when it is to be assessed
@@ -201,6 +202,7 @@ def _animated(path: Path) -> None:
         ("cmyk.jpg", lambda path: Image.new("CMYK", (64, 64), "red").save(path)),
         ("sixteen.png", lambda path: Image.new("I;16", (64, 64), 30_000).save(path)),
         ("alpha.webp", lambda path: Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(path)),
+        ("scan.tiff", lambda path: Image.new("RGB", (64, 64), "red").save(path)),
     ],
 )
 def test_unusual_images_are_assessed(new_page: NewPage, tmp_path: Path, name, save):
@@ -209,6 +211,7 @@ def test_unusual_images_are_assessed(new_page: NewPage, tmp_path: Path, name, sa
     page = new_page()
     assess(page, path)
     wait_for_text(page)
+    page.wait_for_function("document.querySelector('#image img').naturalWidth === 64")  # it is shown
     expect(page.locator("#message [role=alert]")).to_be_hidden()
     stop(page)
 

@@ -21,7 +21,7 @@ from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLE_IMAGES, example_prompt, gallery
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState
 from annotation.ui.context import Studio
-from annotation.ui.images import Upload
+from annotation.ui.images import Upload, browser_copy
 from annotation.ui.model_service import banner_html
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import MAX_PROMPT
@@ -255,6 +255,15 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
         handlers.offer_prompt,
         inputs=[prompt, shown],
         outputs=[prompt, origin, shown],
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    image.upload(
+        lambda payload: browser_copy(payload) or gr.skip(),
+        inputs=image,
+        outputs=image,
+        preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",

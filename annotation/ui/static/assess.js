@@ -54,6 +54,15 @@ window.fetch = async (...request) => {
   return Response.json({ detail }, { status: 401 });
 };
 
+// What the browser cannot show leaves the box empty; a copy that it can show may follow.
+for (const [name, visibility] of [["error", "hidden"], ["load", ""]]) {
+  document.addEventListener(
+    name,
+    ({ target }) => target.closest?.("#image") && (target.style.visibility = visibility),
+    true,
+  );
+}
+
 let waiting = false;
 document.addEventListener(
   "click",

@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -15,7 +16,7 @@ from annotation.ui import messages
 from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLE_IMAGES
 from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers, ShownImage
-from annotation.ui.images import Upload
+from annotation.ui.images import Upload, browser_copy
 from m3agiqa.aspects import Aspect
 
 ANN = SimpleNamespace(session_hash="ann")
@@ -277,6 +278,25 @@ def test_no_payload_is_no_upload(nothing):
 
 def test_an_uploads_name_never_holds_a_folder(upload):
     assert Upload.from_payload({"path": str(upload.path), "orig_name": "../../b.png"}).name == "b.png"
+
+
+@pytest.mark.parametrize("name", ["x.tiff", "x.jp2", "x.ppm", "x.jpg", "x.png"])
+def test_what_browsers_cannot_show_gets_a_copy_that_they_can(upload, name):
+    path = upload.path.with_name(name)
+    Image.new("RGB", (64, 48), "red").save(path)
+    copy = browser_copy({"path": str(path), "orig_name": name})
+    if name in ("x.jpg", "x.png"):
+        assert copy is None
+        return
+    with Image.open(copy) as image:
+        assert (image.format, image.size, image.getpixel((5, 5))) == ("PNG", (64, 48), (255, 0, 0))
+    assert Upload.from_payload({"path": copy, "orig_name": Path(copy).name}) == Upload(path, name)
+
+
+def test_what_is_refused_gets_no_copy(upload):
+    path = upload.path.with_name("x.tiff")
+    path.write_bytes(b"II*\0 and no image")
+    assert browser_copy({"path": str(path)}) is browser_copy(None) is None
 
 
 def test_no_other_file_of_the_server_is_an_upload(handlers, tmp_path):
