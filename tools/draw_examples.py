@@ -137,13 +137,27 @@ def blurred_lighthouse() -> Image.Image:
 
 def spheres() -> Image.Image:
     """Three glossy balls on a checkered floor, ray-traced."""
+    return _draw_balls(BALL_SHAPES)
+
+
+def swapped_balls() -> Image.Image:
+    """A large blue ball between two small red ones, where the prompt has the colours the other way round."""
+    red, blue = np.array([0.80, 0.07, 0.06]), np.array([0.04, 0.12, 0.62])
+    centre = (np.array([0.0, 0.85, 0.6]), 0.85, blue)
+    return _draw_balls([centre, *((np.array([x, 0.42, -0.35]), 0.42, red) for x in (-1.15, 1.15))])
+
+
+Ball = tuple[Vector, float, Vector]  # centre, radius, colour
+
+
+def _draw_balls(balls: list[Ball]) -> Image.Image:
     x, y = _grid()
     eye = np.array([0.0, 1.25, -4.2])
     rays = np.stack([(x - 0.5) * 1.05, -(y - 0.5) * 1.05 - 0.22, np.full_like(x, 1.0)], axis=-1)
-    return _finish(_trace(eye, _unit(rays), bounces=2) ** (1 / 2.2))
+    return _finish(_trace(balls, eye, _unit(rays), bounces=2) ** (1 / 2.2))
 
 
-BALL_SHAPES = [  # centre, radius, colour
+BALL_SHAPES: list[Ball] = [
     (np.array([-1.02, 0.62, 0.35]), 0.62, np.array([0.80, 0.07, 0.06])),
     (np.array([0.28, 0.80, 0.95]), 0.80, np.array([0.85, 0.58, 0.10])),
     (np.array([0.98, 0.42, -0.55]), 0.42, np.array([0.03, 0.38, 0.16])),
@@ -164,10 +178,10 @@ def _hit_ball(origin: Vector, ray: Vector, centre: Vector, radius: float) -> np.
     return np.where((root > 0) & (distance > 1e-4), distance, np.inf)
 
 
-def _trace(origin: Vector, ray: Vector, bounces: int) -> Vector:
+def _trace(balls: list[Ball], origin: Vector, ray: Vector, bounces: int) -> Vector:
     """Light that comes back along each ray, linear."""
     floor = np.where(ray[..., 1] < -1e-6, -origin[..., 1] / np.minimum(ray[..., 1], -1e-6), np.inf)
-    hits = np.stack([floor] + [_hit_ball(origin, ray, centre, radius) for centre, radius, _ in BALL_SHAPES])
+    hits = np.stack([floor] + [_hit_ball(origin, ray, centre, radius) for centre, radius, _ in balls])
     nearest, distance = hits.argmin(0), hits.min(0)
     backdrop = _mix(
         np.array([0.50, 0.55, 0.62]), np.array([0.10, 0.14, 0.24]), ray[..., 1].clip(-0.1, 0.9) + 0.1
@@ -177,10 +191,10 @@ def _trace(origin: Vector, ray: Vector, bounces: int) -> Vector:
     checks = (np.floor(point[..., 0] * 1.6) + np.floor(point[..., 2] * 1.6)) % 2
     colour = _mix(np.array([0.72, 0.69, 0.63]), np.array([0.12, 0.12, 0.14]), checks)
     normal = np.broadcast_to(np.array([0.0, 1.0, 0.0]), point.shape).copy()
-    for i, (centre, radius, tint) in enumerate(BALL_SHAPES, start=1):
+    for i, (centre, radius, tint) in enumerate(balls, start=1):
         colour[nearest == i] = tint
         normal[nearest == i] = ((point - centre) / radius)[nearest == i]
-    lit = _light(point, normal)
+    lit = _light(balls, point, normal)
     to_lamp = _unit(LAMP_POSITION - point)
     mirrored = ray - 2 * (ray * normal).sum(-1, keepdims=True) * normal
     shine = (mirrored * to_lamp).sum(-1).clip(0) ** 90 * (nearest > 0) * lit
@@ -189,12 +203,12 @@ def _trace(origin: Vector, ray: Vector, bounces: int) -> Vector:
     if bounces:
         facing = (-(ray * normal).sum(-1)).clip(0, 1)
         gloss = np.where(nearest > 0, 0.06 + 0.6 * (1 - facing) ** 4, 0.10)[..., None]
-        result = result * (1 - gloss) + gloss * _trace(point + normal * 1e-3, mirrored, bounces - 1)
+        result = result * (1 - gloss) + gloss * _trace(balls, point + normal * 1e-3, mirrored, bounces - 1)
     fog = (1 - np.exp(-((np.where(seen, distance, 0) / 20) ** 2)))[..., None]
     return np.where(seen[..., None], result * (1 - fog) + backdrop * fog, backdrop)
 
 
-def _light(point: Vector, normal: Vector) -> np.ndarray:
+def _light(balls: list[Ball], point: Vector, normal: Vector) -> np.ndarray:
     """Share of a round lamp that each point sees, from 0 to 1: soft shadows."""
     rng = np.random.default_rng(0)
     share = np.zeros(point.shape[:-1])
@@ -203,7 +217,7 @@ def _light(point: Vector, normal: Vector) -> np.ndarray:
         ray = _unit(spot - point)
         start = point + normal * 1e-3
         free = np.ones(share.shape, dtype=bool)
-        for centre, radius, _ in BALL_SHAPES:
+        for centre, radius, _ in balls:
             free &= ~np.isfinite(_hit_ball(start, ray, centre, radius))
         share += free / samples
     return share
@@ -245,11 +259,105 @@ def planet() -> Image.Image:
     return _finish(_mix(scene, ring_colour, 0.85 * ring * (v >= 0)))
 
 
+# Of the hand: how far to the side and how high each finger ends, and how much it leans outwards.
+FINGERS = (
+    (-0.62, 1.02, -0.30),
+    (-0.36, 1.36, -0.16),
+    (-0.12, 1.50, -0.05),
+    (0.13, 1.48, 0.05),
+    (0.37, 1.34, 0.16),
+    (0.60, 1.05, 0.30),
+)
+
+
+def hand() -> Image.Image:
+    """A palm with six fingers and a thumb, as image generators like to draw it; sphere-traced."""
+    x, y = _grid()
+    scene = _mix(
+        np.array([0.42, 0.55, 0.60]),
+        np.array([0.14, 0.20, 0.26]),
+        (np.hypot(x - 0.4, y - 0.35) * 1.25).clip(0, 1),
+    )
+    eye, far = np.array([0.0, 0.12, -5.0]), 9.0
+    rays = _unit(np.stack([(x - 0.5) * 0.78, -(y - 0.5) * 0.78, np.ones_like(x)], axis=-1))
+    depth, open_rays = np.zeros(x.shape), np.ones(x.shape, dtype=bool)
+    for _ in range(60):
+        distance = _hand_distance(eye + rays[open_rays] * depth[open_rays][..., None])
+        depth[open_rays] += distance * 0.9
+        open_rays[open_rays] = (distance > 5e-4) & (depth[open_rays] < far)
+    hit = depth < far
+    ray = rays[hit]
+    point = eye + ray * depth[hit][..., None]
+    steps = 1e-3 * np.eye(3)
+    normal = _unit(
+        np.stack([_hand_distance(point + step) - _hand_distance(point - step) for step in steps], axis=-1)
+    )
+    lamp = _unit(np.array([-0.55, 0.65, -0.75]))
+    light = ((normal @ lamp + 0.3) / 1.3).clip(0, 1)  # softly around the edges, as on skin
+    tone = (1 + 0.03 * np.sin(point[..., 0] * 9 + 2) * np.sin(point[..., 1] * 7)) * (
+        1 - 0.28 * _creases(point)
+    )
+    skin = np.array([0.82, 0.56, 0.44]) * tone[..., None] * (0.22 + 0.9 * light)[..., None]
+    skin += np.array([0.16, 0.03, 0.01]) * ((1 - light) * light * 1.6)[..., None]
+    skin += (0.10 * (normal * _unit(lamp - ray)).sum(-1).clip(0) ** 24)[..., None]
+    rim = (1 + (normal * ray).sum(-1).clip(-1, 0)) ** 3
+    scene[hit] = skin + rim[..., None] * np.array([0.10, 0.12, 0.14])
+    return _finish(scene)
+
+
+def _hand_distance(point: Vector) -> np.ndarray:
+    """About how far points [..., 3] are from the hand's surface; negative within."""
+    flat = point * [1, 1, 1.7]
+    left, right = (_capsule(flat, (s * 0.26, -0.28, 0), (s * 0.22, 0.30, 0), 0.40, 0.36) for s in (-1, 1))
+    wrist = _capsule(point, (0, -0.5, 0), (0, -2.2, 0), 0.30, 0.36)
+    whole = _blend(_blend(left, right, 0.12) * 0.75, wrist, 0.25)
+    for tip, height, lean in FINGERS:
+        joint = (tip * 0.95 + lean * 0.15, 0.45 + (height - 0.45) * 0.55, 0.06)
+        lower = _capsule(point, (tip * 0.82, 0.45, 0), joint, 0.135, 0.12)
+        upper = _capsule(point, joint, (tip + lean * 0.5, height, 0), 0.122, 0.098)
+        whole = _blend(whole, np.minimum(lower, upper), 0.05)
+    lower = _capsule(point, (-0.40, -0.25, 0.05), (-0.86, 0.12, 0.14), 0.20, 0.15)
+    upper = _capsule(point, (-0.86, 0.12, 0.14), (-1.06, 0.52, 0.12), 0.15, 0.11)
+    return _blend(whole, np.minimum(lower, upper), 0.10)
+
+
+def _capsule(
+    point: Vector, start: tuple[float, ...], end: tuple[float, ...], start_radius: float, end_radius: float
+) -> np.ndarray:
+    """Distance to a round bar between two points."""
+    axis = np.subtract(end, start)
+    along = ((point - start) @ axis / (axis @ axis)).clip(0, 1)
+    radius = start_radius + (end_radius - start_radius) * along
+    return np.linalg.norm(point - start - along[..., None] * axis, axis=-1) - radius
+
+
+def _blend(first: np.ndarray, second: np.ndarray, width: float) -> np.ndarray:
+    """The smaller of two distances, with a smooth transition."""
+    share = (0.5 + 0.5 * (second - first) / width).clip(0, 1)
+    return second + (first - second) * share - width * share * (1 - share)
+
+
+def _creases(point: Vector) -> np.ndarray:
+    """The lines of the palm and of the joints, from 0 to 1."""
+    x, y = point[..., 0], point[..., 1]
+    creases = np.zeros(x.shape)
+    for line in (0.22 + 0.10 * np.sin(2.2 * x + 0.4), 0.02 + 0.12 * np.sin(2.0 * x - 0.5)):
+        creases += np.exp(-(((y - line) / 0.012) ** 2)) * (abs(x) < 0.42)
+    for tip, height, lean in FINGERS:
+        for share in (0.05, 0.42, 0.74):
+            on_finger = abs(x - (tip * (0.85 + 0.15 * share) + lean * 0.4 * share)) < 0.13
+            level = 0.50 + (height - 0.45) * share
+            creases += np.exp(-(((y - level) / 0.010) ** 2)) * on_finger
+    return creases.clip(0, 1)
+
+
 DRAWINGS = {
     "lighthouse.webp": lighthouse,
     "lighthouse-blurred.webp": blurred_lighthouse,
     "spheres.webp": spheres,
     "planet.webp": planet,
+    "swapped-balls.webp": swapped_balls,
+    "hand.webp": hand,
 }
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 ON_ZERO_GPU = spaces is not None
 FIRST_THREAD = threading.get_ident()  # which has imported spaces
-MAX_DURATION = 60  # seconds that an assessment may take; what is asked for counts against a visitor's quota
+SECONDS_PER_ASPECT = 20  # that may be taken; what is asked for counts against a visitor's quota
 STOP_CHECK_INTERVAL = 0.1  # seconds; `stop` is a function, which can only be asked again and again
 CPU_BACKBONES = ("nano",)
 """Backbones that run on the CPU, wherever they are."""
@@ -64,6 +64,12 @@ def loading() -> Iterator[None]:
         yield
 
 
+def requested_duration(image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None) -> int:
+    """Seconds of a GPU to ask for, by what there is to judge."""
+    chosen = aspects or [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
+    return SECONDS_PER_ASPECT * len(chosen)
+
+
 def on_demand(assessor: Assessor, device: str | None = None) -> Assessor:
     """The assessor as it has to be called here; the same one unless ZeroGPU lends its model a GPU."""
     if not ON_ZERO_GPU or device == "cpu" or assessor.card.backbone in CPU_BACKBONES:
@@ -86,7 +92,7 @@ class OnDemand(Assessor):
             except M3AgiqaError as error:  # raised, no more than its class's name would come back
                 yield error
 
-        self._on_gpu = spaces.GPU(duration=MAX_DURATION)(judge)
+        self._on_gpu = spaces.GPU(duration=requested_duration)(judge)
 
     def stream(
         self,
@@ -138,8 +144,8 @@ def _as_gpu_error(error: Exception) -> GpuError:
     title, message = error.title, str(error.message).strip()
     if message == "GPU task aborted":
         return GpuError(
-            f"ZeroGPU took its GPU away before the assessment had ended, perhaps because it took longer than "
-            f"{MAX_DURATION} seconds. Try again, or with a smaller image."
+            "ZeroGPU took its GPU away before the assessment had ended, perhaps because it took longer than "
+            f"{SECONDS_PER_ASPECT} seconds for each aspect. Try again, or with a smaller image."
         )
     if title == "ZeroGPU worker error":  # the message is the name of an exception, which spaces has printed
         return GpuError(f"The model failed on the GPU ({message}); the app's log says more.")

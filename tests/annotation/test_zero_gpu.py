@@ -39,7 +39,7 @@ def test_the_same_events_come_from_a_process_that_has_a_gpu(found) -> None:
     assert found["events"] == found["nano"]
     assert [name for name, _ in found["events"]] == ["DescriptionDelta", "AspectResult", "Assessment"]
     assert found["elsewhere"] and found["released"]
-    assert found["seconds asked for"] == [str(zero_gpu.MAX_DURATION)]
+    assert found["seconds asked for"] == [str(2 * zero_gpu.SECONDS_PER_ASPECT)], "there is no prompt"
 
 
 def test_events_come_while_the_model_is_still_speaking(found) -> None:
@@ -77,7 +77,7 @@ def test_the_gpus_time_is_the_visitors_who_hear_when_theirs_is_used_up(found) ->
     stage, sentence = found["quota"]
     assert stage == "failed"
     assert sentence.startswith(
-        "ZeroGPU quota exceeded: You have exceeded your ZeroGPU quota (60s requested vs. 7s"
+        "ZeroGPU quota exceeded: You have exceeded your ZeroGPU quota (40s requested vs. 7s"
     )
 
 

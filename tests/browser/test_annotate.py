@@ -460,6 +460,11 @@ def test_it_fits_on_one_screen(sign_in: SignIn, team: Server):
     picture = page.locator(".picture").bounding_box()
     assert picture["width"] > 600
     assert picture["height"] > 380
+    page.evaluate("""() => document.querySelector("#model .html-container").insertAdjacentHTML(
+        "beforeend", `<p role="alert">${"There is more to say of the model. ".repeat(12)}</p>`)""")
+    page.wait_for_function(
+        """() => document.querySelector("[data-part=save]").getBoundingClientRect().bottom <= innerHeight"""
+    )
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(sign_in: SignIn, team: Server):

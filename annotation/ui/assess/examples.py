@@ -38,6 +38,12 @@ EXAMPLE_IMAGES = (
         "spheres.webp", "three glossy balls, red, gold and green, on a checkered floor", "Clean rendering"
     ),
     Example("planet.webp", "a golden retriever puppy in a sunny garden", "Not what the prompt asks for"),
+    Example(
+        "swapped-balls.webp",
+        "a large red ball between two small blue balls, on a checkered floor",
+        "Colours the other way round",
+    ),
+    Example("hand.webp", "a photo of an open hand with the palm to the viewer", "A finger too many"),
 )
 
 

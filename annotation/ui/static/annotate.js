@@ -699,4 +699,5 @@ function appear() {
 
 new IntersectionObserver(([seen]) => seen.isIntersecting && appear()).observe(root);
 window.addEventListener("resize", fit);
+new ResizeObserver(fit).observe(document.querySelector("#model")); // which may have more to say than before
 document.addEventListener("m3agiqa-queue", () => afterwards(() => refill())); // images have been added
