@@ -21,6 +21,7 @@ from annotation.settings import Settings, as_variable
 from annotation.store import Store
 from annotation.store.log import promote, promoted
 from annotation.ui import theme, zero_gpu
+from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
 from m3agiqa.checkpoint.comparison import Comparison
@@ -294,6 +295,8 @@ class ServableModel:
     registered_at: datetime | None = None
     """None for those that were not registered here."""
     comparison: Comparison | None = None
+    lost: tuple[Aspect, ...] = ()
+    """Aspects that the model in service judges and this one does not."""
 
     @property
     def title(self) -> str:
@@ -304,7 +307,9 @@ class ServableModel:
         """Why a model that was trained here is not known to be better than the one before; "" if it is."""
         if self.registered_at is None:
             return ""
-        return self.comparison.doubt if self.comparison else "it was compared with no other model"
+        doubt = self.comparison.doubt if self.comparison else "it was compared with no other model"
+        lost = f"it does not judge {' and '.join(self.lost)}, as the one in service does" if self.lost else ""
+        return "; ".join(filter(None, (doubt, lost)))
 
 
 def model_to_serve(store: Store, settings: Settings) -> str:
@@ -316,12 +321,18 @@ def model_to_serve(store: Store, settings: Settings) -> str:
 def servable_models(settings: Settings, loader: ModelLoader) -> list[ServableModel]:
     """Registered models, the newest first, then that of the settings and those that are shipped."""
     models = [
-        ServableModel(each.name, each.card, each.registered_at, each.comparison)
+        ServableModel(each.name, each.card, each.registered_at, each.comparison, _lost(loader, each.card))
         for each in candidates(settings.models)
     ]
     listed = {model.name for model in models}
     others = dict.fromkeys((settings.model, *shipped()))
     return models + [ServableModel(name, _card(name, loader)) for name in others if name not in listed]
+
+
+def _lost(loader: ModelLoader, card: Card) -> tuple[Aspect, ...]:
+    served = loader.state.assessor
+    judged = served.card.predictors if served is not None else {}
+    return tuple(aspect for aspect in judged if aspect not in card.predictors)
 
 
 def _card(name: str, loader: ModelLoader) -> Card | None:

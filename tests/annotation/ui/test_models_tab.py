@@ -65,11 +65,13 @@ class Loading:
 
     def __init__(self) -> None:
         self.fails = False
+        self.judged: dict[Aspect, object] = {}
 
     def __call__(self, name: str, progress: object) -> SimpleNamespace:
         if self.fails:
             raise WeightsError("The weight file x is missing.")
-        return SimpleNamespace(card=SimpleNamespace(title=f"{name} as loaded", learned_from="something"))
+        card = SimpleNamespace(title=f"{name} as loaded", learned_from="something", predictors=self.judged)
+        return SimpleNamespace(card=card)
 
 
 @pytest.fixture
@@ -147,6 +149,16 @@ def test_what_is_not_known_to_be_better_needs_a_second_wish(
     assert "data-confirmed" not in handlers.show(REQUEST)[1]
     handlers.promote(REQUEST, SimpleNamespace(model=name, confirmed=True))
     assert (last_promoted(studio.store), studio.loader.name) == (name, name)
+
+
+def test_a_model_that_judges_less_than_the_one_in_service_says_so(
+    studio: Studio, candidate: str, load: Loading
+) -> None:
+    load.judged = {Aspect.AUTHENTICITY: None}
+    studio.loader.switch("nano")
+    message, *_ = ModelsHandlers(studio).serve(REQUEST, candidate)
+    assert "not better: it does not judge authenticity, as the one in service does. Press again" in message
+    assert studio.loader.name == "nano"
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
