@@ -205,15 +205,14 @@ def _animated(path: Path) -> None:
         ("scan.tiff", lambda path: Image.new("RGB", (64, 64), "red").save(path)),
     ],
 )
-def test_unusual_images_are_assessed(new_page: NewPage, tmp_path: Path, name, save):
+def test_unusual_images_are_assessed(scripted_page: NewPage, tmp_path: Path, name, save):
     path = tmp_path / name
     save(path)
-    page = new_page()
+    page = scripted_page()
     assess(page, path)
     wait_for_text(page)
     page.wait_for_function("document.querySelector('#image img').naturalWidth === 64")  # it is shown
     expect(page.locator("#message [role=alert]")).to_be_hidden()
-    stop(page)
 
 
 def test_no_image_is_told(new_page: NewPage):
@@ -283,13 +282,12 @@ def test_cards_keep_their_place(scripted_page: NewPage, screen):
     assert dict(page.evaluate(top))["card-quality"] == pytest.approx(before["card-quality"], abs=1)
 
 
-def test_without_a_prompt_the_correspondence_card_says_why(new_page: NewPage, picture: Path):
-    page = new_page()
+def test_without_a_prompt_the_correspondence_card_says_why(scripted_page: NewPage, picture: Path):
+    page = scripted_page()
     assess(page, picture, prompt="")
     wait_for_text(page)
     expect(page.locator("#card-correspondence")).to_contain_text("there is no prompt")
     assert page.locator("#card-authenticity .description").inner_text().strip()
-    stop(page)
 
 
 def test_the_prompt_in_the_file_is_offered(new_page: NewPage, picture: Path, tmp_path: Path):
@@ -310,8 +308,8 @@ def test_the_prompt_in_the_file_is_offered(new_page: NewPage, picture: Path, tmp
     expect(page.locator("#prompt-origin")).to_be_hidden()
 
 
-def test_assess_waits_for_an_image_that_is_being_uploaded(new_page: NewPage, picture: Path):
-    page = new_page()
+def test_assess_waits_for_an_image_that_is_being_uploaded(scripted_page: NewPage, picture: Path):
+    page = scripted_page()
     page.route("**/upload?*", lambda route: (page.wait_for_timeout(1500), route.continue_()))
     page.set_input_files("#image input[type=file]", picture)
     expect(page.locator("#image .uploading")).to_be_visible()
@@ -319,7 +317,6 @@ def test_assess_waits_for_an_image_that_is_being_uploaded(new_page: NewPage, pic
     assert page.locator("#image img").count() == 0, "the upload was over too soon to test this"
     wait_for_text(page)
     expect(page.locator("#message [role=alert]")).to_be_hidden()
-    stop(page)
 
 
 def test_an_example_fills_image_and_prompt(new_page: NewPage):
@@ -329,8 +326,8 @@ def test_an_example_fills_image_and_prompt(new_page: NewPage):
     expect(page.locator("#prompt textarea")).to_have_value(re.compile("lighthouse"))
 
 
-def test_an_image_can_be_pasted(new_page: NewPage, picture: Path):
-    page = new_page()
+def test_an_image_can_be_pasted(scripted_page: NewPage, picture: Path):
+    page = scripted_page()
     page.evaluate(
         """async (base64) => {
             const bytes = await (await fetch("data:image/png;base64," + base64)).blob();
@@ -344,11 +341,10 @@ def test_an_image_can_be_pasted(new_page: NewPage, picture: Path):
     expect(page.locator("#image img")).to_be_visible()
     page.click("#assess")
     wait_for_text(page)
-    stop(page)
 
 
-def test_a_phone_shows_it_all_without_scrolling_sideways(new_page: NewPage, picture: Path):
-    page = new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+def test_a_phone_shows_it_all_without_scrolling_sideways(scripted_page: NewPage, picture: Path):
+    page = scripted_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     assess(page, picture)
     wait_for_text(page)
     widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
@@ -356,7 +352,6 @@ def test_a_phone_shows_it_all_without_scrolling_sideways(new_page: NewPage, pict
     boxes = [page.locator(f"#card-{aspect}").bounding_box() for aspect in ASPECTS]
     assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"], "stacked"
     assert all(box["width"] > 300 for box in boxes)
-    stop(page)
 
 
 def _luminance(colour: str) -> float:
