@@ -77,7 +77,9 @@ def correct(store: Store, shown: list[Picture]) -> None:
             for name, habit in ANNOTATORS.items():
                 noise = Random(f"{name} {number}").gauss(0, NOISE)
                 score = round(SCALE.clamp(picture.of_people + habit + noise), 1)
-                said = AspectResponse(QUALITY, score, SCALE, f"{name} finds it {SCALE.rating(score)}.")
+                said = AspectResponse(
+                    QUALITY, score, SCALE, f"{name} finds number {number} {SCALE.rating(score)}."
+                )
                 save(session, NewSubmission(f"{name}-{number}", item.id, name, (said,)))
 
     store.database.transact(annotate)
@@ -164,7 +166,7 @@ def test_people_replace_the_teacher_and_nothing_held_out_is_learned_from(loop: L
     scored = [sample for sample in samples if sample.raters]
     assert len(scored) == CORRECTED and len(samples) == 240
     assert all(sample.raters == {QUALITY: len(ANNOTATORS)} for sample in scored)
-    assert all("finds it" in sample.descriptions[QUALITY] for sample in scored)
+    assert all(" finds number " in sample.descriptions[QUALITY] for sample in scored)
     before = {s.id: s.split for s in read_samples(loop.before.parent / "samples.jsonl")}
     learned = {sample.id for sample in samples if sample.split == "train"}
     assert learned.isdisjoint(name for name, part in before.items() if part != "train")

@@ -2,11 +2,12 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from seeded_cases import add, judge, picture, say
 from sqlalchemy import select
@@ -51,10 +52,18 @@ def test_the_table_has_names_numbers_and_texts(tmp_path: Path) -> None:
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
+def is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(FORMULA_STARTS) | st.just(" ="), texts)
 def test_no_text_is_a_formula_to_a_spreadsheet(start: str, text: str) -> None:
     told = start + text
+    assume(not is_number(told))
     row = {**USUAL, "item": told, "image": "x", "prompt": told, "tags": (told,)}
     [found] = csv.DictReader(io.StringIO(to_csv(cases(pd.DataFrame([row]))), newline=""))
     for name in ("item", "prompt", "tags"):

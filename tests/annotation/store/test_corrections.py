@@ -282,6 +282,7 @@ def test_each_response_with_all_that_is_known_of_it(database: Database, new_item
         "assessment_id": None,
         "place": "assess",
         "image_sha256": f"{7:064x}",
+        "original_file": "7.png",
         "prompt": "a cat",
         "generator": "SDXL",
         "source": "cats",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +59,8 @@ def assess(studio: Studio) -> None:
                 break
         await run.aclose()
 
-    asyncio.run(look())
+    with ThreadPoolExecutor(1) as pool:  # other tests may have left an event loop in this thread
+        pool.submit(asyncio.run, look()).result()
 
 
 READERS: dict[str, tuple[int, Callable[[Studio], object]]] = {

@@ -243,9 +243,9 @@ def test_a_damaged_image_of_a_run_is_told(handlers: FailuresHandlers, tmp_path: 
 def test_the_selection_is_exported(handlers: FailuresHandlers) -> None:
     _, file = handlers.export(asked(), *values(text="red"))
     assert file.endswith("failure-cases.csv")
-    content = Path(file).read_bytes().decode()
-    header, row = content.split("\r\n")[:2]
-    assert header.startswith("item,image,aspect,prompt") and row.startswith("1,")
+    content = Path(file).read_text("utf-8-sig")
+    header, row = content.splitlines()[:2]
+    assert header.startswith("item,image,original_file,aspect,prompt") and row.startswith("1,")
     assert "Ann Bee" not in content
 
 
