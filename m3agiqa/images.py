@@ -255,7 +255,7 @@ def _first_value(file: Image.Image, tag: int, default: int) -> int:
 
 SRGB_PROFILE = ImageCms.createProfile("sRGB")
 LAB_PROFILE = ImageCms.createProfile("LAB")
-PROBE = Image.fromarray(
+PROFILE_PROBE = Image.fromarray(
     np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), -1).reshape(18, -1, 3)
 )
 """Colours from all over the cube, to see whether a profile changes any."""
@@ -289,7 +289,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if profile:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             transform = ImageCms.buildTransform(embedded, SRGB_PROFILE, image.mode, "RGB")
-            probe = PROBE.convert(image.mode)
+            probe = PROFILE_PROBE.convert(image.mode)
             change = ImageChops.difference(transform.apply(probe), probe.convert("RGB"))
             if np.asarray(change).max() > INVISIBLE_DIFFERENCE:
                 return transform.apply(image)

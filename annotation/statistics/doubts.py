@@ -9,7 +9,7 @@ import pandas as pd
 from annotation.store.corrections import same_text
 
 SAME_TEXT_IMAGES = 5  # images; one person's text under so many of them does not describe any
-CONTRADICTION = 3.0  # points between two people's scores of the same, on the common scale
+CONTRADICTION_GAP = 3.0  # points between two people's scores of the same, on the common scale
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Doubts:
     repeated: pd.DataFrame
     """Descriptions that the same person has written under SAME_TEXT_IMAGES images or more."""
     contradicting: pd.DataFrame
-    """Scores of an item's aspect that are CONTRADICTION or more apart."""
+    """Scores of an item's aspect that are CONTRADICTION_GAP or more apart."""
 
     @property
     def texts(self) -> set[int]:
@@ -43,5 +43,5 @@ def doubts(responses: pd.DataFrame, model_texts: dict[int, str]) -> Doubts:
     return Doubts(
         one_word=texts[~texts["words"].astype(str).str.contains(" ", regex=False)],
         repeated=texts[images >= SAME_TEXT_IMAGES],
-        contradicting=by_id[scores.transform("max") - scores.transform("min") >= CONTRADICTION],
+        contradicting=by_id[scores.transform("max") - scores.transform("min") >= CONTRADICTION_GAP],
     )

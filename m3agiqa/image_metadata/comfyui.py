@@ -26,7 +26,7 @@ _WRITER_NODE = re.compile(
     re.IGNORECASE,
 )
 _WILDCARD_NODE = re.compile(r"wildcard|^DP[A-Z]|random.?prompt", re.IGNORECASE)
-_TEMPLATE = re.compile(r"\{[^{}]*\|[^{}]*\}|__[\w/*-]+__")  # {this|that} and __file of choices__
+_WILDCARD_PATTERN = re.compile(r"\{[^{}]*\|[^{}]*\}|__[\w/*-]+__")  # {this|that} and __file of choices__
 
 MAX_SUBGRAPH_DEPTH = 20
 
@@ -102,7 +102,7 @@ class _Walk:
                 return shown[:1]
         texts = list(self._texts(inputs, depth))
         if _WILDCARD_NODE.search(kind):
-            texts = [text for text in texts if not _TEMPLATE.search(text)]
+            texts = [text for text in texts if not _WILDCARD_PATTERN.search(text)]
         delimiter = inputs.get("delimiter")
         if isinstance(delimiter, str) and len(delimiter) <= self.MAX_DELIMITER and texts:
             return [delimiter.join(texts)]

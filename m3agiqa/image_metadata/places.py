@@ -117,7 +117,7 @@ def _xmp_texts(image: Image.Image) -> Texts:
     return texts
 
 
-_SIGNATURES = {  # channels, and whether the text is compressed
+_STEALTH_SIGNATURES = {  # channels, and whether the text is compressed
     b"stealth_pnginfo": ("A", False),
     b"stealth_pngcomp": ("A", True),
     b"stealth_rgbinfo": ("RGB", False),
@@ -134,7 +134,7 @@ def _hidden_text(image: Image.Image) -> str | None:
             continue
         start = _SIGNATURE_BITS + _LENGTH_BITS
         head = _lowest_bits(image, channels, start)
-        hidden_in, compressed = _SIGNATURES.get(head[: _SIGNATURE_BITS // 8], ("", False))
+        hidden_in, compressed = _STEALTH_SIGNATURES.get(head[: _SIGNATURE_BITS // 8], ("", False))
         if hidden_in != channels:
             continue
         length = min(int.from_bytes(head[_SIGNATURE_BITS // 8 :], "big"), 8 * MAX_METADATA)

@@ -17,7 +17,7 @@ EXAMPLE_SIDE = 144  # pixels
 BLUR_RADII = (6.0, 3.0, 1.5, 0.7, 0.0)  # pixels; from bad to excellent
 
 # Per aspect from bad to excellent: what the score means, and an example in words, where it is not an image.
-LEVELS: dict[Aspect, tuple[tuple[str, str], ...]] = {
+LEVEL_EXAMPLES: dict[Aspect, tuple[tuple[str, str], ...]] = {
     Aspect.QUALITY: (
         ("Little can be made out.", ""),
         ("Flaws disturb: it is blurred, noisy or badly lit.", ""),
@@ -53,7 +53,7 @@ def _section(aspect: Aspect) -> str:
         f"<li><b>{score} {word}</b>. {escape(meaning)}"
         f"{picture}{f' <q>{escape(example)}</q>' if example else ''}</li>"
         for score, (word, (meaning, example), picture) in enumerate(
-            zip(RATING_WORDS, LEVELS[aspect], pictures, strict=True), 1
+            zip(RATING_WORDS, LEVEL_EXAMPLES[aspect], pictures, strict=True), 1
         )
     )
     judged = ""

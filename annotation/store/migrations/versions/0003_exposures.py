@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["item_id"], ["items.id"], name="fk_exposures_item_id_items"),
         sa.PrimaryKeyConstraint("annotator_id", "item_id", "aspect", "answers_of", name="pk_exposures"),
     )
-    statement = sa.text(_SHOWN).columns(created_at=sa.DateTime(timezone=True))
+    statement = sa.text(_SELECT_SHOWN_ANSWERS).columns(created_at=sa.DateTime(timezone=True))
     known: dict[tuple[int, int, str], dict[str, object]] = {}
     for row in op.get_bind().execute(statement).mappings():
         key = row["annotator_id"], row["item_id"], row["aspect"]
@@ -34,7 +34,7 @@ def upgrade() -> None:
 
 
 # Whoever has saved something with the model's answer at hand has read it: in blind mode after the score.
-_SHOWN = """
+_SELECT_SHOWN_ANSWERS = """
 SELECT annotator_id, item_id, aspect, score, created_at FROM (
   SELECT assessments.annotator_id, assessments.item_id, aspect_assessments.aspect,
          NULL AS score, assessments.created_at
