@@ -269,6 +269,7 @@ def test_ten_tabs_of_one_browser(scripted_page: NewPage, picture: Path):
 )
 def test_cards_keep_their_place(scripted_page: NewPage, screen):
     page = scripted_page(**screen)
+    expect(page.locator("#model .banner:not(.loading)")).to_be_visible()
     top = "[...document.querySelectorAll('#card-quality, #image, [role=tablist], #model')].map("
     top += "part => [part.id, part.getBoundingClientRect().top + scrollY])"
     before = dict(page.evaluate(top))
