@@ -2,8 +2,10 @@
 
 from m3agiqa import library_logs  # noqa: F401 before any library is imported
 from m3agiqa.aspects import Aspect, MosScale, Rating
-from m3agiqa.assessor import AspectResult, Assessment, Assessor, DescriptionDelta
+from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta
+from m3agiqa.assessor import Assessor
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped, WeightsError
+from m3agiqa.ranking import Ranking
 
 __all__ = [
     "Aspect",
@@ -14,6 +16,7 @@ __all__ = [
     "InputError",
     "M3AgiqaError",
     "MosScale",
+    "Ranking",
     "Rating",
     "Stopped",
     "WeightsError",

@@ -4,132 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
-from typing import Any
 
-from m3agiqa.aspects import Aspect, MosScale, Rating
+from m3agiqa.aspects import Aspect
+from m3agiqa.assessment import MOS_DIGITS, AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Generation, KnowsWords, Request, readable_prompt
 from m3agiqa.backbones.placement import Placement, Quantization
-from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL, Calibration
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.checkpoint.revisions import Revision
 from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
-from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
 from m3agiqa.predictor.model import Predictor
+from m3agiqa.ranking import Ranking, ranked_as_assessed
 
 MAX_PROMPT = 8000  # characters
-MOS_DIGITS = 3  # after the point, everywhere, so that the word of a MOS is that of the written number
-VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
-
-LIKELY_NOTE = (
-    f"Likely: {INTERVAL_LEVEL:.0%} of mean opinion scores lie in this range, as measured on images held out "
-    "of training. Better than: the share of training images with a lower score."
-).replace("%", " %")
-"""What the figures beside a MOS mean, for readers."""
-
-
-@dataclass(frozen=True)
-class DescriptionDelta:
-    """Some more text of one aspect's description."""
-
-    aspect: Aspect
-    text: str
-
-
-@dataclass(frozen=True)
-class AspectResult:
-    """One aspect, judged. `mos` lies within `scale`; `raw_mos` is what the predictor said."""
-
-    aspect: Aspect
-    description: str
-    spoken_rating: Rating
-    """The language model's own word, which need not be that of the MOS."""
-    mos: float
-    raw_mos: float
-    scale: MosScale
-    spread: float | None = None
-    """Standard deviation over predictors trained with other seeds, in points of MOS; None with one alone."""
-    calibration: Calibration | None = field(default=None, repr=False)
-    """Where interval and percentile come from; None for checkpoints that have none."""
-    unknown_prompt: bool = False
-    """Whether the model does not know the prompt's words, so that its MOS of correspondence says little."""
-    read_characters: int | None = None
-    """Of a prompt that is too long for the model: how many characters of its beginning were read."""
-
-    @property
-    def rating(self) -> Rating:
-        """The word of the MOS."""
-        return self.scale.rating(self.mos)
-
-    @property
-    def low(self) -> float | None:
-        """Lower end of the interval, in which 80 % of mean opinion scores lie; None without calibration."""
-        return None if self.calibration is None else self.calibration.interval(self.mos, self.scale)[0]
-
-    @property
-    def high(self) -> float | None:
-        """Upper end of the interval."""
-        return None if self.calibration is None else self.calibration.interval(self.mos, self.scale)[1]
-
-    @property
-    def percentile(self) -> float | None:
-        """Share of the training images with a lower MOS, from 0 to 100; None too for an unknown prompt."""
-        if self.calibration is None or self.unknown_prompt:
-            return None
-        return self.calibration.percentile(self.mos)
-
-    @property
-    def limited(self) -> bool:
-        """Whether the raw value lies visibly outside the scale."""
-        return abs(self.raw_mos - self.mos) >= VISIBLE_DIFFERENCE
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; what is not known is left out."""
-        known = {"low": self.low, "high": self.high, "percentile": self.percentile, "spread": self.spread}
-        return {
-            "description": self.description,
-            "rating": str(self.rating),
-            "spoken_rating": str(self.spoken_rating),
-            "mos": round(self.mos, MOS_DIGITS),
-            "raw_mos": round(self.raw_mos, MOS_DIGITS),
-            "scale": [self.scale.low, self.scale.high],
-            **{name: round(value, MOS_DIGITS) for name, value in known.items() if value is not None},
-            **({} if self.calibration is None else {"training_images": self.calibration.training_images}),
-            **({"unknown_prompt": True} if self.unknown_prompt else {}),
-            **({} if self.read_characters is None else {"read_characters": self.read_characters}),
-        }
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """All aspects of one image, and what they were judged by."""
-
-    image: str | None
-    prompt: str | None
-    aspects: dict[Aspect, AspectResult]
-    model: str
-    learned_from: str
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "image": self.image,
-            "prompt": self.prompt,
-            "aspects": {str(result.aspect): result.to_dict() for result in self.aspects.values()},
-            "model": self.model,
-            "learned_from": self.learned_from,
-            "seconds": round(self.seconds, 2),
-        }
-
-
-Event = DescriptionDelta | AspectResult | Assessment
 
 
 class Assessor:
@@ -215,13 +109,29 @@ class Assessor:
             yield results[aspect]
         yield self._assessment(image, prompt, request, results, time.perf_counter() - started)
 
+    def rank(
+        self,
+        images: Sequence[ImageSource],
+        prompt: str | None = None,
+        weights: Mapping[Aspect, float] | None = None,
+    ) -> Ranking:
+        """Judge 2 to 24 images of one prompt and put them in order; see m3agiqa.ranking.
+
+        `weights` of the aspects in the overall score: all the same by default. What cannot be read, or comes
+        twice, is in `left_out`. Raises InputError for other numbers of images, and where none can be judged.
+        """
+        *_, ranking = ranked_as_assessed(self, images, normalized_prompt(prompt), weights)
+        return ranking
+
     def assess_all(
-        self, subjects: Sequence[tuple[ImageSource, str | None]]
+        self,
+        subjects: Sequence[tuple[ImageSource, str | None]],
+        stop: Callable[[], bool] = lambda: False,
     ) -> list[Assessment | M3AgiqaError]:
         """Judge several images with their prompts at once, in far less time than one after another.
 
         What cannot be judged leaves the others alone: in its place stands the error that `assess` raises.
-        Numbers differ from those of `assess` by rounding.
+        Numbers differ from those of `assess` by rounding. Raises Stopped once `stop` answers True.
         """
         started = time.perf_counter()
         requests: dict[int, Request] = {}
@@ -233,7 +143,9 @@ class Assessor:
                 judged[index] = error
         failed = None
         try:
-            judged |= self._judge(subjects, requests, started)
+            judged |= self._judge(subjects, requests, started, stop)
+        except Stopped:
+            raise
         except M3AgiqaError as error:  # of one of them
             # Without the traceback, which holds what was computed: where that was too much, memory is needed.
             failed = type(error)(str(error))
@@ -241,16 +153,20 @@ class Assessor:
             judged[next(iter(requests))] = failed
         elif failed:
             for index in requests:
-                (judged[index],) = self.assess_all([subjects[index]])
+                (judged[index],) = self.assess_all([subjects[index]], stop)
         return [judged[index] for index in range(len(subjects))]
 
     def _judge(
-        self, subjects: Sequence[tuple[ImageSource, str | None]], requests: dict[int, Request], started: float
+        self,
+        subjects: Sequence[tuple[ImageSource, str | None]],
+        requests: dict[int, Request],
+        started: float,
+        stop: Callable[[], bool],
     ) -> dict[int, Assessment]:
         """Assessments of some of the subjects, by their numbers."""
         rows = [(index, aspect) for index, request in requests.items() for aspect in _aspects(request)]
         results: dict[int, dict[Aspect, AspectResult]] = {index: {} for index in requests}
-        for output in self.backbone.describe(list(requests.values())) if requests else ():
+        for output in self.backbone.describe(list(requests.values()), stop) if requests else ():
             if isinstance(output, Generation):
                 index, aspect = rows[output.row]
                 results[index][aspect] = self._result(aspect, output, requests[index], subjects[index][1])

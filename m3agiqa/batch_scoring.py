@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import Assessment, Assessor
+from m3agiqa.assessment import ASPECT_COLUMNS, Assessment
+from m3agiqa.assessor import Assessor
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import lock
 from m3agiqa.image_metadata import find_prompt
@@ -24,12 +24,7 @@ from m3agiqa.tables import TableRow, harmless, read_table
 RESULT_COLUMNS = (
     "image",
     "prompt",
-    *(f"{aspect}_mos" for aspect in Aspect),
-    *(f"{aspect}_description" for aspect in Aspect),
-    *(f"{aspect}_rating" for aspect in Aspect),
-    *(f"{aspect}_spoken_rating" for aspect in Aspect),
-    *(f"{aspect}_{figure}" for figure in ("low", "high", "percentile") for aspect in Aspect),
-    *(f"{aspect}_raw_mos" for aspect in Aspect),
+    *ASPECT_COLUMNS,
     "scale",
     "model",
     "learned_from",
@@ -149,6 +144,11 @@ def _with_prompt(row: ScoreRow, sidecar: str = "") -> ScoreRow:
     return ScoreRow(row.image, row.path, embedded.text, embedded.origin) if embedded else row
 
 
+def image_row(name: str, path: Path) -> ScoreRow:
+    """An image with the prompt in its file, if there is one."""
+    return _with_prompt(ScoreRow(name, path))
+
+
 def _csv_rows(path: Path, image_root: Path, note: Callable[[str], object]) -> list[ScoreRow]:
     if not path.exists():
         raise InputError(f"There is no file or folder {path}.")
@@ -186,7 +186,7 @@ def score(rows: Iterable[ScoreRow], output: ScoreFile, assessor: Assessor) -> It
             cells |= {"model": assessor.card.title, "learned_from": assessor.card.learned_from}
             answer = judged.get(id(row), row.error)
             if isinstance(answer, Assessment):
-                cells, error = cells | _cells(answer), ""
+                cells, error = cells | answer.to_cells(), ""
                 for read in filter(None, (each.read_characters for each in answer.aspects.values())):
                     cells["prompt_origin"] = f"{row.prompt_origin}, its first {read:,} characters"
             else:
@@ -203,23 +203,6 @@ def _judge(rows: Sequence[ScoreRow], assessor: Assessor) -> list[Assessment | M3
         if len(rows) == 1:
             return [f"Unexpected {type(problem).__name__}: {problem}"]
         return [answer for row in rows for answer in _judge([row], assessor)]
-
-
-def _cells(assessment: Assessment) -> dict[str, str]:
-    results = assessment.aspects.values()
-    # With a word between, as spreadsheets take "1-5" for a date.
-    scales = {str(r.aspect): f"{r.scale.low:g} to {r.scale.high:g}" for r in results}
-    same = len(set(scales.values())) == 1
-    cells = {"scale": next(iter(scales.values())) if same else ", ".join(map(" ".join, scales.items()))}
-    for result in results:
-        cells[f"{result.aspect}_mos"] = f"{result.mos:.3f}"
-        cells[f"{result.aspect}_raw_mos"] = f"{result.raw_mos:.3f}"
-        cells[f"{result.aspect}_rating"] = str(result.rating)
-        cells[f"{result.aspect}_spoken_rating"] = str(result.spoken_rating)
-        cells[f"{result.aspect}_description"] = result.description
-        figures = {"low": result.low, "high": result.high, "percentile": result.percentile}
-        cells |= {f"{result.aspect}_{k}": f"{v:.3f}" for k, v in figures.items() if v is not None}
-    return cells
 
 
 # --- writing -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: `assess` one image, `score` many; the `memory` that takes."""
+"""The command line: `assess` one image, `compare` some, `score` many; the `memory` that takes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,32 @@ from typing import get_args
 from tqdm import tqdm
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import (
-    LIKELY_NOTE,
-    AspectResult,
-    Assessment,
-    Assessor,
-    DescriptionDelta,
-)
+from m3agiqa.assessment import LIKELY_NOTE, AspectResult, Assessment, DescriptionDelta
+from m3agiqa.assessor import Assessor
 from m3agiqa.backbones.placement import Quantization
-from m3agiqa.batch_scoring import ScoreFile, read_rows, score
+from m3agiqa.batch_scoring import ScoreFile, ScoreRow, image_row, read_rows, score
 from m3agiqa.checkpoint.revisions import parse_revision
 from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
-from m3agiqa.errors import M3AgiqaError
+from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.files import write_atomically
 from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import open_image
+from m3agiqa.ranking import (
+    DIFFERENCE_NOTE,
+    MAX_IMAGES,
+    MIN_IMAGES,
+    OVERALL,
+    Difference,
+    Ranking,
+    check_count,
+    checked_weights,
+    ranked_as_assessed,
+    rankings_csv,
+)
+from m3agiqa.tables import TABLE_SUFFIXES, decimal_number
+
+MAX_NAME_WIDTH = 40  # characters of an image's name in a table; of a longer one the end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,6 +142,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
 
+    compare = commands.add_parser(
+        "compare",
+        parents=[model],
+        help="put images of one prompt in order",
+        description=f"Judge {MIN_IMAGES} to {MAX_IMAGES} images of one prompt and put them in order, the "
+        "best first. Of a CSV or folder, the images of each prompt are compared with each other.",
+    )
+    compare.add_argument(
+        "images",
+        metavar="IMAGE|CSV|FOLDER",
+        nargs="+",
+        help="images, or one CSV with the columns image,prompt, or one folder",
+    )
+    compare.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what all images were generated from; by default each one's own, of the CSV or in its file",
+    )
+    compare.add_argument(
+        "--order", default=OVERALL, choices=[OVERALL, *map(str, Aspect)], help="what they are ordered by"
+    )
+    compare.add_argument(
+        "--weights",
+        metavar="ASPECT=NUMBER,...",
+        help="of the aspects in the overall score, such as quality=2,correspondence=1; those that are not "
+        "named do not count (default: all the same)",
+    )
+    output = compare.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
+    output.add_argument("--csv", metavar="FILE", type=Path, help="write the table into a CSV as well")
+    compare.set_defaults(command=_compare, interrupted="Interrupted.")
+
     memory = commands.add_parser("memory", help="how much memory the paper's model needs, by setting")
     memory.set_defaults(command=_memory, interrupted="Interrupted.")
     return parser
@@ -154,8 +197,7 @@ def _assess(args: argparse.Namespace) -> None:
     assessor = _load(args)
     if args.json:
         assessment = assessor.assess(args.image, prompt, aspects)
-        narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
-        _print(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=narrow))
+        _print_json(assessment.to_dict())
         return
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay()
@@ -292,6 +334,123 @@ def _score_into(output: ScoreFile, args: argparse.Namespace) -> None:
     _print(f"scored {len(todo) - failed}, failed {failed}" + (" (see the error column)" if failed else ""))
 
 
+# --- compare -----------------------------------------------------------------------------------
+
+
+def _compare(args: argparse.Namespace) -> None:
+    # As for `assess`, what can be wrong with the input is told before the model is loaded.
+    weights = _weights(args.weights)
+    groups = _groups(args)
+    if args.csv and not args.csv.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {args.csv.parent} to write {args.csv.name} to.")
+    groups = _groups(args)
+    if args.order == Aspect.CORRESPONDENCE and None in groups:
+        raise InputError("Without a prompt there is no order by correspondence; give one with --prompt.")
+    assessor = _load(args)
+    rankings: list[Ranking] = []
+    with tqdm(total=sum(map(len, groups.values())), unit="image", file=sys.stderr, disable=None) as bar:
+        for prompt, rows in groups.items():
+            named = [row.path for row in rows], prompt, weights, [row.image for row in rows]
+            ranking, before = Ranking(prompt), bar.n
+            try:
+                for ranking in ranked_as_assessed(assessor, *named):
+                    bar.update(before + len(ranking.images) + len(ranking.left_out) - bar.n)
+            except InputError as error:
+                if len(groups) == 1:
+                    raise
+                bar.write(f"The prompt “{_printable(prompt or '')}” is left out. {error}", file=sys.stderr)
+                continue
+            rankings.append(ranking)
+    if not rankings:
+        raise InputError("Nothing is left to compare.")
+    for ranking in rankings:
+        for each in ranking.left_out:
+            _note(f"{each.name} is left out. {each.reason}")
+    if args.csv:
+        try:
+            write_atomically(args.csv, "\ufeff" + rankings_csv(rankings, args.order))
+        except OSError as error:
+            raise InputError(f"{args.csv} cannot be written: {error.strerror}.") from error
+    if args.json:
+        _print_json([ranking.to_dict(args.order) for ranking in rankings])
+    else:
+        _print("\n\n".join([*(_ranking_table(each, args.order) for each in rankings), DIFFERENCE_NOTE]))
+
+
+def _groups(args: argparse.Namespace) -> dict[str | None, list[ScoreRow]]:
+    """The images by their prompts. Raises InputError where nothing can be compared."""
+    given = [Path(name) for name in args.images]
+    is_source = [path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in given]
+    if not any(is_source):
+        check_count(len(given))
+        rows = [
+            ScoreRow(name, path) if args.prompt is not None else image_row(name, path)
+            for name, path in zip(args.images, given, strict=True)
+        ]
+    elif len(given) > 1:
+        raise InputError("Give images, or one CSV, or one folder; not several or both.")
+    else:
+        rows = read_rows(given[0], note=_note)
+    groups: dict[str | None, list[ScoreRow]] = {}
+    for row in rows:
+        if row.error:
+            _note(f"{row.image} is left out. {row.error}")
+            continue
+        prompt = normalized_prompt(row.prompt if args.prompt is None else args.prompt)
+        groups.setdefault(prompt, []).append(row)
+    for prompt, of_prompt in list(groups.items()):
+        if len(of_prompt) < MIN_IMAGES:
+            alone = f"the prompt “{prompt}”" if prompt else "no prompt"
+            _note(f"{of_prompt[0].image} is left out: it is the only image with {alone}.")
+            del groups[prompt]
+        else:
+            check_count(len(of_prompt), f"With the prompt “{prompt}” " if len(groups) > 1 else "")
+    if not groups:
+        raise InputError(
+            "Every image has a prompt of its own, so there is nothing to compare. If they are of one prompt, "
+            "give it with --prompt."
+        )
+    if None in groups:
+        _note("Without a prompt, correspondence is left out. Give one with --prompt.")
+    return groups
+
+
+def _weights(text: str | None) -> dict[Aspect, float] | None:
+    if text is None:
+        return None
+    weights = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        weights[name.strip().lower()] = decimal_number(number.strip(), f"The weight of {name.strip()}")
+    return checked_weights(weights)
+
+
+def _ranking_table(ranking: Ranking, order: str) -> str:
+    places = ranking.places(order)
+    width = min(max(len(each.image.name) for each in places), MAX_NAME_WIDTH)
+    lines = [f"Prompt: {_printable(ranking.prompt)}"] if ranking.prompt else []
+    lines.append(
+        "".join(
+            ["Place  ", f"{'Image':<{width + 2}}", *(f"{name.capitalize():<16}" for name in ranking.orders)]
+        )
+    )
+    for each in places:
+        figures = [each.image.figure(name, ranking.weights) for name in ranking.orders]
+        shown = [
+            f"{figure.mos:.2f}" + (f" ({figure.low:.1f}–{figure.high:.1f})" if figure.low is not None else "")
+            for figure in figures
+        ]
+        name = _printable(each.image.name)[-width:]
+        verdict = f"{each.to_next} than the next" if each.to_next is Difference.CLEAR else ""
+        verdict = f"{each.to_next} to the next" if each.to_next is Difference.EQUAL else verdict
+        cells = "".join(f"{cell:<16}" for cell in shown)
+        lines.append(f"{each.place:<7}{name:<{width + 2}}{cells}{verdict}".rstrip())
+    equal = [each.image.name for each in places if each.to_first is Difference.EQUAL]
+    if equal:
+        lines.append(f"About equal to the first: {', '.join(map(_printable, equal))}.")
+    return "\n".join(lines)
+
+
 # --- memory ------------------------------------------------------------------------------------
 
 
@@ -324,6 +483,11 @@ def _loading_bar() -> Iterator[Progress]:
             bar.refresh()
 
         yield show
+
+
+def _print_json(values: object) -> None:
+    narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
+    _print(json.dumps(values, indent=2, ensure_ascii=narrow))
 
 
 def _print(text: str) -> None:

@@ -23,7 +23,7 @@ from annotation.ui.access import Access
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta, Event
+from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import Stopped

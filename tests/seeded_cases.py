@@ -16,7 +16,7 @@ from annotation.store import Store
 from annotation.store.corrections import AspectResponse, NewSubmission, SavedSubmission, latest_revision, save
 from annotation.store.items import add_item, record_assessment
 from m3agiqa.aspects import Aspect, MosScale, Rating
-from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.assessment import AspectResult, Assessment
 
 SCALE = MosScale(1, 5)
 

@@ -22,7 +22,8 @@ from annotation.store.models import (
     QueueEntry,
 )
 from annotation.store.people import annotator_named
-from m3agiqa import assessor
+from m3agiqa import assessment as assessed
+from m3agiqa.assessor import clean_prompt
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import InputError
 
@@ -73,7 +74,7 @@ def model_version(session: Session, card: Card) -> ModelVersion:
 def record_assessment(
     session: Session,
     item_id: int,
-    assessment: assessor.Assessment,
+    assessment: assessed.Assessment,
     card: Card,
     annotator: str | None = None,
 ) -> int:
@@ -152,7 +153,7 @@ def _image(session: Session, stored: StoredImage) -> Image:
 
 
 def _prompt(session: Session, prompt: str | None) -> Prompt:
-    text = (assessor.clean_prompt(prompt) or "").replace("\0", "")
+    text = (clean_prompt(prompt) or "").replace("\0", "")
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     row = session.scalar(select(Prompt).where(Prompt.sha256 == sha256))
     if row is None:

@@ -24,7 +24,8 @@ from queue import Empty, Queue
 import gradio as gr
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import Assessor, Event
+from m3agiqa.assessment import Assessment, Event
+from m3agiqa.assessor import Assessor
 from m3agiqa.errors import M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource
 
@@ -125,6 +126,26 @@ class OnDemand(Assessor):
                 yield event
         finally:
             abandoned.set()
+
+    def assess_all(
+        self,
+        subjects: Sequence[tuple[ImageSource, str | None]],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Assessment | M3AgiqaError]:
+        """As Assessor.assess_all, a GPU for each: its time is limited."""
+        return [self._assessed(image, prompt, stop) for image, prompt in subjects]
+
+    def _assessed(
+        self, image: ImageSource, prompt: str | None, stop: Callable[[], bool]
+    ) -> Assessment | M3AgiqaError:
+        try:
+            *_, assessment = self.stream(image, prompt, stop=stop)
+        except Stopped:
+            raise
+        except M3AgiqaError as error:
+            return error
+        assert isinstance(assessment, Assessment)
+        return assessment
 
 
 def _next(events: Queue[Event | Exception | None], stop: Callable[[], bool]) -> Event | Exception | None:

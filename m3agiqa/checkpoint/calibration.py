@@ -70,6 +70,14 @@ class Calibration:
         half_width = self.by_source.get(source or "", self.half_width)
         return scale.clamp(mos - half_width), scale.clamp(mos + half_width)
 
+    def paired_half_width(self, scale: MosScale) -> float:
+        """Half width of the interval around the difference of two images' scores, in points of MOS.
+
+        √2 times that of one image: exact if their errors had nothing in common. Images of one prompt share
+        a part of them, which cancels, so that at least INTERVAL_LEVEL of true differences lie within.
+        """
+        return min(math.sqrt(2) * self.half_width, scale.high - scale.low)
+
     def percentile(self, mos: float) -> float:
         """Share of the training images with a lower MOS, from 0 to 100."""
         rank, steps = bisect_left(self.quantiles, mos), len(self.quantiles) - 1

@@ -38,6 +38,7 @@ def test_a_space_with_nano_starts_and_takes_no_gpu(found) -> None:
 def test_the_same_events_come_from_a_process_that_has_a_gpu(found) -> None:
     assert found["events"] == found["nano"]
     assert [name for name, _ in found["events"]] == ["DescriptionDelta", "AspectResult", "Assessment"]
+    assert found["several"] == ["Assessment", "InputError"]
     assert found["elsewhere"] and found["released"]
     assert found["seconds asked for"] == [str(2 * zero_gpu.SECONDS_PER_ASPECT)], "there is no prompt"
 

@@ -96,7 +96,7 @@ from annotation.ui.model_service import (  # noqa: E402
     from_registry,
 )
 from m3agiqa import Aspect, Assessor, DescriptionDelta, M3AgiqaError, MosScale, Rating  # noqa: E402
-from m3agiqa.assessor import Event  # noqa: E402
+from m3agiqa.assessment import Event  # noqa: E402
 from m3agiqa.backbones.base import Delta, Generation, Request  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as minicpm  # noqa: E402
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE  # noqa: E402
@@ -284,5 +284,6 @@ found["switched"] = loader.state.assessor.assess(IMAGE, "a ball").to_dict()["asp
 on_cpu = from_registry(replace(settings, device="cpu"))(settings.model, lambda message, fraction: None)
 found["on the CPU"] = on_cpu.assess(IMAGE, "a ball").to_dict()["aspects"]
 
+found["several"] = [type(each).__name__ for each in lent.assess_all([(IMAGE, None), (b"no image", None)])]
 (WORK / "found.json").write_text(json.dumps(found))
 page.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
 
 ASPECT_QUESTIONS = {

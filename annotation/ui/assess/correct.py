@@ -35,7 +35,7 @@ from annotation.ui.correction_form.form import correction_form
 from annotation.ui.correction_form.submissions import Entered
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import AspectResult
+from m3agiqa.assessment import AspectResult
 from m3agiqa.errors import InputError, M3AgiqaError
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 from annotation.ui.images import Upload
 from annotation.ui.model_service import LoadState, ModelLoader, Observable, WaitingLine
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import AspectResult, Assessment, DescriptionDelta
+from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped

@@ -18,7 +18,7 @@ from annotation.store.corrections import withdraw_submission
 from annotation.store.items import record_assessment
 from annotation.store.models import GoldAnswer
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
 from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples
 from training import data as datasets

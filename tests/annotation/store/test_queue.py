@@ -28,7 +28,7 @@ from annotation.store.items import add_item, record_assessment
 from annotation.store.models import GoldAnswer, Image, Item, Prompt, QueueEntry, now
 from annotation.store.queue import Order, Pool, Progress
 from m3agiqa.aspects import Aspect, MosScale, Rating
-from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
 
 NOON = datetime.fromisoformat("2026-01-01T12:00:00+00:00")

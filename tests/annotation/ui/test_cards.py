@@ -7,7 +7,7 @@ from annotation.store.corrections import AspectResponse
 from annotation.ui.assess.cards import card, provenance
 from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect, MosScale, Rating
-from m3agiqa.assessor import AspectResult, Assessment
+from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.checkpoint.calibration import Calibration
 
 SCALE = MosScale(1, 5)
