@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,14 @@ from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.settings import Settings
 from annotation.store import Store
+from annotation.store.log import promoted
 from annotation.users import Role, User, put_user, read_users, remove_user
 from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.card import read_card
+from m3agiqa.checkpoint.registry import find
 from m3agiqa.errors import InputError, M3AgiqaError
+
+RETRAIN_CONFIG = Path(__file__).parents[1] / "training" / "configs" / "corrections.yaml"
 
 
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -116,6 +122,17 @@ def _parser() -> argparse.ArgumentParser:
         help="descriptions of one word, and texts that one person wrote under many images, too",
     )
     exporting.set_defaults(command=_export)
+
+    retraining = commands.add_parser(
+        "retrain",
+        parents=[data],
+        help="a new model from people's corrections alone",
+        description="Export what people said, let the model in service learn from it, and register the new "
+        "one as a candidate (`make train` installs what it needs). The same command again goes on where it "
+        "was stopped.",
+    )
+    retraining.add_argument("--plan", action="store_true", help="print what would be done, and train nothing")
+    retraining.set_defaults(command=_retrain)
     _add_users_command(commands)
     return parser
 
@@ -169,6 +186,23 @@ def _export(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         )
     sys.stdout.write(report.text + "\n")
     return 0
+
+
+def _retrain(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """In a process of its own, as this package knows nothing of training."""
+    settings = _settings(args, environment)
+    with _store(settings) as store:
+        with store.database.reading() as session:
+            model = promoted(session) or settings.model
+        report = export(store, settings.data / "retrain", name="corrections")
+    sys.stdout.write(report.text + "\n")
+    sys.stdout.flush()
+    folder = find(model, settings.models)
+    command = [sys.executable, "-m", "training", "run", str(RETRAIN_CONFIG)]
+    command += ["--run", str(settings.runs / "corrections"), "--add-annotations", str(report.folder)]
+    command += ["--register", str(settings.models), "--set", f"start={folder}"]
+    command += ["--set", f"backbone={read_card(folder).backbone}", *(["--plan"] if args.plan else [])]
+    return subprocess.run(command).returncode
 
 
 def _settings(args: argparse.Namespace, environment: Mapping[str, str]) -> Settings:

@@ -214,8 +214,8 @@ def _folder(args: argparse.Namespace) -> RunFolder:
         settings = read_yaml(args.run / CONFIG_FILE)
     else:
         settings = read_yaml(args.config)
-    if export is not None:
-        settings = merged(settings, {"annotations": str(export)})
+    if export is not None:  # which is all the data there is, if the settings name none
+        settings = merged({"data": {"path": str(export)}}, merged(settings, {"annotations": str(export)}))
     config = build(RunConfig, merged(_changed(settings, args.set), server), args.config or args.run)
     return RunFolder(args.run or _default_folder(args.config, export), config)
 

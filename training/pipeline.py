@@ -136,33 +136,63 @@ def datasets(run: RunFolder) -> None:
 
     It is read again each time, so that a change of the data is noticed.
     """
-    dataset = load(run.config.data)
-    samples, facts = dataset.samples, {"scale": [dataset.scale.low, dataset.scale.high]}
-    if run.config.annotations is not None:
-        samples, annotated = merge(samples, dataset.scale, read_annotations(run.config.annotations))
-        facts["annotations"] = asdict(annotated)
+    samples, facts = _read_data(run)
+    for aspect, reason in facts["kept"].items():
+        run.log(f"datasets: {_kept_text(run, aspect, reason)}")
     facts["fingerprint"] = fingerprint(samples)
-    _check_parts(samples, run.config.select_on)
     write_samples(samples, run.folder / "samples.jsonl")
     write_split(samples, run.folder / "split.csv")
     (run.folder / FACTS_FILE).write_text(json.dumps(facts))
 
 
-def _check_parts(samples: Sequence[Sample], select_on: str) -> None:
-    """Raises InputError if a part that is needed has no score of an aspect that another part has."""
+def _read_data(run: RunFolder) -> tuple[list[Sample], dict[str, Any]]:
+    """The samples, with the scores of those aspects that are trained, and what FACTS_FILE says of them."""
+    dataset = load(run.config.data)
+    samples, facts = dataset.samples, {"scale": [dataset.scale.low, dataset.scale.high]}
+    if run.config.annotations is not None:
+        samples, annotated = merge(samples, dataset.scale, read_annotations(run.config.annotations))
+        facts["annotations"] = asdict(annotated)
+    kept = _kept(samples, run)
+    facts["kept"] = kept
+    trained = [replace(s, mos={a: mos for a, mos in s.mos.items() if a not in kept}) for s in samples]
+    return [sample for sample in trained if sample.mos or sample.descriptions or not kept], facts
+
+
+def _kept(samples: Sequence[Sample], run: RunFolder) -> dict[Aspect, str]:
+    """Aspects that lack scores and keep the predictor of `start`, each with what it lacks.
+
+    Raises InputError for an aspect that has scores, but not of every part that is needed, and no predictor
+    in `start`; and where no aspect is left to train.
+    """
+    kept, scored_aspects = {}, {aspect for sample in samples for aspect in sample.mos}
     for aspect in Aspect:
         scored = {sample.split for sample in samples if aspect in sample.mos}
-        lacking = [part for part in ("train", select_on, "test") if part not in scored]
-        if scored and lacking:
+        lacking = [part for part in ("train", run.config.select_on, "test") if part not in scored]
+        reason = f"no image of the {lacking[0]} split has a score of {aspect}" if lacking else ""
+        if lacking and aspect in run.start_predictors:
+            kept[aspect] = reason if scored else "it has no scores"
+        elif lacking and scored:
             raise InputError(
-                f"No image of the {lacking[0]} split has a score of {aspect}. Change data.split, or "
-                f"leave {aspect} out with data.aspects."
+                f"{reason[0].upper()}{reason[1:]}. Change data.split, or leave {aspect} out with "
+                "data.aspects."
             )
+    if scored_aspects <= kept.keys():
+        reasons = "; ".join(f"{aspect}: {kept[aspect]}" for aspect in kept if aspect in scored_aspects)
+        raise InputError(f"There is nothing to train: {reasons or 'nothing was scored'}. Score more images.")
+    return kept
+
+
+def _kept_text(run: RunFolder, aspect: Aspect, reason: str) -> str:
+    assert run.start_card is not None
+    return f"{aspect} keeps the predictor of {run.start_card.title}, as {reason}"
 
 
 def _plan_datasets(run: RunFolder) -> str:
     data, export = run.config.data, run.config.annotations
-    return f"read {data.format} from {data.path}{f' and annotations from {export}' if export else ''}"
+    kept = run.kept if run.is_read else _read_data(run)[1]["kept"]
+    texts = [_kept_text(run, aspect, reason) for aspect, reason in kept.items()]
+    read = f"read {data.format} from {data.path}{f' and annotations from {export}' if export else ''}"
+    return "; ".join([read, *texts])
 
 
 # --- distill -------------------------------------------------------------------------------------

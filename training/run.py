@@ -18,7 +18,7 @@ from torch import Tensor
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import load_backbone
 from m3agiqa.checkpoint.calibration import Calibration
-from m3agiqa.checkpoint.card import find_checkpoint, load_predictor
+from m3agiqa.checkpoint.card import Card, find_checkpoint, load_predictor, read_card
 from m3agiqa.errors import InputError
 from m3agiqa.files import is_stamped, write_atomically
 from m3agiqa.predictor.config import PredictorConfig
@@ -130,9 +130,14 @@ class RunFolder:
         """Of the checkpoint: the settings', and the annotations' after a plus."""
         return f"{self.config.version}+{self.annotated.version}" if self.annotated else self.config.version
 
+    @property
+    def kept(self) -> dict[Aspect, str]:
+        """Aspects that lack scores and keep the predictor of `start`, each with what it lacks."""
+        return {Aspect(aspect): reason for aspect, reason in self._facts.get("kept", {}).items()}
+
     @cached_property
     def aspects(self) -> list[Aspect]:
-        """Aspects that have MOS."""
+        """Aspects that are trained: those that have MOS."""
         return [aspect for aspect in Aspect if any(aspect in sample.mos for sample in self.samples)]
 
     @cached_property
@@ -164,6 +169,17 @@ class RunFolder:
     def init_from(self) -> Path | None:
         """The checkpoint that the backbone comes from."""
         return None if self.config.start is None else find_checkpoint(self.config.start)
+
+    @cached_property
+    def start_card(self) -> Card | None:
+        """Of the checkpoint that the backbone comes from; None for base weights."""
+        return None if self.init_from is None else read_card(self.init_from, verify=False)
+
+    @property
+    def start_predictors(self) -> dict[Aspect, PredictorConfig]:
+        """Predictors of `start` that fit the run's backbone."""
+        card = self.start_card
+        return card.predictors if card is not None and card.backbone == self.config.backbone else {}
 
     @property
     def baseline(self) -> Path:

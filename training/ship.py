@@ -34,6 +34,11 @@ def ship(run: RunFolder, out: Path) -> Card:
             fitted = run.fitted(aspect) if run.config.ship_seeds else run.fitted(aspect)[:1]
             for number, seed in enumerate(fitted):
                 shutil.copy(seed / predictor_file(aspect), folder / predictor_file(aspect, number))
+        for aspect in run.kept:
+            assert run.start_card is not None and run.init_from is not None
+            for number in range(_seeds(run)):  # those of `start` in turns, where it has fewer
+                kept = predictor_file(aspect, number % run.start_card.seeds)
+                shutil.copy(run.init_from / kept, folder / predictor_file(aspect, number))
         write_card(_card(run, {}), folder)
         metrics: dict[str, Any] = {"test": {str(aspect): _agreement(run, aspect) for aspect in run.aspects}}
         if run.config.transfer is not None:
@@ -48,7 +53,7 @@ def ship(run: RunFolder, out: Path) -> Card:
 
 def _card(run: RunFolder, metrics: dict) -> Card:
     shapes = {a: json.loads((run.fitted(a)[0] / "fit.json").read_text())["predictor"] for a in run.aspects}
-    return Card(
+    card = Card(
         name=run.config.name,
         version=run.version,
         backbone=run.config.backbone,
@@ -57,9 +62,21 @@ def _card(run: RunFolder, metrics: dict) -> Card:
         scales=dict.fromkeys(run.aspects, run.scale),
         predictors={aspect: PredictorConfig(**shape) for aspect, shape in shapes.items()},
         metrics=metrics,
-        seeds=len(run.config.seeds) if run.config.ship_seeds else 1,
+        seeds=_seeds(run),
         calibration=run.calibration,
     )
+    for aspect in run.kept:
+        assert run.start_card is not None
+        card.scales[aspect] = run.start_card.scales[aspect]
+        card.predictors[aspect] = run.start_card.predictors[aspect]
+        if aspect in run.start_card.calibration:
+            card.calibration[aspect] = run.start_card.calibration[aspect]
+    return card
+
+
+def _seeds(run: RunFolder) -> int:
+    """Predictors of each aspect in the checkpoint."""
+    return len(run.config.seeds) if run.config.ship_seeds else 1
 
 
 def _agreement(run: RunFolder, aspect: Aspect) -> dict[str, float]:
@@ -70,11 +87,14 @@ def _agreement(run: RunFolder, aspect: Aspect) -> dict[str, float]:
 
 def _learned_from(run: RunFolder) -> str:
     train = [sample for sample in run.samples if sample.split == "train"]
-    text = run.config.learned_from.format(count=len(train))
-    if run.annotated is None:
-        return text
-    people = sum(sample.id in run.annotated.scored for sample in train)
-    return f"{text.rstrip('. ')}; {people:,} of them were scored anew by people ({run.annotated.version})"
+    text = run.config.learned_from.format(count=len(train)).rstrip(". ")
+    if run.annotated is not None:
+        people = sum(sample.id in run.annotated.scored for sample in train)
+        text += f"; {people:,} of them were scored anew by people ({run.annotated.version})"
+    if run.kept:
+        assert run.start_card is not None
+        text += f"; {' and '.join(run.kept)} judged as by {run.start_card.title}, for lack of scores"
+    return text
 
 
 def _copy_backbone(speaker: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from drawings import draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted_backbone import QUICK, ScriptedBackbone, drawings
+from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import BACKBONE_CLASSES
@@ -26,10 +26,12 @@ from training.__main__ import main
 from training.config import plain
 from training.data.human_feedback import merge, read_annotations
 from training.data.variants import image_hash
+from training.pipeline import run_stages
 from training.run import RunFolder
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
 SCALE = MosScale(1, 5)
+CORRECTIONS = Path(__file__).parents[2] / "training" / "configs" / "corrections.yaml"
 PARTS = ("train", "validation", "test")
 
 
@@ -98,16 +100,16 @@ def test_new_images_are_added_with_an_id_of_their_own(tmp_path: Path, images: li
     new = Sample("1", images[1], None, {Q: 4.0, C: 4.0, A: 4.0}, {A: "told"}, raters={Q: 2, C: 2, A: 2})
     found, annotated = merge(data, SCALE, told(tmp_path, new))
     assert found[0] == data[0]
-    assert (found[1].id, found[1].mos, found[1].raters) == ("annotations/1", {Q: 4.0}, {Q: 2})
-    assert found[1].descriptions == {}, "the data has no scores of authenticity"
+    assert (found[1].id, found[1].mos, found[1].raters) == ("annotations/1", {Q: 4.0, A: 4.0}, {Q: 2, A: 2})
+    assert found[1].descriptions == {A: "told"}, "of an aspect that the data has no scores of"
     assert image_hash(found[1].image) == image_hash(images[1])
-    assert annotated.scored == {"annotations/1": [Q]}
+    assert annotated.scored == {"annotations/1": [Q, A]}
 
 
-def test_no_common_aspect_and_the_same_image_twice_are_errors(tmp_path: Path, images: list[Path]) -> None:
+def test_an_export_of_nothing_and_the_same_image_twice_are_errors(tmp_path: Path, images: list[Path]) -> None:
     data = [Sample("a", images[0], "x", {Q: 2.0})]
-    with pytest.raises(InputError, match="are about authenticity, and the data about quality"):
-        merge(data, SCALE, told(tmp_path, Sample("1", images[0], "x", {A: 2.0})))
+    with pytest.raises(InputError, match="hold neither scores nor descriptions"):
+        merge(data, SCALE, told(tmp_path, Sample("1", images[0], "x")))
     twice = [Sample("1", images[0], "x", {Q: 2.0}), Sample("2", images[0], " x", {Q: 3.0})]
     with pytest.raises(InputError, match="with the same prompt twice"):
         merge(data, SCALE, told(tmp_path, *twice))
@@ -323,6 +325,76 @@ def test_a_changed_export_is_noticed_and_an_absent_one_named(
     shutil.rmtree(export)
     assert main([*command, *changes]) == 2
     assert "There is no export of annotations in" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def judges_two(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose checkpoint judges quality and authenticity."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONE_CLASSES, "nano", ScriptedBackbone)
+        run = begun_run(tmp_path_factory.mktemp("two"), aspects=(Q, A))
+        run_stages(run)
+    return run.reopened()
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [((), "it has no scores"), (("train",), "no image of the test split has a score of authenticity")],
+)
+def test_corrections_alone_train_and_an_aspect_that_lacks_scores_is_kept(
+    judges_two: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    parts: tuple[str, ...],
+    reason: str,
+) -> None:
+    before = judges_two.checkpoint_folder
+    said = [
+        replace(s, mos={a: mos for a, mos in s.mos.items() if a is Q or part in parts}, split=part)
+        for n, s in enumerate(judges_two.samples)
+        for part in ["test" if n % 4 == 0 else "train"]
+    ]
+    export = write_export(tmp_path / "export", said)
+    run, models = tmp_path / "run", tmp_path / "models"
+    command = [
+        "run",
+        str(CORRECTIONS),
+        "--run",
+        str(run),
+        "--register",
+        str(models),
+        "--set",
+        f"start={before}",
+    ]
+    command += ["--add-annotations", str(export)]
+    sentence = f"authenticity keeps the predictor of nano 0.1.0, as {reason}"
+    assert main([*command, "--plan"]) == 0
+    assert sentence in capsys.readouterr().out and not run.exists()
+
+    assert main(command) == 0
+    (candidate,) = candidates(models)
+    card, old = candidate.card, read_card(before)
+    assert (candidate.folder / predictor_file(A)).read_bytes() == (before / predictor_file(A)).read_bytes()
+    assert (card.predictors[A], card.scales[A], card.calibration[A]) == (
+        old.predictors[A],
+        old.scales[A],
+        old.calibration[A],
+    )
+    assert card.predictors.keys() == {Q, A}
+    assert card.learned_from.endswith("authenticity judged as by nano 0.1.0, for lack of scores")
+    assert sentence in (run / "log.txt").read_text()
+    assert {row.aspect for row in candidate.comparison.rows} == {Q}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_corrections_that_train_nothing_are_told(
+    judges_two: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    export = write_export(tmp_path / "export", [replace(s, split="train") for s in judges_two.samples])
+    command = ["run", str(CORRECTIONS), "--run", str(tmp_path / "run"), "--add-annotations", str(export)]
+    assert main([*command, "--set", f"start={judges_two.checkpoint_folder}"]) == 2
+    assert "nothing to train: quality: no image of the test split has a score" in capsys.readouterr().err
 
 
 def test_the_table_says_what_it_does_not_know() -> None:

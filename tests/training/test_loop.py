@@ -4,9 +4,11 @@ Three annotators, each with a habit of their own, share a taste that the data's 
 pictures are better to them than the data says, gaudy ones worse, and everything is a little worse.
 """
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from drawings import COLOURS, SHAPES, draw
 from PIL import Image, ImageEnhance
 from seeing_backbone import SeeingBackbone
 
+from annotation.__main__ import main as annotation_main
 from annotation.exchange.exporting import export
 from annotation.settings import Settings
 from annotation.store import Store
@@ -174,6 +177,17 @@ def test_people_replace_the_teacher_and_nothing_held_out_is_learned_from(loop: L
     held_out = {np.asarray(Image.open(s.image)).tobytes() for s in exported if s.split == "test"}
     trained = {np.asarray(Image.open(s.image)).tobytes() for s in samples if s.split == "train"}
     assert held_out and held_out.isdisjoint(trained)
+
+
+def test_corrections_alone_are_enough(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(BACKBONE_CLASSES, "nano", SeeingBackbone)
+    monkeypatch.setattr(subprocess, "run", lambda command: SimpleNamespace(returncode=main(command[3:])))
+    environment = {"M3AGIQA_DATA": str(loop.settings.data), "M3AGIQA_MODEL": str(loop.before)}
+    environment["M3AGIQA_RUNS"] = str(tmp_path)
+    assert annotation_main(["retrain", "--plan"], environment) == 0
+    assert "read samples from" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_once_promoted_it_is_what_is_served(loop: Loop) -> None:

@@ -90,15 +90,14 @@ def read_annotations(folder: Path) -> Annotations:
 def merge(
     samples: Sequence[Sample], scale: MosScale, annotations: Annotations
 ) -> tuple[list[Sample], Annotated]:
-    """A data set's samples, on its scale, with what people said of the aspects that it has scores of.
+    """A data set's samples, on its scale, with what people said, of whatever aspects.
 
-    A sample that is not in the data gets an id of its own. Raises InputError where there is no such aspect,
-    or the export has an image with the same prompt twice.
+    A sample that is not in the data gets an id of its own. Raises InputError where people said nothing, or
+    the export has an image with the same prompt twice.
     """
-    aspects = {aspect for sample in samples for aspect in sample.mos}
     theirs: dict[tuple, Sample] = {}
     for sample in annotations.samples:
-        annotated = _about(sample, aspects, annotations.scale, scale)
+        annotated = _on_scale(sample, annotations.scale, scale)
         if not annotated.mos and not annotated.descriptions:
             continue
         if theirs.setdefault(_key(annotated), annotated) is not annotated:
@@ -106,11 +105,7 @@ def merge(
                 f"The annotations {annotations.name} have {sample.image} with the same prompt twice."
             )
     if not theirs:
-        annotated_aspects = sorted({str(aspect) for sample in annotations.samples for aspect in sample.mos})
-        raise InputError(
-            f"The annotations {annotations.name} are about {', '.join(annotated_aspects) or 'nothing'}, and "
-            f"the data about {', '.join(sorted(aspects))}: they have no aspect in common."
-        )
+        raise InputError(f"The annotations {annotations.name} hold neither scores nor descriptions.")
     corrected = [_corrected(sample, theirs.get(_key(sample))) for sample in samples]
     known = {_key(sample) for sample in samples}
     added = [
@@ -130,9 +125,9 @@ def _key(sample: Sample) -> tuple[str, str]:
     return image_hash(sample.image), " ".join((sample.prompt or "").split())
 
 
-def _about(sample: Sample, aspects: set[Aspect], own: MosScale, wanted: MosScale) -> Sample:
-    """What is said of some aspects, on another scale; whoever scored, somebody did."""
-    aspects = {aspect for aspect in aspects if sample.prompt or not aspect.needs_prompt}
+def _on_scale(sample: Sample, own: MosScale, wanted: MosScale) -> Sample:
+    """What is said of aspects that can be judged, on another scale; whoever scored, somebody did."""
+    aspects = {aspect for aspect in Aspect if sample.prompt or not aspect.needs_prompt}
     mos = {
         aspect: wanted.from_unit(own.to_unit(value))
         for aspect, value in sample.mos.items()

@@ -23,12 +23,12 @@ from m3agiqa.checkpoint.comparison import METRIC_NAMES, Compared, Comparison
 from m3agiqa.errors import M3AgiqaError
 
 NO_CANDIDATE = (
-    "No model has been trained from corrections yet: export the annotations, then run "
-    "<code>python -m training run CONFIG --add-annotations EXPORT</code>; the new model appears here."
+    "No model has been trained from corrections yet: run <code>python -m annotation retrain</code>; the "
+    "new model appears here."
 )
 TRAINING_NOTE = (
-    "Of what people correct, a model trained with <code>your-images.yaml</code> learns the scores only: "
-    "corrected descriptions reach no checkpoint yet."
+    "Of what people correct, a retrained model learns the scores only: corrected descriptions reach no "
+    "checkpoint yet."
 )
 
 # What `show` returns: message, list of models. `promote` adds the model banner.
