@@ -20,6 +20,7 @@ from annotation.ui.access import Access
 from annotation.ui.annotate.tab import annotate_tab
 from annotation.ui.assess.examples import EXAMPLES_FOLDER
 from annotation.ui.assess.tab import assess_tab
+from annotation.ui.compare.tab import compare_tab
 from annotation.ui.context import Studio
 from annotation.ui.data.tab import data_tab
 from annotation.ui.failures.tab import failures_tab
@@ -53,6 +54,8 @@ def build(studio: Studio) -> gr.Blocks:
         banner = model_banner(studio.loader)
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
             assess_tab(studio, banner)
+        with gr.Tab("Compare", elem_id="compare-tab") as compare:
+            compare_tab(studio)
         with gr.Tab("Annotate", elem_id="annotate-tab") as annotate:
             annotate_tab(studio)
         with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
@@ -61,7 +64,7 @@ def build(studio: Studio) -> gr.Blocks:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:
             models_tab(studio, banner, models)
-        follow_model(studio.loader, banner, demo, [assess, annotate, failures, data, models])
+        follow_model(studio.loader, banner, demo, [assess, compare, annotate, failures, data, models])
     return demo
 
 

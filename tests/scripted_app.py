@@ -77,6 +77,13 @@ class ScriptedAssessor:
         *_, assessment = self.stream(image, prompt, aspects)
         return assessment
 
+    def assess_all(
+        self,
+        subjects: Sequence[tuple[Path, str | None]],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Assessment]:
+        return [self.assess(*subject) for subject in subjects]
+
 
 def main() -> None:
     settings = Settings.from_environment()

@@ -16,8 +16,17 @@ from typing import Any
 
 import pandas as pd
 
-from annotation.exchange.dataset import MOS_METHODS, Filters, HumanSamples, Method, human_samples
+from annotation.exchange.dataset import (
+    MOS_METHODS,
+    Filters,
+    HumanSamples,
+    Method,
+    human_samples,
+    split_of_items,
+)
 from annotation.store import Store
+from annotation.store.models import ComparedItem
+from annotation.store.preferences import current_preferences
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
@@ -25,14 +34,18 @@ from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import EXPORT_FORMAT, Sample, write_samples
 from m3agiqa.tables import harmless
 
-SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE = (
+SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE = (
     "samples.jsonl",
     "images",
     "annotations.csv",
+    "preferences.csv",
     "manifest.json",
 )
 CONVERSATION_FILES = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
-EXPORTED_FILES = {SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, MANIFEST_FILE, *CONVERSATION_FILES.values()}
+EXPORTED_FILES = {
+    *(SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE),
+    *CONVERSATION_FILES.values(),
+}
 OPINION_COLUMNS = (
     "sample",
     "image",
@@ -55,6 +68,10 @@ OPINION_COLUMNS = (
     "place",
     "created_at",
     "correction_id",
+)
+PREFERENCE_COLUMNS = (
+    *("preference_id", "annotator", "prompt", "split", "preferred", "other"),
+    *("preferred_overall", "other_overall", "model", "created_at"),
 )
 
 
@@ -79,10 +96,11 @@ class ExportReport:
             if counts["texts_left_out"]
             else ""
         )
+        picks = f" and {_count(counts['picks'], 'pick')} of the best image" if counts.get("picks") else ""
         return (
             f"{self.version}: {_count(counts['samples'], 'image')} ({counts['train']:,} for training, "
             f"{counts['test']:,} held out) with {_count(counts['opinions'], 'opinion')} of "
-            f"{_count(counts['annotators'], 'annotator')}; MOS: {scores}; in {self.folder}.{left_out}"
+            f"{_count(counts['annotators'], 'annotator')}{picks}; MOS: {scores}; in {self.folder}.{left_out}"
         )
 
 
@@ -126,7 +144,7 @@ def export(
     human = human_samples(store, filters, method)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        replace_folder(out, lambda folder: _write(folder, name, human, filters, method))
+        replace_folder(out, lambda folder: _write(store, folder, name, human, filters, method))
         manifest = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"The export cannot be written to {out}: {error.strerror}.") from error
@@ -149,7 +167,9 @@ def _check_replaceable(out: Path) -> None:
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _write(folder: Path, name: str, human: HumanSamples, filters: Filters, method: Method) -> None:
+def _write(
+    store: Store, folder: Path, name: str, human: HumanSamples, filters: Filters, method: Method
+) -> None:
     """All files of an export."""
     samples = _with_images(human.samples, folder / IMAGES_FOLDER)
     write_samples(samples, folder / SAMPLES_FILE)
@@ -158,6 +178,7 @@ def _write(folder: Path, name: str, human: HumanSamples, filters: Filters, metho
         if described:
             write_conversations(described, aspect, COMMON_SCALE, folder / CONVERSATION_FILES[aspect])
     _write_opinions(human.opinions, folder / OPINIONS_FILE)
+    picks = _write_preferences(store, folder)
     created = datetime.now(UTC)
     samples_sha256 = sha256(folder / SAMPLES_FILE)
     manifest = {
@@ -166,7 +187,7 @@ def _write(folder: Path, name: str, human: HumanSamples, filters: Filters, metho
         "version": f"{name}-{created:%Y%m%d}-{samples_sha256[:8]}",
         "created": created.isoformat(timespec="seconds"),
         "samples_sha256": samples_sha256,
-        "counts": _counts(samples, human.opinions) | {"texts_left_out": human.texts_left_out},
+        "counts": _counts(samples, human.opinions) | {"texts_left_out": human.texts_left_out, "picks": picks},
         "filters": asdict(filters),
         "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
         "mos_method": f"{method}: {MOS_METHODS[method]}",
@@ -207,6 +228,33 @@ def _write_opinions(responses: pd.DataFrame, path: Path) -> None:
         writer.writerow(OPINION_COLUMNS)
         for row in rows[list(OPINION_COLUMNS)].itertuples(index=False):
             writer.writerow([harmless(cell) for cell in row])
+
+
+def _write_preferences(store: Store, folder: Path) -> int:
+    """A row for each pair of a current pick and another image, if there are any; returns how many picks."""
+    with store.database.reading() as session:
+        picks, part_of = current_preferences(session), split_of_items(session)
+    if not picks:
+        return 0
+    images = folder / IMAGES_FOLDER
+
+    def exported(compared: ComparedItem) -> str:
+        target = images / Path(compared.item.image.file).name
+        if not target.exists():
+            _link_or_copy(store.images.path(compared.item.image.file), target)
+        return f"{IMAGES_FOLDER}/{target.name}"
+
+    with (folder / PREFERENCES_FILE).open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(PREFERENCE_COLUMNS)
+        for pick in picks:
+            [best] = [each for each in pick.compared if each.preferred]
+            for other in (each for each in pick.compared if not each.preferred):
+                cells = (pick.id, pick.annotator.name, best.item.prompt.text, part_of[best.item_id])
+                scores = (exported(best), exported(other), best.overall, other.overall)
+                row = (*cells, *scores, pick.model_version.title, pick.created_at.isoformat())
+                writer.writerow([harmless(cell) for cell in row])
+    return len(picks)
 
 
 def _counts(samples: Sequence[Sample], responses: pd.DataFrame) -> dict[str, Any]:

@@ -15,7 +15,17 @@ from annotation.statistics.inter_rater import RaterAgreement, rater_agreement
 from annotation.statistics.mos import Scaling, Subject, on_one_scale, scale_opinions
 from annotation.store.corrections import model_texts
 from annotation.store.current_responses import current_responses
-from annotation.store.models import Assessment, Correction, GoldAnswer, Image, Item, Withdrawal
+from annotation.store.models import (
+    Assessment,
+    Correction,
+    GoldAnswer,
+    Image,
+    Item,
+    Preference,
+    PreferenceWithdrawal,
+    Withdrawal,
+)
+from annotation.store.preferences import OrderAgreement, order_agreement
 from m3agiqa.aspects import Aspect
 
 MAX_PAUSE = pd.Timedelta(minutes=10)
@@ -73,6 +83,7 @@ class Overview:
     of_items: pd.DataFrame
     """By item_id: image_sha256, original_file and prompt of all that have been corrected."""
     doubts: Doubts
+    picks: OrderAgreement
 
 
 def version(session: Session) -> tuple[int, ...]:
@@ -85,6 +96,8 @@ def version(session: Session) -> tuple[int, ...]:
             func.max(Assessment.id),
             func.max(Item.id),
             func.count(GoldAnswer.item_id),
+            func.max(Preference.id),
+            func.count(PreferenceWithdrawal.preference_id),
         )
     )
 
@@ -106,6 +119,7 @@ def overview(session: Session) -> Overview:
         annotators=_annotators(responses, aspects, _gold(session)),
         of_items=responses.groupby("item_id")[["image_sha256", "original_file", "prompt"]].first(),
         doubts=doubts(responses, model_texts(session)),
+        picks=order_agreement(session),
     )
 
 

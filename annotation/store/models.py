@@ -310,6 +310,52 @@ class Withdrawal(Base):
     correction: Mapped[Correction] = relationship(back_populates="withdrawal")
 
 
+class Preference(Base):
+    """The image that a person likes best of several of one prompt.
+
+    The current one, for an annotator and a set of items, is the newest that is not withdrawn.
+    """
+
+    __tablename__ = "preferences"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    """Made by the page, so that what is sent twice is saved once."""
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"), index=True)
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    """Whose order the person had before them."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    annotator: Mapped[Annotator] = relationship()
+    model_version: Mapped[ModelVersion] = relationship()
+    compared: Mapped[list[ComparedItem]] = relationship(order_by="ComparedItem.item_id")
+    withdrawal: Mapped[PreferenceWithdrawal | None] = relationship()
+
+
+class ComparedItem(Base):
+    """One of the items that a preference is about."""
+
+    __tablename__ = "compared_items"
+
+    preference_id: Mapped[int] = mapped_column(ForeignKey("preferences.id"), primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("items.id"), primary_key=True, index=True)
+    preferred: Mapped[bool]
+    """True for one of a preference's items."""
+    overall: Mapped[float]
+    """The model's score: the mean of the aspects, whatever weights the page had."""
+
+    item: Mapped[Item] = relationship()
+
+
+class PreferenceWithdrawal(Base):
+    """An undone preference; what it had superseded is current again."""
+
+    __tablename__ = "preference_withdrawals"
+
+    preference_id: Mapped[int] = mapped_column(ForeignKey("preferences.id"), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class AnswersOf(StrEnum):
     """Whose answers: what whoever scores blind has not read."""
 

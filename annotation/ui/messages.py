@@ -23,17 +23,18 @@ def status(state: RunState | None, seconds: float = 0.0, prompt: str = "") -> st
     """
     if state is None:
         return '<p role="status"></p>'
-    doing, elapsed = f"{escape(_doing(state))}", f'<span id="elapsed">{seconds:.1f} s</span>'
+    working, elapsed = escape(doing(state)), f'<span id="elapsed">{seconds:.1f} s</span>'
     if not state.results or not state.over:
-        return f'<p role="status">{doing}</p>{elapsed}'
+        return f'<p role="status">{working}</p>{elapsed}'
     prompt = escape(prompt)
     return (
-        f'<p role="status"><span data-while-prompt="{prompt}">{doing}{elapsed}</span>'
+        f'<p role="status"><span data-while-prompt="{prompt}">{working}{elapsed}</span>'
         f'<span data-unless-prompt="{prompt}">{OTHER_PROMPT}</span></p>'
     )
 
 
-def _doing(state: RunState) -> str:
+def doing(state: RunState) -> str:
+    """What a run is doing, in a few words; "" after a failure."""
     match state.stage:
         case RunStage.STARTING:
             return "Opening the image"
@@ -43,6 +44,8 @@ def _doing(state: RunState) -> str:
             before = "one visitor is" if state.place == 2 else f"{state.place - 1} visitors are"
             return f"You are number {state.place} in the queue: {before} before you"
         case RunStage.ASSESSING:
+            if state.ranking is not None:
+                return f"{len(state.ranking.images)} judged so far"
             return "Writing" if state.descriptions else "Looking at the image"
         case RunStage.FINISHED:
             return "Done"

@@ -15,9 +15,11 @@ from annotation.ui.images import Upload
 from annotation.ui.model_service import LoadState, ModelLoader, Observable, WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta
+from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped
+from m3agiqa.ranking import Ranking
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class RunState:
     card: Card | None = None
     """Whose judgement it is, once a model has taken it up."""
     assessment: Assessment | None = None
+    ranking: Ranking | None = None
+    """Of several images that are compared, as far as they have been judged."""
     error: str = ""
 
     @property
@@ -57,12 +61,11 @@ class RunState:
         return self.stage in (RunStage.FINISHED, RunStage.STOPPED, RunStage.FAILED)
 
 
-class Run(Observable[RunState]):
-    """An assessment in a thread of its own, so that neither page nor network can slow the model."""
+class ModelRun(Observable[RunState]):
+    """Work of the model in a thread of its own, so that neither page nor network can slow it."""
 
-    def __init__(self, upload: Upload, prompt: str, loader: ModelLoader, line: WaitingLine) -> None:
+    def __init__(self, prompt: str, loader: ModelLoader, line: WaitingLine) -> None:
         super().__init__(RunState(has_prompt=bool(prompt.strip())))
-        self.upload = upload
         self.prompt = prompt
         self._loader = loader
         self._line = line
@@ -85,41 +88,42 @@ class Run(Observable[RunState]):
         self._line.wake()
 
     @property
+    def subject(self) -> str:
+        """What is judged, for the log."""
+        raise NotImplementedError
+
+    @property
     def seconds(self) -> float:
         """Time since the model took it up, or since the button was pressed while it has not."""
         return (self._ended or time.monotonic()) - self._began
 
     def _work(self) -> None:
         try:
-            self._assess()
+            self._take_turn()
         except Stopped:
             self._update(stage=RunStage.STOPPED)
         except M3AgiqaError as error:
             self._update(stage=RunStage.FAILED, error=str(error))
         except Exception:  # a bug; the visitor gets a sentence, the log the traceback
-            log.exception("Assessing %s failed", self.upload.name)
+            log.exception("Assessing %s failed", self.subject)
             sentence = "Something unexpected went wrong with this image; the app's log says more."
             self._update(stage=RunStage.FAILED, error=sentence)
 
-    def _assess(self) -> None:
+    def _take_turn(self) -> None:
         # First what needs no waiting: bad input is reported at once, not at the end of the line.
-        prompt = normalized_prompt(self.prompt)
-        self.upload.image()
+        self._check()
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
         with self._line.turn(self._stop.is_set, self._in_line):
             self._began = time.monotonic()
             self._update(stage=RunStage.ASSESSING, card=assessor.card)
-            for event in assessor.stream(self.upload.image(), prompt, stop=self._stop.is_set):
-                match event:
-                    case DescriptionDelta(aspect, text):
-                        description = self.state.descriptions.get(aspect, "") + text
-                        self._update(descriptions={**self.state.descriptions, aspect: description})
-                    case AspectResult(aspect):
-                        self._update(results={**self.state.results, aspect: event})
-                    case Assessment():
-                        self._update(
-                            stage=RunStage.FINISHED, assessment=replace(event, image=self.upload.name)
-                        )
+            self._judge(assessor)
+
+    def _check(self) -> None:
+        """Raises InputError for what cannot be judged."""
+
+    def _judge(self, assessor: Assessor) -> None:
+        """Have the model work, and update the state, at last to RunStage.FINISHED."""
+        raise NotImplementedError
 
     def _while_loading(self, load: LoadState) -> None:
         self._update(stage=RunStage.LOADING, load=load)
@@ -136,20 +140,52 @@ class Run(Observable[RunState]):
         self.set_state(state)
 
 
+class Run(ModelRun):
+    """An assessment of one image."""
+
+    def __init__(self, upload: Upload, prompt: str, loader: ModelLoader, line: WaitingLine) -> None:
+        super().__init__(prompt, loader, line)
+        self.upload = upload
+
+    @property
+    def subject(self) -> str:
+        return self.upload.name
+
+    def _check(self) -> None:
+        self.upload.image()
+
+    def _judge(self, assessor: Assessor) -> None:
+        prompt = normalized_prompt(self.prompt)
+        for event in assessor.stream(self.upload.image(), prompt, stop=self._stop.is_set):
+            match event:
+                case DescriptionDelta(aspect, text):
+                    description = self.state.descriptions.get(aspect, "") + text
+                    self._update(descriptions={**self.state.descriptions, aspect: description})
+                case AspectResult(aspect):
+                    self._update(results={**self.state.results, aspect: event})
+                case Assessment():
+                    self._update(stage=RunStage.FINISHED, assessment=replace(event, image=self.upload.name))
+
+
 class Runs:
     """The runs of all visitors, at most one each."""
 
     def __init__(self, loader: ModelLoader, line: WaitingLine) -> None:
         self.loader = loader
         self.line = line
-        self._by_visitor: dict[str, Run] = {}
+        self._by_visitor: dict[str, ModelRun] = {}
 
     def begin(self, visitor: str, upload: Upload, prompt: str) -> Run:
         """Start a visitor's run; an older one of theirs is stopped."""
-        self.stop(visitor)
-        run = self._by_visitor[visitor] = Run(upload, prompt, self.loader, self.line)
-        run.start()
+        run = Run(upload, prompt, self.loader, self.line)
+        self.start(visitor, run)
         return run
+
+    def start(self, visitor: str, run: ModelRun) -> None:
+        """Start a run of another kind; the visitor's older one is stopped."""
+        self.stop(visitor)
+        self._by_visitor[visitor] = run
+        run.start()
 
     def stop(self, visitor: str) -> None:
         """Stop the run of this visitor, if there is one, and nobody else's."""
@@ -162,7 +198,7 @@ class Runs:
             run.discarded = True
             self.stop(visitor)
 
-    def forget(self, visitor: str, run: Run) -> None:
+    def forget(self, visitor: str, run: ModelRun) -> None:
         """Stop a run that nobody watches any more."""
         run.stop()
         if self._by_visitor.get(visitor) is run:

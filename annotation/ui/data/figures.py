@@ -15,6 +15,7 @@ from annotation.statistics.inter_rater import Coefficient
 from annotation.statistics.mos import MeanOpinion, Subject
 from annotation.statistics.overview import AnnotatorSummary, Overview
 from annotation.store import exposures
+from annotation.store.preferences import OrderAgreement
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 
 NO_NUMBER = "<small>–</small>"
@@ -88,6 +89,26 @@ def _coefficient(one: Coefficient) -> str:
     interval = "" if math.isnan(one.low) else f" <small>{one.low:.2f} to {one.high:.2f}</small>"
     people = "people" if one.raters != 1 else "person"
     return f"<b>{one.value:.2f}</b>{interval}<small>{one.items:,} images, {one.raters} {people}</small>"
+
+
+def picks_html(picks: OrderAgreement) -> str:
+    """How often people's picks of the best image are the model's; nothing before the first one."""
+    if not picks.picks:
+        return ""
+    rows = [
+        ("The pick was the model's first", picks.firsts, picks.picks, picks.expected_firsts),
+        ("The pick above another image", picks.agreed_pairs, picks.pairs, picks.pairs / 2),
+    ]
+    cells = [
+        (name, [f"<b>{agreed / of:.0%}</b><small>of {of:,}</small>", f"{chance / of:.0%}"])
+        for name, agreed, of, chance in rows
+    ]
+    people = f"{picks.people} {'person' if picks.people == 1 else 'people'}"
+    return _titled(
+        "Picks and the model's order",
+        _table(("On the Compare tab", "Agreed", "By chance"), cells),
+        f"Current picks of {people}; of images with the same overall score half a pair counts.",
+    )
 
 
 # --- mean opinions -----------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class DataHandlers:
             return (
                 messages.message(""),
                 figures.summary_html(current),
-                figures.agreement_html(current),
+                figures.agreement_html(current) + figures.picks_html(current.picks),
                 figures.mean_opinions_html(current),
                 _annotators(current, person),
                 figures.least_certain_html(uncertain, current),

@@ -9,14 +9,16 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 from seeded_cases import add, say
+from sqlalchemy.orm import Session
 
 from annotation.exchange import exporting
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import withdraw_submission
-from annotation.store.items import record_assessment
+from annotation.store.items import model_version, record_assessment
 from annotation.store.models import GoldAnswer
+from annotation.store.preferences import save_preference
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
@@ -44,6 +46,32 @@ def out(tmp_path: Path) -> Path:
 def exported(store: Store, out: Path, **options: object) -> list[Sample]:
     export(store, out, **options)
     return read_samples(out / "samples.jsonl")
+
+
+def test_picks_of_the_best_image_are_pairs_beside_the_samples(store: Store, out: Path) -> None:
+    items = [add(store, number, "a cat") for number in range(3)]
+    say(store, items[0], {Q: 3}, "ann")
+    scores = dict(zip(items, (3.0, 2.0, 4.5), strict=True))
+
+    def save(session: Session) -> None:
+        model = model_version(session, CARD)
+        for token, best in (("1", items[0]), ("2", items[1])):  # the second takes the first one's place
+            save_preference(session, token, "=ann", best, scores, model)
+
+    store.database.transact(save)
+    report = export(store, out)
+    assert report.counts["picks"] == 1 and "and 1 pick of the best image" in report.text
+    with (out / "preferences.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["preferred_overall"], row["other_overall"]) for row in rows] == [
+        ("2.0", "3.0"),
+        ("2.0", "4.5"),
+    ]
+    assert {row["annotator"] for row in rows} == {"'=ann"}
+    assert {row["split"] for row in rows} == {read_samples(out / "samples.jsonl")[0].split}
+    assert len({row["other"] for row in rows}) == 2
+    assert all((out / row[side]).is_file() for row in rows for side in ("preferred", "other"))
+    export(store, out)  # in its place
 
 
 # --- what a sample says ------------------------------------------------------------------------
@@ -208,6 +236,7 @@ def test_manifest_and_version(store: Store, out: Path) -> None:
         "opinions": 1,
         "annotators": 1,
         "texts_left_out": 0,
+        "picks": 0,
     }
     assert manifest["format"] == EXPORT_FORMAT
     assert manifest["filters"]["aspects"] == ["quality", "authenticity"]

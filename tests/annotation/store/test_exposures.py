@@ -98,7 +98,7 @@ def test_an_older_database_learns_who_had_read_what(database: Database, new_item
 
     database.transact(before)
     with database.engine.begin() as connection:
-        migrations.upgrade(connection)
+        migrations.upgrade(connection, "0003")
         rows = connection.execute(text("SELECT item_id, aspect, score, answers_of FROM exposures")).all()
     assert set(rows) == {
         (items[0], "quality", None, "model"),

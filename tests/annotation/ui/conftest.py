@@ -62,6 +62,13 @@ class ScriptedAssessor:
             yield results[aspect]
         yield Assessment(str(image), prompt, results, self.card.title, self.card.learned_from, 0.5)
 
+    def assess_all(
+        self,
+        subjects: Sequence[tuple[Path, str | None]],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Assessment]:
+        return [list(self.stream(*subject, stop=stop))[-1] for subject in subjects]
+
 
 @pytest.fixture(autouse=True)
 def uploads_lie_in_the_tests_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

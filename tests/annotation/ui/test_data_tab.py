@@ -5,17 +5,21 @@ import io
 import math
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from seeded_cases import add, crowd, say
 from signed_in import SignedIn
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from annotation.settings import Settings
 from annotation.statistics.overview import overview
 from annotation.store import Store
+from annotation.store.items import model_version
 from annotation.store.models import AuditEntry
+from annotation.store.preferences import save_preference
 from annotation.ui import messages
 from annotation.ui.access import Role
 from annotation.ui.context import Studio
@@ -62,6 +66,23 @@ class TestWhoSeesWhat:
         assert "Nobody has given an opinion yet" in summary
         assert others == [""] * 4
         assert "Current responses" in summary and ">0<" in summary
+
+    def test_picks_are_counted_beside_chance(self, handlers, store: Store) -> None:
+        items = [add(store, number) for number in range(4)]
+        scores = dict(zip(items, (4.0, 3.0, 2.0, 1.0), strict=True))
+        card = SimpleNamespace(title="scripted 1.0", digest="abc", learned_from="a script")
+
+        def save(session: Session) -> None:
+            model = model_version(session, card)
+            for person, best in (("ann", items[0]), ("bob", items[1])):
+                save_preference(session, person, person, best, scores, model)
+
+        assert "Picks" not in texts(handlers().show(REQUEST))
+        store.database.transact(save)
+        shown = texts(handlers("guest", Role.VIEWER).show(REQUEST))
+        assert "Current picks of 2 people" in shown and "bob" not in shown
+        assert "<b>50%</b><small>of 2</small></td><td>25%</td>" in shown
+        assert "<b>83%</b><small>of 6</small></td><td>50%</td>" in shown
 
     def test_viewers_see_counts_and_no_names(self, handlers, store: Store) -> None:
         crowd(store, 6, PEOPLE)

@@ -1,0 +1,243 @@
+"""The Compare tab: up to 24 images of one prompt in, a grid in order that fills as they are judged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from html import escape
+from typing import Any
+
+import anyio
+import gradio as gr
+
+from annotation.store import exposures
+from annotation.store.models import AnswersOf
+from annotation.ui import messages, payloads, theme
+from annotation.ui.access import Role
+from annotation.ui.assess.runs import CLOCK_INTERVAL, Runs
+from annotation.ui.compare.comparison import ImageComparison, ComparisonRun
+from annotation.ui.compare.grid import grid_html
+from annotation.ui.context import Studio
+from annotation.ui.images import Upload
+from m3agiqa.aspects import Aspect
+from m3agiqa.errors import M3AgiqaError
+from m3agiqa.ranking import MAX_IMAGES, OVERALL, check_count, checked_weights
+
+log = logging.getLogger(__name__)
+
+SESSION_LIFETIME = 24 * 3600  # seconds that the server keeps what a page shows
+MAX_WEIGHT = 5
+
+# What `show` returns, all of it each time: the comparison, grid, status, message, Compare and Stop button.
+PageOutputs = tuple[ImageComparison | None, str, str, str, dict, dict]
+
+
+class CompareHandlers:
+    """What happens on the tab; every method is an event's function and can be called without a browser."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.runs = Runs(studio.loader, studio.line)
+
+    async def compare(
+        self,
+        files: Any,
+        prompt: str | None,
+        order: Any,
+        quality: Any,
+        correspondence: Any,
+        authenticity: Any,
+        request: gr.Request,
+    ) -> AsyncIterator[PageOutputs]:
+        """Judge the images and show them as they come; ends the visitor's earlier comparison."""
+        visitor = request.session_hash or ""
+        try:
+            person = self.studio.access.person(request)
+            uploads = [upload for file in files or [] if (upload := Upload.from_payload(file))]
+            check_count(len(uploads))
+            run = ComparisonRun(uploads, prompt or "", self.studio)
+            comparison = ImageComparison(self.studio, person, run)
+            self._arrange(comparison, order, [quality, correspondence, authenticity])
+        except M3AgiqaError as error:
+            self.runs.stop(visitor)
+            yield self.show(None, str(error))
+            return
+        self.runs.start(visitor, run)
+        try:
+            async for _ in run.follow(CLOCK_INTERVAL):
+                yield await anyio.to_thread.run_sync(self.show, comparison)
+        finally:  # also when the page has been closed meanwhile
+            self.runs.forget(visitor, run)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._note_shown, comparison)
+
+    def _note_shown(self, comparison: ImageComparison) -> None:
+        """Whoever has read what the model says of an image in the store does not score it blind."""
+        ranking, database = comparison.run.state.ranking, self.studio.store.database
+        try:
+            with database.reading() as session:
+                shown = [
+                    about
+                    for image in (ranking.images if ranking else ())
+                    for about in exposures.of_image(
+                        session,
+                        comparison.run.uploads[image.index].path,
+                        comparison.run.prompt,
+                        image.assessment.aspects,
+                    )
+                ]
+            exposures.note(database, comparison.person.name, AnswersOf.MODEL, shown)
+        except M3AgiqaError as error:
+            log.warning("What %s has read cannot be recorded: %s", comparison.person.name, error)
+
+    async def stop(self, request: gr.Request) -> None:
+        """End this visitor's run; what is judged stays."""
+        self.runs.stop(request.session_hash or "")
+
+    def arrange(
+        self, comparison: ImageComparison | None, order: Any, *weights: Any
+    ) -> tuple[str | dict, str]:
+        """Another order or other weights: grid and message."""
+        if comparison is None:
+            return gr.skip(), messages.message("")
+        try:
+            self._arrange(comparison, order, weights)
+            return grid_html(comparison, comparison.places()), messages.message("")
+        except M3AgiqaError as error:
+            return gr.skip(), messages.message(str(error))
+
+    def pick(
+        self, comparison: ImageComparison | None, event: gr.EventData, request: gr.Request
+    ) -> tuple[str | dict, str]:
+        """This one is the best."""
+        return self._answer("pick", comparison, event, request)
+
+    def undo(
+        self, comparison: ImageComparison | None, event: gr.EventData, request: gr.Request
+    ) -> tuple[str | dict, str]:
+        """Withdraw the pick that the page shows."""
+        return self._answer("undo", comparison, event, request)
+
+    def show(self, comparison: ImageComparison | None, message: str = "") -> PageOutputs:
+        """The page for a comparison as far as it is."""
+        if comparison is None:
+            idle = '<p role="status"></p>'
+            return None, "", idle, messages.message(message), gr.update(), gr.update(visible=False)
+        run, busy = comparison.run, not comparison.run.state.over
+        try:
+            places = comparison.places()
+        except M3AgiqaError as error:
+            places, message = [], str(error)
+        return (
+            comparison,
+            grid_html(comparison, places),
+            f'<p role="status">{escape(messages.doing(run.state))} {run.seconds:.1f} s</p>',
+            messages.message(message or run.state.error),
+            gr.update(interactive=not busy),
+            gr.update(visible=busy),
+        )
+
+    def _answer(
+        self, action: str, comparison: ImageComparison | None, event: gr.EventData, request: gr.Request
+    ) -> tuple[str | dict, str]:
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            person = self.studio.access.require(request, Role.ANNOTATOR)
+            if comparison is None:
+                return gr.skip(), messages.message("There is nothing to pick from; compare the images again.")
+            if action == "pick":
+                token = payloads.text(data.get("token"), "The token")
+                comparison.save_pick(person, payloads.whole(data.get("index"), "The image"), token)
+            else:
+                comparison.undo_pick(person, payloads.whole(data.get("pick"), "The pick"))
+            return grid_html(comparison, comparison.places()), messages.message("")
+        except M3AgiqaError as error:
+            return gr.skip(), messages.message(str(error))
+
+    def _arrange(self, comparison: ImageComparison, order: Any, weights: Any) -> None:
+        given = [payloads.as_number(weight, "A weight") for weight in weights]
+        comparison.weights = checked_weights(dict(zip(Aspect, given, strict=True)))
+        comparison.order = str(order)
+        comparison.places()
+
+
+def compare_tab(studio: Studio) -> None:
+    """Build the components within the current tab and wire them up."""
+    handlers = CompareHandlers(studio)
+    with gr.Row(elem_id="compare-inputs", equal_height=False):
+        with gr.Column(min_width=280):
+            files = gr.File(
+                label=f"2 to {MAX_IMAGES} images of one prompt",
+                file_count="multiple",
+                file_types=["image", ".tif", ".tiff", ".jp2", ".ppm"],
+                type="filepath",
+                height=220,
+                elem_id="compare-files",
+            )
+        with gr.Column(min_width=280):
+            prompt = gr.Textbox(
+                label="Prompt",
+                info="What all of them were generated from. Without it correspondence is left out.",
+                placeholder="e.g. a lighthouse on a cliff above a calm sea at sunset",
+                lines=2,
+                max_lines=6,
+                elem_id="compare-prompt",
+            )
+            with gr.Row():
+                compare = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
+                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="compare-stop", min_width=120)
+            status = theme.html('<p role="status"></p>', elem_id="compare-status")
+            message = theme.html(messages.message(""), elem_id="compare-message")
+    with gr.Row(elem_id="compare-order"):
+        order = gr.Radio(
+            [(name.capitalize(), name) for name in (OVERALL, *map(str, Aspect))],
+            value=OVERALL,
+            label="Order",
+            min_width=280,
+        )
+        weights = [
+            gr.Slider(
+                0,
+                MAX_WEIGHT,
+                1,
+                step=0.5,
+                label=f"Weight of {aspect}",
+                min_width=140,
+                elem_id=f"weight-{aspect}",
+            )
+            for aspect in Aspect
+        ]
+    grid = theme.html("", elem_id="compare-grid", script=theme.javascript("compare.js"))
+    shown = gr.State(None, time_to_live=SESSION_LIFETIME)
+    arranged = [order, *weights]
+
+    # `preprocess=False`: the files as they were uploaded, with what their owner calls them.
+    compare.click(
+        handlers.compare,
+        inputs=[files, prompt, *arranged],
+        outputs=[shown, grid, status, message, compare, stop],
+        preprocess=False,
+        show_progress="hidden",
+        concurrency_limit=None,  # the waiting line says who is next
+        api_visibility="private",
+    )
+    stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
+    for event in (order.change, *(weight.release for weight in weights)):
+        event(
+            handlers.arrange,
+            inputs=[shown, *arranged],
+            outputs=[grid, message],
+            show_progress="hidden",
+            concurrency_limit=None,
+            api_visibility="private",
+        )
+    for answer in (handlers.pick, handlers.undo):
+        getattr(grid, answer.__name__)(
+            answer,
+            inputs=shown,
+            outputs=[grid, message],
+            show_progress="hidden",
+            concurrency_limit=None,
+            api_name=f"compare_{answer.__name__}",
+            api_visibility="private",
+        )
