@@ -15,7 +15,7 @@ from annotation.store.models import AnswersOf
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Runs
-from annotation.ui.compare.comparison import ImageComparison, ComparisonRun
+from annotation.ui.compare.comparison import ComparisonRun, ImageComparison
 from annotation.ui.compare.grid import grid_html
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload

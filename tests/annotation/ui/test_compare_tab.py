@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from annotation.store.preferences import current_preferences
 from annotation.ui.compare.comparison import ImageComparison
 from annotation.ui.compare.tab import CompareHandlers
 from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.ranking import Difference
 
 ANN = SimpleNamespace(session_hash="ann")
@@ -117,3 +119,22 @@ def test_files_to_download_follow_the_order(handlers, files) -> None:
     )
     assert set(told["images"][0]["aspects"]) == {str(Aspect.QUALITY), str(Aspect.AUTHENTICITY)}
     assert told["images"][0]["to_next"] == Difference.UNKNOWN
+
+
+def test_cards_say_what_is_sure(handlers, files) -> None:
+    *_, (comparison, *_) = press(handlers, files)
+    calibration, state = Calibration(0.5, 100, (2.0, 4.0), 3827), comparison.run.state
+    mos = iter((4.0, 3.5, 2.5))
+    images = tuple(
+        replace(image, assessment=replace(image.assessment, aspects={
+            aspect: replace(result, mos=score, calibration=calibration)
+            for aspect, result in image.assessment.aspects.items()
+        }))
+        for image in state.ranking.images
+        for score in [next(mos)]
+    )  # fmt: skip
+    comparison.run.state = replace(state, ranking=replace(state.ranking, images=images))
+    first, second, third = handlers.show(comparison)[1].split("<li ")[1:4]
+    assert "3.5 to 4.5" in first and "about equal to the next" in first
+    assert "clearly better than the next" in second and "about equal to the first" in second
+    assert "next" not in third and "about equal" not in third.partition("</li>")[0]
