@@ -54,17 +54,17 @@ def build(studio: Studio) -> gr.Blocks:
         banner = model_banner(studio.loader)
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
             assess_tab(studio, banner)
-        with gr.Tab("Compare", elem_id="compare-tab") as compare:
-            compare_tab(studio)
         with gr.Tab("Annotate", elem_id="annotate-tab") as annotate:
             annotate_tab(studio)
+        with gr.Tab("Compare", elem_id="compare-tab") as compare:
+            compare_tab(studio)
         with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
             failures_tab(studio, failures, demo)
         with gr.Tab("Data", elem_id="data-tab") as data:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:
             models_tab(studio, banner, models)
-        follow_model(studio.loader, banner, demo, [assess, compare, annotate, failures, data, models])
+        follow_model(studio.loader, banner, demo, [assess, annotate, compare, failures, data, models])
     return demo
 
 

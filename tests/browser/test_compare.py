@@ -121,9 +121,7 @@ def test_four_images_are_ordered_flipped_picked_and_undone(
 def test_a_phone_shows_the_tab_without_scrolling_sideways(
     new_page: NewPage, scripted_server: Server, images: list[Path]
 ) -> None:
-    page = new_page(url=scripted_server.url, viewport={"width": 390, "height": 844})
-    page.goto(scripted_server.url)
-    expect(page.locator("#assess")).to_be_enabled()
-    page.evaluate('document.querySelector("#compare-tab-button").click()')
+    page = new_page(url=scripted_server.url, tab="Compare")
+    page.set_viewport_size({"width": 390, "height": 844})
     compare(page, images)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
