@@ -90,6 +90,10 @@ class RunConfig:
     """Stage encode: also read the data's own descriptions, to see what better ones would gain. What a server
     said is read in any case."""
     fit: FitConfig = field(default_factory=FitConfig)
+    adapt: bool = False
+    """Move the predictors of `start` as far as the scores carry them, by cross-validation
+    (training.stages.adapt); false, or for an aspect that `start` has no predictor of: train one from random
+    weights."""
     seeds: tuple[int, ...] = (0,)
     """Of predictors; the best by validation is kept."""
     ship_seeds: bool = False
@@ -109,6 +113,8 @@ class RunConfig:
             raise InputError("seeds: give at least one.")
         if self.ship_seeds and len(self.seeds) < 2:
             raise InputError("ship_seeds needs several seeds; one alone has no spread.")
+        if self.adapt and (len(self.seeds) > 1 or self.fit.joint):
+            raise InputError("adapt moves one predictor an aspect: give one seed, and fit.joint: false.")
         if self.processes < 1:
             raise InputError(f"processes must be at least 1, not {self.processes}.")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ from training.stages import describe as backbone_describe
 from training.stages import distill as teacher_distill
 from training.stages import finetune as backbone_finetune
 from training.stages import fit as predictor_fit
+from training.stages.adapt import adapt
 from training.stages.curriculum import curriculum
 from training.stages.hidden_cache import backbone_id
 from training.stages.leave_source_out import leave_source_out, source_groups
@@ -167,7 +169,8 @@ def _kept(samples: Sequence[Sample], run: RunFolder) -> dict[Aspect, str]:
     kept, scored_aspects = {}, {aspect for sample in samples for aspect in sample.mos}
     for aspect in Aspect:
         scored = {sample.split for sample in samples if aspect in sample.mos}
-        lacking = [part for part in ("train", run.config.select_on, "test") if part not in scored]
+        needed = ("train", *(() if run.is_adapted(aspect) else (run.config.select_on,)), "test")
+        lacking = [part for part in needed if part not in scored]
         reason = f"no image of the {lacking[0]} split has a score of {aspect}" if lacking else ""
         if lacking and aspect in run.start_predictors:
             kept[aspect] = reason if scored else "it has no scores"
@@ -353,24 +356,39 @@ def _fit(run: RunFolder, name: str, aspects: Sequence[Aspect], seed: int) -> Non
     made_from = (*run.fitted_from, seed)
     if run.is_fitted(name, seed):
         return
-    stamp_or_empty(state, *made_from)
-    train = [target for aspect in aspects for target in run.targets(aspect, "train")]
-    validation = [target for aspect in aspects for target in run.targets(aspect, run.config.select_on)]
-    config, head = replace(run.config.fit, seed=seed), run.head
-    predictor, srcc = predictor_fit.fit(
-        train, validation, config, state / "state", f"fit {name}", head, run.unit
-    )
-    if predictor.config.projection == "vocab":
-        predictor = predictor.fuse(head)
+    if not run.config.fit.joint and run.is_adapted(aspects[0]):
+        predictor, facts = _adapted(run, aspects[0])
+    else:
+        stamp_or_empty(state, *made_from)
+        train = [target for aspect in aspects for target in run.targets(aspect, "train")]
+        validation = [target for aspect in aspects for target in run.targets(aspect, run.config.select_on)]
+        config, head = replace(run.config.fit, seed=seed), run.head
+        predictor, srcc = predictor_fit.fit(
+            train, validation, config, state / "state", f"fit {name}", head, run.unit
+        )
+        if predictor.config.projection == "vocab":
+            predictor = predictor.fuse(head)
+        facts = {"validation_srcc": srcc, "fit": asdict(config)}
+    facts["predictor"] = asdict(predictor.config)
 
     def write(folder: Path) -> None:
         stamp(folder, *made_from)
         for aspect in aspects:
             save_predictor(predictor, folder, aspect)
-        facts = {"validation_srcc": srcc, "fit": asdict(config), "predictor": asdict(predictor.config)}
         (folder / "fit.json").write_text(json.dumps(facts))
 
     replace_folder(out, write)
+
+
+def _adapted(run: RunFolder, aspect: Aspect) -> tuple[Predictor, dict[str, Any]]:
+    """The predictor of `start`, moved, and what is known of it."""
+    train = run.targets(aspect, "train")
+    adapted = adapt(run.start_predictor(aspect), train, run.unit)
+    run.log(f"fit: {aspect}: {adapted.moved}")
+    sys.stdout.write(f"fit {aspect}: {adapted.moved}\n")
+    sources = [target.sample.source for target in train]
+    facts = {"moved": adapted.moved, "errors": adapted.errors, "sources": sources}
+    return adapted.predictor, {"validation_srcc": math.nan, **facts}
 
 
 def _wanted(run: RunFolder, aspects: Sequence[Aspect] | None) -> list[Aspect]:
@@ -388,6 +406,8 @@ def _unfitted(run: RunFolder) -> int:
 def _plan_fit(run: RunFolder) -> str:
     seeds = ", ".join(map(str, run.config.seeds))
     text = f"{'one joint predictor' if run.config.fit.joint else 'a predictor per aspect'}, seeds {seeds}"
+    if run.config.adapt and run.start_predictors and run.start_card:
+        text = f"move the predictors of {run.start_card.title} as far as the scores carry"
     if not run.is_read:
         return text
     try:

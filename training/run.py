@@ -181,6 +181,19 @@ class RunFolder:
         card = self.start_card
         return card.predictors if card is not None and card.backbone == self.config.backbone else {}
 
+    def is_adapted(self, aspect: Aspect) -> bool:
+        """Whether the predictor of `start` is moved, not a new one trained."""
+        return self.config.adapt and aspect in self.start_predictors
+
+    def start_predictor(self, aspect: Aspect) -> Predictor:
+        """That of `start`, on the run's scale."""
+        card, folder = self.start_card, self.init_from
+        assert card is not None and folder is not None
+        own, wanted = card.scales[aspect], self.scale
+        gain = (wanted.high - wanted.low) / (own.high - own.low)
+        predictor = load_predictor(folder, aspect, card.predictors[aspect])
+        return predictor.with_linear_change(gain, wanted.low - gain * own.low)
+
     @property
     def baseline(self) -> Path:
         """The checkpoint that the new one is compared with."""
@@ -320,7 +333,8 @@ class RunFolder:
     @property
     def fitted_from(self) -> tuple[object, ...]:
         """All that decides what a predictor becomes, but its seed."""
-        return self.identity, self.aligned_from, self.config.fit, self.config.select_on
+        start = (self.start_card.digest,) if self.config.adapt and self.start_card else ()
+        return self.identity, self.aligned_from, self.config.fit, self.config.select_on, *start
 
     def fits(self) -> list[tuple[str, int]]:
         """Name and seed of all predictors."""
@@ -360,18 +374,27 @@ class RunFolder:
 
     @cached_property
     def calibration(self) -> dict[Aspect, Calibration]:
-        """By the best predictors' errors on the images that they were chosen by, and by the training MOS."""
+        """By the predictors' errors on images that they were not fitted to, and by the training MOS.
+
+        Such are those that the best predictor was chosen by, and for an adapted one the folds left out.
+        """
         calibrations = {}
         for aspect in self.aspects:
-            held_out = self.targets(aspect, self.config.select_on)
-            raw = predict(self.best(aspect), [target.states for target in held_out])
-            calibrations[aspect] = Calibration.fitted(
-                [self.scale.clamp(p) - target.mos for p, target in zip(raw, held_out, strict=True)],
-                [s.mos[aspect] for s in self.samples if s.split == "train" and aspect in s.mos],
-                self.scale,
-                [target.sample.source for target in held_out],
-            )
+            errors, sources = [], []
+            if self.is_adapted(aspect):
+                facts = _read(self.fitted(aspect)[0] / "fit.json")
+                errors, sources = list(facts["errors"]), list(facts["sources"])
+            if not errors or self.has_scores(aspect, self.config.select_on):
+                held_out = self.targets(aspect, self.config.select_on)
+                raw = predict(self.best(aspect), [target.states for target in held_out])
+                errors += [self.scale.clamp(p) - each.mos for p, each in zip(raw, held_out, strict=True)]
+                sources += [target.sample.source for target in held_out]
+            training_mos = [s.mos[aspect] for s in self.samples if s.split == "train" and aspect in s.mos]
+            calibrations[aspect] = Calibration.fitted(errors, training_mos, self.scale, sources)
         return calibrations
+
+    def has_scores(self, aspect: Aspect, split: str) -> bool:
+        return any(aspect in sample.mos for sample in self.samples if sample.split == split)
 
     def _fit_name(self, aspect: Aspect) -> str:
         return JOINT_NAME if self.config.fit.joint else str(aspect)

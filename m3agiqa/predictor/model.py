@@ -41,20 +41,42 @@ class Predictor(nn.Module):
         W_proj (W_head h) = (W_proj W_head) h, so that no logit is ever made, and W_proj's gradient is
         the one that logits would give it.
         """
+        mos: Tensor = self.regression(self.dropout(self.pooled(states, lengths, head))).squeeze(-1)
+        return mos
+
+    def pooled(self, states: Tensor, lengths: Tensor, head: Tensor | None = None) -> Tensor:
+        """What the regression head reads, [B, width], of the same arguments."""
         states = states[:, : self.config.context_length].to(self.projection.weight.dtype)
         lengths = lengths.clamp_max(self.config.context_length)
         if head is None:
             projected = self.projection(states)
         else:
             projected = F.linear(states, self.projection.weight @ head, self.projection.bias)
-        pooled = pool(self.extractor(projected, lengths), lengths, self.config.pooling)
-        mos: Tensor = self.regression(self.dropout(pooled)).squeeze(-1)
-        return mos
+        return pool(self.extractor(projected, lengths), lengths, self.config.pooling)
 
     @torch.inference_mode()
     def predict(self, states: Tensor) -> float:
         """Raw MOS of one conversation's states [L, input_size]."""
         return float(self(states[None], torch.tensor([len(states)])).item())
+
+    def with_linear_change(self, gain: float, level: float, weight: Tensor | None = None) -> Predictor:
+        """The predictor whose MOS is gain * (this one's) + level + weight [width] · (what its head reads).
+
+        Two hidden units more in the head hold the last term exactly, as x = ReLU(x) - ReLU(-x).
+        """
+        weights, config = self.state_dict(), self.config
+        weights["regression.2.weight"] = gain * weights["regression.2.weight"]
+        weights["regression.2.bias"] = gain * weights["regression.2.bias"] + level
+        if weight is not None:
+            config = replace(config, regression_dim=config.regression_dim + 2)
+            more = {"0.weight": torch.stack([weight, -weight]), "0.bias": torch.zeros(2)}
+            for name, rows in more.items():
+                weights[f"regression.{name}"] = torch.cat([weights[f"regression.{name}"], rows])
+            signs = torch.tensor([[1.0, -1.0]])
+            weights["regression.2.weight"] = torch.cat([weights["regression.2.weight"], signs], dim=1)
+        changed = Predictor(config)
+        changed.load_state_dict(weights)
+        return changed.train(self.training)
 
     def fuse(self, head: Tensor | Iterable[Tensor]) -> Predictor:
         """The same function on hidden states: W_proj (W_head h) = (W_proj W_head) h.

@@ -4,7 +4,6 @@ Three annotators, each with a habit of their own, share a taste that the data's 
 pictures are better to them than the data says, gaudy ones worse, and everything is a little worse.
 """
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ from drawings import COLOURS, SHAPES, draw
 from PIL import Image, ImageEnhance
 from seeing_backbone import SeeingBackbone
 
-from annotation.__main__ import main as annotation_main
+from annotation import __main__ as annotation_cli
 from annotation.exchange.exporting import export
 from annotation.settings import Settings
 from annotation.store import Store
@@ -183,11 +182,19 @@ def test_corrections_alone_are_enough(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(BACKBONE_CLASSES, "nano", SeeingBackbone)
-    monkeypatch.setattr(subprocess, "run", lambda command: SimpleNamespace(returncode=main(command[3:])))
+    in_process = SimpleNamespace(run=lambda command: SimpleNamespace(returncode=main(command[3:])))
+    monkeypatch.setattr(annotation_cli, "subprocess", in_process)
     environment = {"M3AGIQA_DATA": str(loop.settings.data), "M3AGIQA_MODEL": str(loop.before)}
     environment["M3AGIQA_RUNS"] = str(tmp_path)
-    assert annotation_main(["retrain", "--plan"], environment) == 0
+    assert annotation_cli.main(["retrain", "--plan"], environment) == 0
     assert "read samples from" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert annotation_cli.main(["retrain"], environment) == 0
+    assert "fit quality: level, gain and regression head" in capsys.readouterr().out
+    newest = candidates(loop.settings.models)[0]
+    (people,) = newest.comparison.rows
+    assert newest.card.title.startswith("corrected") and newest.comparison.doubt == ""
+    assert people.part == "people" and people.after.rmse < 0.7 * people.before.rmse
+    assert people.after.srcc > people.before.srcc
 
 
 def test_once_promoted_it_is_what_is_served(loop: Loop) -> None:

@@ -223,6 +223,14 @@ def predict(
     return scores
 
 
+@torch.inference_mode()
+def pooled_states(predictor: Predictor, states: list[Tensor], batch: int = 64) -> Tensor:
+    """What the regression head reads of many conversations' states, [n, width]."""
+    predictor.eval()
+    chunks = [states[start : start + batch] for start in range(0, len(states), batch)]
+    return torch.cat([predictor.pooled(*_pad(chunk, predictor)).cpu() for chunk in chunks])
+
+
 def _schedule(
     optimizer: torch.optim.Optimizer, config: FitConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
