@@ -35,6 +35,14 @@ class GenerationChat(Protocol):
         ...
 
 
+class Grammar(Protocol):
+    """What one row's description may consist of."""
+
+    def next_tokens(self, written: Sequence[int]) -> set[int]:
+        """Tokens that may follow those that are written; never none."""
+        ...
+
+
 class GenerationBatch:
     """A batch of conversations while their descriptions are generated.
 
@@ -54,6 +62,7 @@ class GenerationBatch:
         can_drop: bool = True,
         first: int = 0,
         processor: LogitsProcessor | None = None,
+        grammars: Sequence[Grammar] = (),
         rating_head: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """`state` ends where the descriptions begin. `head`: hidden states [rows, d] -> logits [rows, vocab].
@@ -61,9 +70,11 @@ class GenerationBatch:
         closings: tokens that end each description and ask for the rating. limit: tokens of the longest
         description. header: number of tokens at the end of a closing whose states are not handed out.
         can_drop: whether the model can take back tokens. first: number of the first row. processor: applied
-        to a row's logits. rating_head: hidden states -> logits [rows, ratings]; without it `head` gives them.
+        to a row's logits. grammars: one a row, or none. rating_head: hidden states -> logits [rows, ratings];
+        without it `head` gives them.
         """
         self.state, self.head, self.chat, self.processor = state, head, chat, processor
+        self.grammars = list(grammars)
         self.rating_head = rating_head or (lambda states: head(states)[:, chat.rating_tokens])
         self.closings = list(closings)
         self.header, self.limit, self.can_drop = header, limit, can_drop
@@ -78,30 +89,33 @@ class GenerationBatch:
         if len(indices) == len(self.rows):
             return self
         other = copy.copy(self)
-        for name in ("rows", "closings", "generated", "text", "done"):
-            setattr(other, name, [getattr(self, name)[i] for i in indices])
+        for name in ("rows", "closings", "generated", "text", "done", "grammars"):
+            values = getattr(self, name)
+            setattr(other, name, [values[i] for i in indices] if values else values)
         device = self.state.mask.device
         other.state = self.state.select(torch.tensor(indices, dtype=torch.long, device=device))
         return other
 
     def step(self) -> Iterator[Delta]:
-        """One more token for every row that has not ended."""
-        tokens = self._logits().argmax(-1)
+        """One more token for every row that has not ended; several where its grammar leaves no choice."""
+        spans = self._next_spans()
         self.steps += 1
-        for i, token in enumerate(tokens.tolist()):
-            if self.done[i]:
+        for i, span in enumerate(spans):
+            if not span:
                 continue
-            if token in self.chat.ends:
+            if span[-1] in self.chat.ends:
                 self.done[i] = True
-                continue
-            self.generated[i].append(token)
+                span.pop()
+            self.generated[i] += span
             text = self.chat.text(self.generated[i])
             if not text.endswith("\ufffd") and len(text) > len(self.text[i]):
                 yield Delta(self.rows[i], text[len(self.text[i]) :])
                 self.text[i] = text
-        if all(self.done):
+        if not any(spans):
             return
-        self.state.append(tokens[:, None], torch.tensor([[int(not done)] for done in self.done]))
+        ids, own = padded([span or [0] for span in spans], left=True)
+        own[[i for i, span in enumerate(spans) if not span]] = 0
+        self.state.append(ids, own)
         if self.steps == self.limit:
             self._cut()
 
@@ -114,14 +128,21 @@ class GenerationBatch:
             description = self.chat.text(self.generated[i]).strip()
             yield Generation(self.rows[i], description, RATING_WORDS[word], hidden)
 
-    def _logits(self) -> Tensor:
+    def _next_spans(self) -> list[list[int]]:
+        """The next tokens of each row; none for rows that have ended."""
         logits = self.head(self.state.last)
-        if self.processor:
-            for i, ids in enumerate(self.generated):
-                if not self.done[i]:
+        spans: list[list[int]] = []
+        for i, ids in enumerate(self.generated):
+            if self.done[i]:
+                spans.append([])
+            elif self.grammars:
+                spans.append(_grammatical_span(self.grammars[i], ids, logits[i], self.chat.ends))
+            else:
+                if self.processor:
                     so_far = torch.tensor([ids], dtype=torch.long, device=logits.device)
                     logits[i] = self.processor(so_far, logits[i : i + 1])[0]
-        return logits
+                spans.append([int(logits[i].argmax())])
+        return spans
 
     def _cut(self) -> None:
         """End rows that ran out of tokens at their last whole sentence; drop what came after it."""
@@ -134,6 +155,19 @@ class GenerationBatch:
             keep = ends[-1] if ends and self.can_drop else len(ids)
             self.generated[i] = ids[:keep]
             self.state.drop_last(i, len(ids) - keep)
+
+
+def _grammatical_span(grammar: Grammar, written: Sequence[int], logits: Tensor, ends: set[int]) -> list[int]:
+    """The likeliest [vocab] of the tokens that may follow, with all tokens after it that alone may follow."""
+    span: list[int] = []
+    allowed = sorted(grammar.next_tokens(written))
+    span.append(allowed[int(logits[allowed].argmax())])
+    while span[-1] not in ends:
+        following = grammar.next_tokens([*written, *span])
+        if len(following) > 1:
+            break
+        span += following
+    return span
 
 
 def generate(batch: GenerationBatch, stop: Callable[[], bool]) -> Iterator[Delta | Generation]:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones.nano import ADAPTER_FOLDER, CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano.grounded_text import write_first_estimates
 from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.files import latest_folder, replace_folder
@@ -38,6 +39,7 @@ from training.nano.feature_cache import (
     select_rows,
     view_of,
 )
+from training.nano.fit_first_estimates import fit_first_estimates
 from training.nano.fit_prompt_alignment import HeldOutAlignment, fit_and_hold_out
 from training.nano.fit_quality_regressor import (
     RegressionData,
@@ -50,6 +52,7 @@ from training.parallel import progress_bar
 
 AlignedPart = Literal["quality_regressor", "prompt_alignment", "connector"]
 DONE_FILE = "align.json"
+MATCH_SHARE = 0.6  # of the prompt's match beside the quality logits; chosen on validation images
 FEATURES_FOLDER = "state-features"  # by this name it is no part of what was made
 
 
@@ -91,7 +94,8 @@ def align(
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
     features = cached_features(backbone, shown, kept)
-    data = regression_data(judged, scale, select_rows(features, [rows[view] for view in originals]))
+    own_features = select_rows(features, [rows[view] for view in originals])
+    data = regression_data(judged, scale, own_features)
     held_out = held_out_quality_logits(data)
     regressor = backbone.connector.quality_regressor
     report = _fit_and_measure(regressor, judged, data, held_out)
@@ -102,6 +106,8 @@ def align(
         )
         report |= alignment.facts
         report["left_out_srcc"] |= _correspondence_srcc(alignment, judged, held_out)
+    backbone.prompt_aligners.set_share(MATCH_SHARE)
+    write_first_estimates(out, fit_first_estimates(backbone, judged, own_features, scale))
     if "connector" in config.parts:
         grid_cells = features.grid_cells[[rows[view] for view in train]]
         _train_connector(backbone, train, grid_cells, out, config)

@@ -35,7 +35,7 @@ def colours(pixels: Tensor) -> Tensor:
     The mean of two logarithms of shares: of all pixels, and of those in the best cells.
     """
     reduced = F.interpolate(pixels.float(), (REDUCED_SIDE, REDUCED_SIDE), mode="area")
-    shown = _named(reduced).float()  # [N, 11, REDUCED_SIDE, REDUCED_SIDE]
+    shown = named_pixels(reduced).float()  # [N, 11, REDUCED_SIDE, REDUCED_SIDE]
     cells = F.avg_pool2d(shown, REDUCED_SIDE // CELLS_PER_SIDE).flatten(2)
     best = cells.topk(N_BEST_CELLS, dim=2).values.mean(2)
     return ((MIN_SHARE + cells.mean(2)).log() + (MIN_SHARE + best).log()) / 2
@@ -47,7 +47,7 @@ def named_colours(text: str) -> list[int]:
     return [i for i, colour in enumerate(COLOUR_NAMES) if colour in names]
 
 
-def _named(pixels: Tensor) -> Tensor:
+def named_pixels(pixels: Tensor) -> Tensor:
     """[N, 3, S, S] -> [N, 11, S, S], true where a pixel has that name; some have two."""
     high, low = pixels.amax(1), pixels.amin(1)
     chroma = high - low

@@ -152,7 +152,7 @@ class NanoChat:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str) -> list[int]:
         # What users and models wrote must not become chat markup.
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
@@ -173,10 +173,10 @@ class NanoChat:
         for i, turn in enumerate(conversation.turns):
             if turn.role == "user":
                 piece = self._encode("\n" if i == 0 else "\n<|im_start|>user\n")
-                piece += [*self._encode_text(turn.content), self.end, *self._encode("\n" + ASSISTANT_HEADER)]
+                piece += [*self.encode_text(turn.content), self.end, *self._encode("\n" + ASSISTANT_HEADER)]
                 answer += [0] * len(piece)
             else:
-                piece = [*self._encode_text(turn.content), self.end]
+                piece = [*self.encode_text(turn.content), self.end]
                 answers += 1
                 answer += [answers] * len(piece)
             ids += piece

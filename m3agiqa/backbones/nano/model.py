@@ -38,7 +38,17 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     statistics,
     views,
 )
+from m3agiqa.backbones.nano.grounded_text import (
+    Evidence,
+    FirstEstimate,
+    GroundedText,
+    colour_evidence,
+    measured_evidence,
+    prompt_evidence,
+    read_first_estimates,
+)
 from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model, new_cache
+from m3agiqa.backbones.nano.nss_features import FINEST_OCTAVE, N_APPEARANCE
 from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, has_fast_bfloat16
 from m3agiqa.backbones.nano.prompt_alignment import (
     AlignedImages,
@@ -48,6 +58,7 @@ from m3agiqa.backbones.nano.prompt_alignment import (
     rotate,
     unfitted_weights,
 )
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
@@ -69,7 +80,7 @@ class NanoBackbone:
     """One adapter serves all aspects. nano's own recipe puts it into the language model."""
 
     name = "nano"
-    revision = 3
+    revision = 4
 
     def __init__(
         self, vision: EfficientNetLite0, llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
@@ -82,6 +93,8 @@ class NanoBackbone:
         self.connector = Connector(self.hidden_size)
         self.prompt_aligners = PromptAligners([PromptAligner(unfitted_weights(self.hidden_size))])
         self.word_states = WordStates(llm, tokenizer)
+        self.first_estimates: dict[Aspect, FirstEstimate] = {}
+        """Without them descriptions are written freely."""
         self.decoder: PackedDecoder | None = None
         """What replaces the language model at inference, where its layers need no names and no gradients."""
         self._recent: OrderedDict[str, _Prefix] = OrderedDict()
@@ -122,6 +135,7 @@ class NanoBackbone:
             return PerAspect({aspect: base.sibling(folder / aspect) for aspect in trained})
         base.connector = base._read_connector(folder).float().eval().requires_grad_(False)
         base.prompt_aligners = base._read_prompt_aligners(folder)
+        base.first_estimates = read_first_estimates(folder)
         base.vision = load_adapter(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
         base.llm = load_adapter(base.llm, folder / ADAPTER_FOLDER, merge=True)
         base.decoder = PackedDecoder(base.llm)
@@ -132,6 +146,7 @@ class NanoBackbone:
         other = copy.copy(self)
         other.connector = self._read_connector(folder).float().eval().requires_grad_(False)
         other.prompt_aligners = other._read_prompt_aligners(folder)
+        other.first_estimates = read_first_estimates(folder)
         other.vision = load_adapter(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
         other.llm = load_adapter(sharing_copy(self.llm), folder / ADAPTER_FOLDER)
         return other
@@ -216,6 +231,11 @@ class NanoBackbone:
         conversation, image and prompt -> correspondence token, and with it the conversation's own tokens.
         """
         prefix = self._prefix([request.image for request in requests])
+        return self._forward(prefix, requests, pad_left)
+
+    def _forward(
+        self, prefix: _Prefix, requests: Sequence[Request], pad_left: bool
+    ) -> tuple[DecoderState, list[ChatTokens]]:
         correspondence = self._correspondence_tokens(prefix.images, requests)
         owners, rows = self._rows(requests)
         state = self._begin(prefix, owners, correspondence)
@@ -254,7 +274,8 @@ class NanoBackbone:
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Generation]:
         self._check_questions(requests)
-        state, _ = self.forward(requests, pad_left=True)
+        prefix = self._prefix([request.image for request in requests])
+        state, _ = self._forward(prefix, requests, pad_left=True)
         closings = []
         for request in requests:
             for conversation in request.conversations:
@@ -268,9 +289,44 @@ class NanoBackbone:
             closings,
             limit=MAX_NEW_TOKENS,
             processor=NoRepeatNGramLogitsProcessor(NO_REPEAT_NGRAM),
+            grammars=self._grammars(prefix.images, requests),
             rating_head=lambda states: states @ rating_embeddings.T,
         )
         yield from generate(batch, stop)
+
+    def _grammars(self, images: EncodedImages | None, requests: Sequence[Request]) -> list[GroundedText]:
+        """What each conversation's description may consist of; none where descriptions are written freely."""
+        if images is None or set(self.first_estimates) != set(Aspect):
+            return []
+        grammars = []
+        for owner, request in enumerate(requests):
+            pixels = images.pixels[owner]
+            seed = hashlib.blake2b(pixels.numpy().tobytes()).hexdigest()
+            for conversation in request.conversations:
+                aspect, prompt, evidence = conversation.aspect, conversation.prompt, images.evidence[owner]
+                if prompt and aspect.needs_prompt:
+                    aligned = [each.of(owner) for each in images.aligned]
+                    nearness = self.prompt_aligners.nearness_of_words(aligned, prompt, self.word_states)
+                    evidence = {
+                        **evidence,
+                        **colour_evidence(prompt, pixels),
+                        **prompt_evidence(prompt, nearness),
+                    }
+                logit = float(self._logit(images, owner, conversation))
+                rating = self.first_estimates[aspect].rating(logit)
+                grammars.append(
+                    GroundedText(aspect, rating, evidence, self.chat.encode_text, self.chat.end, seed)
+                )
+        return grammars
+
+    def _logit(self, images: EncodedImages, owner: int, conversation: Conversation) -> Tensor:
+        """What an image's conversation is about, on a scale with mean 0 and standard deviation 1."""
+        if conversation.aspect in JUDGED_ASPECTS:
+            return images.quality_logits[owner, JUDGED_ASPECTS.index(conversation.aspect)]
+        assert conversation.prompt is not None, "correspondence is asked with a prompt"
+        aligned = [each.of(owner) for each in images.aligned]
+        match = self.prompt_aligners.match(aligned, conversation.prompt, self.word_states)[0]
+        return correspondence_logit(match, images.quality_logits[owner])
 
     # --- images ------------------------------------------------------------------------------
 
@@ -300,7 +356,14 @@ class NanoBackbone:
         features = features._replace(grid_cells=features.grid_cells.to(self.connector.grid_embedding.dtype))
         quality_logits = self.connector.quality_logits(features)
         tokens = self.connector(features, quality_logits)
-        return EncodedImages(tokens, self.prompt_aligners.align(features), quality_logits)
+        detail = self.connector.quality_regressor.deviations(features.statistics, features.appearance)
+        pixels = (shown.whole.float() * 128 + 127) / 255
+        evidence = [
+            measured_evidence(image, float(own[FINEST_OCTAVE - N_APPEARANCE]))
+            for image, own in zip(pixels, detail, strict=True)
+        ]
+        aligned = self.prompt_aligners.align(features)
+        return EncodedImages(tokens, aligned, quality_logits, pixels, evidence)
 
     def _vision_precision(self) -> AbstractContextManager[object]:
         """16 bit for the vision encoder where that is quick, as in training.nano.feature_cache."""
@@ -370,15 +433,10 @@ class NanoBackbone:
         """The token [d] that says how well image and prompt match, for conversations that judge it."""
         tokens: list[Tensor | None] = []
         for owner, request in enumerate(requests):
-            aligned = [each.of(owner) for each in images.aligned] if images else []
             for conversation in request.conversations:
-                token = None
-                if images and conversation.prompt and _judges_prompt(conversation):
-                    match = self.prompt_aligners.match(aligned, conversation.prompt, self.word_states)[0]
-                    token = self._correspondence_token(
-                        correspondence_logit(match, images.quality_logits[owner])
-                    )
-                tokens.append(token)
+                judged = images is not None and _judges_prompt(conversation)
+                logit = self._logit(images, owner, conversation) if judged else None
+                tokens.append(None if logit is None else self._correspondence_token(logit))
         return tokens
 
     def _correspondence_token(self, logit: Tensor) -> Tensor:
@@ -465,6 +523,10 @@ class EncodedImages:
     """By each of the prompt aligners."""
     quality_logits: Tensor
     """[N, JUDGED_ASPECTS]."""
+    pixels: Tensor
+    """RGB [N, 3, S, S] in [0, 1], small."""
+    evidence: list[Evidence]
+    """What was measured in each."""
 
 
 @dataclass(frozen=True)

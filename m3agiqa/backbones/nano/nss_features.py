@@ -302,3 +302,4 @@ def _colour(rgb: NDArray[np.float32], red_green: Map, yellow_blue: Map) -> list[
 N_CANONICAL = len(_statistics(Image.new("RGB", (64, 64))))
 APPEARANCE_BLOCKS = (N_CANONICAL, N_CANONICAL, 3 * N_OCTAVES)
 N_APPEARANCE = sum(APPEARANCE_BLOCKS)
+FINEST_OCTAVE = 2 * N_CANONICAL  # column of the finest octave's detail at the image's own pixels

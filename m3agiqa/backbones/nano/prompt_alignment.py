@@ -68,11 +68,12 @@ def unfitted_weights(states: int) -> dict[str, Tensor]:
         "usual_colours": standard[:, None].repeat(1, len(COLOUR_NAMES)),
         "usual_parts": standard.repeat(len(PART_WEIGHTS), 1),  # over all pairs of image and prompt
         "usual": standard,  # of the weighted sum, over images with their own prompts
+        "share": torch.tensor(1.0),  # of the match beside quality logits; older checkpoints lack it
     }
 
 
 class PromptAligner(nn.Module):
-    """How well images and prompts match: mean 0 and standard deviation 1 over images with their own prompts.
+    """How well images and prompts match: mean 0, standard deviation `share` over images with their prompts.
 
     A prompt of whose words too few are known has a match of 0. A word is known if it stands in the dictionary
     or is a single token of the language model.
@@ -90,10 +91,11 @@ class PromptAligner(nn.Module):
     usual_colours: Tensor
     usual_parts: Tensor
     usual: Tensor
+    share: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        for name, value in weights.items():
+        for name, value in {"share": torch.tensor(1.0), **weights}.items():
             self.register_buffer(name, value)
         words = bytes(self.letters.to(torch.uint8).tolist()).decode().split()
         self.rarities: dict[str, float] = dict(zip(words, self.rarity.tolist(), strict=True))
@@ -121,7 +123,7 @@ class PromptAligner(nn.Module):
             return aligned.images.new_zeros(len(aligned.images))
         mean, std = self.usual.float()
         total = _weighted(self._parts_of(words, aligned, prompt, word_states))
-        match: Tensor = ((total - mean) / std).clamp(-MAX_MATCH, MAX_MATCH)
+        match: Tensor = self.share * ((total - mean) / std).clamp(-MAX_MATCH, MAX_MATCH)
         return match
 
     def total(self, aligned: AlignedImages, prompt: str, word_states: WordStates) -> Tensor:
@@ -143,14 +145,20 @@ class PromptAligner(nn.Module):
         mean, std = self.usual_parts.float().unbind(1)
         rarity, vectors = self._rarity(words), self._vectors(words, word_states)
         parts[0] = aligned.images @ F.normalize(self._text(rarity, vectors), dim=0)
-        references = _nearness(self.references.float(), vectors)
-        nearness = _nearness(aligned.grid_cells, vectors)
-        nearness = (nearness - references.mean(0)) / (references.std(0) + MIN_DIVISOR)
-        parts[1] = nearness @ rarity / rarity.sum().clamp_min(MIN_DIVISOR)
+        parts[1] = self._nearness(aligned, vectors) @ rarity / rarity.sum().clamp_min(MIN_DIVISOR)
         parts = (parts - mean[:, None]) / std[:, None]
         named = named_colours(prompt)
         parts[2] = aligned.colours[:, named].mean(1) / std[2] if named else 0.0
         return parts
+
+    def nearness(self, aligned: AlignedImages, words: list[str], word_states: WordStates) -> Tensor:
+        """[N, W]: how near each word is to a grid cell, in standard deviations over the references."""
+        return self._nearness(aligned, self._vectors(words, word_states))
+
+    def _nearness(self, aligned: AlignedImages, vectors: Tensor) -> Tensor:
+        references = _nearness(self.references.float(), vectors)
+        nearness = _nearness(aligned.grid_cells, vectors)
+        return (nearness - references.mean(0)) / (references.std(0) + MIN_DIVISOR)
 
     def known_words(self, prompt: str, word_states: WordStates) -> list[str]:
         """None where most words are unknown."""
@@ -197,6 +205,11 @@ class PromptAligners(nn.Module):
             by_number.setdefault(number, {})[own] = value
         return cls([PromptAligner(by_number[number]) for number in sorted(by_number, key=int)])
 
+    def set_share(self, share: float) -> None:
+        """How much matches count beside quality logits, in correspondence logits."""
+        for aligner in self._aligners:
+            aligner.share.fill_(share)
+
     def align(self, features: ImageFeatures) -> list[AlignedImages]:
         """The same N images, by each aligner."""
         return [aligner.align(features) for aligner in self._aligners]
@@ -210,6 +223,21 @@ class PromptAligners(nn.Module):
         """[N], within MAX_MATCH of 0."""
         number = length_class(prompt, len(self.each))
         return self._aligners[number].match(aligned[number], prompt, word_states)
+
+    def nearness_of_words(
+        self, aligned: Sequence[AlignedImages], prompt: str, word_states: WordStates
+    ) -> dict[str, float]:
+        """Of a prompt's words in their base forms: how near each is to a part of one image.
+
+        In standard deviations over images. Empty where too few words are known.
+        """
+        number = length_class(prompt, len(self.each))
+        aligner = self._aligners[number]
+        words = aligner.known_words(prompt, word_states)
+        if not words:
+            return {}
+        nearness = aligner.nearness(aligned[number], words, word_states)[0]
+        return dict(zip(words, nearness.tolist(), strict=True))
 
     @property
     def _aligners(self) -> list[PromptAligner]:

@@ -42,10 +42,14 @@ class QualityRegressor(nn.Module):
         self.register_buffer("weight", torch.zeros(size, judged))
         self.register_buffer("bias", torch.zeros(judged))
 
-    def standardize(self, statistics: Tensor, appearance: Tensor) -> Tensor:
-        """Clamped z-scores [N, C] of all statistics, of which each block has a mean square of about 1."""
+    def deviations(self, statistics: Tensor, appearance: Tensor) -> Tensor:
+        """Clamped z-scores [N, C] of all statistics over the images that this was fitted to."""
         x = torch.cat([statistics.double(), appearance.double()], dim=1)
-        z = ((x - self.mean) / self.std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
+        return ((x - self.mean) / self.std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
+
+    def standardize(self, statistics: Tensor, appearance: Tensor) -> Tensor:
+        """Deviations [N, C], weighted so that each block has a mean square of about 1."""
+        z = self.deviations(statistics, appearance)
         return z * z.new_tensor(BLOCK_WEIGHTS)
 
     def forward(self, statistics: Tensor, appearance: Tensor) -> Tensor:
