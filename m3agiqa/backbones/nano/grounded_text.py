@@ -26,6 +26,7 @@ OPENING_TOPIC = "overall"
 MIN_SENTENCES, MAX_SENTENCES = 2, 3
 MAX_NAMED_COLOURS = 2
 MAX_NAMED_WORDS = 2  # of the prompt
+UNNAMED_ENDINGS = ("ing", "ed", "ly")
 # Nearness of a prompt's word to the image, in standard deviations over images. Of words of an image's own
 # prompt 30 % are at least as near as the first and 4 % at most as near as the second; of words of another
 # image's prompt these are 10 % and 16 %.
@@ -165,10 +166,14 @@ def colour_evidence(prompt: str, pixels: Tensor) -> Evidence:
 def prompt_evidence(prompt: str, nearness: Mapping[str, float]) -> Evidence:
     """Which of a prompt's words are seen and which are not; `nearness` is by base form (prompt_alignment).
 
-    Words that judge, such as "detailed", are not named, nor any word twice.
+    Words that judge ("detailed") are not named, nor what people do and how they are ("dancing", "happily").
     """
     spelled = {base_form(word, dict.fromkeys(nearness, 1.0)): word for word in raw_words(prompt)}
-    named = [word for word in nearness if word in spelled and word not in JUDGING_WORDS]
+    named = [
+        word
+        for word in nearness
+        if word in spelled and word not in JUDGING_WORDS and not spelled[word].endswith(UNNAMED_ENDINGS)
+    ]
     by_nearness = sorted(named, key=lambda word: -nearness[word])
     seen = [spelled[word] for word in by_nearness if nearness[word] >= SEEN_NEARNESS][:MAX_NAMED_WORDS]
     unseen = [spelled[word] for word in by_nearness[::-1] if nearness[word] <= UNSEEN_NEARNESS]
