@@ -116,7 +116,7 @@ class GenerationBatch:
         ids, own = padded([span or [0] for span in spans], left=True)
         own[[i for i, span in enumerate(spans) if not span]] = 0
         self.state.append(ids, own)
-        if self.steps == self.limit:
+        if self.steps == self.limit and not self.grammars:  # a grammar ends by itself
             self._cut()
 
     def rate(self) -> Iterator[Generation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     statistics,
     views,
 )
+from m3agiqa.backbones.nano.grounded_text import SENTENCES, FirstEstimate
 from m3agiqa.backbones.nano.language_model import END_OF_TURN, new_cache
 from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
 from m3agiqa.backbones.nano.packed_decoder import PackedDecoder
@@ -399,3 +401,27 @@ def test_an_image_is_seen_once_however_often_it_is_asked_about(
         nano.encode([Request(picture.rotate(angle), whole(Aspect.QUALITY))])
     nano.encode([Request(picture, whole(Aspect.QUALITY))])
     assert seen == [1] * 11, "and forgotten after some others"
+
+
+def test_grounded_descriptions_are_streamed_in_sentences_and_read_as_any_other_text(
+    base: NanoBackbone, picture: Image.Image
+) -> None:
+    base.first_estimates = {aspect: FirstEstimate(3.0, 0.5) for aspect in Aspect}
+    opened = tuple(Conversation.open(aspect, "a red ball on the ground") for aspect in Aspect)
+    requests = [Request(picture, opened), Request(picture.rotate(90), opened[:2])]
+    streamed = [""] * 5
+    done: dict[int, Generation] = {}
+    for each in base.describe(requests):
+        if isinstance(each, Delta):
+            streamed[each.row] += each.text
+        else:
+            done[each.row] = each
+    conversations = [*opened, *opened[:2]]
+    for row, conversation in enumerate(conversations):
+        sentences = re.split(r"(?<=\.) ", done[row].description)
+        lexicon = {s.text for s in SENTENCES if s.aspect is conversation.aspect and "{" not in s.text}
+        assert sentences[0] in lexicon and 2 <= len(sentences) <= 3
+        assert streamed[row] == done[row].description
+        described = conversation.describe(done[row].description)
+        (states,) = base.encode([Request(requests[row // 3].image, (described,))])
+        assert torch.allclose(done[row].hidden.float(), states.float(), atol=1e-4)

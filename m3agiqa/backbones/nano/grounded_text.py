@@ -45,6 +45,7 @@ SPREAD, CENTRAL = 0.95, 2.2  # mean gradient in the middle quarter of the area o
 FLAT_GRADIENT, STEEP_GRADIENT = 0.015, 0.1  # change of luminance from a pixel to its neighbours
 PLAIN_SHARE, BUSY_SHARE = 0.65, 0.3  # share of pixels with such gradients
 SYMMETRIC = 0.7  # correlation of luminance with its mirror image
+MIN_VARIATION = 1e-3  # sum of squares of what differs from the mean luminance; less is rounding
 
 JUDGING_WORDS = read_words(LEXICON_FOLDER / "judging_words.txt")
 """Of prompts: they ask for a manner, and name nothing that could be found in an image."""
@@ -199,10 +200,10 @@ def _centrality(gradient: Tensor) -> float:
 
 
 def _symmetry(luminance: Tensor) -> float:
-    """Correlation of the left with the mirrored right; 0 for an image of one tone."""
-    return float(
-        torch.corrcoef(torch.stack([luminance.flatten(), luminance.flip(1).flatten()]))[0, 1].nan_to_num()
-    )
+    """Correlation with the mirror image; 0 for an image of one tone."""
+    tones = luminance - luminance.mean()
+    square = tones.square().sum()
+    return float((tones * tones.flip(1)).sum() / square) if float(square) > MIN_VARIATION else 0.0
 
 
 class GroundedText:
