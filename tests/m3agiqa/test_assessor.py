@@ -1,5 +1,6 @@
 """The assessor: its rules with a scripted backbone, its promises with the shipped model."""
 
+import io
 import time
 import weakref
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from m3agiqa.backbones.nano.language_model import load_language_model
 from m3agiqa.conversation import Conversation
 
 # --- rules ---------------------------------------------------------------------------------------
+
+EXAMPLE_IMAGES = Path(__file__).parents[2] / "annotation" / "ui" / "assess" / "examples"
 
 
 def test_mos_lies_within_the_scale_and_the_raw_value_is_kept(scripted: Assessor, image_file: Path) -> None:
@@ -125,6 +128,28 @@ def test_prompts() -> None:
 
 
 # --- the shipped model -----------------------------------------------------------------------------
+
+
+def test_quality_follows_the_detail_that_an_image_really_holds(assessor: Assessor) -> None:
+    """Enlarged copies lose, halved ones hardly change, and the file format changes nothing."""
+    losses, halved = [], []
+    for path in [EXAMPLE_IMAGES / f"{name}.webp" for name in ("hand", "planet", "spheres")]:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        thumbnail = image.copy()
+        thumbnail.thumbnail((256, 256), Image.Resampling.LANCZOS)
+        resaved = io.BytesIO()
+        image.save(resaved, "PNG")
+        half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+        original, enlarged, smaller, same = (
+            assessor.assess(copy, aspects=[Aspect.QUALITY]).aspects[Aspect.QUALITY].mos
+            for copy in (image, thumbnail.resize(image.size), half, Image.open(resaved))
+        )
+        assert same == original
+        losses.append(original - enlarged)
+        halved.append(abs(original - smaller))
+    assert sum(losses) / len(losses) > 0.5
+    assert sum(halved) / len(halved) < 0.3
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,6 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     views,
 )
 from m3agiqa.backbones.nano.grounded_text import (
-    Evidence,
     FirstEstimate,
     GroundedText,
     colour_evidence,
@@ -301,9 +300,10 @@ class NanoBackbone:
         grammars = []
         for owner, request in enumerate(requests):
             pixels = images.pixels[owner]
+            measured = measured_evidence(pixels, float(images.detail[owner]))
             seed = hashlib.blake2b(pixels.numpy().tobytes()).hexdigest()
             for conversation in request.conversations:
-                aspect, prompt, evidence = conversation.aspect, conversation.prompt, images.evidence[owner]
+                aspect, prompt, evidence = conversation.aspect, conversation.prompt, measured
                 if prompt and aspect.needs_prompt:
                     aligned = [each.of(owner) for each in images.aligned]
                     nearness = self.prompt_aligners.nearness_of_words(aligned, prompt, self.word_states)
@@ -356,14 +356,10 @@ class NanoBackbone:
         features = features._replace(grid_cells=features.grid_cells.to(self.connector.grid_embedding.dtype))
         quality_logits = self.connector.quality_logits(features)
         tokens = self.connector(features, quality_logits)
-        detail = self.connector.quality_regressor.deviations(features.statistics, features.appearance)
-        pixels = (shown.whole.float() * 128 + 127) / 255
-        evidence = [
-            measured_evidence(image, float(own[FINEST_OCTAVE - N_APPEARANCE]))
-            for image, own in zip(pixels, detail, strict=True)
-        ]
-        aligned = self.prompt_aligners.align(features)
-        return EncodedImages(tokens, aligned, quality_logits, pixels, evidence)
+        deviations = self.connector.quality_regressor.deviations(features.statistics, features.appearance)
+        detail = deviations[:, FINEST_OCTAVE - N_APPEARANCE]
+        pixels = (shown.whole * 128 + 127) / 255
+        return EncodedImages(tokens, self.prompt_aligners.align(features), quality_logits, pixels, detail)
 
     def _vision_precision(self) -> AbstractContextManager[object]:
         """16 bit for the vision encoder where that is quick, as in training.nano.feature_cache."""
@@ -525,8 +521,8 @@ class EncodedImages:
     """[N, JUDGED_ASPECTS]."""
     pixels: Tensor
     """RGB [N, 3, S, S] in [0, 1], small."""
-    evidence: list[Evidence]
-    """What was measured in each."""
+    detail: Tensor
+    """[N], of the finest octave of each image's own pixels, in standard deviations from the mean image."""
 
 
 @dataclass(frozen=True)
