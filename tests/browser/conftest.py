@@ -10,6 +10,9 @@ from app_server import PASSWORD, PATIENCE, Server, serve, serve_scripted
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
+from m3agiqa.backbones.nano.grounded_text import FIRST_ESTIMATES_FILE
+from m3agiqa.checkpoint.card import find_checkpoint, read_card, write_card
+
 CHROMIUM_ARGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -42,9 +45,22 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
+def free_writing_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model without its grammar: it writes word by word, so that a run can be watched."""
+    original = find_checkpoint("nano")
+    folder = shutil.copytree(original, tmp_path_factory.mktemp("free") / "nano")
+    (folder / FIRST_ESTIMATES_FILE).unlink()
+    write_card(read_card(original), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, browser: Browser, free_writing_nano: Path
+) -> Iterator[Server]:
     """The app with its model loaded; the first time ever, that downloads it."""
-    with serve(tmp_path_factory.mktemp("server") / "log.txt") as running:
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with serve(log, M3AGIQA_MODEL=str(free_writing_nano)) as running:
         page = browser.new_page()
         page.goto(running.url)
         expect(page.locator("#model .banner:not(.loading)")).to_contain_text("Model", timeout=DOWNLOAD * 1000)
