@@ -42,6 +42,8 @@ from training.stages.curriculum import curriculum
 from training.stages.hidden_cache import backbone_id
 from training.stages.leave_source_out import leave_source_out, source_groups
 
+LEARNABLE_PARTS = ("train", "validation")  # for what is chosen by cross-validation
+
 State = Literal["done", "to do", "left out"]
 
 
@@ -382,7 +384,7 @@ def _fit(run: RunFolder, name: str, aspects: Sequence[Aspect], seed: int) -> Non
 
 def _adapted(run: RunFolder, aspect: Aspect) -> tuple[Predictor, dict[str, Any]]:
     """The predictor of `start`, moved, and what is known of it."""
-    train = run.targets(aspect, "train")
+    train = [target for target in run.targets(aspect) if target.sample.split in LEARNABLE_PARTS]
     adapted = adapt(run.start_predictor(aspect), train, run.unit)
     run.log(f"fit: {aspect}: {adapted.moved}")
     sys.stdout.write(f"fit {aspect}: {adapted.moved}\n")

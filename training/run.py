@@ -380,21 +380,17 @@ class RunFolder:
         """
         calibrations = {}
         for aspect in self.aspects:
-            errors, sources = [], []
             if self.is_adapted(aspect):
                 facts = _read(self.fitted(aspect)[0] / "fit.json")
-                errors, sources = list(facts["errors"]), list(facts["sources"])
-            if not errors or self.has_scores(aspect, self.config.select_on):
+                errors, sources = facts["errors"], facts["sources"]
+            else:
                 held_out = self.targets(aspect, self.config.select_on)
                 raw = predict(self.best(aspect), [target.states for target in held_out])
-                errors += [self.scale.clamp(p) - each.mos for p, each in zip(raw, held_out, strict=True)]
-                sources += [target.sample.source for target in held_out]
+                errors = [self.scale.clamp(p) - each.mos for p, each in zip(raw, held_out, strict=True)]
+                sources = [target.sample.source for target in held_out]
             training_mos = [s.mos[aspect] for s in self.samples if s.split == "train" and aspect in s.mos]
             calibrations[aspect] = Calibration.fitted(errors, training_mos, self.scale, sources)
         return calibrations
-
-    def has_scores(self, aspect: Aspect, split: str) -> bool:
-        return any(aspect in sample.mos for sample in self.samples if sample.split == split)
 
     def _fit_name(self, aspect: Aspect) -> str:
         return JOINT_NAME if self.config.fit.joint else str(aspect)

@@ -388,6 +388,20 @@ def test_corrections_alone_train_and_an_aspect_that_lacks_scores_is_kept(
 
 
 @pytest.mark.usefixtures("scripted")
+def test_an_aspect_that_the_model_in_service_does_not_judge_is_new(
+    before: Path, judges_two: RunFolder, tmp_path: Path
+) -> None:
+    said = [replace(s, split="train" if n % 4 else "test") for n, s in enumerate(judges_two.samples)]
+    export, run = write_export(tmp_path / "export", said), tmp_path / "run"
+    command = ["run", str(CORRECTIONS), "--run", str(run), "--add-annotations", str(export)]
+    assert main([*command, "--set", f"start={before}", "--register", str(tmp_path / "models")]) == 0
+    facts = {a: json.loads((run / "fit" / a / "seed-0" / "fit.json").read_text()) for a in (Q, A)}
+    assert "moved" in facts[Q] and "moved" not in facts[A]
+    assert len(facts[Q]["errors"]) == sum(sample.split == "train" for sample in said)
+    assert read_card(run / "checkpoint").predictors.keys() == {Q, A}
+
+
+@pytest.mark.usefixtures("scripted")
 def test_corrections_that_train_nothing_are_told(
     judges_two: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
