@@ -7,6 +7,7 @@ from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL, Calibration
+from m3agiqa.prompt_elements import CheckedElement
 
 MOS_DIGITS = 3  # after the point, everywhere, so that the word of a MOS is that of the written number
 ASPECT_COLUMNS = (
@@ -54,6 +55,8 @@ class AspectResult:
     """Whether the model does not know the prompt's words, so that its MOS of correspondence says little."""
     read_characters: int | None = None
     """Of a prompt that is too long for the model: how many characters of its beginning were read."""
+    elements: tuple[CheckedElement, ...] = ()
+    """Of the prompt, where the model tells them apart and one image alone was assessed."""
 
     @property
     def rating(self) -> Rating:
@@ -96,7 +99,16 @@ class AspectResult:
             **({} if self.calibration is None else {"training_images": self.calibration.training_images}),
             **({"unknown_prompt": True} if self.unknown_prompt else {}),
             **({} if self.read_characters is None else {"read_characters": self.read_characters}),
+            **({"elements": [_element_dict(each) for each in self.elements]} if self.elements else {}),
         }
+
+
+def _element_dict(checked: CheckedElement) -> dict[str, str]:
+    return {
+        "kind": str(checked.element.kind),
+        "text": checked.element.text,
+        "presence": str(checked.presence),
+    }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from statistics import stdev
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import MOS_DIGITS, AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.backbones import load_backbone
-from m3agiqa.backbones.base import Backbone, Delta, Generation, KnowsWords, Request, readable_prompt
+from m3agiqa.backbones.base import (
+    Backbone,
+    ChecksElements,
+    Delta,
+    Generation,
+    KnowsWords,
+    Request,
+    readable_prompt,
+)
 from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
 from m3agiqa.checkpoint.resolve import checkpoint_named
@@ -21,6 +29,7 @@ from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
 from m3agiqa.predictor.model import Predictor
+from m3agiqa.prompt_elements import CheckedElement, prompt_elements
 from m3agiqa.ranking import Ranking, ranked_as_assessed
 
 MAX_PROMPT = 8000  # characters
@@ -105,7 +114,8 @@ class Assessor:
             if isinstance(output, Delta):
                 yield DescriptionDelta(aspect, output.text)
                 continue
-            results[aspect] = self._result(aspect, output, request, prompt)
+            result = self._result(aspect, output, request, prompt)
+            results[aspect] = replace(result, elements=self._elements(result, request))
             yield results[aspect]
         yield self._assessment(image, prompt, request, results, time.perf_counter() - started)
 
@@ -208,6 +218,15 @@ class Assessor:
             and not self.backbone.knows_words(prompt),
             read_characters=len(prompt) if prompt and prompt != normalized_prompt(given) else None,
         )
+
+    def _elements(self, result: AspectResult, request: Request) -> tuple[CheckedElement, ...]:
+        """Those of the prompt, where it is judged by a model that can tell them."""
+        prompt = request.conversations[0].prompt if result.aspect.needs_prompt else None
+        backbone, elements = self.backbone, prompt_elements(prompt)
+        if not (isinstance(backbone, ChecksElements) and elements and request.image) or result.unknown_prompt:
+            return ()
+        presences = backbone.check_elements(request.image, elements)
+        return tuple(map(CheckedElement, elements, presences))
 
     def _assessment(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from m3agiqa.aspects import Rating
 from m3agiqa.conversation import Conversation
+from m3agiqa.prompt_elements import Presence, PromptElement
 
 BASE_FILE = "backbone.json"
 """Where a checkpoint says which published model it is made of, if its backbone's name leaves that open."""
@@ -141,6 +142,15 @@ class KnowsWords(Protocol):
 
     def knows_words(self, prompt: str) -> bool:
         """Whether it knows enough of them; not in other languages and scripts, perhaps."""
+        ...
+
+
+@runtime_checkable
+class ChecksElements(Protocol):
+    """A backbone that tells of each element of a prompt whether an image shows it."""
+
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[Presence]:
+        """In the order of the elements; the image is one that it has just described."""
         ...
 
 

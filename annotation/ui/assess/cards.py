@@ -65,7 +65,8 @@ def card(
         f'<header><h3 id="title-{aspect}">{aspect.capitalize()}</h3>{rating}</header>'
         f'<p class="question">{ASPECT_QUESTIONS[aspect]}</p>'
         f'<div class="description" aria-live="polite">{description}</div>'
-        f"{_tags(response) if response else ''}{_score(result, response) if result else ''}{below}"
+        f"{_elements(result) if result else ''}{_tags(response) if response else ''}"
+        f"{_score(result, response) if result else ''}{below}"
         f"</article>"
     )
 
@@ -88,6 +89,16 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
     if text:
         return "speaking", f"<p>{text}</p>"
     return "waiting", ""
+
+
+def _elements(result: AspectResult) -> str:
+    """Of the prompt, each with whether it is seen."""
+    chips = "".join(
+        f'<li class="{each.presence.name.lower()}" title="{each.element.kind}: {each.presence}">'
+        f"{escape(each.element.text)}<span class='visually-hidden'>: {each.presence}</span></li>"
+        for each in result.elements
+    )
+    return f'<ul class="elements" aria-label="Elements of the prompt">{chips}</ul>' if chips else ""
 
 
 def _tags(response: AspectResponse) -> str:

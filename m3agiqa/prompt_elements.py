@@ -1,0 +1,240 @@
+"""A prompt taken apart: things, their attributes and colours, counts, relations, style and requested text.
+
+By rules and word lists, for the kinds of prompts that people write: sentences, lists of tags, and tags with
+weights and other commands to a generator, which are no elements.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+MAX_NESTING = 20  # brackets within brackets
+MAX_ELEMENTS = 40  # of a prompt; later ones are left out
+
+
+class ElementKind(StrEnum):
+    """What an element asks for."""
+
+    THING = "thing"
+    ATTRIBUTE = "attribute"
+    COLOUR = "colour"
+    COUNT = "count"
+    RELATION = "relation"
+    STYLE = "style"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class PromptElement:
+    """One thing that can be seen in an image or not, in the prompt's words."""
+
+    kind: ElementKind
+    text: str
+
+
+class Presence(StrEnum):
+    """Whether an image shows an element."""
+
+    SEEN = "seen"
+    NOT_SURE = "not sure"
+    NOT_SEEN = "not seen"
+    NOT_JUDGED = "not judged by this model"
+
+
+@dataclass(frozen=True)
+class CheckedElement:
+    """An element, and whether a model sees it in an image."""
+
+    element: PromptElement
+    presence: Presence
+
+
+def _word_list(name: str) -> frozenset[str]:
+    """Lines of a file beside this module, without comments (#)."""
+    path = Path(__file__).with_name("prompt_words") / f"{name}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+ADJECTIVES, STYLES, BOOSTERS = map(_word_list, ("adjectives", "styles", "boosters"))
+COLOUR_WORDS, NUMBER_NAMES, NOUNS_IN_ING = map(_word_list, ("colours", "numbers", "nouns_in_ing"))
+STOP_WORDS = _word_list("stop_words")
+"""They end a noun phrase and are no part of one."""
+ONE = frozenset({"one", "single", "1"})
+RELATIONS = (
+    "in front of", "on top of", "next to", "close to", "to the left of", "to the right of", "left of",
+    "right of", "sitting on", "sitting in", "sitting at", "standing on", "standing in", "standing at",
+    "lying on", "lying in", "resting on", "leaning on", "leaning against", "looking at", "floating in",
+    "floating above", "walking on", "walking in", "walking through", "running through", "surrounded by",
+    "covered in", "covered with", "filled with", "made of", "on", "in", "inside", "under", "beneath",
+    "above", "over", "below", "behind", "beside", "between", "among", "against", "near", "around",
+    "across", "through", "playing in", "playing on", "playing with", "holding", "wearing", "riding",
+    "carrying", "eating", "drinking", "playing", "chasing", "hugging", "watching", "reading",
+)  # fmt: skip
+"""Longer ones first where one begins with another."""
+FRAMES = re.compile(
+    r"^(?:an?|the)?\s*((?:[\w-]+\s){0,4}?(?:photo(?:graph)?|picture|image|painting|illustration|drawing|sketch|"
+    r"portrait|render(?:ing)?|shot|art|still|sticker|poster|logo|screenshot|view|sculpture|watercolou?r))\s+of\s+",
+    re.IGNORECASE,
+)
+TEXT_BEFORE = (
+    r"(?:text|words?|letters?|caption|title|titled|label(?:l?ed)?|sign|banner|logo|saying|says?|reads?|reading|"
+    r"written|writing|spell(?:s|ing)|inscription|headline|slogan|that says)[\s:,]*"
+)
+QUOTED = re.compile(
+    rf"[“\"]([^”\"]{{1,200}})[”\"]|(?<=\s)‘([^’]{{1,200}})’|{TEXT_BEFORE}'([^']{{1,200}})'", re.I
+)
+
+
+def prompt_elements(prompt: str | None) -> tuple[PromptElement, ...]:
+    """The elements in the order of the prompt, each once; none of a prompt in another alphabet."""
+    elements: dict[PromptElement, None] = {}
+    plain = without_commands(prompt or "")
+    for quoted in QUOTED.finditer(plain):
+        text = " ".join(next(filter(None, quoted.groups()), "").split())
+        if text:
+            elements[PromptElement(ElementKind.TEXT, text.strip(" ,."))] = None
+    for segment in re.split(r"[,;\n|]|\.(?=\s|$)|:\s|\s-\s|—", QUOTED.sub(" , ", plain)):
+        for element in _of_segment(" ".join(segment.split())):
+            elements[element] = None
+    return tuple(elements)[:MAX_ELEMENTS]
+
+
+def without_commands(prompt: str) -> str:
+    """The prompt without what is meant for the generator's machinery: weights, LoRA tags, parameters."""
+    text = re.sub(r"<[a-z]+:[^<>]*>", " , ", prompt, flags=re.IGNORECASE)
+    text = re.sub(r"(?:^|\s)--[a-z]+(?:\s+(?!--)[^\s,]+)*", " ", text)
+    text = re.sub(r"\bembedding:[\w.-]+", " ", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(?:BREAK|AND)\b", " , ", text)
+    text = re.sub(r"\bscore_\d+(?:_up)?\b", " , ", text)
+    text = text.replace(r"\(", "\x01").replace(r"\)", "\x02")  # brackets that are meant
+    for _ in range(MAX_NESTING):  # from within: ((red:1.2) dress:0.9)
+        text = re.sub(r"\[([^\[\]:|]*):([^\[\]:|]*):[\d.]+\]", r" \1 , \2 ", text)
+        text = re.sub(r"\[([^\[\]|]*)\|([^\[\]]*)\]", r" \1 , \2 ", text)
+        text = re.sub(r"[(\[{]([^()\[\]{}]*?)(?::\s*[\d.]+)?[)\]}]", r"\1", text)
+    text = re.sub(r"::\s*[\d.]*", " , ", text)
+    text = re.sub(r"(?<=\w):[\d.]+\b", " ", text)
+    text = re.sub(r"\x01[^\x02]*\x02?", " ", text)  # of tags, a note such as \(series\)
+    return re.sub(r"(?<=\w)_(?=\w)", " ", text)
+
+
+def _of_segment(segment: str) -> Iterator[PromptElement]:
+    lowered = segment.lower().strip(" .!?'\"")
+    if not lowered or _bare(lowered) in BOOSTERS:
+        return
+    if (style := _style(lowered)) is not None:
+        yield PromptElement(ElementKind.STYLE, style)
+        return
+    if frame := FRAMES.match(lowered):
+        yield PromptElement(ElementKind.STYLE, _bare(frame[1]))
+        lowered = lowered[frame.end() :]
+    lowered, *styles = re.split(
+        r"\s+(?=in (?:the )?style of\b|in an? [\w -]+ style\b|in [\w-]+ style\b|by artist\b)", lowered
+    )
+    yield from _things(lowered)
+    for style in styles:
+        yield PromptElement(
+            ElementKind.STYLE, _bare(re.sub(r"^in (?:the style of )?(?:an? |the )?", "", style))
+        )
+
+
+def _style(segment: str) -> str | None:
+    """The segment, if all of it is about the style."""
+    bare = _bare(segment)
+    if bare in STYLES or re.match(
+        r"(?:(?:art |painted |drawn |illustrated |photographed )?by|shot on) [a-z]", bare
+    ):
+        return bare
+    if re.match(
+        r"(?:in the |in an? |in )?(?:[\w-]+ ){0,4}(?:style|aesthetic|art|lighting|shot|view|lens|render)$",
+        segment,
+    ):
+        return re.sub(r"^(?:in the |in an? |in )", "", segment)
+    return None
+
+
+def _things(phrase: str) -> Iterator[PromptElement]:
+    """Noun phrases and the relations between them."""
+    pattern = "|".join(map(re.escape, RELATIONS))
+    subject = before = relation = ""
+    for part in re.split(rf"\s+({pattern})\s+", f" {phrase} "):
+        part = part.strip()
+        if part in RELATIONS:
+            relation = part
+            continue
+        last = ""
+        for number, noun_phrase in enumerate(_noun_phrases(part)):
+            words = noun_phrase.split()
+            yield from _noun_phrase(words)
+            last = _head(words) or last
+            doer = subject if "ing" in relation else before  # who holds something is in front of all
+            if number == 0 and relation and doer and last:
+                yield PromptElement(ElementKind.RELATION, f"{doer} {relation} {last}")
+            subject = subject or last
+        before, relation = last or before, ""
+
+
+def _noun_phrases(text: str) -> list[str]:
+    phrases: list[list[str]] = [[]]
+    for word in re.findall(r"[a-z0-9][a-z0-9'’-]*", text):
+        if word in STOP_WORDS or _is_verb(word):
+            phrases.append([])
+        else:
+            phrases[-1].append(word)
+    return [" ".join(phrase) for phrase in phrases if phrase]
+
+
+def _noun_phrase(words: list[str]) -> Iterator[PromptElement]:
+    if tag := re.fullmatch(r"(\d+)\+?(girl|boy|other)s?", words[-1]):
+        words = [*words[:-1], tag[1], tag[2] if tag[1] == "1" else f"{tag[2]}s"]
+    head = _head(words)
+    if not head:
+        return
+    own = words[: len(words) - len(head.split())]
+    yield PromptElement(ElementKind.THING, head)
+    for word in own:
+        if word in COLOUR_WORDS:
+            yield PromptElement(ElementKind.COLOUR, f"{word} {head}")
+        elif word in NUMBER_NAMES or word in ONE or word.isdigit():
+            yield PromptElement(ElementKind.COUNT, f"{word} {head}")
+        elif word not in BOOSTERS:
+            yield PromptElement(ElementKind.ATTRIBUTE, f"{word} {head}")
+
+
+def _head(words: list[str]) -> str:
+    """The noun with what makes a compound of it; "" if there is none."""
+    end = len(words)
+    while end and (_describes(words[end - 1])):
+        end -= 1
+    if end == 0:  # "made of metal"
+        word = words[-1]
+        is_noun = word in ADJECTIVES and not word.endswith(("ed", "en"))
+        return word if is_noun else ""
+    start = end - 1
+    while start and not _describes(words[start - 1]):
+        start -= 1
+    return " ".join(words[start:])  # words behind the noun are taken along: "lamp post made"
+
+
+def _describes(word: str) -> bool:
+    return (
+        word in ADJECTIVES
+        or word in COLOUR_WORDS
+        or word in NUMBER_NAMES
+        or word in ONE
+        or word in BOOSTERS
+        or word.isdigit()
+        or (len(word) > 5 and word.endswith(("ful", "ous", "less", "ish", "ly", "ed")))
+    )
+
+
+def _is_verb(word: str) -> bool:
+    return len(word) > 5 and word.endswith("ing") and word not in ADJECTIVES and word not in NOUNS_IN_ING
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^(?:an?|the)\s+", "", text.strip(" .!?"))
