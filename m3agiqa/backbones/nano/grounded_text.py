@@ -167,8 +167,11 @@ def colour_evidence(prompt: str, pixels: Tensor) -> Evidence:
 def prompt_evidence(prompt: str, nearness: Mapping[str, float]) -> Evidence:
     """Which of a prompt's words are seen and which are not; `nearness` is by base form (prompt_alignment).
 
+    Without any nearness, as of words in another script, nothing can be said of the prompt.
     Words that judge ("detailed") are not named, nor what people do and how they are ("dancing", "happily").
     """
+    if not nearness:
+        return {"unmatched": ""}
     spelled = {base_form(word, dict.fromkeys(nearness, 1.0)): word for word in raw_words(prompt)}
     named = [
         word
@@ -209,7 +212,7 @@ def _symmetry(luminance: Tensor) -> float:
 class GroundedText:
     """The grammar of one description: an opening, then one or two sentences about other topics.
 
-    What was measured goes before what needs no evidence.
+    What was measured goes before what needs no evidence. An opening that needs evidence stands alone.
     """
 
     def __init__(
@@ -233,6 +236,9 @@ class GroundedText:
         self.end = end
         self.openings = [(key, encode(text)) for key, text in drawn.items() if key[0] == OPENING_TOPIC]
         self.others = [(key, encode(f" {text}")) for key, text in drawn.items() if key[0] != OPENING_TOPIC]
+        alone = [opening for opening in self.openings if opening[0][1]]
+        if alone:
+            self.openings, self.others = alone, []
 
     def next_tokens(self, written: Sequence[int]) -> set[int]:
         """Tokens that may follow."""
