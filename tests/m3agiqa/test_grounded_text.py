@@ -165,8 +165,8 @@ def test_colours_that_a_prompt_names() -> None:
 
 
 def test_words_of_a_prompt_that_may_be_named() -> None:
-    nearness = {"cat": 2.0, "dance": 3.0, "detailed": 3.0, "hat": -2.0, "sofa": 0.0}
-    assert prompt_evidence("a detailed cat dancing, hat, sofa", nearness) == {
+    nearness = {"cat": 2.0, "blue": 3.0, "dance": 3.0, "detailed": 3.0, "hat": -2.0, "sofa": 0.0}
+    assert prompt_evidence("a detailed cat dancing, blue hat, sofa", nearness) == {
         "seen": "“cat”",
         "unseen": "“hat”",
     }

@@ -168,15 +168,16 @@ def prompt_evidence(prompt: str, nearness: Mapping[str, float]) -> Evidence:
     """Which of a prompt's words are seen and which are not; `nearness` is by base form (prompt_alignment).
 
     Without any nearness, as of words in another script, nothing can be said of the prompt.
-    Words that judge ("detailed") are not named, nor what people do and how they are ("dancing", "happily").
+    Colours are not named here, nor words that judge ("detailed"), nor what people do and how they are ("dancing", "happily").
     """
     if not nearness:
         return {"unmatched": ""}
     spelled = {base_form(word, dict.fromkeys(nearness, 1.0)): word for word in raw_words(prompt)}
+    unnamed = JUDGING_WORDS | set(COLOUR_NAMES)
     named = [
         word
         for word in nearness
-        if word in spelled and word not in JUDGING_WORDS and not spelled[word].endswith(UNNAMED_ENDINGS)
+        if word in spelled and word not in unnamed and not spelled[word].endswith(UNNAMED_ENDINGS)
     ]
     by_nearness = sorted(named, key=lambda word: -nearness[word])
     seen = [spelled[word] for word in by_nearness if nearness[word] >= SEEN_NEARNESS][:MAX_NAMED_WORDS]
