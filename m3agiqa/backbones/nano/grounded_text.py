@@ -167,8 +167,8 @@ def colour_evidence(prompt: str, pixels: Tensor) -> Evidence:
 def prompt_evidence(prompt: str, nearness: Mapping[str, float]) -> Evidence:
     """Which of a prompt's words are seen and which are not; `nearness` is by base form (prompt_alignment).
 
-    Without any nearness, as of words in another script, nothing can be said of the prompt.
-    Colours are not named here, nor words that judge ("detailed"), nor what people do and how they are ("dancing", "happily").
+    Without any nearness, as of words in another script, nothing can be said of the prompt. Colours are not
+    named here, nor words that judge ("detailed"), nor what people do and how they are ("dancing", "happily").
     """
     if not nearness:
         return {"unmatched": ""}
