@@ -31,6 +31,7 @@ from m3agiqa.images import ImageSource, open_image
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.prompt_elements import CheckedElement, prompt_elements
 from m3agiqa.ranking import Ranking, ranked_as_assessed
+from m3agiqa.threads import follow_load
 
 MAX_PROMPT = 8000  # characters
 
@@ -106,6 +107,7 @@ class Assessor:
         what cannot be judged, and Stopped once `stop` answers True.
         """
         started = time.perf_counter()
+        follow_load()
         request = self._request(image, prompt, aspects)
         chosen = _aspects(request)
         results = {}
@@ -144,6 +146,7 @@ class Assessor:
         Numbers differ from those of `assess` by rounding. Raises Stopped once `stop` answers True.
         """
         started = time.perf_counter()
+        follow_load()
         requests: dict[int, Request] = {}
         judged: dict[int, Assessment | M3AgiqaError] = {}
         for index, (image, prompt) in enumerate(subjects):

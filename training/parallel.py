@@ -15,6 +15,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from m3agiqa.errors import InputError
+from m3agiqa.threads import follow_load
 
 Item = TypeVar("Item")
 
@@ -92,11 +93,22 @@ def follow_starter() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
+class _LoadFollowingBar(tqdm):  # type: ignore[type-arg]  # only stubs know its parameter
+    """With each step, the number of threads is adapted to what the machine has free."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        follow_load()
+        return super().update(n)
+
+
 def progress_bar(
     items: Iterable[Item] | None, label: str, total: int | None = None, start: int = 0
 ) -> tqdm[Item]:
-    """A progress bar that also reads well in a log file; workers of a pool have none, as theirs would mix."""
-    return tqdm(
+    """A progress bar that also reads well in a log file; workers of a pool have none, as theirs would mix.
+
+    Each `update` lets the number of threads follow the load of the machine.
+    """
+    return _LoadFollowingBar(
         items,
         desc=label,
         total=total,

@@ -14,6 +14,7 @@ from m3agiqa.aspects import RATING_WORDS
 from m3agiqa.backbones.base import Delta, Generation
 from m3agiqa.backbones.kv_cache import DecoderState, padded
 from m3agiqa.errors import Stopped
+from m3agiqa.threads import follow_load
 
 MIN_ENDED_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
 SENTENCE_ENDS = (".", "!", "?")
@@ -178,6 +179,7 @@ def generate(batch: GenerationBatch, stop: Callable[[], bool]) -> Iterator[Delta
     while batch.rows:
         if stop():
             raise Stopped("Stopped on request.")
+        follow_load()
         yield from batch.step()
         ended = [i for i, done in enumerate(batch.done) if done]
         # Not one by one in a large batch, where a few ended rows cost less than another forward.

@@ -13,6 +13,7 @@ from accelerate.utils import CustomDtype, compute_module_sizes
 from torch import nn
 
 from m3agiqa.backbones.placement import Placement, Quantization, main_device, quantization_config
+from m3agiqa.control_groups import CONTROL_GROUPS, OWN_GROUPS, own_groups
 from m3agiqa.errors import InputError, TooLittleMemory
 
 PRECISIONS: tuple[Quantization | None, ...] = (None, "8bit", "4bit")
@@ -26,8 +27,6 @@ COMMON_MEMORY_SIZES = {
     "cpu": (8, 16, 32, 64, 128, 256),
 }
 """Usual sizes of memory in GB."""
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def fitting(
@@ -148,22 +147,13 @@ def room(device: torch.device | str) -> int:
 
 def group_rooms(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> list[int]:
     """Bytes that are free below each limit of Linux' control groups, version 1 or 2, on this process."""
+    files = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }
     rooms = []
-    for line in own.read_text().splitlines() if own.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, files = groups, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            root = groups / "memory"
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        group = root / path.strip("/")
-        # In a container the path may be its host's, so that nothing but the root is there.
-        for folder in (group, *group.parents):
-            rooms += _group_room(folder, *files)
-            if folder == root:
-                break
+    for version, folder in own_groups("memory", groups, own):
+        rooms += _group_room(folder, *files[version])
     return rooms
 
 

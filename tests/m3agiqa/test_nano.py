@@ -37,9 +37,9 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     views,
 )
 from m3agiqa.backbones.nano.grounded_text import SENTENCES, FirstEstimate
-from m3agiqa.backbones.nano.language_model import END_OF_TURN, new_cache
+from m3agiqa.backbones.nano.language_model import END_OF_TURN
 from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
-from m3agiqa.backbones.nano.packed_decoder import PackedDecoder
+from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, new_cache
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 

@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import eager_mask
 
 from m3agiqa.aspects import RATING_WORDS
@@ -57,56 +56,6 @@ def grouped_attention(
 
 AttentionInterface.register("m3agiqa_grouped", grouped_attention)
 AttentionMaskInterface.register("m3agiqa_grouped", eager_mask)
-
-
-class PreallocatedLayer(DynamicLayer):
-    """A layer's keys and values in buffers that are allocated ahead.
-
-    The library's layer copies all that is cached for every new token, which takes as long as the
-    model itself in a batch of 48. Only for inference: with gradients the buffers would be overwritten.
-    It relies on attributes of the library's layer (seen in transformers 5.24) that are not documented.
-    """
-
-    ROOM = 64  # tokens
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled():
-            return super().update(key_states, value_states)
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._buffers: list[Tensor] = []
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if not self._fits(end):
-            self._buffers = [
-                self._with_room(self.keys, key_states),
-                self._with_room(self.values, value_states),
-            ]
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = new
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def _fits(self, end: int) -> bool:
-        """Whether the buffers are long enough, and `keys` still a view of them: rows may have been picked."""
-        if not self._buffers or self._buffers[0].shape[-2] < end:
-            return False
-        return self.keys.data_ptr() == self._buffers[0].data_ptr()
-
-    def _with_room(self, cached: Tensor, new: Tensor) -> Tensor:
-        batch, groups, length, width = new.shape
-        start = self.get_seq_length()
-        buffer = new.new_empty(batch, groups, start + length + self.ROOM, width)
-        if start:
-            buffer[:, :, :start] = cached
-        return buffer
-
-
-def new_cache() -> Cache:
-    """An empty cache for a run of the language model."""
-    return Cache(layer_class_to_replicate=PreallocatedLayer)
 
 
 def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -46,9 +46,9 @@ from m3agiqa.backbones.nano.grounded_text import (
     prompt_evidence,
     read_first_estimates,
 )
-from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model, new_cache
+from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model
 from m3agiqa.backbones.nano.nss_features import FINEST_OCTAVE, N_APPEARANCE
-from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, has_fast_bfloat16
+from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, has_fast_bfloat16, new_cache
 from m3agiqa.backbones.nano.prompt_alignment import (
     AlignedImages,
     PromptAligner,
@@ -288,7 +288,7 @@ class NanoBackbone:
             for conversation in request.conversations:
                 question = self.chat.tokens(conversation).ids
                 closings.append(self.chat.tokens(conversation.describe("")).ids[len(question) :])
-        rating_embeddings = self.head[self.chat.rating_tokens]
+        rating_embeddings = self.head[self.chat.rating_tokens].float()  # 16 bit would make words tie
         batch = GenerationBatch(
             state,
             self._logits,
@@ -297,7 +297,7 @@ class NanoBackbone:
             limit=MAX_NEW_TOKENS,
             processor=NoRepeatNGramLogitsProcessor(NO_REPEAT_NGRAM),
             grammars=self._grammars(prefix.images, requests),
-            rating_head=lambda states: states @ rating_embeddings.T,
+            rating_head=lambda states: (states.float()[:, None] * rating_embeddings).sum(-1),
         )
         yield from generate(batch, stop)
 
@@ -381,9 +381,13 @@ class NanoBackbone:
         embedded, encoded = self._embed(header), None
         shown = [image for image in images if image is not None]
         if shown:
-            encoded = self.encode_images(views(shown))
+            encoded = EncodedImages.of([self.encode_images(views(each)) for each in self._together(shown)])
             embedded = torch.cat([embedded, encoded.tokens.to(embedded.dtype)], dim=1)
         return embedded, encoded
+
+    def _together(self, images: list[Image.Image]) -> list[list[Image.Image]]:
+        """At inference one by one, as convolutions round otherwise for several images at once."""
+        return [[image] for image in images] if self.decoder else [images]
 
     def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
         """What conversations begin with; a single image's is kept for a while where nothing is trained."""
@@ -531,6 +535,21 @@ class EncodedImages:
     """RGB [N, 3, S, S] in [0, 1], small."""
     detail: Tensor
     """[N], of the finest octave of each image's own pixels, in standard deviations from the mean image."""
+
+    @classmethod
+    def of(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
+        """The images of all parts."""
+        aligned = [
+            AlignedImages(*map(torch.cat, zip(*same, strict=True)))
+            for same in zip(*(part.aligned for part in parts), strict=True)
+        ]
+        return cls(
+            torch.cat([part.tokens for part in parts]),
+            aligned,
+            torch.cat([part.quality_logits for part in parts]),
+            torch.cat([part.pixels for part in parts]),
+            torch.cat([part.detail for part in parts]),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 Product = Callable[[Tensor], Tensor]
 TYPICAL_ROWS = 3  # of a product during generation for one image, which the packing is optimized for
+MAX_ROWS = 32  # of a product; kernels for more rows add up in another order, as those for a single row may
+POSITIONS_BLOCK = 64  # attention over a multiple of this many columns rounds alike, however many they are
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class PackedDecoder:
     """The same function as the language model it is made of, and its output head.
 
     It removes the model's layers as it packs them, so that no weight is in memory twice; afterwards only the
-    model's embeddings, head and last norm can be used.
+    model's embeddings, head and last norm can be used. A row's states are the same, to the last bit, whatever
+    other rows there are: greedy decoding would turn a rounding error into another text.
     """
 
     def __init__(self, llm: LlamaForCausalLM) -> None:
@@ -71,19 +74,22 @@ class PackedDecoder:
         of the new ones.
         """
         batch, length, _ = embedded.shape
-        cos, sin = (part[:, None] for part in self.rotary(embedded, positions))  # [B, 1, L, width]
+        places = _Places.of(mask[:, -length:].bool(), positions, cache.get_seq_length())
+        cos, sin = (part[:, :, None] for part in self.rotary(embedded, positions))  # [B, L, 1, width]
         half = self.width // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         n_rotated, shared = self.heads + self.groups, self.heads // self.groups
-        hidden_columns = _hidden(mask, length, shared, embedded.dtype)
+        later = torch.arange(places.room) > positions.repeat(1, shared)[..., None]
+        hidden_columns = torch.zeros(later.shape, dtype=embedded.dtype)
+        hidden_columns = hidden_columns.masked_fill_(later, torch.finfo(embedded.dtype).min)[:, None]
         x = embedded
         for index, layer in enumerate(self.layers):
-            qkv = layer.qkv(self._norm(x, layer.before_attention))
-            qkv = qkv.view(batch, length, -1, self.width).transpose(1, 2)
-            qk = qkv[:, :n_rotated]
+            qkv = layer.qkv(self._norm(x, layer.before_attention)).view(batch, length, -1, self.width)
+            qk = qkv[:, :, :n_rotated]
             qk = qk * cos + torch.cat([qk[..., half:], qk[..., :half]], dim=-1) * sin
-            keys, values = cache.update(qk[:, self.heads :], qkv[:, n_rotated:], index)
-            query = qk[:, : self.heads].reshape(batch, self.groups, shared * length, self.width)
+            keys, values = cache.update(qk[:, :, self.heads :], qkv[:, :, n_rotated:], index, places)
+            query = qk[:, :, : self.heads].transpose(1, 2)
+            query = query.reshape(batch, self.groups, shared * length, self.width)
             mixed = F.scaled_dot_product_attention(query, keys, values, hidden_columns)
             mixed = mixed.view(batch, self.heads, length, self.width).transpose(1, 2)
             x = x + layer.out(mixed.reshape(batch, length, -1))
@@ -102,24 +108,76 @@ def has_fast_bfloat16() -> bool:
 
 
 def packed_linear(weight: Tensor) -> Product:
-    """Multiplication by weight [out, in]: [..., in] -> [..., out]."""
+    """Multiplication by weight [out, in]: [..., in] -> [..., out], of each row as if it were alone."""
     if weight.dtype == torch.bfloat16 and has_fast_bfloat16():
         # Private functions of torch (seen in 2.13), which torch.compile calls.
         ready = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, ready, None, "none", [], "")
-    return lambda x: F.linear(x, weight)
+        return _by_rows(lambda x: torch.ops.mkldnn._linear_pointwise(x, ready, None, "none", [], ""))
+    return _by_rows(lambda x: F.linear(x, weight))
 
 
-def _hidden(mask: Tensor, length: int, shared: int, dtype: torch.dtype) -> Tensor | None:
-    """What to add to scores [B, 1, shared * L, S] so that no token attends to padding or to a later one.
+def _by_rows(product: Product) -> Product:
+    """The same product with the same kernel, however many rows there are."""
 
-    Query heads that share keys stand one after another, so that no key is copied.
+    def few(x: Tensor) -> Tensor:
+        return product(x.expand(2, -1))[:1] if len(x) == 1 else product(x)
+
+    def all_rows(x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        return torch.cat([few(part) for part in rows.split(MAX_ROWS)]).view(*x.shape[:-1], -1)
+
+    return all_rows
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the new columns of a batch go in a cache by position."""
+
+    own: Tensor
+    """Numbers [T] of the columns, of all B * L, that are no padding."""
+    target: Tensor
+    """Where these go, [T], of all B * room."""
+    room: int
+    """Positions that the cache must have, a multiple of POSITIONS_BLOCK."""
+
+    @classmethod
+    def of(cls, own: Tensor, positions: Tensor, room: int) -> _Places:
+        """In a cache that has room for so many positions already."""
+        room = max(room, -(-(int(positions.max()) + 1) // POSITIONS_BLOCK) * POSITIONS_BLOCK)
+        start = torch.arange(len(own))[:, None] * room
+        chosen = own.flatten().nonzero()[:, 0]
+        return cls(chosen, (positions + start).flatten()[chosen], room)
+
+
+class PositionLayer(DynamicLayer):
+    """A layer's keys and values [B, S, G * width] by position, in room that is allocated ahead.
+
+    What a row attends to stands in the same columns, whatever padding others need, and so adds up in the same
+    way. It relies on attributes of the library's layer (seen in transformers 5.24) that are not documented.
     """
-    rows, columns = mask.shape
-    if length == 1 and bool(mask.all()):
-        return None
-    visible = mask.bool()[:, None].expand(rows, length, columns)
-    if length > 1:
-        visible = visible & torch.ones(length, columns, dtype=torch.bool).tril(columns - length)
-    hidden = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
-    return hidden.repeat(1, shared, 1)[:, None]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: _Places, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Of PackedDecoder, new columns [B, L, G, width] with their places; else as the library's own."""
+        if not args:
+            return super().update(key_states, value_states, **kwargs)
+        (places,) = args
+        batch, _, groups, width = key_states.shape
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys = self.values = key_states.new_zeros(batch, 0, groups * width)
+        missing = places.room - self.keys.shape[1]
+        if missing > 0:
+            self.keys, self.values = (F.pad(x, (0, 0, 0, missing)) for x in (self.keys, self.values))
+        for cached, new in ((self.keys, key_states), (self.values, value_states)):
+            rows = new.reshape(-1, groups * width)
+            rows = rows if len(places.own) == len(rows) else rows[places.own]
+            cached.view(-1, groups * width).index_copy_(0, places.target, rows)
+        keys, values = (x.view(batch, -1, groups, width).transpose(1, 2) for x in (self.keys, self.values))
+        return keys, values
+
+
+def new_cache() -> Cache:
+    """An empty cache for a run of the language model, packed or not."""
+    return Cache(layer_class_to_replicate=PositionLayer)
