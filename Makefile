@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo train test lint browser help
+.PHONY: demo train test test-newest platforms lint browser help
 
 demo: $(VENV)/installed ## install, and open the app on http://127.0.0.1:7860
 	$(RUN) app.py
@@ -16,6 +16,24 @@ train: $(VENV)/installed-train ## install what `python -m training` needs
 test: $(VENV)/installed-dev browser ## all tests; those of the page in a real Chromium
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# What changes most often, and may break the backbones.
+NEWEST := transformers peft accelerate tokenizers huggingface_hub safetensors
+NEWEST_VENV := .venv-newest
+
+test-newest: ## the library's tests with the newest transformers and peft, in an environment of their own
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	grep -vE "^($$(echo $(NEWEST) | tr ' ' '|'))==" constraints.txt > $(NEWEST_VENV)/constraints.txt
+	$(NEWEST_VENV)/bin/python -m pip install --quiet -U -c $(NEWEST_VENV)/constraints.txt $(NEWEST) \
+	  -r requirements.txt -r requirements-train.txt -r requirements-gpu.txt -r requirements-dev.txt
+	OMP_NUM_THREADS=1 $(NEWEST_VENV)/bin/python -m pytest -q tests/m3agiqa
+
+# pip takes the markers of requirements from the machine that it runs on; uv from the one that is asked about.
+platforms: $(VENV)/installed ## whether everything has wheels for Windows and macOS; nothing is installed
+	$(PIP) uv
+	for platform in windows macos; do MACOSX_DEPLOYMENT_TARGET=14.0 $(RUN) -m uv pip install --quiet --dry-run \
+	  --python-platform $$platform --python-version 3.11 --only-binary :all: --target $(VENV)/elsewhere \
+	  -c constraints.txt -r requirements.txt -r requirements-train.txt || exit 1; done
+
 lint: $(VENV)/installed-dev ## ruff, the import contracts and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -23,7 +41,7 @@ lint: $(VENV)/installed-dev ## ruff, the import contracts and mypy
 	$(RUN) -m mypy
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

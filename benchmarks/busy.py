@@ -77,7 +77,8 @@ def main() -> int:
         held = held and median <= limit * alone
         print(
             f"beside {count} busy: {median:6.2f} s median, {max(taken):6.2f} s slowest, "
-            f"{median / alone:4.1f} times alone (at most {limit:g}), {torch.get_num_threads()} threads at last",
+            f"{median / alone:4.1f} times alone (at most {limit:g}), "
+            f"{torch.get_num_threads()} threads at last",
             flush=True,
         )
     return 0 if held else 1

@@ -60,13 +60,31 @@ MAX_SIDECAR = 100_000  # characters; a longer text is no prompt, and csv could n
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One image to score; `error` says why it cannot be, if that is known already."""
+    """One image to score; `error` says why it cannot be, if that is known already.
+
+    Where no prompt is given, `complete` looks for one.
+    """
 
     image: str  # as the user wrote it
     path: Path
     prompt: str = ""
     prompt_origin: str = ""
     error: str = ""
+    sidecar: bool = False
+    """Whether a prompt may stand in a .txt file of the same name."""
+
+    def complete(self) -> ScoreRow:
+        """The row with a prompt found beside or inside the image, if none is given and there is one."""
+        if self.prompt or self.error:
+            return self
+        try:
+            beside = sidecar(self.path).strip() if self.sidecar else ""
+        except InputError as error:  # the image has a prompt, and must not be judged without
+            return replace(self, error=str(error))
+        if beside:
+            return replace(self, prompt=beside, prompt_origin="text file of the same name")
+        embedded = find_prompt(self.path)
+        return replace(self, prompt=embedded.text, prompt_origin=embedded.origin) if embedded else self
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -77,9 +95,9 @@ def read_rows(
 ) -> list[ScoreRow]:
     """Rows of a table with the columns image and, optionally, prompt, or of a folder of images.
 
-    Where no prompt is given it comes from a .txt file of the same name (folders only) or from what
-    the generator wrote into the image. `note` is given sentences on how the table was read. Raises InputError
-    when nothing can be scored.
+    No image is opened yet: where no prompt is given, `ScoreRow.complete` looks for one in a .txt file of the
+    same name (folders only) or in what the generator wrote into the image. `note` is given sentences on how
+    the table was read. Raises InputError when nothing can be scored.
     """
     if source.is_dir():
         if image_root:
@@ -91,15 +109,10 @@ def read_rows(
 
 
 def _folder_rows(folder: Path) -> list[ScoreRow]:
-    return [_folder_row(folder, path, problem) for path, problem in folder_images(folder).items()]
-
-
-def _folder_row(folder: Path, path: Path, problem: str) -> ScoreRow:
-    row = ScoreRow(str(path.relative_to(folder)), path, error=problem)
-    try:
-        return row if problem else _with_prompt(row, sidecar(path))
-    except InputError as error:  # the image has a prompt, and must not be judged without
-        return replace(row, error=str(error))
+    return [
+        ScoreRow(str(path.relative_to(folder)), path, error=problem, sidecar=True)
+        for path, problem in folder_images(folder).items()
+    ]
 
 
 def folder_images(folder: Path) -> dict[Path, str]:
@@ -136,19 +149,6 @@ def sidecar(image: Path) -> str:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
-def _with_prompt(row: ScoreRow, sidecar: str = "") -> ScoreRow:
-    """The row with a prompt found beside or inside the image, if there is one."""
-    if sidecar.strip():
-        return ScoreRow(row.image, row.path, sidecar.strip(), "text file of the same name")
-    embedded = find_prompt(row.path)
-    return ScoreRow(row.image, row.path, embedded.text, embedded.origin) if embedded else row
-
-
-def image_row(name: str, path: Path) -> ScoreRow:
-    """An image with the prompt in its file, if there is one."""
-    return _with_prompt(ScoreRow(name, path))
-
-
 def _csv_rows(path: Path, image_root: Path, note: Callable[[str], object]) -> list[ScoreRow]:
     if not path.exists():
         raise InputError(f"There is no file or folder {path}.")
@@ -169,7 +169,7 @@ def _csv_row(row: TableRow, image_root: Path) -> ScoreRow:
     path = image_root / image
     if row.problem:
         return ScoreRow(image, path, prompt, error=row.problem)
-    return ScoreRow(image, path, prompt, "CSV") if prompt else _with_prompt(ScoreRow(image, path))
+    return ScoreRow(image, path, prompt, "CSV" if prompt else "")
 
 
 # --- scoring -----------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def _csv_row(row: TableRow, image_root: Path) -> ScoreRow:
 def score(rows: Iterable[ScoreRow], output: ScoreFile, assessor: Assessor) -> Iterator[str]:
     """Judge all rows, some at once, append each to the output, and yield its error ("": all went well)."""
     waiting = iter(rows)
-    while batch := list(islice(waiting, BATCH_SIZE)):
+    while batch := [row.complete() for row in islice(waiting, BATCH_SIZE)]:
         good = [row for row in batch if not row.error]
         judged = dict(zip(map(id, good), _judge(good, assessor), strict=True))
         for row in batch:
@@ -298,8 +298,11 @@ class ScoreFile:
     def remaining(self, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
         """The rows that are not in the file yet. A row that failed counts as done."""
         done = self._rows.copy()
+        images = {image for image, _ in done}
         todo = []
         for row in rows:
+            if str(harmless(row.image)) in images:
+                row = row.complete()
             key = _row_key(row.image, row.prompt)
             if done[key]:
                 done[key] -= 1

@@ -21,7 +21,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import LIKELY_NOTE, AspectResult, Assessment, DescriptionDelta
 from m3agiqa.assessor import Assessor
 from m3agiqa.backbones.placement import Quantization
-from m3agiqa.batch_scoring import ScoreFile, ScoreRow, image_row, read_rows, score
+from m3agiqa.batch_scoring import ScoreFile, ScoreRow, read_rows, score
 from m3agiqa.checkpoint.revisions import parse_revision
 from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
@@ -218,7 +218,7 @@ def _prompt(args: argparse.Namespace) -> str | None:
     embedded = find_prompt(args.image)
     if embedded is None:
         return None
-    _note(f"Prompt read from the image file, {embedded.origin}: {embedded.text}")
+    _note(f"Prompt read from the image file, {embedded.origin}: {embedded.text}".removesuffix(": "))
     return embedded.text
 
 
@@ -383,16 +383,13 @@ def _groups(args: argparse.Namespace) -> dict[str | None, list[ScoreRow]]:
     is_source = [path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in given]
     if not any(is_source):
         check_count(len(given))
-        rows = [
-            ScoreRow(name, path) if args.prompt is not None else image_row(name, path)
-            for name, path in zip(args.images, given, strict=True)
-        ]
+        rows = [ScoreRow(name, path) for name, path in zip(args.images, given, strict=True)]
     elif len(given) > 1:
         raise InputError("Give images, or one CSV, or one folder; not several or both.")
     else:
         rows = read_rows(given[0], note=_note)
     groups: dict[str | None, list[ScoreRow]] = {}
-    for row in rows:
+    for row in rows if args.prompt is not None else (row.complete() for row in rows):
         if row.error:
             _note(f"{row.image} is left out. {row.error}")
             continue

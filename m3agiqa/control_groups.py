@@ -12,7 +12,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 def own_groups(
     controller: str, groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS
 ) -> Iterator[tuple[int, Path]]:
-    """The version (1 or 2) and the folder of each group that may limit what this process has of a resource."""
+    """Version (1 or 2) and folder of each group that may limit what this process has of a resource."""
     for line in own.read_text().splitlines() if own.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers == "":

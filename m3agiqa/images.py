@@ -32,7 +32,7 @@ MIN_SIDE = 32  # pixels
 MAX_PIXELS = 64_000_000  # e.g. 8000 x 8000; about 200 MB once decoded
 
 METADATA_LEFT_OUT = "metadata left out"
-"""Key in the `info` of an opened image whose metadata was too large to unpack."""
+"""Key in the `info` of an opened image whose metadata was too large to unpack; the value is not empty."""
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
@@ -51,7 +51,7 @@ def open_image(source: ImageSource) -> Image.Image:
             try:
                 image.load()
             except ValueError as error:
-                if not _is_metadata_bomb(error):
+                if not is_metadata_bomb(error):
                     raise
                 return open_image(_without_metadata(source))  # it stood behind the pixels
             return _on_white(_in_8_bits(_upright(image), image), image.info.get("icc_profile"))
@@ -105,11 +105,11 @@ def _identified(file: BinaryIO) -> Image.Image:
     try:
         return Image.open(file, formats=IMAGE_FORMATS)
     except ValueError as error:
-        if not _is_metadata_bomb(error):
+        if not is_metadata_bomb(error):
             raise
         file.seek(position)
         image = Image.open(io.BytesIO(_without_metadata(file)), formats=IMAGE_FORMATS)
-        image.info[METADATA_LEFT_OUT] = True
+        image.info[METADATA_LEFT_OUT] = "yes"
         return image
 
 
@@ -123,7 +123,7 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path} is a pipe or a device, not an image file.")
 
 
-def _is_metadata_bomb(error: ValueError) -> bool:
+def is_metadata_bomb(error: ValueError) -> bool:
     """Whether Pillow's error says that texts or the profile of a PNG file unpack to more than it allows."""
     return "MAX_TEXT" in str(error)
 

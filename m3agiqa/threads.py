@@ -56,9 +56,7 @@ def group_limits(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> dict[
             if version == 2:
                 quota, period = (folder / "cpu.max").read_text().split()
             else:
-                quota, period = (
-                    (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-                )
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
             if int(quota) > 0:  # without a limit it is no number, or -1
                 limits[folder] = int(quota) / int(period)
         except (OSError, ValueError):

@@ -77,6 +77,12 @@ def test_files_are_there(path: Path) -> None:
 
 
 @each_document
+def test_tests_are_there(path: Path) -> None:
+    named = [code.split("::") for code in inline_code(path) if "::" in code]
+    assert [name for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
+@each_document
 def test_dotted_names_can_be_imported(path: Path) -> None:
     text = "\n".join([*inline_code(path), *blocks(path, "python")])
     for name in set(re.findall(rf"(?<![\w/.:-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+", text)):

@@ -7,25 +7,30 @@ from dataclasses import dataclass
 from m3agiqa.assessor import MAX_PROMPT
 from m3agiqa.image_metadata.generators import PROMPT_SOURCES
 from m3agiqa.image_metadata.places import texts_behind_pixels, texts_in_metadata
-from m3agiqa.images import ImageSource
+from m3agiqa.images import METADATA_LEFT_OUT, ImageSource
 
 
 @dataclass(frozen=True)
 class EmbeddedPrompt:
-    """A prompt found in an image file, and where, in words for people."""
+    """A prompt found in an image file, and where, in words for people; without text: why there is none."""
 
     text: str
     origin: str
 
 
+LEFT_OUT = EmbeddedPrompt("", "none, as the text in the image file is far too large once unpacked")
+
+
 def find_prompt(source: ImageSource) -> EmbeddedPrompt | None:
-    """The prompt that the file carries, or None.
+    """The prompt that the file carries, LEFT_OUT for one that is not unpacked, or None.
 
     What stands in a file is untrusted: anything malformed counts as "no prompt", never as an error. Pixels
     are decoded only where nothing stands in front of them.
     """
+    left_out = False
     for texts_by_place in (texts_in_metadata, texts_behind_pixels):
         for place, texts in texts_by_place(source).items():
+            left_out = left_out or METADATA_LEFT_OUT in texts
             for prompt_source in PROMPT_SOURCES:
                 if prompt_source.place is not place or prompt_source.key not in texts:
                     continue
@@ -35,7 +40,7 @@ def find_prompt(source: ImageSource) -> EmbeddedPrompt | None:
                     return EmbeddedPrompt(text[:MAX_PROMPT], origin)
                 if text:
                     return EmbeddedPrompt(text, prompt_source.origin)
-    return None
+    return LEFT_OUT if left_out else None
 
 
 def _clean(text: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,9 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import ExifTags, Image
 
-from m3agiqa.images import MAX_PIXELS, METADATA_LEFT_OUT, ImageSource, opened
-
-log = logging.getLogger(__name__)
+from m3agiqa.images import MAX_PIXELS, METADATA_LEFT_OUT, ImageSource, is_metadata_bomb, opened
 
 MAX_METADATA = 8_000_000  # characters of one text; ComfyUI's largest graphs have about a million
 MAX_XMP = 1_000_000  # bytes
@@ -37,10 +34,11 @@ class TextPlace(StrEnum):
 
 
 def texts_in_metadata(source: ImageSource) -> dict[TextPlace, Texts]:
-    """Of a file or of an image that is not decoded yet; nothing of what cannot be opened."""
+    """Of a file or of an image that is not decoded yet; nothing of what cannot be opened.
+
+    Where they are too large to unpack, METADATA_LEFT_OUT stands in their place.
+    """
     with suppress(Exception), opened(source) as image:  # decoders raise all kinds of errors
-        if image.info.get(METADATA_LEFT_OUT):
-            log.warning("The text in the image file is left out: it is far too large once unpacked.")
         return _texts(image)
     return {}
 
@@ -49,7 +47,12 @@ def texts_behind_pixels(source: ImageSource) -> dict[TextPlace, Texts]:
     """The texts that can only be read with the pixels: behind them in the file, or hidden in them."""
     with suppress(Exception), opened(source) as image:
         if image.format in ("PNG", "WEBP") and image.width * image.height <= MAX_PIXELS:
-            image.load()
+            try:
+                image.load()
+            except ValueError as error:
+                if not is_metadata_bomb(error):
+                    raise
+                return {TextPlace.PNG_TEXT: {METADATA_LEFT_OUT: "yes"}}
             return {**_texts(image), TextPlace.HIDDEN: {HIDDEN_TEXT: _hidden_text(image) or ""}}
     return {}
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -146,9 +147,36 @@ def test_folder(pictures: Path, tmp_path: Path, picture: Image.Image, scripted: 
 
 def test_an_image_whose_prompt_cannot_be_read_is_not_judged_without(pictures: Path) -> None:
     (pictures / "a.txt").symlink_to("/proc/self/mem")  # a file whose beginning nobody can read
-    first, *others = read_rows(pictures)
+    first, *others = (row.complete() for row in read_rows(pictures))
     assert (first.image, first.error) == ("a.png", "a.txt cannot be read: Input/output error.")
     assert not any(row.error for row in others)
+
+
+def test_the_first_result_does_not_wait_for_the_prompts_of_all_images(
+    pictures: Path, tmp_path: Path, scripted: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    monkeypatch.setattr("m3agiqa.batch_scoring.BATCH_SIZE", 1)
+    monkeypatch.setattr("m3agiqa.batch_scoring.find_prompt", lambda path: searched.append(path.name))
+    out = tmp_path / "out.csv"
+    with ScoreFile(out) as output:
+        todo = output.remaining(read_rows(pictures))
+        output.start(scripted.card.title)
+        next(score(todo, output, scripted))
+    assert searched == ["a.png"]
+    assert run(pictures, out, scripted) == ["", ""]
+
+
+def test_the_row_says_why_a_prompt_is_left_out(
+    pictures: Path, tmp_path: Path, picture: Image.Image, scripted: Assessor
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a " * 2_000_000, zip=True)
+    picture.save(pictures / "a.png", pnginfo=info)
+    run(pictures, tmp_path / "out.csv", scripted)
+    row = records(tmp_path / "out.csv")[0]
+    assert (row["prompt"], row["error"]) == ("", "") and row["quality_mos"]
+    assert row["prompt_origin"] == "none, as the text in the image file is far too large once unpacked"
 
 
 def test_what_a_folder_holds_and_cannot_be_read_has_its_row(
@@ -400,6 +428,21 @@ def test_every_row_of_a_random_table_has_a_score_or_a_sentence(
     assert not [row for row in done if row["error"].startswith("Unexpected")]
     assert all(row["quality_mos"] or row["error"] for row in done)
     assert run(path, out, scripted) == []  # each is known again
+
+
+def test_memory_stays_as_it_is(
+    pictures: Path, tmp_path: Path, picture: Image.Image, assessor: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of short texts, as what is kept of an image would be many times as large as its words."""
+    monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 2)
+    for number in range(24):
+        picture.resize((64, 64)).rotate(number).save(pictures / f"{number}.png")
+    path = pictures / "rows.csv"
+    path.write_text("image\n" + "".join(f"{number}.png\n" for number in range(24)))
+    with ScoreFile(tmp_path / "out.csv") as output:
+        output.start(assessor.card.title)
+        taken = [psutil.Process().memory_info().rss / 2**20 for _ in score(read_rows(path), output, assessor)]
+    assert taken[-1] - taken[7] < 1.5 * 16, "an image, at 64 pixels, leaves less than its keys and values"
 
 
 def test_with_the_shipped_model(pictures: Path, tmp_path: Path, assessor: Assessor) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import runpy
 import shutil
@@ -324,6 +325,34 @@ def test_module_with_the_shipped_model(tmp_path: Path, picture: Image.Image) -> 
     assert told["prompt"] == "a red ball"
     assert told["aspects"]["quality"]["description"]
     assert done.stderr == "Prompt read from the image file, A1111 parameters (PNG text): a red ball\n"
+
+
+def test_processes_agree_to_the_last_byte(tmp_path: Path, picture: Image.Image) -> None:
+    """Whatever their numbers of threads, which follow the load of the machine."""
+    image = tmp_path / "a.png"
+    picture.save(image)
+    command = [sys.executable, "-m", "m3agiqa", "assess", str(image), "--prompt", "a ball", "--json"]
+
+    def start(threads: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=environment)
+
+    processes = [start("1"), start("2"), start("1")]
+    outputs = [process.communicate()[0] for process in processes]
+    assert json.loads(outputs[0])["aspects"].keys() == set(Aspect)
+    first, *others = (re.sub(rb'"seconds": [\d.]+', b"", output) for output in outputs)
+    assert others == [first, first]
+
+
+def test_the_package_needs_no_compilers(tmp_path: Path) -> None:
+    """Nor Triton, which there is for Linux alone."""
+    missing = "import sys; sys.modules |= {'triton': None, 'ninja': None}"
+    code = f"{missing}; import m3agiqa, m3agiqa.predictor.model, m3agiqa.backbones.nano"
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_module_with_bad_input(

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import zlib
 from html import escape
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, PngImagePlugin
 
 from m3agiqa.assessor import MAX_PROMPT
-from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
+from m3agiqa.image_metadata import LEFT_OUT, EmbeddedPrompt, find_prompt
 from m3agiqa.image_metadata.generators import PROMPT_SOURCES
 from m3agiqa.images import open_image
 
@@ -547,13 +548,18 @@ def test_texts_behind_the_pixels() -> None:
     assert text_of(buffer.getvalue()) == PROMPT
 
 
-def test_a_text_that_is_too_large_is_left_out_and_that_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_text_that_is_too_large_is_left_out_and_that_is_reported(behind: bool) -> None:
+    bomb = b"parameters\0\0" + zlib.compress(b"a " * 2_000_000)
     info = PngImagePlugin.PngInfo()
-    info.add_text("parameters", "a " * 2_000_000, zip=True)
+    info.add(b"zTXt", bomb, after_idat=behind)
     buffer = io.BytesIO()
     IMAGE.save(buffer, "PNG", pnginfo=info)
-    assert find_prompt(buffer.getvalue()) is None
-    assert "is left out: it is far too large once unpacked" in caplog.text
+    assert find_prompt(buffer.getvalue()) is LEFT_OUT
+    assert open_image(buffer.getvalue()).size == IMAGE.size
+
+
+def test_texts_of_other_kinds_that_are_too_large() -> None:
     assert len(text_of(hidden("a" * 9_000_000))) == MAX_PROMPT
     entities = '<!DOCTYPE a [<!ENTITY b "all of it">]>'
     assert find_prompt(xmp(head=entities, dc_description=MIDJOURNEY)) is None

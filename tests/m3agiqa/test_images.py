@@ -5,9 +5,12 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -415,11 +418,25 @@ def test_hostile_files_give_an_image_or_a_sentence(
     for place, removed, new in changes:
         start = place % (len(hostile) + 1)
         hostile[start : start + removed] = new
+    with limited_memory():
+        try:
+            assert open_image(bytes(hostile)).mode == "RGB"
+        except InputError as error:
+            assert str(error).endswith(".")
+        find_prompt(bytes(hostile))
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """What takes more than 2 GB beside what the process has already fails with a MemoryError."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * 10**9, before[1]))
     try:
-        assert open_image(bytes(hostile)).mode == "RGB"
-    except InputError as error:
-        assert str(error).endswith(".")
-    find_prompt(bytes(hostile))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.parametrize("name", ["a.png", "A.JPG", "b.jpeg", "c.webp", "d.gif", "e.tif", "f.bmp", "g.avif"])

@@ -11,6 +11,7 @@ import torch
 from hub_server import NOBODY, Hub, reached, serving
 from lightning_checkpoint import Surprise, Theirs, lightning_file
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_minicpm import CONFIG, published_adapter, write_base
 
 from m3agiqa import Aspect, Assessor, InputError, MosScale, WeightsError, cli
@@ -272,6 +273,7 @@ def test_predictors_that_do_not_fit_are_named(
     ("damage", "sentence"),
     [
         ("foreign", f"The adapter {ADAPTERS[Aspect.QUALITY]} is for another base"),
+        ("renamed", f"The adapter {ADAPTERS[Aspect.QUALITY]} is for another base.*has no counterpart"),
         ("missing", f"{ADAPTERS[Aspect.QUALITY]} is no whole adapter"),
         ("gated", f"{ADAPTERS[Aspect.QUALITY]} is only for those who accepted its terms"),
     ],
@@ -286,9 +288,16 @@ def test_adapters_that_cannot_be_used_are_named(
         folder = changed(afresh, name, tmp_path / "changed")
         settings = folder / "adapter_config.json"
         told = json.loads(settings.read_text())
-        settings.write_text(json.dumps({**told, "r": 2}))
+        weights = folder / "adapter_model.safetensors"
+        if damage == "renamed":
+            tensors = load_file(weights)
+            first = next(key for key in sorted(tensors) if ".lora_A" in key)
+            tensors[first.replace("self_attn", "attention")] = tensors.pop(first)
+            save_file(tensors, weights)
+        else:
+            settings.write_text(json.dumps({**told, "r": 2}))
         if damage == "missing":
-            (folder / "adapter_model.safetensors").unlink()
+            weights.unlink()
     with pytest.raises(WeightsError, match=sentence) as raised:
         Assessor.from_pretrained("m3-agiqa-quality")
     assert "\n" not in str(raised.value)
