@@ -437,7 +437,7 @@ def tensor_bytes() -> int:
     held = {
         storage.data_ptr(): storage.nbytes()
         for each in gc.get_objects()
-        if type(each) in (torch.Tensor, torch.nn.Parameter) and each.device.type == "cpu"
+        if type(each) in (torch.Tensor, torch.nn.Parameter) and not (each.is_mkldnn or each.is_meta)
         for storage in [each.untyped_storage()]
     }
     return sum(held.values())
