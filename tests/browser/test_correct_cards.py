@@ -289,19 +289,3 @@ def test_an_annotator_signs_in_corrects_and_signs_out(
     page.get_by_role("link", name="Sign out").click()
     expect(page.get_by_label("password")).to_be_visible()
     page.close()
-
-
-def test_a_session_that_lapses_takes_no_draft_along(new_page: NewPage, guarded_server: Server, image: Path):
-    page = new_page(url=guarded_server.url, login="ann")
-    card = assess(page, image)
-    card.get_by_role("button", name="Edit").click()
-    card.get_by_label("Description").fill("Flat, but even.")
-    page.context.clear_cookies()
-    card.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("You are signed out.")).to_be_visible()
-    assert page.get_by_role("link", name="Sign in again").get_attribute("target") == "_blank"
-    expect(card.get_by_label("Description")).to_have_value("Flat, but even.")
-    page.context.request.post(f"{guarded_server.url}/login", form={"username": "ann", "password": PASSWORD})
-    card.get_by_role("button", name="Save").click()
-    expect(card.locator(".verdict [role=status]")).to_contain_text("Saved as correction #")
-    assert in_force(guarded_server)[-1].description == "Flat, but even."
