@@ -24,7 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from m3agiqa import Aspect, Assessor, DescriptionDelta  # noqa: E402
+from m3agiqa import Aspect, Assessment, Assessor, DescriptionDelta  # noqa: E402
 from m3agiqa.backbones.nano import NanoBackbone  # noqa: E402
 from m3agiqa.backbones.nano.model import NO_REPEAT_NGRAM  # noqa: E402
 from m3agiqa.batch_scoring import BATCH_SIZE  # noqa: E402
@@ -35,7 +35,6 @@ from m3agiqa.predictor.model import Predictor  # noqa: E402
 
 PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))
 PROMPT = "a lighthouse on a cliff at dusk, calm sea, oil painting"
-COPIED = 256 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ class Run:
 
     first_words: float
     all_done: float
-    speaking: float
-    """From the first token to the last."""
     tokens: dict[Aspect, int]
 
 
@@ -58,14 +55,15 @@ def picture(number: int) -> Image.Image:
 def assess(assessor: Assessor, image: Image.Image) -> Run:
     """Our way, as the app does it."""
     started = time.perf_counter()
-    first = last = 0.0
-    tokens = dict.fromkeys(assessor.predictors, 0)
+    first = 0.0
     for event in assessor.stream(image, PROMPT):
         now = time.perf_counter() - started
         if isinstance(event, DescriptionDelta):
-            first, last = first or now, now
-            tokens[event.aspect] += 1
-    return Run(first, now, last - first, tokens)
+            first = first or now
+        if isinstance(event, Assessment):
+            encode = assessor.backbone.chat.encode_text
+            tokens = {aspect: len(encode(result.description)) for aspect, result in event.aspects.items()}
+    return Run(first, now, tokens)
 
 
 class Published:
@@ -120,26 +118,10 @@ def _over_vocabulary(shape: PredictorConfig, head: Tensor) -> Predictor:
     ).eval()
 
 
-def bandwidth() -> float:
-    """Bytes a second that are read or written while memory is copied."""
-    source = torch.ones(COPIED // 4)
-    target = torch.empty_like(source)
-    return 2 * COPIED / min(_timed(lambda: target.copy_(source)) for _ in range(10))
-
-
 def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def weights_a_token(backbone: NanoBackbone) -> int:
-    """Bytes of the language model that are read for each token of a batch: its layers and its head."""
-    config = backbone.llm.config
-    width = config.hidden_size
-    shared = config.num_key_value_heads * config.head_dim
-    layer = 2 * width * width + 2 * width * shared + 3 * width * config.intermediate_size
-    return backbone.head.element_size() * (config.num_hidden_layers * layer + config.vocab_size * width)
 
 
 def main() -> None:
@@ -159,7 +141,6 @@ def main() -> None:
     again = assess(assessor, images[-1])
     many = [(picture(args.runs + 1 + number), PROMPT) for number in range(BATCH_SIZE)]
     together = _timed(lambda: assessor.assess_all(many)) / BATCH_SIZE
-    speed = bandwidth()
     published = Published(assessor)
     bar = tqdm(zip(images[1:], runs, strict=True), total=len(runs), desc="published recipe", leave=False)
     theirs = [published.assess(image, ours.tokens) for image, ours in bar]
@@ -168,9 +149,6 @@ def main() -> None:
         return statistics.median(values)
 
     done = median([run.all_done for run in runs])
-    step = median([run.speaking / (max(run.tokens.values()) - 1) for run in runs])
-    limit = weights_a_token(assessor.backbone) / speed
-    spoken = median([sum(run.tokens.values()) / (run.speaking or 1) for run in runs])
     print(f"{assessor.card.title}, {args.threads} threads, {args.runs} runs, 512 x 512, three aspects")
     print(f"loading              {loading:6.1f} s")
     print(f"first words          {median([run.first_words for run in runs]):6.2f} s median")
@@ -179,13 +157,6 @@ def main() -> None:
     print(f"{BATCH_SIZE} images at once     {together:6.2f} s an image, {done / together:.1f} times as many")
     print(f"peak memory          {peak:6.0f} MB")
     print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
-    print(f"speaking             {spoken:6.0f} tokens/s, {1000 * step:.1f} ms for one token of each aspect")
-    print(f"memory bandwidth     {speed / 1e9:6.1f} GB/s read and written by copying")
-    share = 100 * limit / step
-    print(f"reading the weights  {1000 * limit:6.1f} ms at that rate, {share:.0f} % of a token's time")
-    print(
-        f"                     ({2 * share:.0f} % where a copied byte counts once, not as read and written)"
-    )
 
 
 if __name__ == "__main__":
