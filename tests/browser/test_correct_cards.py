@@ -237,7 +237,7 @@ def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(
     session = joined[-1].post_data_json["session_hash"]
     said = {"aspect": "quality", "description": "Forged.", "score": 1, "token": "forged", "seconds": 1}
     answers = _call_all(page, guarded_server, session, said)
-    assert len(answers) == 9, "agree, save and undo of three cards"
+    assert len(answers) == 10, "agree, save and undo of three cards, and undo of a pick"
     for answer in answers:
         assert not answer["success"]
         assert "vera is signed in as a viewer" in answer["output"]["error"]
@@ -289,3 +289,19 @@ def test_an_annotator_signs_in_corrects_and_signs_out(
     page.get_by_role("link", name="Sign out").click()
     expect(page.get_by_label("password")).to_be_visible()
     page.close()
+
+
+def test_a_session_that_lapses_takes_no_draft_along(new_page: NewPage, guarded_server: Server, image: Path):
+    page = new_page(url=guarded_server.url, login="ann")
+    card = assess(page, image)
+    card.get_by_role("button", name="Edit").click()
+    card.get_by_label("Description").fill("Flat, but even.")
+    page.context.clear_cookies()
+    card.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("You are signed out.")).to_be_visible()
+    assert page.get_by_role("link", name="Sign in again").get_attribute("target") == "_blank"
+    expect(card.get_by_label("Description")).to_have_value("Flat, but even.")
+    page.context.request.post(f"{guarded_server.url}/login", form={"username": "ann", "password": PASSWORD})
+    card.get_by_role("button", name="Save").click()
+    expect(card.locator(".verdict [role=status]")).to_contain_text("Saved as correction #")
+    assert in_force(guarded_server)[-1].description == "Flat, but even."

@@ -56,6 +56,8 @@ function send(event, data, seconds = 0) {
   trigger(event, { aspect: form().dataset.aspect, ...data, token: token(JSON.stringify(data)), seconds });
 }
 
+document.addEventListener("signedout", () => busy(false)); // no answer will come (assess.js)
+
 function save() {
   send("save", readForm(form()), (performance.now() - opened) / 1000);
 }
