@@ -49,7 +49,8 @@ def test_a_database_without_spoken_ratings_keeps_its_words(
     judge(store, item, {QUALITY: 4.5})
     say(store, item, {QUALITY: 3.0})
     with database.engine.begin() as connection:
-        connection.execute(sql("DROP TABLE exposures"))
+        for table in ("preference_withdrawals", "compared_items", "preferences", "exposures"):
+            connection.execute(sql(f"DROP TABLE {table}"))
         connection.execute(sql("ALTER TABLE aspect_assessments DROP COLUMN spoken_rating"))
         connection.execute(sql("UPDATE aspect_assessments SET rating = 'fair'"))
         connection.execute(sql("UPDATE alembic_version SET version_num = '0001'"))
