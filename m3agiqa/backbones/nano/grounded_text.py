@@ -35,16 +35,16 @@ NAMED_COLOUR_SHARE = 0.25  # share of an image's pixels from which a colour is n
 PRESENT_COLOUR_SHARE, ABSENT_COLOUR_SHARE = 0.04, 0.005  # of a colour that the prompt asks for
 LUMINANCE_WEIGHTS = (0.2125, 0.7154, 0.0721)
 # About the lowest and highest 10 to 20 % of the AI-generated images in the training data:
-DARK, BRIGHT = 0.22, 0.68  # mean luminance
+DARK_LUMINANCE, BRIGHT_LUMINANCE = 0.22, 0.68  # mean luminance
 LOW_CONTRAST, HIGH_CONTRAST = 0.13, 0.30  # standard deviation of luminance
-COLOURLESS, VIVID = 0.05, 0.33  # mean range of the three channels
-COOL, WARM = -0.05, 0.2  # mean of red minus blue
-SOFT, CRISP = -0.9, 0.6  # detail of the finest octave, in standard deviations from the mean image
+COLOURLESS_RANGE, VIVID_RANGE = 0.05, 0.33  # mean range of the three channels
+COOL_BALANCE, WARM_BALANCE = -0.05, 0.2  # mean of red minus blue
+SOFT_DETAIL, CRISP_DETAIL = -0.9, 0.6  # of the finest octave, in standard deviations from the mean image
 LIGHT_BELOW, LIGHT_ABOVE = -0.15, 0.2  # mean luminance of the upper third minus that of the lower one
-SPREAD, CENTRAL = 0.95, 2.2  # mean gradient in the middle quarter of the area over that outside it
+SPREAD_RATIO, CENTRAL_RATIO = 0.95, 2.2  # mean gradient in the middle quarter of the area over that outside
 FLAT_GRADIENT, STEEP_GRADIENT = 0.015, 0.1  # change of luminance from a pixel to its neighbours
 PLAIN_SHARE, BUSY_SHARE = 0.65, 0.3  # share of pixels with such gradients
-SYMMETRIC = 0.7  # correlation of luminance with its mirror image
+SYMMETRIC_CORRELATION = 0.7  # correlation of luminance with its mirror image
 MIN_VARIATION = 1e-3  # sum of squares of what differs from the mean luminance; less is rounding
 
 JUDGING_WORDS = read_words(LEXICON_FOLDER / "judging_words.txt")
@@ -121,23 +121,23 @@ def measured_evidence(pixels: Tensor, detail: float) -> Evidence:
     plain = float((gradient < FLAT_GRADIENT).float().mean())
     centrality = _centrality(gradient)
     holds = {
-        "dark": brightness < DARK,
-        "bright": brightness > BRIGHT,
+        "dark": brightness < DARK_LUMINANCE,
+        "bright": brightness > BRIGHT_LUMINANCE,
         "low_contrast": contrast < LOW_CONTRAST,
         "high_contrast": contrast > HIGH_CONTRAST,
-        "colourless": colourfulness < COLOURLESS,
-        "vivid": colourfulness > VIVID,
-        "cool": warmth < COOL,
-        "warm": warmth > WARM,
-        "soft": detail < SOFT,
-        "crisp": detail > CRISP,
+        "colourless": colourfulness < COLOURLESS_RANGE,
+        "vivid": colourfulness > VIVID_RANGE,
+        "cool": warmth < COOL_BALANCE,
+        "warm": warmth > WARM_BALANCE,
+        "soft": detail < SOFT_DETAIL,
+        "crisp": detail > CRISP_DETAIL,
         "light_above": top_light > LIGHT_ABOVE,
         "light_below": top_light < LIGHT_BELOW,
         "plain": plain > PLAIN_SHARE,
         "busy": float((gradient > STEEP_GRADIENT).float().mean()) > BUSY_SHARE,
-        "central": centrality > CENTRAL,
-        "spread": centrality < SPREAD,
-        "symmetric": _symmetry(luminance) > SYMMETRIC,
+        "central": centrality > CENTRAL_RATIO,
+        "spread": centrality < SPREAD_RATIO,
+        "symmetric": _symmetry(luminance) > SYMMETRIC_CORRELATION,
     }
     evidence = {name: "" for name, true in holds.items() if true}
     shares = _colour_shares(pixels)
