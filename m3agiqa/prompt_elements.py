@@ -60,12 +60,12 @@ def _word_list(name: str) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
-ADJECTIVES, STYLES, BOOSTERS = map(_word_list, ("adjectives", "styles", "boosters"))
+KNOWN_ADJECTIVES, STYLE_WORDS, BOOSTER_WORDS = map(_word_list, ("adjectives", "styles", "boosters"))
 COLOUR_WORDS, NUMBER_NAMES, NOUNS_IN_ING = map(_word_list, ("colours", "numbers", "nouns_in_ing"))
 STOP_WORDS = _word_list("stop_words")
 """They end a noun phrase and are no part of one."""
-ONE = frozenset({"one", "single", "1"})
-RELATIONS = (
+SINGLE_COUNT_WORDS = frozenset({"one", "single", "1"})
+RELATION_WORDS = (
     "in front of", "on top of", "next to", "close to", "to the left of", "to the right of", "left of",
     "right of", "sitting on", "sitting in", "sitting at", "standing on", "standing in", "standing at",
     "lying on", "lying in", "resting on", "leaning on", "leaning against", "looking at", "floating in",
@@ -76,7 +76,7 @@ RELATIONS = (
     "carrying", "eating", "drinking", "playing", "chasing", "hugging", "watching", "reading",
 )  # fmt: skip
 """Longer ones first where one begins with another."""
-FRAMES = re.compile(
+FRAMING_PHRASE = re.compile(
     r"^(?:an?|the)?\s*((?:[\w-]+\s){0,4}?(?:photo(?:graph)?|picture|image|painting|illustration|drawing|sketch|"
     r"portrait|render(?:ing)?|shot|art|still|sticker|poster|logo|screenshot|view|sculpture|watercolou?r))\s+of\s+",
     re.IGNORECASE,
@@ -85,7 +85,7 @@ TEXT_BEFORE = (
     r"(?:text|words?|letters?|caption|title|titled|label(?:l?ed)?|sign|banner|logo|saying|says?|reads?|reading|"
     r"written|writing|spell(?:s|ing)|inscription|headline|slogan|that says)[\s:,]*"
 )
-QUOTED = re.compile(
+QUOTED_TEXT = re.compile(
     rf"[“\"]([^”\"]{{1,200}})[”\"]|(?<=\s)‘([^’]{{1,200}})’|{TEXT_BEFORE}'([^']{{1,200}})'", re.I
 )
 
@@ -94,11 +94,11 @@ def prompt_elements(prompt: str | None) -> tuple[PromptElement, ...]:
     """The elements in the order of the prompt, each once; none of a prompt in another alphabet."""
     elements: dict[PromptElement, None] = {}
     plain = without_commands(prompt or "")
-    for quoted in QUOTED.finditer(plain):
+    for quoted in QUOTED_TEXT.finditer(plain):
         text = " ".join(next(filter(None, quoted.groups()), "").split())
         if text:
             elements[PromptElement(ElementKind.TEXT, text.strip(" ,."))] = None
-    for segment in re.split(r"[,;\n|]|\.(?=\s|$)|:\s|\s-\s|—", QUOTED.sub(" , ", plain)):
+    for segment in re.split(r"[,;\n|]|\.(?=\s|$)|:\s|\s-\s|—", QUOTED_TEXT.sub(" , ", plain)):
         for element in _of_segment(" ".join(segment.split())):
             elements[element] = None
     return tuple(elements)[:MAX_ELEMENTS]
@@ -124,12 +124,12 @@ def without_commands(prompt: str) -> str:
 
 def _of_segment(segment: str) -> Iterator[PromptElement]:
     lowered = segment.lower().strip(" .!?'\"")
-    if not lowered or _bare(lowered) in BOOSTERS:
+    if not lowered or _bare(lowered) in BOOSTER_WORDS:
         return
     if (style := _style(lowered)) is not None:
         yield PromptElement(ElementKind.STYLE, style)
         return
-    if frame := FRAMES.match(lowered):
+    if frame := FRAMING_PHRASE.match(lowered):
         yield PromptElement(ElementKind.STYLE, _bare(frame[1]))
         lowered = lowered[frame.end() :]
     lowered, *styles = re.split(
@@ -145,7 +145,7 @@ def _of_segment(segment: str) -> Iterator[PromptElement]:
 def _style(segment: str) -> str | None:
     """The segment, if all of it is about the style."""
     bare = _bare(segment)
-    if bare in STYLES or re.match(
+    if bare in STYLE_WORDS or re.match(
         r"(?:(?:art |painted |drawn |illustrated |photographed )?by|shot on) [a-z]", bare
     ):
         return bare
@@ -159,11 +159,11 @@ def _style(segment: str) -> str | None:
 
 def _things(phrase: str) -> Iterator[PromptElement]:
     """Noun phrases and the relations between them."""
-    pattern = "|".join(map(re.escape, RELATIONS))
+    pattern = "|".join(map(re.escape, RELATION_WORDS))
     subject = before = relation = ""
     for part in re.split(rf"\s+({pattern})\s+", f" {phrase} "):
         part = part.strip()
-        if part in RELATIONS:
+        if part in RELATION_WORDS:
             relation = part
             continue
         last = ""
@@ -199,9 +199,9 @@ def _noun_phrase(words: list[str]) -> Iterator[PromptElement]:
     for word in own:
         if word in COLOUR_WORDS:
             yield PromptElement(ElementKind.COLOUR, f"{word} {head}")
-        elif word in NUMBER_NAMES or word in ONE or word.isdigit():
+        elif word in NUMBER_NAMES or word in SINGLE_COUNT_WORDS or word.isdigit():
             yield PromptElement(ElementKind.COUNT, f"{word} {head}")
-        elif word not in BOOSTERS:
+        elif word not in BOOSTER_WORDS:
             yield PromptElement(ElementKind.ATTRIBUTE, f"{word} {head}")
 
 
@@ -212,7 +212,7 @@ def _head(words: list[str]) -> str:
         end -= 1
     if end == 0:  # "made of metal"
         word = words[-1]
-        is_noun = word in ADJECTIVES and not word.endswith(("ed", "en"))
+        is_noun = word in KNOWN_ADJECTIVES and not word.endswith(("ed", "en"))
         return word if is_noun else ""
     start = end - 1
     while start and not _describes(words[start - 1]):
@@ -222,18 +222,20 @@ def _head(words: list[str]) -> str:
 
 def _describes(word: str) -> bool:
     return (
-        word in ADJECTIVES
+        word in KNOWN_ADJECTIVES
         or word in COLOUR_WORDS
         or word in NUMBER_NAMES
-        or word in ONE
-        or word in BOOSTERS
+        or word in SINGLE_COUNT_WORDS
+        or word in BOOSTER_WORDS
         or word.isdigit()
         or (len(word) > 5 and word.endswith(("ful", "ous", "less", "ish", "ly", "ed")))
     )
 
 
 def _is_verb(word: str) -> bool:
-    return len(word) > 5 and word.endswith("ing") and word not in ADJECTIVES and word not in NOUNS_IN_ING
+    return (
+        len(word) > 5 and word.endswith("ing") and word not in KNOWN_ADJECTIVES and word not in NOUNS_IN_ING
+    )
 
 
 def _bare(text: str) -> str:

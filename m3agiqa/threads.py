@@ -26,7 +26,7 @@ INTERVAL_SECONDS = 0.5  # between two looks while the model is at work
 MAX_AGE_SECONDS = 5.0  # of the look before, from which on the load is measured anew
 SAMPLE_SECONDS = 0.05  # for which it is measured then
 CPU_FACTS = Path("/proc/cpuinfo")  # of Linux
-TOLERANCE = 0.4  # cores; the rest of a core in use by others, and errors of counters, that cost no thread
+CORE_TOLERANCE = 0.4  # cores that others use, or that counters are wrong by, without costing a thread
 
 
 def sum_alike() -> None:
@@ -103,7 +103,7 @@ def free_threads(before: CpuTimes, after: CpuTimes, cores: int, limits: Mapping[
     for folder, limit in limits.items():
         others = after.by_group.get(folder, 0.0) - before.by_group.get(folder, 0.0)
         free = min(free, limit - max(others, 0.0) / seconds)
-    return max(1, math.floor(free + TOLERANCE))
+    return max(1, math.floor(free + CORE_TOLERANCE))
 
 
 class ThreadGovernor:

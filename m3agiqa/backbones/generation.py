@@ -160,9 +160,8 @@ class GenerationBatch:
 
 def _grammatical_span(grammar: Grammar, written: Sequence[int], logits: Tensor, ends: set[int]) -> list[int]:
     """The likeliest [vocab] of the tokens that may follow, with all tokens after it that alone may follow."""
-    span: list[int] = []
     allowed = sorted(grammar.next_tokens(written))
-    span.append(allowed[int(logits[allowed].argmax())])
+    span = [allowed[int(logits[allowed].argmax())]]
     while span[-1] not in ends:
         following = grammar.next_tokens([*written, *span])
         if len(following) > 1:

@@ -14,18 +14,18 @@ from annotation.ui.compare.comparison import ImageComparison
 from annotation.ui.images import Upload, browser_copy
 from m3agiqa.ranking import DIFFERENCE_NOTE, OVERALL, Difference, Standing, rankings_csv
 
-VERDICTS = {
+VERDICT_WORDS = {
     Difference.CLEAR: "clearly better than the next",
     Difference.EQUAL: "about equal to the next",
     Difference.UNKNOWN: "",
 }
-KEYS = (
+KEYS_HINT = (
     '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> walk, <kbd>Space</kbd> flips between this image and the '
     "one before, <kbd>Z</kbd> shows own pixels, <kbd>Enter</kbd> picks the best, <kbd>Esc</kbd> closes "
     "the view. "
     f"{DIFFERENCE_NOTE}</p>"
 )
-VIEWER = (
+VIEWER_HTML = (
     '<dialog class="flicker" aria-label="Two images in turn"><div class="stage"></div>'
     '<footer><p role="status"></p>'
     '<button type="button" data-do="flip">Flip</button>'
@@ -46,14 +46,14 @@ def grid_html(comparison: ImageComparison, places: list[Standing]) -> str:
     )
     left_out = f'<ul class="left-out">{left_out}</ul>' if left_out else ""
     over = comparison.run.state.over and places
-    done = f"{_picked(comparison)}{_downloads(comparison)}{KEYS}" if over else ""
-    return f'{left_out}<ol class="compared">{cards}</ol>{done}{VIEWER if places else ""}'
+    done = f"{_picked(comparison)}{_downloads(comparison)}{KEYS_HINT}" if over else ""
+    return f'{left_out}<ol class="compared">{cards}</ol>{done}{VIEWER_HTML if places else ""}'
 
 
 def _card(comparison: ImageComparison, standing: Standing, may_pick: bool) -> str:
     image, figure = standing.image, standing.figure
     name, upload = escape(image.name), comparison.run.uploads[image.index]
-    verdict = VERDICTS[standing.to_next] if standing.to_next else ""
+    verdict = VERDICT_WORDS[standing.to_next] if standing.to_next else ""
     interval = "" if figure.low is None else f" <small>{figure.low:.1f} to {figure.high:.1f}</small>"
     aspects = "".join(
         f"<div><dt>{result.aspect.capitalize()}</dt><dd>{result.mos:.2f}</dd></div>"

@@ -149,6 +149,11 @@ class Views(NamedTuple):
     appearance: Tensor
     """[N, N_APPEARANCE]."""
 
+    @property
+    def pixels(self) -> Tensor:
+        """The whole as RGB [N, 3, 224, 224] in [0, 1], without the encoder's normalization."""
+        return (self.whole * 128 + 127) / 255
+
 
 def views(images: Sequence[Image.Image]) -> Views:
     """RGB images of any size, squashed into squares."""

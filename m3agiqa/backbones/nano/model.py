@@ -342,12 +342,11 @@ class NanoBackbone:
         """Of N images, as the connector and the prompt aligners take them."""
         kind = next(self.vision.parameters())
         whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
-        pixels = (shown.whole * 128 + 127) / 255
         return ImageFeatures(
             gather_grid_cells(whole, fine),
             torch.cat([statistics(fine), self._window_statistics(shown.windows)], dim=1),
             shown.appearance.to(kind.device),
-            colours(pixels).to(kind.device),
+            colours(shown.pixels).to(kind.device),
         )
 
     def _window_statistics(self, windows: Sequence[Tensor]) -> Tensor:
@@ -366,8 +365,8 @@ class NanoBackbone:
         tokens = self.connector(features, quality_logits)
         deviations = self.connector.quality_regressor.deviations(features.statistics, features.appearance)
         detail = deviations[:, FINEST_OCTAVE - N_APPEARANCE]
-        pixels = (shown.whole * 128 + 127) / 255
-        return EncodedImages(tokens, self.prompt_aligners.align(features), quality_logits, pixels, detail)
+        aligned = self.prompt_aligners.align(features)
+        return EncodedImages(tokens, aligned, quality_logits, shown.pixels, detail)
 
     def _vision_precision(self) -> AbstractContextManager[object]:
         """16 bit for the vision encoder where that is quick, as in training.nano.feature_cache."""
