@@ -57,9 +57,10 @@ $(VENV)/installed-train: requirements-train.txt $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-train.txt requirements-gpu.txt requirements-postgres.txt \
-  $(VENV)/installed
+  requirements-mcp.txt $(VENV)/installed
 	$(PIP) \
-	  -r requirements-train.txt -r requirements-gpu.txt -r requirements-postgres.txt -r requirements-dev.txt
+	  -r requirements-train.txt -r requirements-gpu.txt -r requirements-postgres.txt -r requirements-mcp.txt \
+	  -r requirements-dev.txt
 	touch $@
 
 # A browser for the UI tests: one that is there, else Debian's package, else Playwright's own.

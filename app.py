@@ -9,13 +9,17 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 import gradio as gr
+import httpx
+from gradio.blocks import BlockFunction
 from gradio.data_classes import BlocksConfigDict
+from gradio.state_holder import SessionState
 
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.ui import theme, zero_gpu
+from annotation.ui import api, theme, zero_gpu
 from annotation.ui.access import Access
 from annotation.ui.annotate.tab import annotate_tab
 from annotation.ui.assess.examples import EXAMPLES_FOLDER
@@ -46,10 +50,25 @@ class Page(gr.Blocks):
     def get_config_file(self) -> BlocksConfigDict:
         return {**super().get_config_file(), "connect_heartbeat": False}
 
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """A sentence where a file cannot be had: Gradio itself gives no reason."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except (ValueError, OSError, httpx.HTTPError) as error:
+            sentence = "A file cannot be taken; upload it first (/gradio_api/upload), or give a public URL."
+            raise gr.Error(sentence, print_exception=False) from error
+
 
 def build(studio: Studio) -> gr.Blocks:
     """The page with all its tabs."""
     with Page(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
+        api.publish(studio)  # first, for the page's own events have some of these names, too
         page_head(studio.access, demo)
         banner = model_banner(studio.loader)
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
@@ -74,6 +93,10 @@ def serve(studio: Studio) -> None:
     server_name = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1")
     if warning := studio.access.warning(server_name):
         log.warning(warning)
+    if studio.settings.mcp:
+        from annotation.ui.mcp_server import use_mcp_server  # a second to import, which few need
+
+        use_mcp_server()
     demo = build(studio)
     if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it
@@ -83,7 +106,8 @@ def serve(studio: Studio) -> None:
         allowed_paths=[str(EXAMPLES_FOLDER), str(studio.settings.images.resolve())],
         max_file_size="200mb",
         prevent_thread_lock=True,
-        **studio.access.launch_options(),
+        mcp_server=studio.settings.mcp,
+        **studio.access.launch_options(studio.store.database),
         **theme.launch_options(),
     )
     studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch

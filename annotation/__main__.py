@@ -19,6 +19,7 @@ from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.settings import Settings
 from annotation.store import Store
+from annotation.store.api_tokens import current_token, make_token, revoke_token
 from annotation.store.log import promoted
 from annotation.users import Role, User, put_user, read_users, remove_user
 from m3agiqa.aspects import Aspect
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     retraining.add_argument("--plan", action="store_true", help="print what would be done, and train nothing")
     retraining.set_defaults(command=_retrain)
-    _add_users_command(commands)
+    _add_users_command(commands, data)
     return parser
 
 
@@ -222,7 +223,7 @@ def _store(settings: Settings) -> Iterator[Store]:
 # --- users ---------------------------------------------------------------------------------------
 
 
-def _add_users_command(commands: argparse._SubParsersAction) -> None:
+def _add_users_command(commands: argparse._SubParsersAction, data: argparse.ArgumentParser) -> None:
     users = commands.add_parser(
         "users",
         help="who may sign in",
@@ -254,19 +255,36 @@ def _add_users_command(commands: argparse._SubParsersAction) -> None:
         )
     add("remove", _remove_user, "remove a user; what they have said stays").add_argument("name")
     add("list", _list_users, "list names and roles")
+    token = verbs.add_parser(
+        "token",
+        parents=[data],
+        help="make a token for a user's programs",
+        description="Make a token that a user's programs send as `Authorization: Bearer TOKEN`. It takes the "
+        "place of the user's older one, and has their role; a new password ends it.",
+    )
+    token.add_argument("name")
+    token.add_argument("--file", type=Path, help="the users file (default: $M3AGIQA_AUTH)")
+    instead = token.add_mutually_exclusive_group()
+    instead.add_argument("--revoke", action="store_true", help="end the token instead of making one")
+    instead.add_argument("--show", action="store_true", help="say since when there is one, and its last use")
+    token.set_defaults(command=_token)
 
 
 def _with_users_file(
     run: Callable[[argparse.Namespace, Path], None],
 ) -> Callable[[argparse.Namespace, Mapping[str, str]], int]:
     def command(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
-        file = args.file or environment.get("M3AGIQA_AUTH")
-        if not file:
-            raise InputError("Name the users file: --file users.txt, or the variable M3AGIQA_AUTH.")
-        run(args, Path(file))
+        run(args, _users_file(args, environment))
         return 0
 
     return command
+
+
+def _users_file(args: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+    file = args.file or environment.get("M3AGIQA_AUTH")
+    if not file:
+        raise InputError("Name the users file: --file users.txt, or the variable M3AGIQA_AUTH.")
+    return Path(file)
 
 
 def _add_user(args: argparse.Namespace, file: Path) -> None:
@@ -292,6 +310,37 @@ def _remove_user(args: argparse.Namespace, file: Path) -> None:
 def _list_users(args: argparse.Namespace, file: Path) -> None:
     for user in read_users(file).values():
         sys.stdout.write(f"{user.name}\t{user.role}\n")
+
+
+def _token(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    name, file = args.name, _users_file(args, environment)
+    user = read_users(file).get(name)
+    with _store(_settings(args, environment)) as store:
+        if args.revoke:  # also of somebody who was removed
+            if not store.database.transact(lambda session: revoke_token(session, name)):
+                raise InputError(f"{name} has no token.")
+            sys.stdout.write(f"The token of {name} is not valid any more.\n")
+        elif args.show:
+            with store.database.reading() as session:
+                token = current_token(session, name)
+            if token is None:
+                raise InputError(f"{name} has no token.")
+            last_use = (
+                f"last used {token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "not used yet"
+            )
+            sys.stdout.write(
+                f"{name} has a token since {token.created_at:%Y-%m-%d %H:%M} (UTC), {last_use}.\n"
+            )
+        elif user is None:
+            raise InputError(f"{file} has no user {name!r}.")
+        else:
+            made = store.database.transact(lambda session: make_token(session, name, user.password_hash))
+            sys.stdout.write(made + "\n")
+            sys.stderr.write(
+                f"This is the token of {name}; it is not shown again. Programs send it as "
+                "Authorization: Bearer TOKEN.\n"
+            )
+    return 0
 
 
 def _password(args: argparse.Namespace) -> str:

@@ -48,6 +48,8 @@ class Settings:
     """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
     keep: bool = True
     """M3AGIQA_KEEP=0: assessments without a correction are not stored."""
+    mcp: bool = False
+    """M3AGIQA_MCP=1: the endpoints for programs are tools for agents, too, at /gradio_api/mcp/."""
 
     def __post_init__(self) -> None:
         if not self.database_url:
@@ -107,6 +109,7 @@ class Settings:
             gold_every=number("M3AGIQA_GOLD_EVERY", cls.gold_every, 0, 1_000_000),
             blind=switch("M3AGIQA_BLIND", cls.blind),
             keep=switch("M3AGIQA_KEEP", cls.keep),
+            mcp=switch("M3AGIQA_MCP", cls.mcp),
         )
 
 

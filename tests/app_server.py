@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import argon2
 import psutil
@@ -87,12 +88,14 @@ def serve_scripted(log: Path, others_may_fail: bool = False, **environment: str)
 
 
 @contextmanager
-def serve_team(folder: Path, **roles: Role) -> Iterator[Server]:
+def serve_team(
+    folder: Path, environment: Mapping[str, str] = MappingProxyType({}), **roles: Role
+) -> Iterator[Server]:
     """The app with the scripted model and a login, for people who all have the same PASSWORD."""
     quick = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     for name, role in roles.items():
         put_user(folder / "users.txt", User.new(name, role, PASSWORD, quick))
-    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt")) as running:
+    with serve_scripted(folder / "log.txt", M3AGIQA_AUTH=str(folder / "users.txt"), **environment) as running:
         yield running
 
 

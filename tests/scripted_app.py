@@ -1,14 +1,16 @@
 """The whole app as app.py serves it, but with a model that follows a script instead of the default one.
 
 It is ready at once, and its scores follow the image's colours, so that a test knows them: red is quality,
-green correspondence, blue authenticity, each from 1 (none) to 5 (full). Everything else comes from the
-environment, as for app.py; a model that M3AGIQA_MODEL names takes the script's place.
+green correspondence, blue authenticity, each from 1 (none) to 5 (full). The prompt "until stopped" takes so
+long. Everything else comes from the environment, as for app.py; a model that M3AGIQA_MODEL names takes
+the script's place.
 """
 
 import hashlib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -57,6 +59,10 @@ class ScriptedAssessor:
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         prompt = normalized_prompt(prompt)
+        while prompt == "until stopped":
+            time.sleep(0.01)
+            if stop():
+                raise Stopped("Stopped on request.")
         colours = ImageStat.Stat(open_image(image)).mean
         chosen = [aspect for aspect in aspects or Aspect if prompt or not aspect.needs_prompt]
         words = {aspect: re.findall(r"\s*\S+", description(aspect)) for aspect in chosen}

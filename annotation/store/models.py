@@ -451,6 +451,23 @@ class Promotion(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class ApiToken(Base):
+    """What a user's programs sign in with, known by its hash alone; a user has one that is not revoked."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user: Mapped[str] = mapped_column(String(100), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    """SHA-256 of the token."""
+    password_digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the user's password hash: another user of the same name does not inherit the token."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
+    revoked_at: Mapped[datetime | None]
+
+
 class AuditEntry(Base):
     """Who did what and when, beside the corrections, which are a trail of their own."""
 

@@ -14,8 +14,11 @@ from typing import Any
 import anyio
 import gradio as gr
 from gradio.routes import App
+from starlette.middleware import Middleware
 
 from annotation.settings import Settings
+from annotation.store import Database
+from annotation.ui.bearer_tokens import BearerTokens
 from annotation.ui.sessions import SessionsFile
 from annotation.users import Role, UsersFile
 from m3agiqa.errors import M3AgiqaError
@@ -79,8 +82,8 @@ class Access:
             raise Forbidden("This server shows nobody what others have brought; nobody can sign in here.")
         raise Forbidden("Sign in to see this: it shows what others have brought.")
 
-    def launch_options(self) -> dict[str, Any]:
-        """What Gradio must know of the login at launch."""
+    def launch_options(self, database: Database) -> dict[str, Any]:
+        """What Gradio must know of the login at launch; the database has the tokens of programs."""
         return {}
 
     def warning(self, server_name: str) -> str:
@@ -109,11 +112,12 @@ class UsersAccess(Access):
             raise Forbidden("You are no longer a user of this server; sign in again.")
         return Person(user.name, user.role)
 
-    def launch_options(self) -> dict[str, Any]:
+    def launch_options(self, database: Database) -> dict[str, Any]:
+        tokens = Middleware(BearerTokens, users=self.users, database=database)
         return {
             "auth": self._check,
             "auth_message": "Sign in with the name and password that you were given.",
-            "app_kwargs": {"lifespan": self._restore_sessions},
+            "app_kwargs": {"lifespan": self._restore_sessions, "middleware": [tokens]},
         }
 
     @asynccontextmanager

@@ -44,6 +44,8 @@ def doing(state: RunState) -> str:
             before = "one visitor is" if state.place == 2 else f"{state.place - 1} visitors are"
             return f"You are number {state.place} in the queue: {before} before you"
         case RunStage.ASSESSING:
+            if state.total:
+                return f"{state.scored} of {state.total} images judged"
             if state.ranking is not None:
                 return f"{len(state.ranking.images)} judged so far"
             return "Writing" if state.descriptions else "Looking at the image"

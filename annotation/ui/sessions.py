@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, MutableMapping
+from contextvars import ContextVar
 from pathlib import Path
 
 from annotation.users import UsersFile
@@ -15,6 +16,8 @@ from m3agiqa.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+PROGRAM_USER: ContextVar[str | None] = ContextVar("PROGRAM_USER", default=None)
+"""Who makes the current request, if that is a program with a token (annotation.ui.bearer_tokens)."""
 SESSION_SECONDS = 30 * 24 * 3600  # after which people sign in again
 
 
@@ -46,7 +49,10 @@ class SessionsFile(MutableMapping[str, str]):
         except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
             log.warning("%s cannot be read, so people have to sign in again: %s", path, error)
 
-    def __getitem__(self, token: str) -> str:
+    def __getitem__(self, token: str | None) -> str:
+        """Gradio asks for None where a request has no cookie."""
+        if token is None and (program := PROGRAM_USER.get()) is not None:
+            return program
         name, password, since = self._entries[_Digest.of(token)]
         if password != self._password(name) or time.time() - since > SESSION_SECONDS:
             raise KeyError(name)

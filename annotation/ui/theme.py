@@ -59,6 +59,6 @@ def launch_options() -> dict:
         "theme": theme(),
         "css_paths": [base, *sorted(set(STATIC_FOLDER.glob("*.css")) - {base})],
         "head": f"<script>{javascript('assess.js')}</script>",
-        "footer_links": ["settings", "gradio"],
+        "footer_links": ["api", "settings", "gradio"],
         "run_history": False,
     }

@@ -38,10 +38,10 @@ def hugging_face(name: str, expires_in: float = 3600) -> dict:
     return {"oauth_info": info}
 
 
-def test_without_configuration_there_is_one_local_user_who_may_do_everything():
+def test_without_configuration_there_is_one_local_user_who_may_do_everything(store):
     access = Access.from_settings(Settings(), {})
     assert access.require(by_login(None), Role.ADMIN) == Person("local", Role.ADMIN)
-    assert access.launch_options() == {}
+    assert access.launch_options(store.database) == {}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
@@ -80,8 +80,8 @@ def test_who_is_removed_while_signed_in_may_do_nothing_any_more(users):
     assert "no longer a user" in signed_in(access, by_login("ann"))
 
 
-def test_the_login_page_checks_passwords(users):
-    check = Access.from_settings(Settings(auth=users), {}).launch_options()["auth"]
+def test_the_login_page_checks_passwords(users, store):
+    check = Access.from_settings(Settings(auth=users), {}).launch_options(store.database)["auth"]
     assert run_async(check("ann", "secret of ann"))
     assert not run_async(check("ann", "secret of ben"))
 

@@ -81,3 +81,22 @@ def test_without_a_terminal_another_way_is_told(path, monkeypatch, capsys):
     assert main(["users", "add", "ann", "--file", str(path)]) == 2
     assert "There is no terminal" in (told := capsys.readouterr().err) and "--password-stdin" in told
     assert not path.exists()
+
+
+def test_a_token_from_making_to_revoking(path, typed, capsys, tmp_path):
+    typed("a long secret", "a long secret")
+    main(["users", "add", "ann", "--file", str(path)])
+    command = ["users", "token", "ann", "--file", str(path), "--data", str(tmp_path)]
+    capsys.readouterr()
+    assert main(command) == 0
+    token = capsys.readouterr().out.strip()
+    assert main([*command, "--show"]) == 0
+    assert "not used yet" in (told := capsys.readouterr().out) and token not in told
+    assert token.encode() not in (tmp_path / "annotations.db").read_bytes()
+    assert main(["users", "remove", "ann", "--file", str(path)]) == 0
+    assert main(command) == 2  # no token for who is no user
+    assert "has no user 'ann'" in capsys.readouterr().err
+    assert main([*command, "--revoke"]) == 0  # but theirs can be ended
+    for without in ("--revoke", "--show"):
+        assert main([*command, without]) == 2
+        assert "ann has no token" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 `POST /gradio_api/run/NAME` with `{"data": [all arguments in order]}` answers `{"data": [result]}`, or
 `{"error": a sentence}` with status 500. Defaults are gradio_client's to fill in: if an argument is missing
-here, Gradio itself answers `{"error": null}`. `GET /gradio_api/info` lists the arguments.
+here, Gradio itself answers `{"error": null}`. `GET /gradio_api/info?all_endpoints=true` lists the
+arguments.
 
 An item's view holds what a person needs to judge it, with the model's answer as far as they may see it:
 all of it, or in blind mode the aspects that they have scored.
@@ -48,7 +49,13 @@ class Annotating:
         """Add the endpoints to the app that is being built, each of its method's name."""
         for method in (self.take, self.look, self.reveal, self.save, self.skip, self.undo, self.progress):
             # Not queued: one request, one answer, and many people at once.
-            gr.api(self.endpoint(method), api_name=method.__name__, queue=False, concurrency_limit=None)
+            gr.api(
+                self.endpoint(method),
+                api_name=method.__name__,
+                queue=False,
+                concurrency_limit=None,
+                api_visibility="undocumented",  # programs may call them, but agents get no tools to annotate
+            )
 
     def endpoint(self, method: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """The method with the request in place of the person, who must be an annotator."""

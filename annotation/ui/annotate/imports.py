@@ -44,7 +44,7 @@ def import_uploads(
     ):
         raise InputError("There is no image, ZIP archive or CSV file among these.")
     title = Path(files[0].name).stem if len(files) == 1 else f"{len(files)} files"
-    with _one_folder(files) as folder:
+    with one_folder(files) as folder:
         sources = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMPORTED_ALONE]
         has_table = any(path.suffix.lower() in TABLE_SUFFIXES for path in sources)
         if not has_table and len(sources) < len(files):
@@ -78,7 +78,7 @@ def _check_prompts(files: list[Upload]) -> None:
 
 
 @contextmanager
-def _one_folder(files: list[Upload]) -> Iterator[Path]:
+def one_folder(files: list[Upload]) -> Iterator[Path]:
     """A folder of them all under their owner's names; of two with the same name each has its own folder."""
     with tempfile.TemporaryDirectory(dir=files[0].path.parents[1], prefix="import-") as temporary:
         folder = Path(temporary)

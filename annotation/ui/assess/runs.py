@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
+from annotation.store import Database, exposures
+from annotation.store.models import AnswersOf
+from annotation.ui.access import Person
 from annotation.ui.images import Upload
 from annotation.ui.model_service import LoadState, ModelLoader, Observable, WaitingLine
 from m3agiqa.aspects import Aspect
@@ -54,6 +59,10 @@ class RunState:
     assessment: Assessment | None = None
     ranking: Ranking | None = None
     """Of several images that are compared, as far as they have been judged."""
+    scored: int = 0
+    """Rows of a table that have been judged, and how many of them failed, of how many."""
+    failed: int = 0
+    total: int = 0
     error: str = ""
 
     @property
@@ -93,6 +102,11 @@ class ModelRun(Observable[RunState]):
         raise NotImplementedError
 
     @property
+    def shown(self) -> Iterator[tuple[Path, str, Iterable[Aspect]]]:
+        """Images, their prompts, and the aspects of which the model's answer has been told."""
+        raise NotImplementedError
+
+    @property
     def seconds(self) -> float:
         """Time since the model took it up, or since the button was pressed while it has not."""
         return (self._ended or time.monotonic()) - self._began
@@ -113,10 +127,15 @@ class ModelRun(Observable[RunState]):
         # First what needs no waiting: bad input is reported at once, not at the end of the line.
         self._check()
         assessor = self._loader.wait(self._stop.is_set, self._while_loading)
+        with self._turn(assessor):
+            self._judge(assessor)
+
+    @contextmanager
+    def _turn(self, assessor: Assessor) -> Iterator[None]:
         with self._line.turn(self._stop.is_set, self._in_line):
             self._began = time.monotonic()
             self._update(stage=RunStage.ASSESSING, card=assessor.card)
-            self._judge(assessor)
+            yield
 
     def _check(self) -> None:
         """Raises InputError for what cannot be judged."""
@@ -151,6 +170,10 @@ class Run(ModelRun):
     def subject(self) -> str:
         return self.upload.name
 
+    @property
+    def shown(self) -> Iterator[tuple[Path, str, Iterable[Aspect]]]:
+        yield self.upload.path, self.prompt, self.state.descriptions
+
     def _check(self) -> None:
         self.upload.image()
 
@@ -165,6 +188,20 @@ class Run(ModelRun):
                     self._update(results={**self.state.results, aspect: event})
                 case Assessment():
                     self._update(stage=RunStage.FINISHED, assessment=replace(event, image=self.upload.name))
+
+
+def note_shown(database: Database, person: Person, run: ModelRun) -> None:
+    """Whoever has read what the model writes of an image in the store does not score it blind."""
+    try:
+        with database.reading() as session:
+            shown = [
+                about
+                for path, prompt, aspects in run.shown
+                for about in exposures.of_image(session, path, prompt, aspects)
+            ]
+        exposures.note(database, person.name, AnswersOf.MODEL, shown)
+    except M3AgiqaError as error:
+        log.warning("What %s has read cannot be recorded: %s", person.name, error)
 
 
 class Runs:

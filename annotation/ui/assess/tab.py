@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any
 import anyio
 import gradio as gr
 
-from annotation.store import exposures
-from annotation.store.models import AnswersOf
 from annotation.ui import messages, theme
 from annotation.ui.access import Person
 from annotation.ui.assess import correct
 from annotation.ui.assess.cards import HOW_TO_READ, card, provenance
 from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLE_IMAGES, example_prompt, gallery
-from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState
+from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState, note_shown
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload, browser_copy
 from annotation.ui.model_service import banner_html
@@ -27,8 +24,6 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import MAX_PROMPT
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
-
-log = logging.getLogger(__name__)
 
 IMAGE_HEIGHT = 380  # pixels
 NO_IMAGE = "There is no image yet. Upload one, paste one or choose an example."
@@ -86,21 +81,11 @@ class AssessHandlers:
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._note_shown, run, person)
+                await anyio.to_thread.run_sync(note_shown, self.studio.store.database, person, run)
         if run.discarded:  # last, as Gradio sends it once more at the end
             yield self.show(None, message=None)
         elif run.state.assessment is not None:
             yield await anyio.to_thread.run_sync(self._finish, run, person)
-
-    def _note_shown(self, run: Run, person: Person) -> None:
-        """Whoever has read what the model writes of an image in the store does not score it blind."""
-        store = self.studio.store
-        try:
-            with store.database.reading() as session:
-                shown = list(exposures.of_image(session, run.upload.path, run.prompt, run.state.descriptions))
-            exposures.note(store.database, person.name, AnswersOf.MODEL, shown)
-        except M3AgiqaError as error:
-            log.warning("What %s has read cannot be recorded: %s", person.name, error)
 
     def _finish(self, run: Run, person: Person) -> PageOutputs:
         """Keep the assessment, if they are kept; it is shown and can be corrected either way."""

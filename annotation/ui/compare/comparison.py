@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -32,6 +33,11 @@ class ComparisonRun(ModelRun):
     @property
     def subject(self) -> str:
         return f"{len(self.uploads)} images"
+
+    @property
+    def shown(self) -> Iterator[tuple[Path, str, Iterable[Aspect]]]:
+        for image in self.state.ranking.images if self.state.ranking else ():
+            yield self.uploads[image.index].path, self.prompt, image.assessment.aspects
 
     def _check(self) -> None:
         check_count(len(self.uploads))

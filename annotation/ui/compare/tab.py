@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from html import escape
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import anyio
 import gradio as gr
 
-from annotation.store import exposures
-from annotation.store.models import AnswersOf
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
-from annotation.ui.assess.runs import CLOCK_INTERVAL, Runs
+from annotation.ui.assess.runs import CLOCK_INTERVAL, Runs, note_shown
 from annotation.ui.compare.comparison import ComparisonRun, ImageComparison
 from annotation.ui.compare.grid import grid_html
 from annotation.ui.context import Studio
@@ -22,8 +19,6 @@ from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import M3AgiqaError
 from m3agiqa.ranking import MAX_IMAGES, OVERALL, check_count, checked_weights
-
-log = logging.getLogger(__name__)
 
 SESSION_LIFETIME = 24 * 3600  # seconds that the server keeps what a page shows
 MAX_WEIGHT = 5
@@ -69,26 +64,7 @@ class CompareHandlers:
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._note_shown, comparison)
-
-    def _note_shown(self, comparison: ImageComparison) -> None:
-        """Whoever has read what the model says of an image in the store does not score it blind."""
-        ranking, database = comparison.run.state.ranking, self.studio.store.database
-        try:
-            with database.reading() as session:
-                shown = [
-                    about
-                    for image in (ranking.images if ranking else ())
-                    for about in exposures.of_image(
-                        session,
-                        comparison.run.uploads[image.index].path,
-                        comparison.run.prompt,
-                        image.assessment.aspects,
-                    )
-                ]
-            exposures.note(database, comparison.person.name, AnswersOf.MODEL, shown)
-        except M3AgiqaError as error:
-            log.warning("What %s has read cannot be recorded: %s", comparison.person.name, error)
+                await anyio.to_thread.run_sync(note_shown, self.studio.store.database, person, run)
 
     async def stop(self, request: gr.Request) -> None:
         """End this visitor's run; what is judged stays."""

@@ -1,0 +1,269 @@
+"""The endpoints for programs, over HTTP: with curl, gradio_client and an MCP client; several users."""
+
+import asyncio
+import base64
+import csv
+import json
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from app_server import Server, serve_team
+from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import CallToolResult, TextContent
+from PIL import Image
+from waiting import run_async, wait_until
+
+from annotation.store import Database
+from annotation.store.api_tokens import current_token, make_token, revoke_token
+from annotation.users import Role, read_users, remove_user
+from m3agiqa.assessment import Assessment
+
+COLOURS = ("red", "blue", "lime")  # full quality, authenticity, correspondence
+FOREIGN = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+OUT_OF_REACH = {"path": "a.png", "url": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
+
+
+@dataclass(frozen=True)
+class Team:
+    """A server, and the tokens of its users: ann and vic have roles, zoe was removed, ben's was revoked."""
+
+    server: Server
+    tokens: dict[str, str]
+    folder: Path
+
+    def headers(self, user: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[user]}"} if user else {}
+
+    def client(self, user: str) -> Client:
+        return Client(self.server.url, headers=self.headers(user), verbose=False)
+
+    def curl(self, user: str, path: str, *options: str) -> tuple[int, str]:
+        """Status and body."""
+        header = [
+            option for name, value in self.headers(user).items() for option in ("-H", f"{name}: {value}")
+        ]
+        command = ["curl", "-sS", "--max-time", "60", "-w", "\n%{http_code}", *header, *options]
+        output = subprocess.run(
+            [*command, f"{self.server.url}/gradio_api/{path}"], capture_output=True, text=True, check=True
+        ).stdout
+        body, _, status = output.rpartition("\n")
+        return int(status), body
+
+    def post(self, user: str, path: str, body: Any) -> tuple[int, Any]:
+        status, answer = self.curl(user, path, "-H", "Content-Type: application/json", "-d", json.dumps(body))
+        return status, json.loads(answer)
+
+    def call(self, user: str, name: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """All events of a call, with their data."""
+        status, answer = self.post(user, f"call/v2/{name}", arguments)
+        assert status == 200, answer
+        _, stream = self.curl(user, f"call/v2/{name}/{answer['event_id']}", "-N")
+        events = [
+            dict(line.split(": ", 1) for line in each.splitlines()) for each in stream.split("\n\n") if each
+        ]
+        return [(event["event"], json.loads(event["data"])) for event in events]
+
+    async def mcp(
+        self, user: str, name: str, told: list[str] | None = None, **arguments: Any
+    ) -> CallToolResult:
+        """A tool's answer; `told` takes the messages of its progress."""
+
+        async def tell(done: float, total: float | None, message: str | None) -> None:
+            told.append(message or "")
+
+        url = f"{self.server.url}/gradio_api/mcp/"
+        async with (
+            httpx.AsyncClient(headers=self.headers(user), timeout=60) as http,
+            streamable_http_client(url, http_client=http) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            return await session.call_tool(name, arguments, progress_callback=None if told is None else tell)
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    for colour in COLOURS:
+        Image.new("RGB", (64, 64), colour).save(folder / f"{colour}.png")
+    roles = {"ann": Role.ADMIN, "ben": Role.ANNOTATOR, "vic": Role.VIEWER, "zoe": Role.VIEWER}
+    with serve_team(folder, {"M3AGIQA_MCP": "1"}, **roles) as server:
+        database, users = Database.open(f"sqlite:///{server.data / 'annotations.db'}"), folder / "users.txt"
+        tokens = {"stranger": "m3a_guessed"}
+        for name, user in read_users(users).items():
+            tokens[name] = database.transact(
+                lambda session, u=user: make_token(session, u.name, u.password_hash)
+            )
+        database.transact(lambda session: revoke_token(session, "ben"))
+        remove_user(users, "zoe")
+        yield Team(server, tokens, folder)
+        with database.reading() as session:
+            assert current_token(session, "vic").last_used_at is not None
+        database.close()
+
+
+def image(team: Team, colour: str) -> dict[str, Any]:
+    return handle_file(str(team.folder / f"{colour}.png"))
+
+
+def as_data(team: Team, colour: str) -> str:
+    """As agents send a file that has no URL."""
+    content = (team.folder / f"{colour}.png").read_bytes()
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def text_of(result: CallToolResult) -> str:
+    [content] = result.content
+    assert isinstance(content, TextContent)
+    return content.text
+
+
+def test_three_endpoints_are_documented_and_no_other_is_a_tool(team: Team) -> None:
+    named = json.loads(team.curl("vic", "info")[1])["named_endpoints"]
+    assert list(named) == ["/assess", "/compare", "/score"]
+    assert {each["parameter_name"] for each in named["/compare"]["parameters"]} == {
+        "images",
+        "prompt",
+        "order",
+    }
+    for endpoint in named.values():
+        assert endpoint["description"] and ".pdf" not in str(endpoint["code_snippets"])
+    tools = json.loads(team.curl("vic", "mcp/schema")[1])
+    assert [tool["name"] for tool in tools] == ["assess", "compare", "score"]
+    assert all(tool["description"] and tool["inputSchema"]["properties"] for tool in tools)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_curl_gets_what_the_command_prints(team: Team) -> None:
+    status, uploaded = team.curl("vic", "upload", "-F", f"files=@{team.folder / 'red.png'}")
+    assert status == 200
+    file = {"path": json.loads(uploaded)[0], "orig_name": "red.png", "meta": {"_type": "gradio.FileData"}}
+    *_, (event, [assessment]) = team.call("vic", "assess", image=file, prompt="a red square")
+    assert event == "complete"
+    assert set(assessment) == set(Assessment("", "", {}, "", "", 0.0).to_dict())
+    assert (assessment["image"], assessment["prompt"]) == ("red.png", "a red square")
+    assert {name: each["mos"] for name, each in assessment["aspects"].items()} == {
+        "quality": 5.0,
+        "correspondence": 1.0,
+        "authenticity": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "sentence"),
+    [
+        ("", 401, "Not authenticated"),
+        ("stranger", 401, "This token is not known here"),
+        ("ben", 401, "This token was revoked"),
+        ("zoe", 403, "zoe is no longer a user of this server"),
+    ],
+)
+@pytest.mark.parametrize("path", ["call/assess", "mcp/"])
+def test_who_has_no_role_is_told_why(team: Team, path: str, user: str, status: int, sentence: str) -> None:
+    answered, body = team.post(user, path, {"data": [None, None]})
+    assert answered == status
+    assert sentence in (body.get("error") or body["detail"]["error"]) or (path, user) == ("mcp/", "")
+
+
+def test_a_token_has_its_users_role_and_no_more(team: Team) -> None:
+    status, body = team.post("vic", "run/progress", {"data": []})
+    assert status == 500
+    assert "vic is signed in as a viewer, and this takes an annotator" in body["error"]
+    assert team.client("ann").predict(api_name="/progress")["mine"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("assess", {"image": None}, "There is no image"),
+        ("assess", {"image": "a.png"}, "cannot be taken"),
+        ("assess", {"image": FOREIGN}, "cannot be taken"),
+        ("assess", {"image": OUT_OF_REACH}, "cannot be taken"),
+        ("compare", {"images": []}, "0 images were given; 2 to 24 can be compared at once."),
+        ("score", {"files": []}, "There are no files"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence_in_json(
+    team: Team, name: str, arguments: dict[str, Any], sentence: str
+) -> None:
+    *_, (event, answer) = team.call("vic", name, **arguments)
+    assert event == "error"
+    assert sentence in answer["error"]
+
+
+def test_two_users_take_turns_and_who_gives_up_leaves_the_line(team: Team) -> None:
+    ann, vic = team.client("ann"), team.client("vic")
+    first = ann.submit(image(team, "red"), "until stopped", api_name="/assess")
+    wait_until(lambda: {"status": "Looking at the image"} in first.outputs())
+    second = vic.submit(image(team, "blue"), api_name="/assess")
+    place = "You are number 2 in the queue: one visitor is before you"
+    wait_until(lambda: {"status": place} in second.outputs())
+    first.cancel()
+    assert second.result(timeout=60)["aspects"]["authenticity"]["mos"] == 5.0
+
+
+def test_images_are_compared_and_scored(team: Team) -> None:
+    vic = team.client("vic")
+    ranking = vic.predict(
+        [image(team, colour) for colour in COLOURS], "a square", "quality", api_name="/compare"
+    )
+    assert ranking["images"][0]["image"] == "red.png"
+    assert ranking["order"] == "quality"
+    with zipfile.ZipFile(team.folder / "images.zip", "w") as archive:
+        for number in range(9):
+            archive.write(team.folder / "lime.png", f"{number}.png")
+        archive.writestr("0.txt", "a lime")
+        archive.writestr("broken.png", "no image")
+    job = vic.submit([handle_file(str(team.folder / "images.zip"))], api_name="/score")
+    table, counts = job.result(timeout=60)
+    assert {name: counts[name] for name in ("scored", "failed", "total")} == {
+        "scored": 10,
+        "failed": 1,
+        "total": 10,
+    }
+    assert 8 in [each[1]["scored"] for each in job.outputs()]
+    with Path(table).open(encoding="utf-8-sig", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 10
+    assert rows["0.png"]["correspondence_mos"] == "5.000" and rows["1.png"]["correspondence_mos"] == ""
+    assert "not an image" in rows["broken.png"]["error"]
+
+
+def test_agents_of_two_users_at_once(team: Team) -> None:
+    told: list[str] = []
+
+    async def both() -> list[CallToolResult | BaseException]:
+        calls = [
+            team.mcp("ann", "assess", told, image=as_data(team, "blue"), prompt="a blue square"),
+            team.mcp("vic", "compare", images=[as_data(team, "blue"), as_data(team, "red")], order="quality"),
+            team.mcp("vic", "assess", image=base64.b64encode(b"x").decode()),
+            team.mcp("zoe", "assess", image=as_data(team, "blue")),
+        ]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assessment, ranking, wrong, refused = run_async(both())
+    assert json.loads(text_of(assessment))["aspects"]["authenticity"]["mos"] == 5.0
+    assert told
+    assert [each["place"] for each in json.loads(text_of(ranking))["images"]] == [1, 2]
+    assert wrong.isError and "file" in text_of(wrong)
+    assert isinstance(refused, BaseException)
+
+
+def test_an_agent_that_hangs_up_leaves_the_line(team: Team) -> None:
+    async def hang_up_and_ask_again() -> CallToolResult:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(
+                team.mcp("ann", "assess", image=as_data(team, "red"), prompt="until stopped"), 3
+            )
+        return await team.mcp("vic", "assess", image=as_data(team, "red"))
+
+    assert not run_async(hang_up_and_ask_again()).isError
