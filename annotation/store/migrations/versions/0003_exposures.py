@@ -12,17 +12,12 @@ down_revision = "0002"
 def upgrade() -> None:
     exposures = op.create_table(
         "exposures",
-        sa.Column("annotator_id", sa.Integer(), nullable=False),
-        sa.Column("item_id", sa.Integer(), nullable=False),
-        sa.Column("aspect", sa.String(length=20), nullable=False),
-        sa.Column("answers_of", sa.String(length=20), nullable=False),
+        sa.Column("annotator_id", sa.Integer(), sa.ForeignKey("annotators.id"), primary_key=True),
+        sa.Column("item_id", sa.Integer(), sa.ForeignKey("items.id"), primary_key=True),
+        sa.Column("aspect", sa.String(length=20), primary_key=True),
+        sa.Column("answers_of", sa.String(length=20), primary_key=True),
         sa.Column("score", sa.Double(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["annotator_id"], ["annotators.id"], name="fk_exposures_annotator_id_annotators"
-        ),
-        sa.ForeignKeyConstraint(["item_id"], ["items.id"], name="fk_exposures_item_id_items"),
-        sa.PrimaryKeyConstraint("annotator_id", "item_id", "aspect", "answers_of", name="pk_exposures"),
     )
     statement = sa.text(_SELECT_SHOWN_ANSWERS).columns(created_at=sa.DateTime(timezone=True))
     known: dict[tuple[int, int, str], dict[str, object]] = {}
