@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -16,7 +14,7 @@ from m3agiqa.assessment import ASPECT_COLUMNS, MOS_DIGITS, Assessment
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
-from m3agiqa.tables import harmless
+from m3agiqa.tables import csv_text
 
 MIN_IMAGES, MAX_IMAGES = 2, 24  # that can be compared at once
 BATCH_SIZE = 8  # images that are assessed together; the first one alone, so that it is there soon
@@ -242,13 +240,8 @@ class Ranking:
 
 def rankings_csv(rankings: Sequence[Ranking], order: str = OVERALL) -> str:
     """A table of all images, with a header."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(RANKING_COLUMNS)
-    for ranking in rankings:
-        for row in ranking.to_rows(order):
-            writer.writerow([harmless(row.get(name, "")) for name in RANKING_COLUMNS])
-    return text.getvalue()
+    rows = (row for ranking in rankings for row in ranking.to_rows(order))
+    return csv_text(RANKING_COLUMNS, ([row.get(name, "") for name in RANKING_COLUMNS] for row in rows))
 
 
 # --- assessing ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -366,6 +366,13 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 def harmless(cell: object) -> object:
     """A text that cannot be taken for a formula; numbers and anything else stay as they are."""
     return f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table with a header, whose lines end as CSV has them, for spreadsheets: its cells are `harmless`."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *(map(harmless, row) for row in rows)])
+    return text.getvalue()
 
 
 def _plain(cell: str) -> str:

@@ -53,6 +53,8 @@ class RunFolder:
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder = folder
         self.config = config
+        self.align_folder, self.finetune_folder = folder / "align", folder / "finetune"
+        self.report_folder, self.checkpoint_folder = folder / "report", folder / "checkpoint"
 
     @classmethod
     def open(cls, folder: Path) -> RunFolder:
@@ -200,10 +202,6 @@ class RunFolder:
         return find_checkpoint(self.config.before or self.config.start or "nano")
 
     @property
-    def align_folder(self) -> Path:
-        return self.folder / "align"
-
-    @property
     def is_aligned(self) -> bool:
         return (self.align_folder / ALIGNED_FILE).exists()
 
@@ -212,10 +210,6 @@ class RunFolder:
         """All that decides what stage align makes."""
         begun = () if self.init_from is None else (backbone_id(self.config.backbone, self.init_from),)
         return self.content, self.config.align, self.config.extras, self.config.seed, *begun
-
-    @property
-    def finetune_folder(self) -> Path:
-        return self.folder / "finetune"
 
     @property
     def is_finetuned(self) -> bool:
@@ -403,16 +397,6 @@ class RunFolder:
         """Agreement inside the left-out sources, for the aspects that stage transfer has done."""
         files = {aspect: self.transfer_file(aspect) for aspect in self.aspects}
         return {str(a): with_interval(pd.read_csv(file)) for a, file in files.items() if file.exists()}
-
-    # --- results -----------------------------------------------------------------------------
-
-    @property
-    def report_folder(self) -> Path:
-        return self.folder / "report"
-
-    @property
-    def checkpoint_folder(self) -> Path:
-        return self.folder / "checkpoint"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -32,7 +31,7 @@ from m3agiqa.conversation_json import write_conversations
 from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import EXPORT_FORMAT, Sample, write_samples
-from m3agiqa.tables import harmless
+from m3agiqa.tables import csv_text
 
 SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE = (
     "samples.jsonl",
@@ -223,11 +222,8 @@ def _write_opinions(responses: pd.DataFrame, path: Path) -> None:
         image=[f"{IMAGES_FOLDER}/{Path(file).name}" for file in responses["file"]],
         tags=["; ".join(tags) for tags in responses["tags"]],
     )
-    with path.open("w", encoding="utf-8-sig", newline="") as file:  # else Excel takes it for Latin-1
-        writer = csv.writer(file)
-        writer.writerow(OPINION_COLUMNS)
-        for row in rows[list(OPINION_COLUMNS)].itertuples(index=False):
-            writer.writerow([harmless(cell) for cell in row])
+    text = csv_text(OPINION_COLUMNS, rows[list(OPINION_COLUMNS)].itertuples(index=False))
+    path.write_text(text, encoding="utf-8-sig", newline="")  # else Excel takes it for Latin-1
 
 
 def _write_preferences(store: Store, folder: Path) -> int:
@@ -244,16 +240,15 @@ def _write_preferences(store: Store, folder: Path) -> int:
             _link_or_copy(store.images.path(compared.item.image.file), target)
         return f"{IMAGES_FOLDER}/{target.name}"
 
-    with (folder / PREFERENCES_FILE).open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(PREFERENCE_COLUMNS)
-        for pick in picks:
-            [best] = [each for each in pick.compared if each.preferred]
-            for other in (each for each in pick.compared if not each.preferred):
-                cells = (pick.id, pick.annotator.name, best.item.prompt.text, part_of[best.item_id])
-                scores = (exported(best), exported(other), best.overall, other.overall)
-                row = (*cells, *scores, pick.model_version.title, pick.created_at.isoformat())
-                writer.writerow([harmless(cell) for cell in row])
+    rows = []
+    for pick in picks:
+        [best] = [each for each in pick.compared if each.preferred]
+        for other in (each for each in pick.compared if not each.preferred):
+            cells = (pick.id, pick.annotator.name, best.item.prompt.text, part_of[best.item_id])
+            scores = (exported(best), exported(other), best.overall, other.overall)
+            rows.append((*cells, *scores, pick.model_version.title, pick.created_at.isoformat()))
+    text = csv_text(PREFERENCE_COLUMNS, rows)
+    (folder / PREFERENCES_FILE).write_text(text, encoding="utf-8-sig", newline="")
     return len(picks)
 
 

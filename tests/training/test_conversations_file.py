@@ -14,7 +14,13 @@ from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.data import DataConfig, load
-from training.data.conversations import cited_prompt, export_conversations, import_conversations
+from training.data.checks import ImageFinder, checked
+from training.data.conversations import (
+    IMAGE_FOLDERS,
+    cited_prompt,
+    conversation_entries,
+    export_conversations,
+)
 from training.data.nano_teacher import load_published_conversations
 from training.data.splits import SplitConfig
 
@@ -30,6 +36,18 @@ CORRESPONDENCE = (
     "<image>\nPlease closely examine this AI-generated image and provide a detailed analysis of how well it "
     "aligns with the original prompt: 'a bicycle on top of a boat'."
 )
+
+
+def read(
+    path: Path,
+    aspect: Aspect,
+    images: Path | None = None,
+    scale: MosScale = SCALE,
+    mos: Path | None = None,
+) -> list[Sample]:
+    """One file about an aspect, as a data set of this format is read."""
+    finder = ImageFinder(images or path.parent, IMAGE_FOLDERS)
+    return checked(conversation_entries(path, [aspect], finder, scale, mos), finder, scale, path)
 
 
 def item(number: int, question: str = OLDER, rating: str = "fair", **others) -> dict:
@@ -64,7 +82,7 @@ def test_lists_and_lines_are_read_whatever_the_file_is_called(
     tmp_path: Path, images: Path, name: str, lines: bool
 ) -> None:
     path = put(tmp_path / name, item(0), item(1, rating="Excellent."), lines=lines)
-    first, second = import_conversations(path, Q, images)
+    first, second = read(path, Q, images)
     assert first == Sample(
         "0", images / "0.jpg", "it's a 'boat', HDR", {Q: 2.5}, {Q: "Description 0."}, split="test"
     )
@@ -74,17 +92,17 @@ def test_lists_and_lines_are_read_whatever_the_file_is_called(
 @pytest.mark.parametrize("below", ["images", ""])
 def test_images_are_found_by_the_end_of_their_path(tmp_path: Path, images: Path, below: str) -> None:
     path = put(tmp_path / "elsewhere" / "train_quality.json", item(0))
-    (sample,) = import_conversations(path, Q, tmp_path / below)
+    (sample,) = read(path, Q, tmp_path / below)
     assert sample.image == images / "0.jpg"
     with pytest.raises(InputError, match=r"1 of 1 images are missing; the first is 0\.jpg .*entry 1"):
-        import_conversations(path, Q)
+        read(path, Q)
 
 
 @pytest.mark.parametrize("rating", RATING_WORDS)
 def test_a_word_becomes_the_middle_of_its_fifth(tmp_path: Path, images: Path, rating: str) -> None:
     scale = MosScale(0.0, 100.0)
     path = put(tmp_path / "q.json", item(0, rating=rating))
-    (sample,) = import_conversations(path, Q, images, scale)
+    (sample,) = read(path, Q, images, scale)
     assert sample.mos[Q] == pytest.approx(10 + 20 * RATING_WORDS.index(rating))
     assert scale.rating(sample.mos[Q]) == rating
 
@@ -93,14 +111,14 @@ def test_a_table_gives_the_true_scores(tmp_path: Path, images: Path) -> None:
     path = put(tmp_path / "c.json", item(0, CORRESPONDENCE), item(1, CORRESPONDENCE))
     table = tmp_path / "data.csv"
     table.write_text("name,mos_quality,mos_align\n0.jpg,1,3.21\n1.jpg,1,0.5\n")
-    found = import_conversations(path, C, images, mos=table)
+    found = read(path, C, images, mos=table)
     assert [sample.mos for sample in found] == [{C: 3.21}, {C: 0.5}]
     table.write_text("name,mos_quality,mos_align\n0.jpg,1,3.21\n")
     with pytest.raises(InputError, match=r"entry 2: the table of scores has no correspondence for 1\.jpg"):
-        import_conversations(path, C, images, mos=table)
+        read(path, C, images, mos=table)
     table.write_text("name,mos_align\n0.jpg,1\n0.jpg,2\n")
     with pytest.raises(InputError, match=r"data\.csv, line 3: 0\.jpg was given before"):
-        import_conversations(path, C, images, mos=table)
+        read(path, C, images, mos=table)
 
 
 @pytest.mark.parametrize("aspect", Aspect)
@@ -129,7 +147,7 @@ def test_round_trip(tmp_path: Path, images: Path, rows: list[tuple], aspect: Asp
     ]
     path = tmp_path / "out.json"
     export_conversations(samples, aspect, SCALE, path)
-    again = import_conversations(path, aspect, scale=SCALE)
+    again = read(path, aspect)
     for before, after in zip(samples, again, strict=True):
         assert (after.id, after.image, after.prompt) == (before.id, before.image, before.prompt)
         assert after.descriptions == before.descriptions
@@ -200,20 +218,18 @@ def turns_without(index: int) -> dict:
 )
 def test_wrong_entries_are_named(tmp_path: Path, images: Path, wrong: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        import_conversations(put(tmp_path / "quality.json", item(0), wrong), Q, images)
+        read(put(tmp_path / "quality.json", item(0), wrong), Q, images)
 
 
 def test_wrong_files_are_named(tmp_path: Path, images: Path) -> None:
     (tmp_path / "broken.json").write_text('[{"id": ')
     with pytest.raises(InputError, match=r"broken\.json is not JSON"):
-        import_conversations(tmp_path / "broken.json", Q, images)
+        read(tmp_path / "broken.json", Q, images)
     (tmp_path / "broken.jsonl").write_text(json.dumps(item(0)) + "\n{\n")
     with pytest.raises(InputError, match=r"broken\.jsonl, line 2 is not JSON"):
-        import_conversations(tmp_path / "broken.jsonl", Q, images)
-    with pytest.raises(InputError, match=r"Cannot read .*none\.json"):
-        import_conversations(tmp_path / "none.json", Q, images)
+        read(tmp_path / "broken.jsonl", Q, images)
     with pytest.raises(InputError, match=r"no prompt was found .*Is the file about correspondence"):
-        import_conversations(put(tmp_path / "c.json", item(0)), C, images)
+        read(put(tmp_path / "c.json", item(0)), C, images)
 
 
 # --- loaded as a data set ------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_rows
 from m3agiqa.samples import Sample
 from m3agiqa.tables import on_scale
-from training.data.checks import ImageFinder, LocatedSample, checked, merged
+from training.data.checks import ImageFinder, LocatedSample, merged
 from training.data.csv_table import read_scores
 
 MOS_SCALE = MosScale(0.0, 5.0)
@@ -43,25 +43,6 @@ ASPECT_WORDS = {"alignment": Aspect.CORRESPONDENCE, **{str(aspect): aspect for a
 """What names of files call the aspects."""
 
 Scores = Mapping[str, Mapping[Aspect, float]]
-
-
-def import_conversations(
-    path: Path,
-    aspect: Aspect,
-    images_root: Path | None = None,
-    scale: MosScale = MOS_SCALE,
-    mos: Path | None = None,
-) -> list[Sample]:
-    """Samples of one file, with the ids of the file.
-
-    Images are found by the end of their path (`images/a.jpg` or `a.jpg`) below `images_root` (default:
-    the file's folder), as the files name folders of another machine. `mos` is a table with the true
-    scores; without it, a MOS is the middle of its rating's fifth of the scale. Raises InputError naming
-    file and entry.
-    """
-    images = ImageFinder(images_root or path.parent, IMAGE_FOLDERS)
-    scores = read_scores(mos, scale) if mos else None
-    return checked(_file_entries(path, aspect, images, scale, scores), images, scale, path)
 
 
 def conversation_entries(

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, Rating
 from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
 from m3agiqa.conversation import Conversation
@@ -50,16 +50,7 @@ class EncodedConversation:
     def entry(self, identity: str) -> Entry:
         """What the cache holds beside its hidden states."""
         answers = [turn.content for turn in self.conversation.turns if turn.role == "assistant"]
-        return Entry(
-            key=self.key(identity),
-            sample=self.variant.sample.id,
-            aspect=self.conversation.aspect,
-            kind="told",
-            damage=self.variant.damage,
-            prompt=self.variant.prompt,
-            description="\n".join(answers),
-            rating=None,
-        )
+        return _entry(self.variant, self.conversation.aspect, self.key(identity), "\n".join(answers))
 
 
 Item = TypeVar("Item", Variant, EncodedConversation)
@@ -89,8 +80,14 @@ def describe(
 
     def process(model: Backbone, batch: list[Variant], identity: str) -> list[tuple[Entry, Tensor]]:
         rows = [(variant, aspect) for variant in batch for aspect in variant.aspects]
-        generations = [each for each in _generate(model, batch) if isinstance(each, Generation)]
-        return [(_entry(*rows[each.row], each, identity), each.hidden) for each in generations]
+        encoded = []
+        for each in _generate(model, batch):
+            if isinstance(each, Generation):
+                variant, aspect = rows[each.row]
+                key = variant.key(aspect, identity)
+                entry = _entry(variant, aspect, key, each.description, each.rating)
+                encoded.append((entry, each.hidden))
+        return encoded
 
     _process(mine, DESCRIBE_BATCH_SIZE, backbone, folder, cache, "describe", is_missing, process)
 
@@ -188,14 +185,9 @@ def _length(conversation: EncodedConversation) -> tuple[int, str]:
     return characters, conversation.variant.sample.id
 
 
-def _entry(variant: Variant, aspect: Aspect, generation: Generation, identity: str) -> Entry:
-    return Entry(
-        key=variant.key(aspect, identity),
-        sample=variant.sample.id,
-        aspect=aspect,
-        kind=variant.kind,
-        damage=variant.damage,
-        prompt=variant.prompt,
-        description=generation.description,
-        rating=generation.rating,
-    )
+def _entry(
+    variant: Variant, aspect: Aspect, key: str, description: str, rating: Rating | None = None
+) -> Entry:
+    """Without a rating: of a description that was given, not generated."""
+    kind = variant.kind if rating else "told"
+    return Entry(key, variant.sample.id, aspect, kind, variant.damage, variant.prompt, description, rating)

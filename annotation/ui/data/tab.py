@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import threading
 from html import escape
 from typing import Any
@@ -24,7 +23,7 @@ from annotation.ui.data import figures
 from annotation.ui.data.export_versions import ExportVersions
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
-from m3agiqa.tables import harmless
+from m3agiqa.tables import csv_text
 
 AGGREGATES_ONLY = (
     '<section class="figures"><h3>Annotators</h3><p>Who may annotate sees their own figures here, admins '
@@ -202,29 +201,21 @@ def _report(name: str, counts: dict[str, Any]) -> str:
 
 def means_csv(current: Overview) -> str:
     """Every mean opinion with its 95 % interval and raw mean, on the scale from 1 to 5."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(
-        ["item", "image_sha256", "original_file", "aspect", "mos", "low", "high", "raters", "raw_mean"]
-    )
+    columns = ("item", "image_sha256", "original_file", "aspect", "mos", "low", "high", "raters", "raw_mean")
     files = current.of_items[["image_sha256", "original_file"]].T.to_dict("list")
-    for aspect, of_aspect in current.aspects.items():
-        for mean in of_aspect.scaling.opinions.values():
-            numbers = [
-                "" if number != number else f"{number:.4f}"  # NaN: no interval is known
-                for number in (mean.mos, mean.low, mean.high)
-            ]
-            writer.writerow(
-                [
-                    mean.item,
-                    *map(harmless, files[mean.item]),
-                    aspect,
-                    *numbers,
-                    mean.raters,
-                    f"{mean.raw_mean:.4f}",
-                ]
-            )
-    return file.getvalue()
+
+    def number(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:.4f}"  # NaN: no interval is known
+
+    rows = (
+        (
+            *(mean.item, *files[mean.item], aspect, *map(number, (mean.mos, mean.low, mean.high))),
+            *(mean.raters, number(mean.raw_mean)),
+        )
+        for aspect, of_aspect in current.aspects.items()
+        for mean in of_aspect.scaling.opinions.values()
+    )
+    return csv_text(columns, rows)
 
 
 def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
