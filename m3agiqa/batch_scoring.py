@@ -22,37 +22,14 @@ from m3agiqa.images import is_image_name
 from m3agiqa.tables import TableRow, harmless, read_table
 
 RESULT_COLUMNS = (
-    "image",
-    "prompt",
-    *ASPECT_COLUMNS,
-    "scale",
-    "model",
-    "learned_from",
-    "prompt_origin",
-    "error",
+    *("image", "prompt", *ASPECT_COLUMNS),
+    *("scale", "model", "learned_from", "prompt_origin", "error"),
 )
-
 BATCH_SIZE = 8
 """Images; more are hardly faster on few cores, and lost where a run is stopped."""
-OTHER_IMAGE_SUFFIXES = frozenset(
-    [
-        ".heic",
-        ".heif",
-        ".jxl",
-        ".svg",
-        ".svgz",
-        ".psd",
-        ".tga",
-        ".exr",
-        ".hdr",
-        ".dng",
-        ".cr2",
-        ".nef",
-        ".arw",
-        ".ico",
-        ".eps",
-        ".qoi",
-    ]
+OTHER_IMAGE_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".svg", ".svgz", ".psd", ".tga", ".exr"),
+    *(".hdr", ".dng", ".cr2", ".nef", ".arw", ".ico", ".eps", ".qoi"),
 )
 """Pictures that a folder may hold and that cannot be read; each is told in the results."""
 MAX_SIDECAR = 100_000  # characters; a longer text is no prompt, and csv could not read it back

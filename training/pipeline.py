@@ -62,10 +62,10 @@ class Stage:
     """Does what is still to do; nothing if the stage is left out. What it returns, its command prints."""
     plan: Callable[[RunFolder], str]
     """What it will do, as far as that can be known before; also asked if the stage is left out."""
-    is_done: Callable[[RunFolder], bool]
+    is_done: Callable[[RunFolder], bool] = lambda run: False
     """Whether nothing is left to do; raises InputError while a stage before it is not done.
 
-    False for stages that find out only while they run, which is quick then.
+    Left out for stages that find out only while they run, which is quick then.
     """
     is_wanted: Callable[[RunConfig], bool] = lambda config: True
     """Whether the settings ask for it."""
@@ -509,7 +509,6 @@ STAGES = (
         makes="hidden/",
         run=encode,
         plan=_plan_encode,
-        is_done=lambda run: False,
         is_wanted=lambda config: config.encode or config.server is not None,
     ),
     Stage(
@@ -528,7 +527,6 @@ STAGES = (
         makes="transfer/",
         run=transfer,
         plan=lambda run: "refit without groups of sources",
-        is_done=lambda run: False,
         is_wanted=lambda config: config.transfer is not None,
     ),
     Stage(
@@ -547,7 +545,6 @@ STAGES = (
         makes="checkpoint/",
         run=ship,
         plan=lambda run: f"checkpoint {run.config.name} {run.config.version}, {run.checkpoint_folder}",
-        is_done=lambda run: False,
     ),
 )
 """In the order in which they are run."""

@@ -33,40 +33,18 @@ from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import EXPORT_FORMAT, Sample, write_samples
 from m3agiqa.tables import csv_text
 
-SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE = (
-    "samples.jsonl",
-    "images",
-    "annotations.csv",
-    "preferences.csv",
-    "manifest.json",
-)
+SAMPLES_FILE, IMAGES_FOLDER, MANIFEST_FILE = "samples.jsonl", "images", "manifest.json"
+OPINIONS_FILE, PREFERENCES_FILE = "annotations.csv", "preferences.csv"
 CONVERSATION_FILES = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
 EXPORTED_FILES = {
     *(SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE),
     *CONVERSATION_FILES.values(),
 }
 OPINION_COLUMNS = (
-    "sample",
-    "image",
-    "original_file",
-    "prompt",
-    "generator",
-    "source",
-    "aspect",
-    "annotator",
-    "score",
-    "low",
-    "high",
-    "common_score",
-    "agrees",
-    "description",
-    "tags",
-    "comment",
-    "blind",
-    "seconds",
-    "place",
-    "created_at",
-    "correction_id",
+    *("sample", "image", "original_file", "prompt", "generator", "source"),
+    *("aspect", "annotator", "score", "low", "high", "common_score"),
+    *("agrees", "description", "tags", "comment"),
+    *("blind", "seconds", "place", "created_at", "correction_id"),
 )
 PREFERENCE_COLUMNS = (
     *("preference_id", "annotator", "prompt", "split", "preferred", "other"),

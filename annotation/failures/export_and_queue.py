@@ -17,31 +17,10 @@ from m3agiqa.errors import InputError
 from m3agiqa.tables import harmless
 
 EXPORT_COLUMNS = (
-    "item",
-    "image",
-    "original_file",
-    "aspect",
-    "prompt",
-    "generator",
-    "source",
-    "mos",
-    "mos_low",
-    "mos_high",
-    "raters",
-    "predicted",
-    "error",
-    "rating",
-    "spoken_rating",
-    "words_apart",
-    "description",
-    "reference",
-    "tags",
-    "other_predicted",
-    "other_error",
-    "other_rating",
-    "other_spoken_rating",
-    "other_description",
-    "gain",
+    *("item", "image", "original_file", "aspect", "prompt", "generator", "source"),
+    *("mos", "mos_low", "mos_high", "raters"),
+    *("predicted", "error", "rating", "spoken_rating", "words_apart", "description", "reference", "tags"),
+    *("other_predicted", "other_error", "other_rating", "other_spoken_rating", "other_description", "gain"),
 )
 
 

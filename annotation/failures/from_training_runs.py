@@ -16,16 +16,8 @@ from m3agiqa.errors import InputError
 
 REQUIRED_COLUMNS = ("sample", "image", "aspect", "mos", "predicted")
 TEXT_COLUMNS = (
-    "sample",
-    "image",
-    "prompt",
-    "generator",
-    "source",
-    "aspect",
-    "rating",
-    "spoken_rating",
-    "description",
-    "reference",
+    *("sample", "image", "prompt", "generator", "source", "aspect"),
+    *("rating", "spoken_rating", "description", "reference"),
 )
 DEFAULT_TABLE = "predictions"
 METRICS_FILE = "metrics.json"

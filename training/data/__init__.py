@@ -13,11 +13,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from training.data import agiqa_3k, aigciqa2023, aigciqa_20k, conversations
-from training.data.agiqa_3k import agiqa_3k_entries
-from training.data.aigciqa2023 import aigciqa2023_entries
-from training.data.aigciqa_20k import aigciqa_20k_entries
 from training.data.checks import ImageFinder, LocatedSample, checked, sample_entries
-from training.data.conversations import conversation_entries
 from training.data.csv_table import table_entries
 from training.data.nano_scores import FIVE_LEVELS, nano_entries
 from training.data.nano_teacher import TEACHER_SCALE, teacher_entries
@@ -70,23 +66,23 @@ class Format:
 
 DATA_FORMATS = {
     "agiqa_3k": Format(
-        lambda c, images, scale: agiqa_3k_entries(c.path, images, scale),
+        lambda c, images, scale: agiqa_3k.agiqa_3k_entries(c.path, images, scale),
         agiqa_3k.MOS_SCALE,
         agiqa_3k.IMAGE_FOLDERS,
     ),
     "aigciqa2023": Format(
-        lambda c, images, scale: aigciqa2023_entries(c.path, images, scale),
+        lambda c, images, scale: aigciqa2023.aigciqa2023_entries(c.path, images, scale),
         aigciqa2023.MOS_SCALE,
         aigciqa2023.IMAGE_FOLDERS,
     ),
     "aigciqa_20k": Format(
-        lambda c, images, scale: aigciqa_20k_entries(c.path, images, scale),
+        lambda c, images, scale: aigciqa_20k.aigciqa_20k_entries(c.path, images, scale),
         aigciqa_20k.MOS_SCALE,
         aigciqa_20k.IMAGE_FOLDERS,
     ),
     "table": Format(lambda c, images, scale: table_entries(c.path, images, scale), parts_are_wished=True),
     "conversations": Format(
-        lambda c, images, scale: conversation_entries(c.path, c.aspects, images, scale, c.mos),
+        lambda c, images, scale: conversations.conversation_entries(c.path, c.aspects, images, scale, c.mos),
         conversations.MOS_SCALE,
         conversations.IMAGE_FOLDERS,
     ),

@@ -10,14 +10,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.errors import InputError
 from m3agiqa.grouping import fold_prompt
-from m3agiqa.json_lines import read_json_lines
 from m3agiqa.samples import Sample
 from training.data.checks import LocatedSample
+from training.data.nano_teacher import judged_entries, teacher_entries
 
 FIVE_LEVELS = MosScale(1.0, 5.0)
 
@@ -55,46 +53,22 @@ def nano_entries(data: Path) -> Iterator[LocatedSample]:
     and line.
     """
     authenticity = {
-        sample.image.name: sample.mos[Aspect.AUTHENTICITY]
-        for _, sample in _entries(data / "agi-native", "agiqa-3k.jsonl", "score")
-        if not sample.distorted
+        each.sample.image.name: each.sample.mos[Aspect.AUTHENTICITY]
+        for each in judged_entries(data / "agi-native", "agiqa-3k.jsonl")
+        if not each.sample.distorted
     }
-    for place, sample in _entries(data / "agiqa-3k", "samples.jsonl", "mos"):
+    for each in judged_entries(data / "agiqa-3k", score="mos"):
+        sample = each.sample
         mos = {aspect: LLM_TO_AGIQA_3K[aspect].inverse(score) for aspect, score in sample.mos.items()}
         if sample.image.name in authenticity:
             mos[Aspect.AUTHENTICITY] = authenticity[sample.image.name]
         split = "test" if sample.split == "validation" and _is_in_half(sample) else sample.split
-        yield LocatedSample(place, _on_five_levels(replace(sample, mos=mos, split=split)))
-    for place, sample in _entries(data / "agi-native", "samples.jsonl", "score"):
-        yield LocatedSample(place, _on_five_levels(sample))
-    for place, sample in _entries(data / "agi-teacher", "samples.jsonl", "score"):
-        mos = {aspect: score - SMALL_VERSION_EXCESS[aspect] for aspect, score in sample.mos.items()}
-        yield LocatedSample(place, _on_five_levels(replace(sample, mos=mos)))
-
-
-def _entries(folder: Path, file: str, score: str) -> Iterator[tuple[str, Sample]]:
-    path = folder / file
-    for number, row in read_json_lines(path):
-        place = f"{path}, line {number}"
-        try:
-            yield place, _sample(row, folder, score)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{place} is not a row of {folder.name}: {error!r}") from error
-
-
-def _sample(row: dict[str, Any], folder: Path, score: str) -> Sample:
-    judged = {aspect: row[aspect] for aspect in Aspect if row.get(aspect)}
-    return Sample(
-        id=row["id"],
-        image=folder / row["image"],
-        prompt=row["prompt"],
-        mos={aspect: value[score] for aspect, value in judged.items()},
-        descriptions={a: value["description"] for a, value in judged.items() if value.get("description")},
-        split=row["split"],
-        generator=row["generator"],
-        source=row["source"],
-        distorted=bool(row.get("distortion")),
-    )
+        yield LocatedSample(each.place, _on_five_levels(replace(sample, mos=mos, split=split)))
+    for each in judged_entries(data / "agi-native"):
+        yield LocatedSample(each.place, _on_five_levels(each.sample))
+    for each in teacher_entries(data):
+        mos = {aspect: score - SMALL_VERSION_EXCESS[aspect] for aspect, score in each.sample.mos.items()}
+        yield LocatedSample(each.place, _on_five_levels(replace(each.sample, mos=mos)))
 
 
 def _on_five_levels(sample: Sample) -> Sample:

@@ -16,31 +16,38 @@ from training.data.checks import LocatedSample
 TEACHER_SCALE = MosScale(1.0, 5.0)
 
 
-def teacher_entries(data: Path) -> Iterator[LocatedSample]:
-    """`agi-teacher` below `data`: pictures with scores (1-5) and descriptions by a multimodal LLM.
+def judged_entries(
+    folder: Path, file: str = "samples.jsonl", score: str = "score"
+) -> Iterator[LocatedSample]:
+    """Images of a folder with scores (the member `score` of each aspect) and descriptions.
 
     Raises InputError naming file and line.
     """
-    folder = data / "agi-teacher"
-    path = folder / "samples.jsonl"
+    path = folder / file
     for number, row in read_json_lines(path):
         place = f"{path}, line {number}"
         try:
             judged = {aspect: row[aspect] for aspect in Aspect if row.get(aspect)}
+            texts = {aspect: value.get("description") for aspect, value in judged.items()}
             sample = Sample(
                 id=row["id"],
                 image=folder / row["image"],
                 prompt=row["prompt"],
-                mos={aspect: value["score"] for aspect, value in judged.items()},
-                descriptions={aspect: value["description"] for aspect, value in judged.items()},
+                mos={aspect: value[score] for aspect, value in judged.items()},
+                descriptions={aspect: text for aspect, text in texts.items() if text},
                 split=row["split"],
                 generator=row["generator"],
                 source=row["source"],
                 distorted=bool(row.get("distortion")),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{place} is not a row of agi-teacher: {error!r}") from error
+            raise InputError(f"{place} is not a row of {folder.name}: {error!r}") from error
         yield LocatedSample(place, sample)
+
+
+def teacher_entries(data: Path) -> Iterator[LocatedSample]:
+    """`agi-teacher` below `data`: pictures with scores (1-5) and descriptions by a multimodal LLM."""
+    return judged_entries(data / "agi-teacher")
 
 
 def load_teacher(data: Path) -> list[Sample]:

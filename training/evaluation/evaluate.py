@@ -35,20 +35,8 @@ from training.stages.fit import predict
 from training.stages.fit_data import Target
 
 PREDICTION_COLUMNS = (
-    "sample",
-    "image",
-    "prompt",
-    "generator",
-    "source",
-    "split",
-    "aspect",
-    "mos",
-    "predicted",
-    "raw",
-    "rating",
-    "spoken_rating",
-    "description",
-    "reference",
+    *("sample", "image", "prompt", "generator", "source", "split", "aspect"),
+    *("mos", "predicted", "raw", "rating", "spoken_rating", "description", "reference"),
 )
 NOT_GIVEN = "not given"
 PROMPT_LENGTHS = ((5, "1 to 5 words"), (15, "6 to 15 words"), (math.inf, "16 words and more"))
