@@ -24,7 +24,6 @@ from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
 from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples
 from training import data as datasets
-from training.data import DataConfig, load
 from training.data.splits import SplitConfig
 
 SCALE = MosScale(1, 5)
@@ -261,10 +260,8 @@ def test_conversations_are_those_of_the_authors(store: Store, out: Path) -> None
     say(store, cat, {Q: 4.5}, "ann", description="A sharp cat.")
     say(store, cat, {A: 2}, "ann")
     export(store, out)
-    config = DataConfig(
-        "conversations", out / "conversations-quality.json", split=SplitConfig(ratios=(1, 0, 0))
-    )
-    (sample,) = load(config).samples
+    unsplit, file = SplitConfig(ratios=(1, 0, 0), holdout=0), out / "conversations-quality.json"
+    (sample,) = datasets.load(datasets.DataConfig("conversations", file, scale=(1, 5), split=unsplit)).samples
     assert (sample.prompt, sample.descriptions) == ("a cat", {Q: "A sharp cat."})
     assert SCALE.rating(sample.mos[Q]) == "excellent"
     assert not (out / "conversations-authenticity.json").exists()  # nobody described it
