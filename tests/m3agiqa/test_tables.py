@@ -23,6 +23,8 @@ READ = {
     "capitals": (b"Image,Prompt\na.png,a cat\n", "a cat"),
     "one capital": (b"image,Prompt\na.png,a cat\n", "a cat"),
     "semicolons and a byte order mark": ("\ufeffImage;Prompt\r\na.png;x\r\n".encode(), "x"),
+    "empty lines and rows": (b'prompt;image\r\nx;a.png\r\n\r\n;\r\n"";" "\r\n', "x"),
+    "old Mac": (b"image,prompt\ra.png,x", "x"),
     "tabs": (b"image\tprompt\na.png\tx, y; z\n", "x, y; z"),
     "Excel's own first line": (b"sep=;\r\nimage;prompt\r\na.png;x\r\n", "x"),
     "Latin-1": ("image,prompt\na.png,Café “tard”\n".encode("cp1252"), "Café “tard”"),

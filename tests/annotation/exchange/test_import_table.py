@@ -73,28 +73,10 @@ def test_mean_scores_are_read_only_beside_who_gave_them(
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "image,prompt\nä.png,ok\n".encode("utf-8-sig"),
-        "image\tprompt\r\nä.png\tok\r\n".encode("utf-16"),
-        'prompt;image\r\nok;ä.png\r\n\r\n;\r\n"";" "\r\n'.encode(),
-        "image,prompt\rä.png,ok".encode(),
-    ],
-    ids=["byte order mark", "Unicode text", "semicolons and empty lines", "old Mac"],
-)
-def test_what_spreadsheets_write(content: bytes) -> None:
-    (row,), errors = read_table(content, "t.csv")
-    assert (row.image, row.prompt, errors) == ("ä.png", "ok", [])
-
-
-@pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is empty"),
-        (b"bild,prompt\na.png,x\n", "Rename the column bild to image"),
         (b"\xff\xfe\xfd\x00", "has no column image"),
         (b"image,prompt\n", "no rows below its header"),
-        (b"image,image\na,b\n", "several columns for image: image, image"),
         (b"image,quality\na,3\n", "no column annotator"),
         (b"image\n" + b"a\n" * 300_000, "has 300,001 lines; at most 300,000"),
     ],

@@ -1,8 +1,7 @@
 import threading
 import time
-from pathlib import Path
 
-from PIL import Image
+import pytest
 from waiting import run_async, wait_until
 
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunStage
@@ -29,6 +28,20 @@ def wait_for_text(run: Run) -> None:
     wait_until(lambda: len(run.state.descriptions) >= 3)
 
 
+@pytest.fixture
+def runs(loader) -> Runs:
+    return Runs(loader, WaitingLine())
+
+
+@pytest.fixture
+def ann(runs, assessor, upload) -> Run:
+    """A visitor's run, under way until the model may go on."""
+    assessor.go.clear()
+    run = runs.begin("ann", upload, "teal")
+    wait_for(run, RunStage.ASSESSING)
+    return run
+
+
 def test_runs_to_the_end(loader, upload):
     run = Runs(loader, WaitingLine()).begin("ann", upload, " a  teal square ")
     *_, last = finish(run)
@@ -49,24 +62,17 @@ def test_without_a_prompt_correspondence_is_left_out(loader, assessor, upload):
     assert assessor.prompts == [None]
 
 
-def test_stop_keeps_the_text_so_far(loader, assessor, upload):
-    assessor.go.clear()
-    runs = Runs(loader, WaitingLine())
-    run = runs.begin("ann", upload, "teal")
-    wait_for_text(run)
+def test_stop_keeps_the_text_so_far(runs, ann):
+    wait_for_text(ann)
     runs.stop("ann")
-    *_, last = finish(run)
+    *_, last = finish(ann)
     assert last.stage is RunStage.STOPPED
     assert last.descriptions == dict.fromkeys(Aspect, "one")
     assert last.results == {}
     assert len(runs.line) == 0
 
 
-def test_stop_touches_only_the_visitors_own_run(loader, assessor, upload):
-    assessor.go.clear()
-    runs = Runs(loader, WaitingLine())
-    ann = runs.begin("ann", upload, "teal")
-    wait_for(ann, RunStage.ASSESSING)
+def test_stop_touches_only_the_visitors_own_run(runs, ann, assessor, upload):
     ben = runs.begin("ben", upload, "teal")
     wait_for(ben, RunStage.WAITING)
     assert ben.state.place == 2
@@ -79,11 +85,7 @@ def test_stop_touches_only_the_visitors_own_run(loader, assessor, upload):
     assert last.stage is RunStage.FINISHED
 
 
-def test_stop_works_in_the_line(loader, assessor, upload):
-    assessor.go.clear()
-    runs = Runs(loader, WaitingLine())
-    ann = runs.begin("ann", upload, "teal")
-    wait_for(ann, RunStage.ASSESSING)
+def test_stop_works_in_the_line(runs, ann, upload):
     ben = runs.begin("ben", upload, "teal")
     wait_for(ben, RunStage.WAITING)
     runs.stop("ben")
@@ -110,13 +112,9 @@ def test_stop_works_while_the_model_loads(assessor, upload):
     go.set()
 
 
-def test_a_new_run_ends_the_visitors_older_one(loader, assessor, upload):
-    assessor.go.clear()
-    runs = Runs(loader, WaitingLine())
-    first = runs.begin("ann", upload, "teal")
-    wait_for(first, RunStage.ASSESSING)
+def test_a_new_run_ends_the_visitors_older_one(runs, ann, assessor, upload):
     second = runs.begin("ann", upload, "teal")
-    wait_for(first, RunStage.STOPPED)
+    wait_for(ann, RunStage.STOPPED)
     assessor.go.set()
     *_, last = finish(second)
     assert last.stage is RunStage.FINISHED
@@ -134,23 +132,13 @@ def test_forgetting_an_old_run_leaves_the_new_one_alone(loader, assessor, upload
     wait_for(second, RunStage.STOPPED)
 
 
-def test_bad_input_is_told_without_waiting_in_line(loader, assessor, upload):
-    upload.path.write_bytes(b"hello")
-    assessor.go.clear()
-    runs = Runs(loader, WaitingLine())
-    busy = runs.begin("ann", Upload(_good(upload), "good.png"), "teal")
-    wait_for(busy, RunStage.ASSESSING)
-    *_, last = finish(runs.begin("ben", upload, "teal"))
+def test_bad_input_is_told_without_waiting_in_line(runs, ann, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    *_, last = finish(runs.begin("ben", Upload(tmp_path / "bad.png", "bad.png"), "teal"))
     assert last.stage is RunStage.FAILED
     assert last.error.startswith("This is not an image")
-    assert busy.state.stage is RunStage.ASSESSING
+    assert ann.state.stage is RunStage.ASSESSING
     runs.stop("ann")
-
-
-def _good(upload: Upload) -> Path:
-    path = upload.path.with_name("good.png")
-    Image.new("RGB", (64, 64)).save(path)
-    return path
 
 
 def test_missing_weights_are_told(upload):
@@ -184,14 +172,11 @@ def test_the_clock_stands_still_afterwards(loader, upload):
     assert run.seconds == seconds
 
 
-def test_the_page_is_told_the_time_even_when_nothing_else_happens(loader, assessor, upload):
-    assessor.go.clear()
-    runs = Runs(loader, WaitingLine())
-    run = runs.begin("ann", upload, "teal")
-    wait_for_text(run)
+def test_the_page_is_told_the_time_even_when_nothing_else_happens(runs, ann):
+    wait_for_text(ann)
 
     async def two() -> list:
-        watch = run.follow(CLOCK_INTERVAL)
+        watch = ann.follow(CLOCK_INTERVAL)
         return [await anext(watch), await anext(watch)]
 
     first, second = run_async(two(), 5)
