@@ -32,21 +32,6 @@ INPUT_COLUMNS = (
     "reference",  # a teacher's
     "tags",  # kinds of error that people have seen, a tuple
 )
-DERIVED_COLUMNS = (
-    "error",  # predicted less MOS, in points of the scale
-    "rating",  # the word of the predicted MOS
-    "words_apart",  # steps between the two words; NaN where none was generated
-)
-COMPARISON_COLUMNS = (
-    "other_predicted",
-    "other_rating",
-    "other_spoken_rating",
-    "other_description",
-    "other_error",
-    "gain",
-)
-"""What a second model says, on the first one's scale; `gain` is by how much it is nearer to people."""
-
 SAME_CASE = ["item", "aspect", "image"]
 
 
@@ -67,7 +52,11 @@ class Key:
 
 
 def cases(given: pd.DataFrame) -> pd.DataFrame:
-    """A table with INPUT_COLUMNS and DERIVED_COLUMNS, by item and aspect; None where unknown."""
+    """A table with INPUT_COLUMNS and what follows from them, by item and aspect; None where unknown.
+
+    `error` is predicted less MOS, in points of the scale, `rating` the word of the predicted MOS, and
+    `words_apart` the steps between this and the spoken word; NaN where none was generated.
+    """
     table = given.reindex(columns=list(INPUT_COLUMNS)).astype({"predicted": float, "mos": float})
     texts = ["original_file", "prompt", "generator", "source", "spoken_rating", "description", "reference"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), None)
@@ -85,7 +74,11 @@ def _words_apart(spoken: str | None, rating: str) -> float:
 
 
 def beside(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Cases that both models have judged, with COMPARISON_COLUMNS too; people's MOS is the first table's."""
+    """Cases that both models have judged; people's MOS is the first table's.
+
+    Columns `other_…` are what the second model says, on the first one's scale; `gain` is by how much it is
+    nearer to people.
+    """
     judged = ["predicted", "rating", "spoken_rating", "description", "scale_low", "scale_high"]
     other = second[[*SAME_CASE, *judged]].rename(columns={name: f"other_{name}" for name in judged})
     both = first.merge(other, on=SAME_CASE, validate="one_to_one")

@@ -6,12 +6,12 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -24,7 +24,10 @@ LOCK_TIMEOUT = 30.0  # seconds to wait for other writers
 MAX_ATTEMPTS = 7  # of a transaction: about three seconds, which is enough for a hiccup of the network
 MAX_CONNECTIONS = 30  # at most, per process; PostgreSQL allows 100 by default
 
+QUERY_CHUNK = 1000  # ids per query: databases limit the number of parameters
+
 Result = TypeVar("Result")
+Row = TypeVar("Row")
 
 
 class StoreError(M3AgiqaError):
@@ -215,6 +218,26 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _refuse_to_write(*_: object) -> None:
     raise RuntimeError("Database.reading() is for queries; use Database.transact() to write")
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def get_or_add(session: Session, kind: type[Row], known_by: dict[str, Any], **others: Any) -> Row:
+    """The row that has these values; a new one, which has the others too, if there is none yet."""
+    row = session.scalar(select(kind).filter_by(**known_by))
+    if row is None:
+        row = kind(**known_by, **others)
+        session.add(row)
+        session.flush()
+    return row
+
+
+def query_chunks(ids: Iterable[int]) -> Iterator[list[int]]:
+    """Ids in ascending order, each once, as many at a time as one query may name."""
+    ordered = sorted(set(ids))
+    for start in range(0, len(ordered), QUERY_CHUNK):
+        yield ordered[start : start + QUERY_CHUNK]
 
 
 # --- texts ---------------------------------------------------------------------------------

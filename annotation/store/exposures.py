@@ -10,14 +10,12 @@ from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session
 
 from annotation.store.current_responses import current_corrections
-from annotation.store.database import Database, storable
+from annotation.store.database import Database, query_chunks, storable
 from annotation.store.models import Annotator, AnswersOf, Correction, Exposure, Item, Prompt
 from annotation.store.people import annotator_named
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import clean_prompt
 from m3agiqa.files import sha256
-
-QUERY_CHUNK = 1000  # items per query: databases limit the number of parameters
 
 ItemAspect = tuple[int, Aspect]
 """An item's id, and the aspect of it that an answer is about."""
@@ -79,7 +77,7 @@ def record(
 def recorded(session: Session, person: str, answers_of: AnswersOf, items: Iterable[int]) -> set[ItemAspect]:
     """What a person has been shown of these items."""
     seen: set[ItemAspect] = set()
-    for chunk in _chunks(items):
+    for chunk in query_chunks(items):
         query = _of(person, answers_of).where(Exposure.item_id.in_(chunk))
         seen |= set(session.execute(query.with_only_columns(Exposure.item_id, Exposure.aspect)).tuples())
     return seen
@@ -167,13 +165,8 @@ def current_scores(
         .where(Annotator.name == storable(person))
         .with_only_columns(Correction.item_id, Correction.aspect, Correction.score)
     )
-    queries = [own] if items is None else [own.where(Correction.item_id.in_(part)) for part in _chunks(items)]
+    parts = () if items is None else query_chunks(items)
+    queries = [own] if items is None else [own.where(Correction.item_id.in_(part)) for part in parts]
     return {
         (item, aspect): score for query in queries for item, aspect, score in session.execute(query).tuples()
     }
-
-
-def _chunks(items: Iterable[int]) -> Iterator[list[int]]:
-    ids = sorted(set(items))
-    for start in range(0, len(ids), QUERY_CHUNK):
-        yield ids[start : start + QUERY_CHUNK]

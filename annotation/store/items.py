@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from annotation.store import exposures
-from annotation.store.database import storable, storable_within
+from annotation.store.database import get_or_add, storable, storable_within
 from annotation.store.image_files import StoredImage
 from annotation.store.models import (
     AnswersOf,
@@ -53,7 +53,8 @@ def add_item(
         if item.source == DEMO_SOURCE:
             item.source = source
         return item, False
-    item = Item(image=_image(session, image), prompt=prompt_row, generator=made_by, source=source)
+    image_row = session.get(Image, image.sha256) or Image(**vars(image))
+    item = Item(image=image_row, prompt=prompt_row, generator=made_by, source=source)
     session.add(item)
     session.flush()
     return item, True
@@ -61,14 +62,8 @@ def add_item(
 
 def model_version(session: Session, card: Card) -> ModelVersion:
     """The model version of a checkpoint, added if it is new."""
-    version = session.scalar(
-        select(ModelVersion).where(ModelVersion.title == card.title, ModelVersion.digest == card.digest)
-    )
-    if version is None:
-        version = ModelVersion(title=card.title, digest=card.digest, learned_from=card.learned_from)
-        session.add(version)
-        session.flush()
-    return version
+    known_by = {"title": card.title, "digest": card.digest}
+    return get_or_add(session, ModelVersion, known_by, learned_from=card.learned_from)
 
 
 def record_assessment(
@@ -137,39 +132,12 @@ def require_item(session: Session, item_id: int) -> Item:
     return item
 
 
-def _image(session: Session, stored: StoredImage) -> Image:
-    image = session.get(Image, stored.sha256)
-    if image is None:
-        image = Image(
-            sha256=stored.sha256,
-            file=stored.file,
-            name=stored.name,
-            width=stored.width,
-            height=stored.height,
-            size=stored.size,
-        )
-        session.add(image)
-    return image
-
-
 def _prompt(session: Session, prompt: str | None) -> Prompt:
     text = (clean_prompt(prompt) or "").replace("\0", "")
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    row = session.scalar(select(Prompt).where(Prompt.sha256 == sha256))
-    if row is None:
-        row = Prompt(sha256=sha256, text=text)
-        session.add(row)
-        session.flush()
-    return row
+    return get_or_add(session, Prompt, {"sha256": sha256}, text=text)
 
 
 def _generator(session: Session, name: str | None) -> Generator | None:
     name = storable_within(name or "", MAX_GENERATOR, "generator's name")
-    if not name:
-        return None
-    row = session.scalar(select(Generator).where(Generator.name == name))
-    if row is None:
-        row = Generator(name=name)
-        session.add(row)
-        session.flush()
-    return row
+    return get_or_add(session, Generator, {"name": name}) if name else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotation.store.database import storable_within
+from annotation.store.database import get_or_add, storable_within
 from annotation.store.models import Annotator
 from m3agiqa.errors import InputError
 
@@ -17,9 +16,4 @@ def annotator_named(session: Session, name: str) -> Annotator:
     name = storable_within(name, MAX_NAME, "annotator's name")
     if not name:
         raise InputError("The annotator has no name; give one.")
-    row = session.scalar(select(Annotator).where(Annotator.name == name))
-    if row is None:
-        row = Annotator(name=name)
-        session.add(row)
-        session.flush()
-    return row
+    return get_or_add(session, Annotator, {"name": name})

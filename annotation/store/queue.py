@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import items
-from annotation.store.database import storable
+from annotation.store.database import query_chunks, storable
 from annotation.store.models import (
     Annotator,
     Assessment,
@@ -43,7 +43,6 @@ MAX_LEASES = 10
 """Items in the hands of one person."""
 LEASE_DURATION = timedelta(minutes=30)
 """How long an item stays with a person who does not ask for anything any more."""
-QUERY_CHUNK = 1000  # items per query: databases limit the number of parameters
 
 
 class Order(StrEnum):
@@ -92,11 +91,7 @@ def enqueue(session: Session, item_ids: Iterable[int], overlap: int) -> int:
             f"An image needs at least 1 annotator and at most {MOST_ANNOTATORS}; the overlap asked for is "
             f"{overlap}."
         )
-    ids = sorted(set(item_ids))
-    return sum(
-        _enqueue(session, ids[start : start + QUERY_CHUNK], overlap)
-        for start in range(0, len(ids), QUERY_CHUNK)
-    )
+    return sum(_enqueue(session, ids, overlap) for ids in query_chunks(item_ids))
 
 
 def _enqueue(session: Session, item_ids: list[int], overlap: int) -> int:

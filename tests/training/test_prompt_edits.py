@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.samples import Sample
-from training.data.prompt_edits import PROMPT_ATTRIBUTES, changed, changed_description, changed_mos, changes
+from training.data.prompt_edits import CHANGED_WORDS, changed, changed_description, changed_mos, changes
 
 PROMPT = "An owl and two red cars in the forest, near a tower"
 
 
 def test_every_attribute_is_found() -> None:
     found = {change.attribute: change for change in changes(PROMPT, Random(0))}
-    assert set(found) == set(PROMPT_ATTRIBUTES)
+    assert set(found) == set(CHANGED_WORDS)
     assert found["number"].old == "two" and found["colour"].old == "red" and found["place"].old == "forest"
 
 

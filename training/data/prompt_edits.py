@@ -13,7 +13,6 @@ from m3agiqa.backbones.nano.text import IRREGULAR_FORMS, NUMBER_WORDS, read_lexi
 from m3agiqa.samples import Sample
 
 Attribute = Literal["colour", "number", "object", "place"]
-PROMPT_ATTRIBUTES: tuple[Attribute, ...] = ("colour", "number", "object", "place")
 
 LEXICON_FOLDER = Path(__file__).with_name("lexicons")
 COLOUR_WORDS = read_words(LEXICON_FOLDER / "colours.txt")
