@@ -74,7 +74,7 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
             assess_tab(studio, banner)
         with gr.Tab("Annotate", elem_id="annotate-tab") as annotate:
-            annotate_tab(studio)
+            annotating = annotate_tab(studio)
         with gr.Tab("Compare", elem_id="compare-tab") as compare:
             compare_tab(studio)
         with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
@@ -82,7 +82,7 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Tab("Data", elem_id="data-tab") as data:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:
-            models_tab(studio, banner, models)
+            models_tab(studio, banner, models, annotating.prefetch.catch_up)
         follow_model(studio.loader, banner, demo, [assess, annotate, compare, failures, data, models])
     return demo
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +16,13 @@ from tqdm import tqdm
 from annotation.exchange.dataset import MOS_METHODS
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
+from annotation.retraining import Retraining
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.api_tokens import current_token, make_token, revoke_token
-from annotation.store.log import promoted
 from annotation.users import Role, User, put_user, read_users, remove_user
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint.card import read_card
-from m3agiqa.checkpoint.registry import find
 from m3agiqa.errors import InputError, M3AgiqaError
-
-RETRAIN_CONFIG = Path(__file__).parents[1] / "training" / "configs" / "corrections.yaml"
 
 
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -133,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "was stopped.",
     )
     retraining.add_argument("--plan", action="store_true", help="print what would be done, and train nothing")
+    retraining.add_argument("--by", metavar="NAME", help="who starts it, for others (default: the login's)")
     retraining.set_defaults(command=_retrain)
     _add_users_command(commands, data)
     return parser
@@ -190,20 +186,23 @@ def _export(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _retrain(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    """In a process of its own, as this package knows nothing of training."""
     settings = _settings(args, environment)
+    retraining = Retraining(settings)
     with _store(settings) as store:
-        with store.database.reading() as session:
-            model = promoted(session) or settings.model
-        report = export(store, settings.data / "retrain", name="corrections")
-    sys.stdout.write(report.text + "\n")
-    sys.stdout.flush()
-    folder = find(model, settings.models)
-    command = [sys.executable, "-m", "training", "run", str(RETRAIN_CONFIG)]
-    command += ["--run", str(settings.runs / "corrections"), "--add-annotations", str(report.folder)]
-    command += ["--register", str(settings.models), "--set", f"start={folder}"]
-    command += ["--set", f"backbone={read_card(folder).backbone}", *(["--plan"] if args.plan else [])]
-    return subprocess.run(command).returncode
+        if args.plan:
+            return retraining.plan(store)
+        try:
+            return retraining.run(store, args.by or _login())
+        except KeyboardInterrupt:
+            sys.stderr.write("\nInterrupted; the same command goes on from here.\n")
+            return 130
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in some containers
+        return "somebody"
 
 
 def _settings(args: argparse.Namespace, environment: Mapping[str, str]) -> Settings:

@@ -38,6 +38,12 @@ def sha256(path: Path) -> str:
 # --- atomic writes -----------------------------------------------------------------------------
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether something failed because a disk or quota is full; libraries say so in their own errors."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
 @contextmanager
 def atomic_path(target: Path, *, durable: bool = False) -> Iterator[Path]:
     """A path to write a file to, alone in a scratch folder; at the end the file is moved to `target`.

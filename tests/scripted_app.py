@@ -3,7 +3,7 @@
 It is ready at once, and its scores follow the image's colours, so that a test knows them: red is quality,
 green correspondence, blue authenticity, each from 1 (none) to 5 (full). The prompt "until stopped" takes so
 long. Everything else comes from the environment, as for app.py; a model that M3AGIQA_MODEL names takes
-the script's place.
+the script's place, and one that was retrained here is what it is.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui.access import Access
 from annotation.ui.context import Studio
-from annotation.ui.model_service import ModelLoader
+from annotation.ui.model_service import ModelLoader, from_registry
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.checkpoint.card import Card
@@ -97,7 +97,13 @@ def main() -> None:
     if "M3AGIQA_MODEL" in os.environ:
         loader = ModelLoader(settings.model)
     else:
-        loader = ModelLoader("scripted", load=lambda name, progress: ScriptedAssessor())
+        load = from_registry(settings)
+        loader = ModelLoader(
+            "scripted",
+            load=lambda name, progress: (
+                load(name, progress) if name.startswith("corrected-") else ScriptedAssessor()
+            ),
+        )
     app.serve(Studio(settings, store, Access.from_settings(settings), loader))
 
 

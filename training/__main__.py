@@ -16,6 +16,7 @@ import yaml
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.card import find_checkpoint
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.files import is_disk_full
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
 from training.config import RunConfig, build, field_docs, merged, read_yaml
@@ -50,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted; the same command continues from here.\n")
         return 130
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        sys.stderr.write("The disk is full. Make room; the same command continues from here.\n")
+        return 2
     return 0
 
 
@@ -257,6 +263,7 @@ def _changed(settings: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> None:
+    follow_starter()
     run = _folder(args) if args.plan else _begun(args)
     for name, state, text in plan_stages(run):
         sys.stdout.write(f"{name:9} {state:9} {text}\n")

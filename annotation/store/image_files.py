@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.store.database import DISK_FULL, StoreError, storable
 from m3agiqa.errors import InputError
-from m3agiqa.files import flush_to_disk, write_atomically
+from m3agiqa.files import flush_to_disk, is_disk_full, write_atomically
 from m3agiqa.images import open_image, opened
 
 MAX_FILE = 200 * 2**20  # bytes
@@ -70,7 +69,7 @@ class ImageFiles:
             write_atomically(target, content, durable=True)
             flush_to_disk(self.folder)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise StoreError(DISK_FULL) from error
             raise StoreError(
                 f"The image cannot be kept in {self.folder} ({error.strerror}); nothing was saved. "

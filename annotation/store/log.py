@@ -30,6 +30,11 @@ def promoted(session: Session) -> str | None:
     return session.scalar(select(Promotion.model).order_by(Promotion.id.desc()).limit(1))
 
 
+def ever_promoted(session: Session) -> set[str]:
+    """All models that have ever been put into service here."""
+    return set(session.scalars(select(Promotion.model)))
+
+
 def open_answers(session: Session, is_open: bool, annotator: str) -> None:
     """Let everybody read all answers on the Failure cases tab, or only those to what they have scored."""
     log_action(session, annotator, OPEN_ANSWERS, open=is_open)

@@ -19,13 +19,13 @@ import gradio as gr
 
 from annotation.settings import Settings, as_variable
 from annotation.store import Store
-from annotation.store.log import promote, promoted
+from annotation.store.log import ever_promoted, log_action, promote, promoted
 from annotation.ui import theme, zero_gpu
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
 from m3agiqa.checkpoint.comparison import Comparison
-from m3agiqa.checkpoint.registry import candidates, registered
+from m3agiqa.checkpoint.registry import candidates, discard, registered
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped, TooLittleMemory, WeightsError
 
@@ -158,7 +158,8 @@ class ModelLoader(Observable[LoadState]):
         self._instead = instead
         self._thread: threading.Thread | None = None
         """The thread whose model shall be served; what others load is dropped."""
-        self._switching = threading.Lock()
+        self.switching = threading.Lock()
+        """Held while another model is taken into service, and while one is discarded."""
 
     def start(self) -> None:
         """Begin to load in a background thread, unless that has happened already."""
@@ -173,7 +174,7 @@ class ModelLoader(Observable[LoadState]):
         Whoever has the old one finishes with it. `confirm` is called when the new one is loaded and not yet
         served; if that or the loading fails, the error is raised and the old one stays in service.
         """
-        with self._switching:
+        with self.switching:
             assessor = self._loaded(name, lambda message, fraction: None)
             confirm()
             with self._changed:
@@ -354,7 +355,7 @@ def display_name(name: str) -> str:
 
 
 class Unconfirmed(InputError):
-    """A model that is not known to be better is to be served only on a second, explicit wish."""
+    """To serve a model that is not known to be better, or to delete one, takes a second, explicit wish."""
 
 
 def promote_model(
@@ -377,6 +378,25 @@ def promote_model(
     loader.switch(
         chosen, lambda: store.database.transact(lambda session: promote(session, chosen, annotator))
     )
+
+
+def discard_model(
+    loader: ModelLoader, store: Store, settings: Settings, name: str, annotator: str, confirmed: bool = False
+) -> None:
+    """Delete a registered model that was never in service, so that every earlier one can be gone back to.
+
+    Raises Unconfirmed until it is `confirmed`, and M3AgiqaError if it cannot be.
+    """
+    name = Path(name).name
+    with loader.switching:
+        with store.database.reading() as session:
+            kept = ever_promoted(session) | {loader.name}
+        if name in kept:
+            raise InputError(f"{name} has been in service, so it is kept to be gone back to.")
+        if not confirmed:
+            raise Unconfirmed(f"{name} is then deleted for good. Press again to discard it.")
+        discard(name, settings.models)
+    store.database.transact(lambda session: log_action(session, annotator, "discard model", model=name))
 
 
 # --- the line on top of the page ---------------------------------------------------------------

@@ -72,6 +72,38 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class ChangedScore:
+    """What both models say of one aspect of an image, in points of MOS."""
+
+    aspect: Aspect
+    before: float
+    after: float
+    mos: float
+    """People's."""
+    words: tuple[str, str]
+    """Rating words of the scores before and after."""
+    texts: tuple[str, str] | None = None
+    """Descriptions before and after; None where they are the same."""
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image of which the two models say something different."""
+
+    image: str
+    """Name of its file."""
+    prompt: str | None
+    is_held_out: bool
+    """Whether the new model has not learned from it."""
+    scores: tuple[ChangedScore, ...]
+
+    @property
+    def change(self) -> float:
+        """The largest change of a score."""
+        return max(abs(score.after - score.before) for score in self.scores)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A model beside the one that it is to replace."""
 
@@ -79,6 +111,15 @@ class Comparison:
     """Title of the model."""
     after: str
     rows: tuple[Compared, ...]
+    changed: tuple[ChangedImage, ...] = ()
+    """The images whose scores changed most, the most first."""
+
+    @property
+    def sentence(self) -> str:
+        """What changed on held-out images that people scored, and whether that is for the better."""
+        people = [row for row in self.rows if row.part == "people" and row.before is not None]
+        known = "; ".join(map(_fall, people))
+        return f"Not better: {self.doubt}." if self.doubt else f"Better: {known}."
 
     @property
     def doubt(self) -> str:
@@ -101,8 +142,7 @@ class Comparison:
         for row in self.rows:
             cells = "".join(f"{f'{change.before} → {change.after}':>20}" for change in row.changes())
             lines.append(f"{row.name:34}{row.n:>6}{cells}".replace("−", "-"))
-        if self.doubt:
-            lines.append(f"Not better: {self.doubt}.")
+        lines.append(self.sentence)
         return "\n".join(lines)
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -137,7 +177,11 @@ class Comparison:
             )
             for row in facts["rows"]
         ]
-        return cls(**{**facts, "rows": tuple(rows)})
+        changed = [
+            ChangedImage(**{**image, "scores": tuple(map(_changed_score, image["scores"]))})
+            for image in facts.get("changed", ())
+        ]
+        return cls(**{**facts, "rows": tuple(rows), "changed": tuple(changed)})
 
 
 def _shown(metric: str, value: float) -> str:
@@ -169,6 +213,12 @@ def rmse_fall(
 
 def _interval(facts: Sequence[float] | None) -> tuple[float, float] | None:
     return None if facts is None else (float(facts[0]), float(facts[1]))
+
+
+def _changed_score(facts: dict[str, Any]) -> ChangedScore:
+    words, texts = tuple(facts["words"]), facts.get("texts")
+    texts = None if texts is None else tuple(texts)
+    return ChangedScore(**{**facts, "aspect": Aspect(facts["aspect"]), "words": words, "texts": texts})
 
 
 def _agreement(facts: dict[str, Any] | None) -> Agreement | None:

@@ -61,6 +61,20 @@ def register(checkpoint: Path, folder: Path, comparison: Comparison | None = Non
     return _read(target)
 
 
+def discard(name: str, folder: Path) -> None:
+    """Take a candidate out of the registry and delete it. Raises InputError if it cannot be."""
+    target = registered(name, folder)
+    if target is None:
+        raise InputError("This model is no longer registered.")
+    hidden = target.with_name(f".{name}.discarded")
+    shutil.rmtree(hidden, ignore_errors=True)  # of an earlier one that was killed
+    try:
+        target.replace(hidden)  # at once, so that nobody finds half of it
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise InputError(f"{target} cannot be deleted: {error.strerror}.") from error
+
+
 def candidates(folder: Path) -> list[Candidate]:
     """All registered checkpoints, the newest first; folders that are none of them are passed over."""
     readable: list[Candidate] = []

@@ -17,7 +17,9 @@ from PIL import Image, ImageEnhance
 from seeing_backbone import SeeingBackbone
 
 from annotation import __main__ as annotation_cli
+from annotation import retraining
 from annotation.exchange.exporting import export
+from annotation.retraining import Retraining
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.corrections import AspectResponse, NewSubmission, save
@@ -182,8 +184,9 @@ def test_corrections_alone_are_enough(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(BACKBONE_CLASSES, "nano", SeeingBackbone)
+    monkeypatch.setattr(Retraining, "_train", lambda self, command, held: main(command[3:]))
     in_process = SimpleNamespace(run=lambda command: SimpleNamespace(returncode=main(command[3:])))
-    monkeypatch.setattr(annotation_cli, "subprocess", in_process)
+    monkeypatch.setattr(retraining, "subprocess", in_process)
     environment = {"M3AGIQA_DATA": str(loop.settings.data), "M3AGIQA_MODEL": str(loop.before)}
     environment["M3AGIQA_RUNS"] = str(tmp_path)
     assert annotation_cli.main(["retrain", "--plan"], environment) == 0
@@ -195,6 +198,12 @@ def test_corrections_alone_are_enough(
     assert newest.card.title.startswith("corrected") and newest.comparison.doubt == ""
     assert people.part == "people" and people.after.rmse < 0.7 * people.before.rmse
     assert people.after.srcc > people.before.srcc
+    changed = newest.comparison.changed
+    assert len(changed) == 10 and {image.is_held_out for image in changed} == {True, False}
+    assert [image.change for image in changed] == sorted((image.change for image in changed), reverse=True)
+    (scores,) = zip(*(image.scores for image in changed), strict=True)
+    nearer = [abs(score.after - score.mos) < abs(score.before - score.mos) for score in scores]
+    assert sum(nearer) >= 8 and all(len(set(score.words)) == 2 for score in scores)
 
 
 def test_once_promoted_it_is_what_is_served(loop: Loop) -> None:

@@ -11,8 +11,9 @@ from contextvars import copy_context
 
 from sqlalchemy import Select, exists, select
 
+from annotation.store.current_responses import current_corrections
 from annotation.store.items import record_assessment, require_item
-from annotation.store.models import Assessment, Assignment, ModelVersion, QueueEntry
+from annotation.store.models import Assessment, Assignment, Correction, ModelVersion, QueueEntry
 from annotation.ui.context import Studio
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
@@ -24,12 +25,13 @@ RETRY_SECONDS = 30.0  # seconds before a model or a store that has failed is tri
 
 
 class Prefetch:
-    """One worker for all annotators: what is on their screens first, then what they hold, then the queue.
+    """One worker for all annotators: what is on their screens first, then what they hold, then the queue, and
+    after a change of the model what people have scored, which it is measured by.
 
     Who has left an item before the model was done with it is quicker than the model: it is given up, and
     goes on with the item that comes after the one on their screen, which it may have ready in time.
     Visitors of the Assess tab go first: the model is given back between items, and an item is put off in
-    the middle when a visitor asks. Without annotators nothing is assessed.
+    the middle when a visitor asks. Without annotators the queue waits.
     """
 
     def __init__(self, studio: Studio) -> None:
@@ -45,6 +47,8 @@ class Prefetch:
         self._was_on_screen = False
         """Whether the model has begun with the current item when somebody had it on their screen."""
         self._ahead = 0
+        self._is_behind = False
+        """Whether the served model has perhaps not assessed all that people have scored."""
         self._failures: dict[int, str] = {}
         self._failure_of_all = ""
         self._failed_at = 0.0
@@ -68,12 +72,22 @@ class Prefetch:
             self._settled &= {item for of_person in self._wanted.values() for item in of_person} - set(items)
             self._is_ahead = self._is_ahead and self._current not in items
             self._ahead = ITEMS_AHEAD
-            self._request_context = copy_context()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
-                self._thread.start()
-                atexit.register(self.stop)
-            self._changed.notify_all()
+            self._go_on()
+
+    def catch_up(self) -> None:
+        """Have the served model assess all that people have scored, when nobody waits for anything else."""
+        with self._changed:
+            if not self._ended.is_set():
+                self._is_behind = True
+                self._go_on()
+
+    def _go_on(self) -> None:
+        self._request_context = copy_context()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
+            self._thread.start()
+            atexit.register(self.stop)
+        self._changed.notify_all()
 
     def show(self, person: str, item: int) -> None:
         """A person has the item on their screen now."""
@@ -121,7 +135,7 @@ class Prefetch:
                 log.warning("The queue's items cannot be assessed: %s", error)
                 with self._changed:
                     self._wanted.clear()  # whoever still wants them asks again
-                    self._ahead = 0
+                    self._ahead, self._is_behind = 0, False
             except Exception:
                 log.exception("Assessing item %s of the queue failed", item)
                 self._failures[item] = "The model failed on this image; the app's log says more."
@@ -143,15 +157,22 @@ class Prefetch:
                     self._current = min(ranks, key=ranks.__getitem__)  # of equals the first
                     self._was_on_screen = self._current in self._on_screens()
                     return self._current
-                if self._ahead == 0:
+                if self._ahead == 0 and not self._is_behind:
                     self._changed.wait()
                     continue
-                self._ahead -= 1
-            if (item := self._next_in_queue()) is not None:
-                self._current, self._is_ahead = item, True
-                return item
+                is_of_queue = self._ahead > 0
+                if is_of_queue:
+                    self._ahead -= 1
+                else:
+                    self._is_behind = False  # until an item is found
+            item = self._first(_queued if is_of_queue else _scored)
             with self._changed:
-                self._ahead = 0
+                if item is not None:
+                    self._is_behind = self._is_behind or not is_of_queue
+                    self._current, self._is_ahead = item, True
+                    return item
+                if is_of_queue:
+                    self._ahead = 0
         return None
 
     def _ranks(self) -> dict[int, int]:
@@ -167,27 +188,19 @@ class Prefetch:
     def _on_screens(self) -> set[int]:
         return {items[0] for items in self._wanted.values() if items}
 
-    def _next_in_queue(self) -> int | None:
-        """The next of the queue that nobody holds and the served model has not assessed."""
+    def _first(self, items: Select[tuple[int]]) -> int | None:
+        """The first of some items that the served model has not assessed, nor failed on."""
         assessor = self._studio.loader.state.assessor
         if assessor is None:
             return None
-        assessed = _assessed_by(assessor.card).where(Assessment.item_id == QueueEntry.item_id)
-        query = (
-            select(QueueEntry.item_id)
-            .where(
-                ~exists().where(Assignment.item_id == QueueEntry.item_id),
-                ~assessed.exists(),
-                QueueEntry.item_id.not_in(list(self._failures)),
-            )
-            .order_by(QueueEntry.order)
-            .limit(1)
-        )
+        [column] = items.selected_columns
+        assessed = _assessed_by(assessor.card).where(Assessment.item_id == column)
+        query = items.where(~assessed.exists(), column.not_in(list(self._failures))).limit(1)
         try:
             with self._studio.store.database.reading() as session:
                 return session.scalar(query)
         except M3AgiqaError as error:
-            log.warning("The queue cannot be read: %s", error)
+            log.warning("What is to be assessed cannot be read: %s", error)
             return None
 
     def _assess(self, item: int) -> bool:
@@ -216,6 +229,16 @@ class Prefetch:
                 is_put_off = self._was_on_screen or self._current not in self._on_screens()
                 return is_put_off and min(ranks.values()) < ranks[self._current]
             return bool(ranks) or not self._is_ahead
+
+
+_queued = (
+    select(QueueEntry.item_id)
+    .where(~exists().where(Assignment.item_id == QueueEntry.item_id))
+    .order_by(QueueEntry.order)
+)
+"""What nobody holds yet."""
+_scored = current_corrections().with_only_columns(Correction.item_id).order_by(Correction.item_id)
+"""What people have said anything of."""
 
 
 def _assessed_by(card: Card) -> Select[tuple[int]]:

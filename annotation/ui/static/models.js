@@ -1,7 +1,12 @@
+// Of both parts of the tab: its buttons say what they do by data-action, or by their class for a model.
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("button.promote");
+  const button = event.target.closest("button");
   if (!button) return;
-  for (const each of element.querySelectorAll("button.promote")) each.disabled = true;
-  button.textContent = "Loading …"; // the list comes anew once the model is in service, or has failed
-  trigger("click", { model: button.dataset.model, confirmed: button.dataset.confirmed === "true" });
+  for (const each of element.querySelectorAll("button")) each.disabled = true;
+  button.textContent = "One moment …"; // everything comes anew once it is done, or has failed
+  trigger("click", {
+    action: button.dataset.action ?? button.className,
+    model: button.dataset.model,
+    confirmed: button.dataset.confirmed === "true",
+  });
 });

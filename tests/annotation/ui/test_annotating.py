@@ -456,6 +456,26 @@ def test_a_new_model_says_its_own_of_what_an_older_one_has_assessed(make, assess
     wait_until(lambda: title() == newer.title)
 
 
+def test_after_a_change_of_the_model_it_assesses_what_people_have_scored(make, assessor, fill, store):
+    older = make()
+    items = fill(3)
+    for item in items[:2]:
+        save(older, {"item": item, "model": {}}, scored(4.0))
+    newer = make()
+    assessor.card = replace(assessor.card, version="2.0", digest="2" * 64)
+    newer.studio.loader.wait(lambda: False, lambda state: None)
+    newer.prefetch.catch_up()
+
+    def assessed() -> list[int]:
+        with store.database.reading() as session:
+            latest = {item: latest_assessment(session, item) for item in items}
+        return [item for item, said in latest.items() if said is not None]
+
+    wait_until(lambda: assessed() == items[:2])
+    newer.prefetch.stop()
+    assert len(assessor.prompts) == 2, "not what is only queued, and nothing twice"
+
+
 def test_visitors_go_before_the_queue(annotating, assessor, fill):
     assessor.go.clear()
     [item] = fill(1)

@@ -1,27 +1,35 @@
 """Promotion is for admins, is remembered, and never leaves the app without a model."""
 
+import json
 import math
 import shutil
 import threading
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from signed_in import SignedIn
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from annotation.retraining import RetrainingState
 from annotation.settings import Settings
-from annotation.store import Store
+from annotation.store import Store, exposures
+from annotation.store.corrections import AspectResponse, NewSubmission, save
+from annotation.store.image_files import StoredImage
+from annotation.store.items import add_item
 from annotation.store.log import promote, promoted
-from annotation.store.models import AuditEntry
+from annotation.store.models import AnswersOf, AuditEntry
 from annotation.ui.access import Forbidden, Role
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader, ServableModel, model_to_serve, servable_models
 from annotation.ui.models.tab import ModelsHandlers, models_list
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card, write_card
-from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.comparison import Agreement, ChangedImage, ChangedScore, Compared, Comparison
 from m3agiqa.checkpoint.registry import find, register
 from m3agiqa.errors import WeightsError
 
@@ -52,7 +60,7 @@ def registered(settings: Settings, folder: Path, comparison: Comparison | None =
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data")
+    return Settings(data=tmp_path / "data", runs=tmp_path / "runs")
 
 
 @pytest.fixture
@@ -96,6 +104,7 @@ def test_an_admin_promotes_and_rolls_back(studio: Studio, candidate: str) -> Non
     _, listed = handlers.show(REQUEST)
     assert f'<button class="promote" type="button" data-model="{candidate}"' in listed
     assert "Not better" not in listed
+    assert "Better: quality, 40 images: RMSE falls by 0.70, interval of the fall 0.40 to 0.90." in listed
     assert listed.count("In service") == 1
 
     message, listed, banner = handlers.serve(REQUEST, candidate)
@@ -141,13 +150,13 @@ def test_what_is_not_known_to_be_better_needs_a_second_wish(
     handlers = ModelsHandlers(studio)
     listed = handlers.show(REQUEST)[1]
     assert "<b>Not better</b>" in listed and doubt in listed
-    click = SimpleNamespace(model=name)
-    message, listed, _ = handlers.promote(REQUEST, click)
+    click = SimpleNamespace(action="promote", model=name)
+    message, listed, _ = handlers.click(REQUEST, click)
     assert doubt in message and "all the same" in message
     assert (last_promoted(studio.store), studio.loader.name) == (None, "nano")
     assert f'data-model="{name}" data-confirmed="true"' in listed
     assert "data-confirmed" not in handlers.show(REQUEST)[1]
-    handlers.promote(REQUEST, SimpleNamespace(model=name, confirmed=True))
+    handlers.click(REQUEST, SimpleNamespace(action="promote", model=name, confirmed=True))
     assert (last_promoted(studio.store), studio.loader.name) == (name, name)
 
 
@@ -221,7 +230,7 @@ def test_the_promoted_model_is_served_after_a_restart_as_long_as_it_is_there(
     assert loader.state.notice.startswith(
         f"{candidate} was promoted, but cannot be served. There is no model"
     )
-    listed = models_list(servable_models(settings, loader), "nano", candidate, may_promote=True)
+    listed = models_list(servable_models(settings, loader), "nano", candidate, is_admin=True)
     assert f"<b>{candidate}</b> was promoted, but could not be served" in listed
 
 
@@ -249,14 +258,14 @@ def test_the_settings_model_can_be_gone_back_to_though_it_comes_from_elsewhere(
 
 
 def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, candidate: str) -> None:
-    listed = models_list(servable_models(settings, ModelLoader("nano")), "nano", None, may_promote=False)
+    listed = models_list(servable_models(settings, ModelLoader("nano")), "nano", None, is_admin=False)
     assert "&lt;people&gt;" in listed and "<people>" not in listed
     assert "Quality, scored by people" in listed and "Quality, of the data set" in listed
     assert '<td class="better">0.400 → <b>0.700</b>' in listed
     assert '<td class="better">−0.800 → <b>+0.100</b>' in listed, "nearer to no error"
     assert '<td class="">– → <b>–</b></td>' in listed
     hostile = ServableModel('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
-    assert "<script>" not in models_list([hostile], "nano", "<i>", may_promote=True)
+    assert "<script>" not in models_list([hostile], "nano", "<i>", is_admin=True)
     assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
     assert "corrected descriptions reach no checkpoint yet" in listed
 
@@ -272,9 +281,146 @@ def test_of_a_models_path_people_are_told_the_last_part(studio: Studio, tmp_path
     message, *shown = handlers.serve(REQUEST, "…/mine")
     assert (studio.loader.name, last_promoted(studio.store)) == (str(folder), str(folder))
     shutil.rmtree(folder)
-    listed += models_list([], str(folder), str(folder) + "/gone", may_promote=True)
+    listed += models_list([], str(folder), str(folder) + "/gone", is_admin=True)
     assert "secret place" not in listed + message + shown[0]
     assert "no longer registered" in handlers.serve(REQUEST, str(folder))[0]
+
+
+# --- retraining, and what it has made ---------------------------------------------------------------
+
+
+def scored_image(store: Store, png: Callable[[int], bytes]) -> StoredImage:
+    """An image of the store of which ann has said something."""
+    image = store.images.add(png(1), "cat.png")
+
+    def correct(session: Session) -> None:
+        item, _ = add_item(session, image, "a cat", "pets")
+        response = AspectResponse(Aspect.QUALITY, 4.0, COMMON_SCALE, "Sharp")
+        save(session, NewSubmission("token", item.id, "ann", (response,)))
+
+    store.database.transact(correct)
+    return image
+
+
+def test_a_model_that_was_never_in_service_can_be_discarded(
+    studio: Studio, settings: Settings, candidate: str, tmp_path: Path
+) -> None:
+    handlers, served = ModelsHandlers(studio), registered(settings, tmp_path / "again", None)
+    assert served == candidate, "the same checkpoint"
+    click = SimpleNamespace(action="discard", model=candidate)
+    message, listed, _ = handlers.click(REQUEST, click)
+    assert "deleted for good. Press again" in message
+    assert f'class="discard" type="button" data-model="{candidate}" data-confirmed="true"' in listed
+    assert (settings.models / candidate).is_dir()
+    message, listed, _ = handlers.discard(REQUEST, candidate, confirmed=True)
+    assert message == '<p role="alert"></p>' and candidate not in listed
+    assert list(settings.models.iterdir()) == []
+    assert "no longer registered" in handlers.discard(REQUEST, candidate, confirmed=True)[0]
+
+
+@pytest.mark.parametrize("name", ["{}", "../models/{}", "nano", "", "..", "{}/card.json"])
+def test_what_was_in_service_and_what_is_no_model_is_never_deleted(
+    studio: Studio, settings: Settings, candidate: str, name: str
+) -> None:
+    handlers = ModelsHandlers(studio)
+    handlers.serve(REQUEST, candidate, confirmed=True)
+    handlers.serve(REQUEST, "nano")
+    assert 'class="discard"' not in handlers.show(REQUEST)[1]
+    message, *_ = handlers.discard(REQUEST, name.format(candidate), confirmed=True)
+    assert "has been in service" in message or "no longer registered" in message
+    assert (settings.models / candidate / CARD_FILE).is_file()
+    assert handlers.serve(REQUEST, candidate)[0] == '<p role="alert"></p>', "it can be gone back to"
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.ANNOTATOR])
+def test_nobody_but_admins_retrains_or_discards(
+    studio: Studio, candidate: str, role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = ModelsHandlers(replace(studio, access=SignedIn(role)))
+    monkeypatch.setattr(handlers, "retraining", SimpleNamespace())  # whatever is asked of it fails
+    for action in ("retrain", "cancel"):
+        message, panel, _ = handlers.start_or_cancel(REQUEST, action)
+        assert "this takes an admin" in message and panel == ""
+    assert handlers.follow(REQUEST)[0] == ""
+    message, listed, _ = handlers.discard(REQUEST, candidate, confirmed=True)
+    assert "this takes an admin" in message and candidate in listed
+
+
+def test_the_panel_says_what_would_be_used_and_how_the_last_one_ended(
+    studio: Studio, store: Store, png: Callable[[int], bytes]
+) -> None:
+    handlers = ModelsHandlers(studio)
+    retraining = handlers.retraining
+    panel, again = handlers.follow(REQUEST)
+    assert "There are no annotations yet" in panel and "<button" not in panel and not again.active
+    scored_image(store, png)
+    panel, _ = handlers.follow(REQUEST)
+    assert "Retrain from 1 new correction</button>" in panel
+    assert '<th scope="row">Quality</th>' in panel and "<td>1</td></tr>" in panel
+    assert "Left out: 1 description of one word" in panel and "How long it takes is known once" in panel
+
+    retraining.folder.mkdir(parents=True)
+    state = RetrainingState("<lead>", "2026-11-30T08:15:00+00:00", 1, "host")
+    ends = [
+        (state, "&lt;lead&gt; on 2026-11-30 08:15 UTC, was interrupted. The next one goes on from there."),
+        (replace(state, ended_at="x", error="<It> failed."), "has made no model: &lt;It&gt; failed."),
+        (replace(state, ended_at="x", candidate="new", newest_correction=1), "has made new."),
+    ]
+    retraining.log.write_text("<log>")
+    for last, sentence in ends:
+        (retraining.folder / "state.json").write_text(json.dumps(asdict(last)))
+        panel, _ = handlers.follow(REQUEST)
+        assert sentence in panel and ("&lt;log&gt;" in panel) == (last.candidate is None)
+    assert "Retrain again</button>" in panel
+
+
+def test_while_it_runs_pages_ask_again_and_the_new_model_comes_up_at_the_end(
+    studio: Studio, candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = ModelsHandlers(studio)
+    retraining = handlers.retraining
+    retraining.folder.mkdir(parents=True)
+    monkeypatch.setattr(retraining, "is_running", lambda: True)
+    run_log = studio.settings.runs / "corrections" / "log.txt"
+    run_log.parent.mkdir(parents=True)
+    run_log.write_text("2026-11-30 08:15:00 ship: begun\n2026-11-30 08:15:01 ship: done in 1 s\n")
+    state = RetrainingState("lead", datetime.now(UTC).isoformat(), 1, "host")
+    for started_at, text in ((state.started_at, "Writing out"), ("2020-01-01T00:00:00+00:00", "Putting")):
+        (retraining.folder / "state.json").write_text(
+            json.dumps(asdict(replace(state, started_at=started_at)))
+        )
+        assert text in handlers.tick(REQUEST)[0]
+    retraining.log.write_text(
+        "plan\n\rdescribe:   0%|   | 0/90 [00:00<?, ?it/s]\rdescribe:  53%|## | 48/90 [01:10<01:02, 1.4s/it]"
+    )
+    panel, again, listed = handlers.tick(REQUEST)
+    assert "48 of 90 images, about 01:02 left" in panel and 'value="0.533"' in panel
+    assert 'data-action="cancel"' in panel and again.active and candidate not in str(listed)
+    monkeypatch.setattr(retraining, "is_running", lambda: False)
+    _, again, listed = handlers.tick(REQUEST)
+    assert not again.active and candidate in listed
+
+
+def test_what_changed_most_is_shown_to_admins_who_then_have_read_it(
+    studio: Studio, settings: Settings, store: Store, tmp_path: Path, png: Callable[[int], bytes]
+) -> None:
+    stored = scored_image(store, png)
+    score = ChangedScore(Aspect.QUALITY, 2.2, 3.6, 4.0, ("poor", "good"), ("Old <text>", "New text"))
+    images = [ChangedImage(Path(stored.file).name, "a <cat>", True, (score,))]
+    images.append(ChangedImage("elsewhere.png", None, False, (replace(score, texts=None),)))
+    name = registered(settings, tmp_path / "made", replace(COMPARISON, changed=tuple(images)))
+    handlers, click = ModelsHandlers(studio), SimpleNamespace(action="changes", model=name)
+    assert "Images that changed most</button>" in handlers.show(REQUEST)[1]
+    _, listed, _ = handlers.click(REQUEST, click)
+    assert listed.count("<img ") == 1 and "data:image/jpeg" in listed
+    assert "Quality: 2.2 poor → <b>3.6 good</b>, people 4.0" in listed
+    assert "Old &lt;text&gt;" in listed and "a &lt;cat&gt; (held out)" in listed
+    person = studio.access.person(REQUEST).name
+    with store.database.reading() as session:
+        for answers_of in AnswersOf:
+            assert exposures.recorded(session, person, answers_of, [1]) == {(1, Aspect.QUALITY)}
+    annotators = ModelsHandlers(replace(studio, access=SignedIn(Role.ANNOTATOR)))
+    assert "<img" not in annotators.click(REQUEST, click)[1]
 
 
 # --- switching ------------------------------------------------------------------------------------

@@ -1,20 +1,37 @@
-"""The model before and the new one on the same held-out images: those that people scored, and the data's."""
+"""The model before and the new one on the same held-out images: those that people scored, and the data's.
+
+Beside that, the images whose scores changed most, also of those that the new model has learned from.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card
-from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison, rmse_fall
+from m3agiqa.checkpoint.comparison import (
+    Agreement,
+    ChangedImage,
+    ChangedScore,
+    Compared,
+    Comparison,
+    rmse_fall,
+)
 from m3agiqa.metrics import plcc, rmse, srcc
+from m3agiqa.samples import Sample
 from training.data.variants import own_variants
 from training.run import RunFolder
 from training.stages.describe import describe
 from training.stages.fit import predict
-from training.stages.fit_data import targets
+from training.stages.fit_data import Target, targets
 from training.stages.hidden_cache import backbone_id
+
+MOST_CHANGED = 10  # images that are shown
+
+Said = dict[str, tuple[float, str | None]]
+"""MOS and description by the samples' ids."""
 
 
 def compare(run: RunFolder) -> Comparison:
@@ -25,12 +42,22 @@ def compare(run: RunFolder) -> Comparison:
     """
     card = read_card(run.baseline)
     scored = run.annotated.scored if run.annotated else {}
-    rows = []
+    has_all_states = run.identity == backbone_id(card.backbone, run.baseline)
+    rows, changed = [], defaultdict(list)
     for aspect in run.aspects:
-        test = run.targets(aspect, "test")
-        raw = predict(run.best(aspect), [target.states for target in test])
-        after = {t.sample.id: run.scale.clamp(value) for t, value in zip(test, raw, strict=True)}
-        before = _predicted_before(run, card, aspect)
+        shown = [
+            target
+            for target in run.targets(aspect)
+            if target.sample.split == "test"
+            or (has_all_states and aspect in scored.get(target.sample.id, ()))
+        ]
+        raw = predict(run.best(aspect), [target.states for target in shown])
+        after: Said = {
+            target.sample.id: (run.scale.clamp(value), target.description)
+            for target, value in zip(shown, raw, strict=True)
+        }
+        before = _said_before(run, card, aspect, [target.sample for target in shown])
+        test = [target for target in shown if target.sample.split == "test"]
         parts = {
             "people": [t for t in test if aspect in scored.get(t.sample.id, ())],
             "data": [t for t in test if aspect not in scored.get(t.sample.id, ())],
@@ -38,28 +65,47 @@ def compare(run: RunFolder) -> Comparison:
         for part, members in parts.items():
             ids, true = [t.sample.id for t in members], [t.mos for t in members]
             if ids:
-                new_scores = [after[each] for each in ids]
+                new_scores = [after[each][0] for each in ids]
                 old, fall = None, None
                 if before is not None:
-                    old_scores = [before[each] for each in ids]
+                    old_scores = [before[each][0] for each in ids]
                     old, fall = _agreement(old_scores, true), rmse_fall(old_scores, new_scores, true)
                 rows.append(Compared(part, aspect, len(ids), old, _agreement(new_scores, true), fall))
+        if before is not None:
+            for target in shown:
+                name = target.sample.id
+                changed[name].append(_changed(target, before[name], after[name], run.scale))
     rows.sort(key=lambda row: row.part != "people")
-    return Comparison(card.title, f"{run.config.name} {run.version}", tuple(rows))
+    samples = {sample.id: sample for sample in run.samples}
+    images = [_changed_image(samples[name], scores) for name, scores in changed.items()]
+    images.sort(key=lambda image: -image.change)
+    title = f"{run.config.name} {run.version}"
+    return Comparison(card.title, title, tuple(rows), tuple(images[:MOST_CHANGED]))
 
 
-def _predicted_before(run: RunFolder, card: Card, aspect: Aspect) -> dict[str, float] | None:
-    """What the model before predicts of the test images, by id; None where it does not judge the aspect."""
+def _said_before(run: RunFolder, card: Card, aspect: Aspect, samples: list[Sample]) -> Said | None:
+    """What the model before says of some images; None where it does not judge the aspect."""
     if aspect not in card.predictors:
         return None
-    scored = [sample for sample in run.samples if sample.split == "test" and aspect in sample.mos]
-    variants = own_variants(scored, [aspect])
+    variants = own_variants(samples, [aspect])
     describe(variants, card.backbone, run.baseline, run.cache)
     cached = targets(variants, run.cache, backbone_id(card.backbone, run.baseline), aspect, run.scale)
     predictor = load_predictor(run.baseline, aspect, card.predictors[aspect])
     raw, scale = predict(predictor, [target.states for target in cached]), card.scales[aspect]
     moved = [run.scale.from_unit(scale.to_unit(value)) for value in raw]
-    return {target.sample.id: value for target, value in zip(cached, moved, strict=True)}
+    return {each.sample.id: (value, each.description) for each, value in zip(cached, moved, strict=True)}
+
+
+def _changed(
+    target: Target, before: tuple[float, str | None], after: tuple[float, str | None], scale: MosScale
+) -> ChangedScore:
+    words = str(scale.rating(before[0])), str(scale.rating(after[0]))
+    texts = None if before[1] == after[1] else (before[1] or "", after[1] or "")
+    return ChangedScore(target.aspect, scale.clamp(before[0]), after[0], target.mos, words, texts)
+
+
+def _changed_image(sample: Sample, scores: Sequence[ChangedScore]) -> ChangedImage:
+    return ChangedImage(sample.image.name, sample.prompt, sample.split == "test", tuple(scores))
 
 
 def _agreement(predicted: Sequence[float], true: Sequence[float]) -> Agreement:

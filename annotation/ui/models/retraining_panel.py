@@ -1,0 +1,147 @@
+"""HTML of a retraining: what it would learn from, how far it is, and what it has changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from annotation.retraining import AspectMaterial, Material, RetrainingProgress, RetrainingState
+from annotation.ui.images import preview
+from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.comparison import ChangedImage, ChangedScore, Comparison
+from m3agiqa.errors import InputError
+
+STAGE_TEXTS = {
+    "export": "Writing out what people said",
+    "datasets": "Reading what people said",
+    "describe": "The model looks at the images",
+    "fit": "Learning from people’s scores",
+    "evaluate": "Comparing the new model with the one before",
+    "ship": "Putting the new model together",
+}
+"""Of the stages that take long enough to be seen."""
+
+
+def idle_html(material: Material | None, problem: str, last: RetrainingState | None, log: str) -> str:
+    """What would be used, and a button that starts it; `problem`: why there is nothing to use."""
+    lines, button = [], ""
+    if last is not None:
+        lines.append(f'<p role="status">{_outcome(last)}</p>')
+        if not last.candidate:
+            lines.append(_log(log))
+    if material is None:
+        lines.append(f"<p>{escape(problem)}</p>")
+    else:
+        label = f"Retrain from {_count(material.new, 'new correction')}" if material.new else "Retrain again"
+        button = f'<button class="primary" type="button" data-action="retrain">{label}</button>'
+        lines += _material(material)
+    return _panel(button, lines)
+
+
+def running_html(state: RetrainingState | None, progress: RetrainingProgress, log: str) -> str:
+    """How far it is, and a button that cancels it."""
+    who = f"Retraining, {state.who}" if state else "Retraining"
+    text = STAGE_TEXTS.get(progress.stage, progress.stage.capitalize())
+    value = f' value="{progress.done / progress.total:.3f}"' if progress.done else ""
+    counted = f": {progress.done:,} of {progress.total:,} images" if progress.total else ""
+    left = f", about {progress.left} left" if progress.left else ""
+    lines = [
+        f"<p>{escape(who)}. The page can be closed, and the server restarted, meanwhile.</p>",
+        f'<div class="banner loading"><label for="retraining-bar">{escape(text + counted + left)}</label>'
+        f'<progress id="retraining-bar" max="1"{value}></progress></div>',
+        _log(log),
+    ]
+    return _panel('<button type="button" data-action="cancel">Cancel</button>', lines)
+
+
+def _panel(button: str, lines: list[str]) -> str:
+    return f'<section class="panel"><header><h3>Retrain</h3>{button}</header>{"".join(lines)}</section>'
+
+
+def _outcome(state: RetrainingState) -> str:
+    who = f"The last retraining, {escape(state.who)},"
+    if state.ended_at is None:
+        return f"{who} was interrupted. The next one goes on from there."
+    if state.error:
+        return f"{who} has made no model: {escape(state.error)}"
+    return f"{who} has made {escape(state.candidate or 'a model')}."
+
+
+def _log(log: str) -> str:
+    return f"<details><summary>Log</summary><pre>{escape(log.strip())}</pre></details>" if log.strip() else ""
+
+
+# --- what would be used ------------------------------------------------------------------------
+
+
+def _material(material: Material) -> list[str]:
+    heads = "".join(
+        f'<th scope="col">{head}</th>' for head in ("Images to learn from", "Held out", "Opinions")
+    )
+    body = "".join(_material_row(aspect, material.aspects.get(aspect)) for aspect in Aspect)
+    texts = material.texts_left_out
+    left_out = (
+        f"Left out: {_count(texts, 'description')} of one word, or with the same text under many images; the "
+        "Data tab lists them. "
+        if texts
+        else ""
+    )
+    minutes = math.ceil((material.seconds or 0) / 60)
+    duration = (
+        f"It takes at most about {_count(minutes, 'minute')}, by what the model has taken for an image here."
+        if material.seconds is not None
+        else "How long it takes is known once the model has assessed an image here."
+    )
+    return [
+        f"<p>{left_out}{duration}</p>",
+        f'<div class="wide"><table><thead><tr><th scope="col">Aspect</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>",
+    ]
+
+
+def _material_row(aspect: Aspect, known: AspectMaterial | None) -> str:
+    name = f'<tr><th scope="row">{aspect.capitalize()}</th>'
+    lacking = "" if known and known.train and known.test else " (stays as it is)"
+    if known is None:
+        return f"{name}<td>none{lacking}</td><td></td><td></td></tr>"
+    return f"{name}<td>{known.train:,}{lacking}</td><td>{known.test:,}</td><td>{known.opinions:,}</td></tr>"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+# --- what has changed --------------------------------------------------------------------------
+
+
+def changes_html(comparison: Comparison, files: Mapping[str, Path]) -> str:
+    """The images that changed most; `files`: where those of the store lie, by name."""
+    rows = "".join(_changed(image, files.get(image.image)) for image in comparison.changed)
+    return (
+        f"<h4>Images that changed most, {escape(comparison.before)} → {escape(comparison.after)}</h4>"
+        f'<ul class="changed">{rows}</ul>'
+    )
+
+
+def _changed(image: ChangedImage, file: Path | None) -> str:
+    prompt = escape(image.prompt or "no prompt")
+    picture = ""
+    if file is not None:
+        try:
+            picture = f'<img src="{preview(file).url}" alt="{prompt}">'
+        except InputError as error:
+            picture = f"<p>{escape(str(error))}</p>"
+    learned = "held out" if image.is_held_out else "learned from"
+    scores = "".join(map(_changed_score, image.scores))
+    return f'<li>{picture}<div><p class="note">{prompt} ({learned})</p>{scores}</div></li>'
+
+
+def _changed_score(score: ChangedScore) -> str:
+    old, new = score.words
+    texts = "" if score.texts is None else "".join(f"<p>{escape(text)}</p>" for text in score.texts)
+    return (
+        f"<p>{score.aspect.capitalize()}: {score.before:.1f} {old} → <b>{score.after:.1f} {new}</b>, "
+        f"people {score.mos:.1f}</p>{texts}"
+    )

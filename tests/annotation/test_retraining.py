@@ -1,0 +1,152 @@
+"""One retraining at a time: the second is told who was first, and none that has died is in the way."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from sqlalchemy import func, select
+from waiting import wait_until
+
+from annotation import retraining as module
+from annotation.retraining import OUT_OF_SPACE, Busy, Retraining
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.store.corrections import AspectResponse, NewSubmission, save
+from annotation.store.items import add_item
+from annotation.store.models import Correction
+from m3agiqa.aspects import COMMON_SCALE, Aspect
+from m3agiqa.errors import InputError
+
+ENDLESS = "import sys; print('at work', flush=True); sys.stdin.read()"  # until whoever started it ends
+Png = Callable[[int], bytes]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path / "data", runs=tmp_path / "runs")
+
+
+@pytest.fixture
+def corrected(store: Store, png: Png) -> Store:
+    """A store with two images that ann has scored."""
+    stored = [store.images.add(png(number), f"{number}.png") for number in range(2)]
+
+    def correct(session) -> None:
+        for number, image in enumerate(stored):
+            item, _ = add_item(session, image, f"prompt {number}", "pets")
+            response = AspectResponse(Aspect.QUALITY, 2.0 + number, COMMON_SCALE, "Word")
+            save(session, NewSubmission(f"token-{number}", item.id, "ann", (response,)))
+
+    store.database.transact(correct)
+    return store
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a script run in place of training, in a process of its own all the same."""
+
+    def set_script(script: str) -> None:
+        monkeypatch.setattr(Retraining, "_command", lambda *_: [sys.executable, "-c", script])
+        monkeypatch.setattr(Retraining, "_registered", lambda self: "new-model")
+
+    return set_script
+
+
+def test_the_second_of_two_is_told_who_was_first_and_how_to_go_on(
+    settings: Settings, corrected: Store, training: Callable[[str], None]
+) -> None:
+    training(ENDLESS)
+    first, second = Retraining(settings), Retraining(settings)
+    assert not second.is_running() and second.state() is None
+    codes: list[int] = []
+    running = Thread(target=lambda: codes.append(first.run(corrected, "lead")))
+    running.start()
+    wait_until(lambda: "at work" in second.log_tail())
+    exported = sorted((settings.data / "retraining/export").rglob("*"))
+    assert second.is_running()
+    who = (
+        rf"started by lead on 20.* UTC \(process {os.getpid()} on .+\)\. Wait .* cancel it on the Models tab"
+    )
+    for attempt in (lambda: second.run(corrected, "other"), lambda: second.start("other")):
+        with pytest.raises(Busy, match=who):
+            attempt()
+    assert second.state().started_by == "lead" and "at work" in second.log_tail()
+    assert sorted((settings.data / "retraining/export").rglob("*")) == exported
+    second.cancel()
+    running.join(20)
+    assert codes == [130] and not second.is_running()
+    assert second.state().error == "It was cancelled." and second.state().candidate is None
+    assert second.material(corrected).new == 2, "what was not learned from is still new"
+
+    training("print('fine')")
+    assert second.run(corrected, "other") == 0
+    state = first.state()
+    assert (state.started_by, state.error, state.candidate) == ("other", "", "new-model")
+    assert state.ended_at and "fine" in first.log_tail()
+    assert first.material(corrected).new == 0
+
+
+def test_one_that_was_killed_is_in_nobodys_way(
+    settings: Settings, corrected: Store, training: Callable[[str], None]
+) -> None:
+    training(ENDLESS)
+    retraining = Retraining(settings)
+    killed = multiprocessing.get_context("fork").Process(target=retraining.run, args=(corrected, "lead"))
+    killed.start()
+    wait_until(lambda: "at work" in retraining.log_tail())
+    assert retraining.is_running() and retraining.state().pid == killed.pid
+    killed.kill()
+    killed.join()
+    wait_until(lambda: not retraining.is_running())
+    assert retraining.state().ended_at is None and retraining.material(corrected).new == 2
+    training("print('fine')")
+    assert retraining.run(corrected, "lead") == 0 and retraining.state().candidate == "new-model"
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("import sys; sys.exit('There is nothing to train.')", "There is nothing to train."),
+        ("raise OSError(28, 'No space left on device')", "OSError: [Errno 28] No space left on device"),
+        ("import os; os._exit(9)", "It ended without a word (exit code 9)."),
+    ],
+)
+def test_a_failure_is_told_and_nothing_is_registered(
+    settings: Settings, corrected: Store, training: Callable[[str], None], script: str, error: str
+) -> None:
+    training(script)
+    retraining = Retraining(settings)
+    assert retraining.run(corrected, "lead") != 0
+    assert (retraining.state().error, retraining.state().candidate) == (error, None)
+    assert not retraining.is_running() and retraining.material(corrected).new == 2
+
+
+def test_a_full_disk_is_told_in_words(
+    settings: Settings, corrected: Store, training: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    training("print('fine')")
+    retraining = Retraining(settings)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="disk is full"):
+        patch.setattr(module, "export", full)
+        retraining.run(corrected, "lead")
+    assert retraining.state().error == OUT_OF_SPACE
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="disk is full"):
+        patch.setattr(module, "write_atomically", full)
+        retraining.run(corrected, "lead")
+    assert retraining.run(corrected, "lead") == 0, "nothing is left locked"
+
+
+def test_what_would_be_used(settings: Settings, corrected: Store) -> None:
+    material = Retraining(settings).material(corrected)
+    assert (material.new, material.images, material.texts_left_out, material.seconds) == (2, 2, 2, None)
+    (of_quality,) = material.aspects.values()
+    assert (of_quality.opinions, of_quality.train + of_quality.test) == (2, 2)
+    with corrected.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Correction)) == 2
