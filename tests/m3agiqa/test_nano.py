@@ -97,7 +97,11 @@ def test_statistics_are_of_each_channel_of_the_first_stages() -> None:
 def seen_of(count: int) -> ImageFeatures:
     places = torch.rand(count, GRID_TOKENS, sum(CHANNEL_GROUPS))
     return ImageFeatures(
-        places, torch.randn(count, 2 * N_STATISTICS), torch.randn(count, N_APPEARANCE), torch.zeros(count, 11)
+        places,
+        torch.randn(count, 2 * N_STATISTICS),
+        torch.randn(count, N_APPEARANCE),
+        torch.zeros(count, 11),
+        torch.zeros(count, 2),
     )
 
 
@@ -117,12 +121,14 @@ def test_connector_gives_grid_cells_and_quality_logits() -> None:
     def moved(changed: ImageFeatures) -> list[int]:
         return (connector(changed) - tokens).abs().amax(dim=(0, 2)).gt(1e-6).nonzero().flatten().tolist()
 
+    connector.opinions.encoder_weight[0] = 1.0
     place, statistic, other = seen.grid_cells.clone(), seen.statistics.clone(), seen.statistics.clone()
     place[:, 7] += torch.rand(sum(CHANNEL_GROUPS))
     statistic[:, 1] += 0.5
     other[:, 2:] += 0.5
     assert moved(seen._replace(grid_cells=place)) == [7]
     assert moved(seen._replace(statistics=statistic)) == [GRID_TOKENS + 1]
+    assert moved(seen._replace(encoder_scores=torch.ones(2, 2))) == [GRID_TOKENS]
     assert moved(seen._replace(statistics=other)) == [], "nothing is known of an image beside opinions"
 
 

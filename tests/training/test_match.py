@@ -16,6 +16,7 @@ from m3agiqa.backbones.nano.connector import GRID_TOKENS, ImageFeatures
 from m3agiqa.backbones.nano.efficientnet_lite import N_STATISTICS
 from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
 from m3agiqa.backbones.nano.prompt_alignment import HEAD_CHANNELS, PromptAligners
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.samples import Sample
 from training.nano.fit_prompt_alignment import (
     AlignmentData,
@@ -76,6 +77,7 @@ def drawn(count: int, seed: int = 0) -> tuple[list[Sample], ImageFeatures]:
         torch.zeros(count, N_STATISTICS),
         torch.zeros(count, N_APPEARANCE),
         torch.zeros(count, len(COLOUR_NAMES)),
+        torch.zeros(count, len(JUDGED_ASPECTS)),
     )
     return samples, ImageFeatures(places, *other)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def planted(count: int = 480, seed: int = 0) -> RegressionData:
     appearance = torch.randn(count, N_APPEARANCE, generator=generator)
     merit = (statistics[:, :N_TELLING].sum(1) + appearance[:, :N_TELLING].sum(1)) / N_TELLING**0.5
     scores = torch.stack([0.5 + 0.1 * merit, 0.5 - 0.1 * merit], dim=1)
-    return RegressionData(statistics, appearance, scores, [SOURCES[i % 3] for i in range(count)])
+    sources = [SOURCES[i % 3] for i in range(count)]
+    return RegressionData(statistics, appearance, torch.zeros(count, 2), scores, sources)
 
 
 def fitted(examples: RegressionData) -> QualityRegressor:
@@ -42,23 +44,39 @@ def fitted(examples: RegressionData) -> QualityRegressor:
 
 def test_logits_follow_what_counts_on_images_of_all_sources() -> None:
     new = planted(120, 1)
-    logits = fitted(planted())(new.statistics, new.appearance)
+    logits = fitted(planted())(new.statistics, new.appearance, new.encoder_scores)
     for column in (0, 1):
         assert srcc(logits[:, column].tolist(), new.scores[:, column].tolist()) > 0.4
 
 
 def test_logits_are_standardised() -> None:
     examples = planted()
-    logits = fitted(examples)(examples.statistics, examples.appearance)
+    logits = fitted(examples)(examples.statistics, examples.appearance, examples.encoder_scores)
     assert torch.allclose(logits.mean(0), torch.zeros(2), atol=1e-3)
     assert torch.allclose(logits.std(0), torch.ones(2), atol=1e-2)
+
+
+def test_the_quality_encoder_counts_as_much_as_the_statistics() -> None:
+    examples = planted()
+    noise = 10 * torch.randn(examples.scores.shape, generator=torch.Generator().manual_seed(3))
+    examples = replace(examples, encoder_scores=noise)
+    regressor = fitted(examples)
+    logits = regressor(examples.statistics, examples.appearance, noise)
+    plain = regressor(examples.statistics, examples.appearance, torch.zeros_like(noise))
+    for column in (0, 1):
+        of_encoder, of_statistics = (
+            (logits - part)[:, column].std().item() for part in (plain, logits - plain)
+        )
+        assert of_encoder == pytest.approx(of_statistics, rel=1e-3)
+        assert logits[:, column].std().item() == pytest.approx(1, rel=1e-2)
 
 
 @pytest.mark.parametrize("unknown", [Aspect.QUALITY, Aspect.AUTHENTICITY])
 def test_an_aspect_without_scores_gets_no_quality_logit(unknown: Aspect) -> None:
     examples = planted(60)
     examples.scores[:, JUDGED_ASPECTS.index(unknown)] = torch.nan
-    read = fitted(examples)(examples.statistics, examples.appearance)
+    examples.encoder_scores[:] = torch.rand(60, 2)
+    read = fitted(examples)(examples.statistics, examples.appearance, examples.encoder_scores)
     spread = read.std(0)
     assert spread[JUDGED_ASPECTS.index(unknown)] == 0 and spread[1 - JUDGED_ASPECTS.index(unknown)] > 0.5
 
@@ -66,7 +84,9 @@ def test_an_aspect_without_scores_gets_no_quality_logit(unknown: Aspect) -> None
 def test_some_scores_may_be_missing() -> None:
     examples = planted()
     examples.scores[::5, 0] = torch.nan
-    assert fitted(examples)(examples.statistics, examples.appearance).isfinite().all()
+    assert (
+        fitted(examples)(examples.statistics, examples.appearance, examples.encoder_scores).isfinite().all()
+    )
 
 
 def test_a_source_is_judged_by_readers_that_have_not_seen_it() -> None:
@@ -74,16 +94,14 @@ def test_a_source_is_judged_by_readers_that_have_not_seen_it() -> None:
     found = held_out_quality_logits(examples)
     changed = examples.scores.clone()
     changed[0::3] = changed[0::3].flip(0)
-    again = held_out_quality_logits(
-        RegressionData(examples.statistics, examples.appearance, changed, examples.sources)
-    )
+    again = held_out_quality_logits(replace(examples, scores=changed))
     assert torch.equal(found[0::3], again[0::3])
     assert not torch.equal(found[1::3], again[1::3])
 
 
 def test_a_single_source_leaves_nothing_to_learn_from() -> None:
     examples = planted(20)
-    alone = RegressionData(examples.statistics, examples.appearance, examples.scores, ["a"] * 20)
+    alone = replace(examples, sources=["a"] * 20)
     assert held_out_quality_logits(alone).isnan().all()
 
 

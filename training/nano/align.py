@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones.nano import ADAPTER_FOLDER, CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano import (
+    ADAPTER_FOLDER,
+    CONNECTOR_FILE,
+    PROMPT_ALIGNERS_FILE,
+    QUALITY_ENCODER_FILE,
+    NanoBackbone,
+)
 from m3agiqa.backbones.nano.grounded_text import write_first_estimates
 from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
@@ -41,6 +47,7 @@ from training.nano.feature_cache import (
 )
 from training.nano.fit_first_estimates import fit_first_estimates
 from training.nano.fit_prompt_alignment import HeldOutAlignment, fit_and_hold_out
+from training.nano.fit_quality_encoder import EncoderConfig, fit_quality_encoder, learned_weights
 from training.nano.fit_quality_regressor import (
     RegressionData,
     agreement,
@@ -50,7 +57,7 @@ from training.nano.fit_quality_regressor import (
 )
 from training.parallel import progress_bar
 
-AlignedPart = Literal["quality_regressor", "prompt_alignment", "connector"]
+AlignedPart = Literal["quality_encoder", "quality_regressor", "prompt_alignment", "connector"]
 DONE_FILE = "align.json"
 MATCH_SHARE = 0.6  # of the prompt's match beside the quality logits; chosen on validation images
 FEATURES_FOLDER = "state-features"  # by this name it is no part of what was made
@@ -68,6 +75,8 @@ class AlignConfig:
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """How the quality encoder is fine-tuned."""
     seed: int = 0
 
 
@@ -90,6 +99,8 @@ def align(
     train = _train_views(samples, extras, scale, config) if "connector" in config.parts else []
     judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED_ASPECTS)]
     originals = [view_of(sample, scale) for sample in judged]
+    if "quality_encoder" in config.parts:
+        fit_quality_encoder(backbone, samples, out, config.encoder, config.seed)
     shown = list(dict.fromkeys([*train, *originals]))
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
@@ -113,6 +124,10 @@ def align(
         _train_connector(backbone, train, grid_cells, out, config)
     save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
     save_file(backbone.prompt_aligners.state_dict(), out / PROMPT_ALIGNERS_FILE)
+    if "quality_encoder" in config.parts:
+        save_file(learned_weights(backbone.quality_encoder), out / QUALITY_ENCODER_FILE)
+    elif init_from is not None and (init_from / QUALITY_ENCODER_FILE).exists():
+        shutil.copy(init_from / QUALITY_ENCODER_FILE, out / QUALITY_ENCODER_FILE)
     if init_from is not None and (init_from / ADAPTER_FOLDER).is_dir():
         shutil.copytree(init_from / ADAPTER_FOLDER, out / ADAPTER_FOLDER, dirs_exist_ok=True)
     (out / DONE_FILE).write_text(json.dumps({**asdict(config), **report}, indent=2))
@@ -155,7 +170,10 @@ def _fit_and_measure(
         fit_quality_regressor(regressor, data.part(train))
     validation = data.part([row for row, sample in enumerate(judged) if sample.split == "validation"])
     report: dict[str, Any] = {
-        "validation_srcc": _srcc(regressor(validation.statistics, validation.appearance), validation.scores),
+        "validation_srcc": _srcc(
+            regressor(validation.statistics, validation.appearance, validation.encoder_scores),
+            validation.scores,
+        ),
         "left_out_srcc": agreement(held_out, data.scores, judged),
     }
     for aspect, agreements in report["left_out_srcc"].items():

@@ -25,7 +25,13 @@ from training.parallel import progress_bar
 from training.stages.curriculum import CAPTION_FROM
 
 VIEWS_PER_FILE = 128  # views whose features are kept in one file; as many are lost at most when interrupted
-FILE_KEYS = ("places", "statistics", "appearance", "colours")  # of ImageFeatures' fields, in their order
+FILE_KEYS = (
+    "places",
+    "statistics",
+    "appearance",
+    "colours",
+    "encoder_scores",
+)  # of ImageFeatures' fields, in their order
 ENCODER_BATCH_SIZE = 8  # views in one forward pass of the vision encoder
 
 

@@ -7,8 +7,9 @@ fails on new ones: what counts is how it does on sources that it was fitted with
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ from m3agiqa.samples import Sample
 from training.stages.leave_source_out import leave_one_group_out, within_source
 
 PENALTY = 0.3  # of the ridge regression, in mean squared lengths of a row
+MIN_IMAGES_TO_TRUST_ENCODER = 500  # images of a source, for the encoder's fine-tuning to hold on others like them
+GATE_RANGE = (0.25, 0.75)  # of the regression of 0 and 1 on statistics: where the gate begins to open, and is open
 MIN_IMAGES_PER_SOURCE = 15  # images of a source; the order of fewer is chance
 
 
@@ -37,6 +40,8 @@ class RegressionData:
     """[N, N_STATISTICS]."""
     appearance: Tensor
     """[N, N_APPEARANCE]."""
+    encoder_scores: Tensor
+    """[N, JUDGED_ASPECTS], of the quality encoder."""
     scores: Tensor
     """[N, JUDGED_ASPECTS] in [0, 1], NaN where unknown."""
     sources: Sequence[str | None]
@@ -44,33 +49,57 @@ class RegressionData:
     def part(self, rows: Sequence[int]) -> RegressionData:
         some = list(rows)
         sources = [self.sources[row] for row in some]
-        return RegressionData(self.statistics[some], self.appearance[some], self.scores[some], sources)
+        fields = (self.statistics, self.appearance, self.encoder_scores, self.scores)
+        return RegressionData(*(field[some] for field in fields), sources)
 
 
 def regression_data(samples: Sequence[Sample], scale: MosScale, features: ImageFeatures) -> RegressionData:
     """Of samples and their image features, row by row."""
     scores = [[scale.to_unit(s.mos[a]) if a in s.mos else math.nan for a in JUDGED_ASPECTS] for s in samples]
     unit_scores = torch.tensor(scores).reshape(-1, len(JUDGED_ASPECTS))
+    sources = [sample.source for sample in samples]
     return RegressionData(
-        features.statistics, features.appearance, unit_scores, [sample.source for sample in samples]
+        features.statistics, features.appearance, features.encoder_scores, unit_scores, sources
     )
 
 
 def fit_quality_regressor(regressor: QualityRegressor, examples: RegressionData) -> None:
-    """Set its mean, standard deviation, weights and bias by ridge regression.
+    """Set its mean, standard deviation, weights and biases by ridge regression; those of the gate, too.
 
-    Those of an aspect whose scores never differ are 0, and so are its logits.
+    Weights of an aspect whose scores never differ are 0, and so are its logits.
     """
     together = torch.cat([examples.statistics, examples.appearance], dim=1).double()
     regressor.mean.copy_(together.mean(0))
     regressor.std.copy_(together.std(0, correction=0) + 1e-6)
     x = regressor.standardize(examples.statistics, examples.appearance)
     weights = torch.stack([_weights(x, scores) for scores in examples.scores.T.double()], dim=1)
-    logits = x @ weights
-    std = logits.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-    regressor.weight.copy_(weights / std)
-    regressor.bias.copy_(-logits.mean(0) / std)
+    ridge_scale = _inverse_std(x @ weights)
+    regressor.weight.copy_(weights * ridge_scale)
+    regressor.bias.copy_(-(x @ weights).mean(0) * ridge_scale)
+    known = ~examples.scores.isnan().all(0)
+    regressor.encoder_weight.copy_(_inverse_std(examples.encoder_scores.double()) * known)
+    _fit_gate(regressor, x, examples.sources)
+    scale = _inverse_std(regressor(examples.statistics, examples.appearance, examples.encoder_scores))
+    for buffer in (regressor.weight, regressor.bias, regressor.encoder_weight):
+        buffer.mul_(scale)
+
+
+def _fit_gate(regressor: QualityRegressor, x: Tensor, sources: Sequence[str | None]) -> None:
+    """Set the gate by ridge regression on whether an image is of a large source; without one it stays closed."""
+    sizes = Counter(sources)
+    large = torch.tensor([sizes[source] >= MIN_IMAGES_TO_TRUST_ENCODER for source in sources]).double()
+    regressor.gate_weight.zero_(), regressor.gate_bias.zero_()
+    if large.any():
+        weights, (closed, opened) = _weights(x, large), GATE_RANGE
+        bias = large.mean() - (x @ weights).mean()
+        regressor.gate_weight.copy_(weights / (opened - closed))
+        regressor.gate_bias.copy_((bias - closed) / (opened - closed))
+
+
+def _inverse_std(x: Tensor) -> Tensor:
+    """Of the columns [C] of [N, C]; 0 for one that never differs."""
+    std = x.std(0, correction=0)
+    return torch.where(std > 0, 1 / std, 0.0)
 
 
 def _weights(x: Tensor, scores: Tensor) -> Tensor:
@@ -88,8 +117,11 @@ def _weights(x: Tensor, scores: Tensor) -> Tensor:
 def held_out_quality_logits(examples: RegressionData, groups: Sequence[str | None] | None = None) -> Tensor:
     """Quality logits [N, JUDGED_ASPECTS] on each group's images by regressors that were fitted without it.
 
-    `groups` says which group each image is of; without it these are the sources.
+    Without the quality encoder, which has learned from images of all groups. `groups` says which group each
+    image is of; without it these are the sources.
     """
+
+    examples = replace(examples, encoder_scores=torch.zeros_like(examples.encoder_scores))
 
     def fit(train: list[int], _: list[int]) -> QualityRegressor | None:
         if not train:
@@ -99,7 +131,9 @@ def held_out_quality_logits(examples: RegressionData, groups: Sequence[str | Non
         return regressor
 
     def predict(regressor: QualityRegressor, rows: list[int]) -> Tensor:
-        return regressor(examples.statistics[rows], examples.appearance[rows]).to(examples.scores.dtype)
+        part = examples.part(rows)
+        logits = regressor(part.statistics, part.appearance, part.encoder_scores)
+        return logits.to(examples.scores.dtype)
 
     groups = examples.sources if groups is None else groups
     return leave_one_group_out(fit, predict, groups, torch.full_like(examples.scores, torch.nan))

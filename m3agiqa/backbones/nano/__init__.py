@@ -1,5 +1,11 @@
 """nano: the default backbone, small enough for two CPU cores."""
 
-from m3agiqa.backbones.nano.model import ADAPTER_FOLDER, CONNECTOR_FILE, PROMPT_ALIGNERS_FILE, NanoBackbone
+from m3agiqa.backbones.nano.model import (
+    ADAPTER_FOLDER,
+    CONNECTOR_FILE,
+    PROMPT_ALIGNERS_FILE,
+    QUALITY_ENCODER_FILE,
+    NanoBackbone,
+)
 
-__all__ = ["ADAPTER_FOLDER", "CONNECTOR_FILE", "PROMPT_ALIGNERS_FILE", "NanoBackbone"]
+__all__ = ["ADAPTER_FOLDER", "CONNECTOR_FILE", "PROMPT_ALIGNERS_FILE", "QUALITY_ENCODER_FILE", "NanoBackbone"]

@@ -32,6 +32,8 @@ class ImageFeatures(NamedTuple):
     """[N, N_APPEARANCE], of the pixels."""
     colours: Tensor
     """[N, 11], of the pixels: which colours there are."""
+    encoder_scores: Tensor
+    """[N, JUDGED_ASPECTS], of the quality encoder."""
 
 
 def gather_grid_cells(whole: list[Tensor], fine: list[Tensor]) -> Tensor:
@@ -79,7 +81,9 @@ class Connector(nn.Module):
 
     def quality_logits(self, features: ImageFeatures) -> Tensor:
         """[N, SUMMARY_TOKENS]."""
-        logits: Tensor = self.quality_regressor(features.statistics, features.appearance)
+        logits: Tensor = self.quality_regressor(
+            features.statistics, features.appearance, features.encoder_scores
+        )
         return logits
 
     def forward(self, features: ImageFeatures, quality_logits: Tensor | None = None) -> Tensor:

@@ -54,7 +54,7 @@ class SameConv(nn.Conv2d):
         for size, k, s in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
             total = max((-(-size // s) - 1) * s + k - size, 0)
             pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, self.groups)
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 def _pointwise(cin: int, cout: int) -> nn.Conv2d:
@@ -104,13 +104,16 @@ class EfficientNetLite0(nn.Module):
         self._conv_head, self._bn1 = _pointwise(cin, 1280), _norm(1280)
         self._fc = nn.Linear(1280, 1000)  # ImageNet classes; kept so that all published weights load
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, stages: int | None = None) -> list[Tensor]:
+        """`stages`: how many of the first ones to compute; None: all, and the head."""
         x = F.relu6(self._bn0(self._conv_stem(x)))
         maps: list[Tensor] = []
         for i, block in enumerate(self._blocks):
             x = block(x)
             if i in self.ends:
                 maps.append(x)
+            if len(maps) == stages:
+                return maps
         return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
 
 
@@ -157,29 +160,29 @@ class Views(NamedTuple):
 
 def views(images: Sequence[Image.Image]) -> Views:
     """RGB images of any size, squashed into squares."""
-    reduced = [_reduced(image) for image in images]
+    smaller = [reduced(image) for image in images]
     return Views(
-        torch.stack([_resized(image, WHOLE_PIXELS) for image in reduced]),
-        torch.stack([_resized(image, FINE_PIXELS) for image in reduced]),
-        [torch.stack([_pixels(window) for window in windows(image)]) for image in images],
+        torch.stack([squashed(image, WHOLE_PIXELS) for image in smaller]),
+        torch.stack([squashed(image, FINE_PIXELS) for image in smaller]),
+        [torch.stack([encoder_input(window) for window in windows(image)]) for image in images],
         torch.stack([torch.from_numpy(appearance(image)) for image in images]),
     )
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    """At most LARGEST a side, so that a huge image is resampled once only."""
+def reduced(image: Image.Image) -> Image.Image:
+    """At most MAX_SIDE a side, so that a huge image is resampled once only."""
     if max(image.size) > MAX_SIDE:
         image = image.copy()
         image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
     return image
 
 
-def _resized(image: Image.Image, side: int) -> Tensor:
+def squashed(image: Image.Image, side: int) -> Tensor:
     """[3, side, side]."""
-    return _pixels(image.resize((side, side), Image.Resampling.BICUBIC))
+    return encoder_input(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def encoder_input(image: Image.Image) -> Tensor:
     """[3, height, width], as the published weights take them."""
     data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return data.view(image.height, image.width, 3).permute(2, 0, 1).float().sub_(127).div_(128)

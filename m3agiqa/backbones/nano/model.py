@@ -57,6 +57,7 @@ from m3agiqa.backbones.nano.prompt_alignment import (
     rotate,
     unfitted_weights,
 )
+from m3agiqa.backbones.nano.quality_encoder import ENCODED_ASPECTS, QualityEncoder, early_maps
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
@@ -72,6 +73,7 @@ NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 CACHED_IMAGES = 4
 CONNECTOR_FILE = "connector.safetensors"
 PROMPT_ALIGNERS_FILE = "matchers.safetensors"
+QUALITY_ENCODER_FILE = "quality-encoder.safetensors"
 ADAPTER_FOLDER = "adapter"  # of the language model
 VISION_ADAPTER_FOLDER = "vision-adapter"
 
@@ -80,7 +82,7 @@ class NanoBackbone:
     """One adapter serves all aspects. nano's own recipe puts it into the language model."""
 
     name = "nano"
-    revision = 4
+    revision = 5
 
     def __init__(
         self, vision: EfficientNetLite0, llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
@@ -91,6 +93,7 @@ class NanoBackbone:
         self.hidden_size: int = llm.config.hidden_size
         self.vocab_size: int = llm.config.vocab_size
         self.connector = Connector(self.hidden_size)
+        self.quality_encoder = QualityEncoder(vision).eval().requires_grad_(False)
         self.prompt_aligners = PromptAligners([PromptAligner(unfitted_weights(self.hidden_size))])
         self.word_states = WordStates(llm, tokenizer)
         self.first_estimates: dict[Aspect, FirstEstimate] = {}
@@ -134,6 +137,7 @@ class NanoBackbone:
         if trained:
             return PerAspect({aspect: base.sibling(folder / aspect) for aspect in trained})
         base.connector = base._read_connector(folder).float().eval().requires_grad_(False)
+        base._read_quality_encoder(folder)
         base.prompt_aligners = base._read_prompt_aligners(folder)
         base.first_estimates = read_first_estimates(folder)
         base.vision = load_adapter(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
@@ -145,6 +149,8 @@ class NanoBackbone:
         """Another backbone, trained as a folder says, that shares the base weights of this one."""
         other = copy.copy(self)
         other.connector = self._read_connector(folder).float().eval().requires_grad_(False)
+        other.quality_encoder = sharing_copy(self.quality_encoder)
+        other._read_quality_encoder(folder)
         other.prompt_aligners = other._read_prompt_aligners(folder)
         other.first_estimates = read_first_estimates(folder)
         other.vision = load_adapter(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
@@ -154,14 +160,23 @@ class NanoBackbone:
     def _read_connector(self, folder: Path) -> Connector:
         """The connector that a folder holds. Raises WeightsError for one of another version of nano."""
         connector, path = Connector(self.hidden_size), folder / CONNECTOR_FILE
+        unfitted = connector.quality_regressor.state_dict(prefix="opinions.")  # what 0.4.1 did not have stays 0
+        weights = {**unfitted, **load_file(path)}
         try:
-            connector.load_state_dict(load_file(path))
+            connector.load_state_dict(weights)
         except RuntimeError as error:
             raise WeightsError(
                 f"{path} was made by another version of this project, whose nano looks at images in another "
                 "way. Train the model again with this version, or use it with the version that made it."
             ) from error
         return connector
+
+    def _read_quality_encoder(self, folder: Path) -> None:
+        """Take over what a folder holds of the quality encoder; without it all its scores are 0."""
+        path = folder / QUALITY_ENCODER_FILE
+        if path.exists():
+            weights = {name: value.float() for name, value in load_file(path).items()}
+            self.quality_encoder.load_state_dict(weights, strict=False)
 
     def _read_prompt_aligners(self, folder: Path) -> PromptAligners:
         """The aligners that a folder holds; without them every prompt has a match of 0."""
@@ -194,6 +209,7 @@ class NanoBackbone:
         backbone = cls.from_base()
         if init_from:
             backbone.connector = backbone._read_connector(init_from)
+            backbone._read_quality_encoder(init_from)
             backbone.prompt_aligners = backbone._read_prompt_aligners(init_from)
         backbone._init_from = init_from
         return backbone
@@ -210,6 +226,7 @@ class NanoBackbone:
             ),
             "connector": Part(self.connector, CONNECTOR_FILE),
             "matchers": Part(self.prompt_aligners, PROMPT_ALIGNERS_FILE),
+            "quality_encoder": Part(self.quality_encoder, QUALITY_ENCODER_FILE),
             "language": with_lora(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2_135M.filename),
         }
 
@@ -342,19 +359,18 @@ class NanoBackbone:
         """Of N images, as the connector and the prompt aligners take them."""
         kind = next(self.vision.parameters())
         whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
+        counts = [len(windows) for windows in shown.windows]
+        together = torch.cat(shown.windows).to(kind).contiguous(memory_format=torch.channels_last)
+        near = self.vision(together)
+        near_statistics = torch.stack([each.mean(0) for each in statistics(near).split(counts)])
+        scores = self.quality_encoder(early_maps(whole), early_maps(near).split(counts))
         return ImageFeatures(
             gather_grid_cells(whole, fine),
-            torch.cat([statistics(fine), self._window_statistics(shown.windows)], dim=1),
+            torch.cat([statistics(fine), near_statistics], dim=1),
             shown.appearance.to(kind.device),
             colours(shown.pixels).to(kind.device),
+            scores[:, [ENCODED_ASPECTS.index(aspect) for aspect in JUDGED_ASPECTS]].float(),
         )
-
-    def _window_statistics(self, windows: Sequence[Tensor]) -> Tensor:
-        """Statistics [N, N_STATISTICS] of N images' own pixels: the mean over the windows of each."""
-        kind = next(self.vision.parameters())
-        together = torch.cat(list(windows)).to(kind).contiguous(memory_format=torch.channels_last)
-        each = statistics(self.vision(together)).split([len(window) for window in windows])
-        return torch.stack([rows.mean(0) for rows in each])
 
     def encode_images(self, shown: Views) -> EncodedImages:
         """N images -> features -> visual tokens; and what prompts are compared with."""

@@ -1,8 +1,9 @@
-"""Quality and authenticity from image statistics: a ridge regression that is fitted in closed form.
+"""Quality and authenticity: a ridge regression on image statistics, and the fine-tuned encoder's scores.
 
-It is fitted to people's scores and to those of a multimodal LLM that were brought to people's scale
-(training.nano.fit_quality_regressor). The regression stays frozen; how the language model and the predictors
-use its logits is trained.
+Both are fitted to people's scores and to those of a multimodal LLM that were brought to people's scale
+(training.nano). The encoder is better on images like those of the data sets that it has learned most from, and
+worse on others; so a gate says how much it counts. All stays frozen; how the language model and the predictors
+use the logits is trained.
 """
 
 from __future__ import annotations
@@ -19,20 +20,27 @@ STATISTICS_BLOCKS = (N_STATISTICS, N_STATISTICS, *APPEARANCE_BLOCKS)
 """Numbers of each kind: of the vision encoder's stages for the whole image and for its own pixels, then those
 of its appearance. Each kind counts the same, however many numbers it has."""
 BLOCK_WEIGHTS = [size**-0.5 for size in STATISTICS_BLOCKS for _ in range(size)]
+ENCODER_SHARE = 0.5  # of the logits, for images at whose kind the encoder is best
 MAX_DEVIATION = 4.0  # standard deviations from the mean; statistics are clamped to this
 
 
 class QualityRegressor(nn.Module):
-    """Statistics [N, 2 N_STATISTICS] and [N, N_APPEARANCE] -> logits [N, JUDGED_ASPECTS], mean 0, std 1.
+    """Statistics [N, 2 N_STATISTICS] and [N, N_APPEARANCE], and the encoder's scores -> logits.
 
-    Unfitted, they are 0. In 64 bit, which is cheap and is left alone by automatic mixed precision. Names of
-    buffers are keys of connector.safetensors.
+    Scores of the quality encoder and logits are [N, JUDGED_ASPECTS]; logits have mean 0 and standard deviation 1
+    over what they are fitted to, and are 0 before. In 64 bit, which is cheap and is left alone by automatic mixed
+    precision. Names of buffers are keys of connector.safetensors.
     """
 
     mean: Tensor
     std: Tensor
     weight: Tensor
     bias: Tensor
+    encoder_weight: Tensor
+    """[JUDGED_ASPECTS], of the quality encoder's scores."""
+    gate_weight: Tensor
+    """[C], of the statistics: how much an image is like those that the encoder has learned most from."""
+    gate_bias: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +49,9 @@ class QualityRegressor(nn.Module):
         self.register_buffer("std", torch.ones(size))
         self.register_buffer("weight", torch.zeros(size, judged))
         self.register_buffer("bias", torch.zeros(judged))
+        self.register_buffer("encoder_weight", torch.zeros(judged))
+        self.register_buffer("gate_weight", torch.zeros(size))
+        self.register_buffer("gate_bias", torch.zeros(()))
 
     def deviations(self, statistics: Tensor, appearance: Tensor) -> Tensor:
         """Clamped z-scores [N, C] of all statistics over the images that this was fitted to."""
@@ -52,6 +63,9 @@ class QualityRegressor(nn.Module):
         z = self.deviations(statistics, appearance)
         return z * z.new_tensor(BLOCK_WEIGHTS)
 
-    def forward(self, statistics: Tensor, appearance: Tensor) -> Tensor:
-        logits = self.standardize(statistics, appearance) @ self.weight.double() + self.bias.double()
-        return logits.float()
+    def forward(self, statistics: Tensor, appearance: Tensor, encoder_scores: Tensor) -> Tensor:
+        x = self.standardize(statistics, appearance)
+        ridge = x @ self.weight.double() + self.bias.double()
+        encoded = encoder_scores.double() * self.encoder_weight.double()
+        gate = (x @ self.gate_weight.double() + self.gate_bias.double()).clamp(0, 1)
+        return torch.lerp(ridge, encoded, ENCODER_SHARE * gate[:, None]).float()
