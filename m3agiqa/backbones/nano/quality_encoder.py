@@ -64,12 +64,13 @@ class QualityEncoder(nn.Module):
     def forward(self, whole: Tensor, windows: Sequence[Tensor]) -> Tensor:
         """Maps [N, C, h, w] of the images and [W, C, h, w] of each one's windows; the mean over these."""
         counts = [len(each) for each in windows]
-        seen_whole = self.whole(self.dropout(self.pooled(whole)))
-        seen_near = self.window(self.dropout(self.pooled(torch.cat(list(windows)))))
-        owners = torch.arange(len(counts), device=whole.device).repeat_interleave(
-            torch.tensor(counts, device=whole.device)
-        )
-        scores = self.out(F.gelu(seen_whole[owners] + seen_near))
+        owners = [image for image, count in enumerate(counts) for _ in range(count)]
+        pooled_whole, pooled_windows = self.pooled(whole), self.pooled(torch.cat(list(windows)))
+        with torch.autocast(whole.device.type, enabled=False):  # 16 bit would show in the MOS
+            hidden = self.whole(self.dropout(pooled_whole))[owners] + self.window(
+                self.dropout(pooled_windows)
+            )
+            scores = self.out(F.gelu(hidden))
         return torch.stack([each.mean(0) for each in scores.split(counts)])
 
     def pooled(self, maps: Tensor) -> Tensor:
