@@ -10,14 +10,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image, ImageFilter
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Delta, Generation, Request
-from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
+from m3agiqa.backbones.nano import CONNECTOR_FILE, QUALITY_ENCODER_FILE, NanoBackbone
 from m3agiqa.backbones.nano.connector import (
     GRID_TOKENS,
     VISUAL_TOKENS,
@@ -387,6 +387,24 @@ class TestPerAspect:
     def test_an_aspect_without_adapters_is_named(self, folder: Path, picture: Image.Image) -> None:
         with pytest.raises(InputError, match="for quality, correspondence, not for authenticity"):
             NanoBackbone.load(folder).encode([Request(picture, whole(*Aspect))])
+
+
+def test_the_quality_encoder_is_read_where_a_checkpoint_has_one(
+    base: NanoBackbone, tmp_path: Path, picture: Image.Image
+) -> None:
+    folder = tmp_path / "learned"
+    write_adapters(folder, 1)
+    connector = load_file(folder / CONNECTOR_FILE)
+    del connector["opinions.encoder_weight"]  # as checkpoints of nano 0.4.0 have it
+    save_file(connector, folder / CONNECTOR_FILE)
+    without = NanoBackbone.load(folder)
+    assert not without.connector.quality_regressor.encoder_weight.any()
+    save_file(connector | {"opinions.encoder_weight": torch.ones(2)}, folder / CONNECTOR_FILE)
+    save_file({"out.bias": torch.tensor([1.0, 5.0, -2.0])}, folder / QUALITY_ENCODER_FILE)
+    logits = [
+        nano.encode_images(views([picture])).quality_logits for nano in (without, NanoBackbone.load(folder))
+    ]
+    assert torch.allclose(logits[1] - logits[0], torch.tensor([[1.0, -2.0]])), "quality and authenticity"
 
 
 def test_an_image_is_seen_once_however_often_it_is_asked_about(
