@@ -22,4 +22,4 @@ __all__ = [
     "WeightsError",
 ]
 
-__version__ = "0.4.1"  # also that of the shipped checkpoint
+__version__ = "0.4.2"  # also that of the shipped checkpoint

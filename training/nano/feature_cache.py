@@ -25,13 +25,8 @@ from training.parallel import progress_bar
 from training.stages.curriculum import CAPTION_FROM
 
 VIEWS_PER_FILE = 128  # views whose features are kept in one file; as many are lost at most when interrupted
-FILE_KEYS = (
-    "places",
-    "statistics",
-    "appearance",
-    "colours",
-    "encoder_scores",
-)  # of ImageFeatures' fields, in their order
+# of the fields of ImageFeatures, in their order
+FILE_KEYS = ("places", "statistics", "appearance", "colours", "encoder_scores")
 ENCODER_BATCH_SIZE = 8  # views in one forward pass of the vision encoder
 
 

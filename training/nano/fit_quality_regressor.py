@@ -27,8 +27,13 @@ from m3agiqa.samples import Sample
 from training.stages.leave_source_out import leave_one_group_out, within_source
 
 PENALTY = 0.3  # of the ridge regression, in mean squared lengths of a row
-MIN_IMAGES_TO_TRUST_ENCODER = 500  # images of a source, for the encoder's fine-tuning to hold on others like them
-GATE_RANGE = (0.25, 0.75)  # of the regression of 0 and 1 on statistics: where the gate begins to open, and is open
+MIN_IMAGES_TO_TRUST_ENCODER = (
+    500  # images of a source, for the encoder's fine-tuning to hold on others like them
+)
+GATE_RANGE = (
+    0.25,
+    0.75,
+)  # of the regression of 0 and 1 on statistics: where the gate begins to open, and is open
 MIN_IMAGES_PER_SOURCE = 15  # images of a source; the order of fewer is chance
 
 
@@ -85,10 +90,11 @@ def fit_quality_regressor(regressor: QualityRegressor, examples: RegressionData)
 
 
 def _fit_gate(regressor: QualityRegressor, x: Tensor, sources: Sequence[str | None]) -> None:
-    """Set the gate by ridge regression on whether an image is of a large source; without one it stays closed."""
+    """Ridge regression on whether an image is of a large source; without such a source the gate is closed."""
     sizes = Counter(sources)
     large = torch.tensor([sizes[source] >= MIN_IMAGES_TO_TRUST_ENCODER for source in sources]).double()
-    regressor.gate_weight.zero_(), regressor.gate_bias.zero_()
+    regressor.gate_weight.zero_()
+    regressor.gate_bias.zero_()
     if large.any():
         weights, (closed, opened) = _weights(x, large), GATE_RANGE
         bias = large.mean() - (x @ weights).mean()

@@ -160,7 +160,9 @@ class NanoBackbone:
     def _read_connector(self, folder: Path) -> Connector:
         """The connector that a folder holds. Raises WeightsError for one of another version of nano."""
         connector, path = Connector(self.hidden_size), folder / CONNECTOR_FILE
-        unfitted = connector.quality_regressor.state_dict(prefix="opinions.")  # what 0.4.1 did not have stays 0
+        unfitted = connector.quality_regressor.state_dict(
+            prefix="opinions."
+        )  # what 0.4.1 did not have stays 0
         weights = {**unfitted, **load_file(path)}
         try:
             connector.load_state_dict(weights)

@@ -1,9 +1,9 @@
 """Quality and authenticity: a ridge regression on image statistics, and the fine-tuned encoder's scores.
 
 Both are fitted to people's scores and to those of a multimodal LLM that were brought to people's scale
-(training.nano). The encoder is better on images like those of the data sets that it has learned most from, and
-worse on others; so a gate says how much it counts. All stays frozen; how the language model and the predictors
-use the logits is trained.
+(training.nano). The encoder is better on images like those of the large data sets that it has learned from,
+and worse on others: a gate says how much it counts. All of this stays frozen; how the language model and the
+predictors use the logits is trained.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_DEVIATION = 4.0  # standard deviations from the mean; statistics are clamped
 class QualityRegressor(nn.Module):
     """Statistics [N, 2 N_STATISTICS] and [N, N_APPEARANCE], and the encoder's scores -> logits.
 
-    Scores of the quality encoder and logits are [N, JUDGED_ASPECTS]; logits have mean 0 and standard deviation 1
-    over what they are fitted to, and are 0 before. In 64 bit, which is cheap and is left alone by automatic mixed
-    precision. Names of buffers are keys of connector.safetensors.
+    Scores of the quality encoder and logits are [N, JUDGED_ASPECTS]. Logits have mean 0 and standard
+    deviation 1 over what they are fitted to; unfitted, they are 0. In 64 bit, which is cheap and is left
+    alone by automatic mixed precision. Names of buffers are keys of connector.safetensors.
     """
 
     mean: Tensor
