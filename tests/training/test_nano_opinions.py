@@ -15,6 +15,7 @@ from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegr
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training.nano.fit_quality_regressor import (
+    MIN_IMAGES_TO_TRUST_ENCODER,
     RegressionData,
     agreement,
     fit_quality_regressor,
@@ -56,19 +57,23 @@ def test_logits_are_standardised() -> None:
     assert torch.allclose(logits.std(0), torch.ones(2), atol=1e-2)
 
 
-def test_the_quality_encoder_counts_as_much_as_the_statistics() -> None:
-    examples = planted()
-    noise = 10 * torch.randn(examples.scores.shape, generator=torch.Generator().manual_seed(3))
-    examples = replace(examples, encoder_scores=noise)
+def test_the_quality_encoder_counts_only_on_images_like_those_of_a_large_source() -> None:
+    examples = planted(900)
+    large = torch.arange(900) < MIN_IMAGES_TO_TRUST_ENCODER
+    examples.appearance[large] += 1.5  # what tells this source
+    noise = torch.randn(examples.scores.shape, generator=torch.Generator().manual_seed(3))
+    sources = ["large" if is_large else "small" for is_large in large]
+    examples = replace(examples, encoder_scores=noise, sources=sources)
     regressor = fitted(examples)
-    logits = regressor(examples.statistics, examples.appearance, noise)
-    plain = regressor(examples.statistics, examples.appearance, torch.zeros_like(noise))
-    for column in (0, 1):
-        of_encoder, of_statistics = (
-            (logits - part)[:, column].std().item() for part in (plain, logits - plain)
-        )
-        assert of_encoder == pytest.approx(of_statistics, rel=1e-3)
-        assert logits[:, column].std().item() == pytest.approx(1, rel=1e-2)
+
+    def logits(encoder_scores: torch.Tensor) -> torch.Tensor:
+        return regressor(examples.statistics, examples.appearance, encoder_scores)
+
+    change = (logits(noise + 1) - logits(noise)).abs()
+    assert change[large].min() > 0.4 and change[~large].max() < 0.05
+    small = replace(examples, sources=[f"{source} {row % 9}" for row, source in enumerate(sources)])
+    regressor = fitted(small)
+    assert torch.equal(logits(noise + 1), logits(noise))
 
 
 @pytest.mark.parametrize("unknown", [Aspect.QUALITY, Aspect.AUTHENTICITY])
