@@ -34,9 +34,9 @@ from m3agiqa.backbones.nano import (
 from m3agiqa.backbones.nano.grounded_text import write_first_estimates
 from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
-from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
+from training.nano.epochs import train_in_epochs
 from training.nano.feature_cache import (
     View,
     cached_features,
@@ -55,7 +55,6 @@ from training.nano.fit_quality_regressor import (
     held_out_quality_logits,
     regression_data,
 )
-from training.parallel import progress_bar
 
 AlignedPart = Literal["quality_encoder", "quality_regressor", "prompt_alignment", "connector"]
 DONE_FILE = "align.json"
@@ -137,15 +136,27 @@ def align(
 def _train_connector(
     backbone: NanoBackbone, train: list[View], grid_cells: Tensor, out: Path, config: AlignConfig
 ) -> None:
-    trainer = _Trainer(_Aligner(backbone, train), config, math.ceil(len(train) / config.batch))
-    state = out / "state"
-    start = trainer.restore(state)
-    with progress_bar(None, "align", total=config.epochs, start=start) as progress:
-        for epoch in range(start, config.epochs):
-            loss = trainer.epoch(grid_cells, epoch)
-            replace_folder(state, trainer.save)
-            progress.update()
-            progress.set_postfix(nats=f"{loss:.3f}")
+    aligner = _Aligner(backbone, train).train()
+    optimizer = torch.optim.AdamW(aligner.parameters(), config.lr, weight_decay=config.weight_decay)
+    steps = config.epochs * math.ceil(len(train) / config.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.1)
+
+    def epoch(number: int) -> float:
+        torch.manual_seed(1000 * config.seed + number)  # so that resuming changes nothing
+        losses = []
+        for rows in torch.randperm(len(grid_cells)).split(config.batch):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = aligner(grid_cells[rows], rows)
+            loss.backward()
+            losses.append(loss.item())
+            torch.nn.utils.clip_grad_norm_(aligner.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        return sum(losses) / len(losses)
+
+    parts = {"aligner": aligner, "optimizer": optimizer, "schedule": schedule}
+    train_in_epochs(epoch, config.epochs, parts, out / "state", "align")
 
 
 def _train_views(
@@ -235,46 +246,3 @@ class _Aligner(nn.Module):
         # A word belongs to the image when it is near to any of its grid cells.
         logits = (near.float() * self.sharpness.exp()).logsumexp(1) + self.frequency
         return -(logits.log_softmax(-1) * self.targets[rows]).sum(1).mean()
-
-
-class _Trainer:
-    """One optimiser run over the aligner, epoch by epoch."""
-
-    def __init__(self, aligner: _Aligner, config: AlignConfig, steps: int) -> None:
-        self.aligner, self.config = aligner, config
-        self.done = 0
-        self.optimizer = torch.optim.AdamW(aligner.parameters(), config.lr, weight_decay=config.weight_decay)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1
-        )
-
-    def epoch(self, grid_cells: Tensor, number: int) -> float:
-        """The mean loss."""
-        self.aligner.train()
-        torch.manual_seed(1000 * self.config.seed + number)  # so that resuming changes nothing
-        losses = []
-        for rows in torch.randperm(len(grid_cells)).split(self.config.batch):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = self.aligner(grid_cells[rows], rows)
-            loss.backward()
-            losses.append(loss.item())
-            torch.nn.utils.clip_grad_norm_(self.aligner.parameters(), 1.0)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad()
-        self.done = number + 1
-        return sum(losses) / len(losses)
-
-    def save(self, folder: Path) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in ("aligner", "optimizer", "schedule")}
-        torch.save({**parts, "done": self.done}, folder / "state.pt")
-
-    def restore(self, state: Path) -> int:
-        """Continue from the newest whole state; returns the number of epochs already done."""
-        folder = latest_folder(state)
-        if folder:
-            parts = torch.load(folder / "state.pt", weights_only=True)
-            for name in ("aligner", "optimizer", "schedule"):
-                getattr(self, name).load_state_dict(parts[name])
-            self.done = parts["done"]
-        return self.done

@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -36,10 +37,11 @@ from m3agiqa.backbones.nano.quality_encoder import (
     QualityEncoder,
     early_maps,
 )
-from m3agiqa.files import atomic_path, latest_folder, replace_folder, stamp_or_empty
+from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.data.variants import image_hash
+from training.nano.epochs import train_in_epochs
 from training.parallel import progress_bar
 
 MAPS_FOLDER = "state-early-maps"  # by these names they are no part of what was made
@@ -78,19 +80,37 @@ def fit_quality_encoder(
     backbone: NanoBackbone, samples: Sequence[Sample], out: Path, config: EncoderConfig, seed: int
 ) -> None:
     """Fine-tune the backbone's quality encoder on the training split; resumes from `out`, epoch by epoch."""
+    torch.manual_seed(seed)
     train = [sample for sample in samples if sample.split == "train" and sample.mos]
-    trainer = _Trainer(backbone.quality_encoder, train, config, seed)
-    state = out / TRAINING_FOLDER
-    start = trainer.restore(state)
-    if start < config.epochs:
-        maps = cached_maps(backbone.vision, train, out / MAPS_FOLDER)
-    with progress_bar(None, "quality encoder", total=config.epochs, start=start) as progress:
-        for epoch in range(start, config.epochs):
-            loss = trainer.epoch(maps, epoch)
-            replace_folder(state, trainer.save)
-            progress.update()
-            progress.set_postfix(loss=f"{loss:.3f}")
-    backbone.quality_encoder.eval().requires_grad_(False)
+    maps_of = cache(lambda: cached_maps(backbone.vision, train, out / MAPS_FOLDER))  # not if all is done
+    encoder, loss_of = backbone.quality_encoder.train(), _Loss(train, config)
+    optimizer = _optimizer(encoder, config)
+    steps = max(1, len(train) // config.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [config.lr, HEAD_LR], total_steps=config.epochs * steps, pct_start=0.15
+    )
+
+    def epoch(number: int) -> float:
+        rng = np.random.default_rng([seed, number])  # so that resuming changes nothing
+        torch.manual_seed(1000 * seed + number)
+        maps, order, losses = maps_of(), rng.permutation(len(train)), []
+        for rows in np.array_split(order[: steps * config.batch], steps):
+            whole = maps.whole[rows, rng.integers(0, 2, len(rows))]
+            near = maps.windows[rows, rng.integers(0, 2 * N_WINDOWS, len(rows))]
+            with torch.autocast("cpu", torch.bfloat16):
+                scores = encoder(whole, near.split(1))
+            loss = loss_of(scores.float(), torch.from_numpy(rows))
+            loss.backward()
+            nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        return sum(losses) / len(losses)
+
+    parts = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
+    train_in_epochs(epoch, config.epochs, parts, out / TRAINING_FOLDER, "quality encoder")
+    encoder.eval().requires_grad_(False)
     shutil.rmtree(out / MAPS_FOLDER, ignore_errors=True)
 
 
@@ -161,70 +181,36 @@ def _mirrored(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-class _Trainer:
-    """One optimiser run over the quality encoder, epoch by epoch."""
+def _optimizer(encoder: QualityEncoder, config: EncoderConfig) -> torch.optim.Optimizer:
+    """Of the 1 x 1 convolutions, and of the layers after them, which begin from nothing and learn faster."""
+    encoder.requires_grad_(True).to(memory_format=torch.channels_last)
+    for name in unlearned(encoder):
+        encoder.get_parameter(name).requires_grad_(False)
+    convolutions = [*encoder.blocks.parameters(), *encoder.head.parameters()]
+    known = {id(parameter) for parameter in convolutions}
+    layers_after = [parameter for parameter in encoder.parameters() if id(parameter) not in known]
+    tuned = [parameter for parameter in convolutions if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": tuned, "lr": config.lr, "weight_decay": ENCODER_DECAY},
+            {"params": layers_after, "lr": HEAD_LR, "weight_decay": HEAD_DECAY},
+        ]
+    )
 
-    def __init__(
-        self, encoder: QualityEncoder, train: Sequence[Sample], config: EncoderConfig, seed: int
-    ) -> None:
-        torch.manual_seed(seed)
-        self.config, self.seed, self.done = config, seed, 0
-        self.encoder = encoder.requires_grad_(True).to(memory_format=torch.channels_last)
-        for name in unlearned(encoder):
-            encoder.get_parameter(name).requires_grad_(False)
-        scores = torch.tensor([[sample.mos.get(a, math.nan) for a in ENCODED_ASPECTS] for sample in train])
-        self.known = ~scores.isnan()
-        frame = pd.DataFrame(scores.numpy())
-        standardized = (frame - frame.mean()) / frame.std(ddof=0).replace(0, 1)
+
+class _Loss:
+    """Mean squared error of scores, and of their differences inside each source."""
+
+    def __init__(self, train: Sequence[Sample], config: EncoderConfig) -> None:
+        self.config = config
+        scores = pd.DataFrame([[sample.mos.get(a, math.nan) for a in ENCODED_ASPECTS] for sample in train])
+        standardized = (scores - scores.mean()) / scores.std(ddof=0).replace(0, 1)
+        self.known = torch.tensor(scores.notna().to_numpy())
         self.targets = torch.tensor(standardized.fillna(0).to_numpy(), dtype=torch.float32)
         self.sources = torch.tensor(pd.factorize(pd.Series([str(sample.source) for sample in train]))[0])
-        backbone = [
-            p for part in (encoder.blocks, encoder.head) for p in part.parameters() if p.requires_grad
-        ]
-        heads = [
-            p
-            for part in (encoder.norm, encoder.whole, encoder.window, encoder.out)
-            for p in part.parameters()
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for p in backbone if p.requires_grad],
-                    "lr": config.lr,
-                    "weight_decay": ENCODER_DECAY,
-                },
-                {"params": heads, "lr": HEAD_LR, "weight_decay": HEAD_DECAY},
-            ]
-        )
-        self.steps = max(1, len(train) // config.batch)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, [config.lr, HEAD_LR], total_steps=config.epochs * self.steps, pct_start=0.15
-        )
 
-    def epoch(self, maps: EarlyMaps, number: int) -> float:
-        """The mean loss."""
-        self.encoder.train()
-        rng = np.random.default_rng([self.seed, number])  # so that resuming changes nothing
-        torch.manual_seed(1000 * self.seed + number)
-        order = rng.permutation(len(self.targets))
-        losses = []
-        for rows in np.array_split(order[: self.steps * self.config.batch], self.steps):
-            whole = maps.whole[rows, rng.integers(0, 2, len(rows))]
-            near = maps.windows[rows, rng.integers(0, 2 * N_WINDOWS, len(rows))]
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = self.encoder(whole, near.split(1))
-            loss = self._loss(scores.float(), torch.from_numpy(rows))
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.encoder.parameters(), MAX_GRADIENT_NORM)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad()
-            losses.append(loss.item())
-        self.done = number + 1
-        return sum(losses) / len(losses)
-
-    def _loss(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Mean squared error of the scores, and of their differences inside each source."""
+    def __call__(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Of the scores [B, ENCODED_ASPECTS] of some training images."""
         error = torch.where(self.known[rows], scores - self.targets[rows], 0.0)
         known = self.known[rows].float()
         plain = error.square().sum() / known.sum().clamp_min(1)
@@ -232,17 +218,3 @@ class _Trainer:
         pairs = same_source * known[:, None] * known[None]
         within = ((error[:, None] - error[None]).square() * pairs).sum() / pairs.sum().clamp_min(1) / 2
         return self.config.plain * plain + self.config.within * within
-
-    def save(self, folder: Path) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in ("encoder", "optimizer", "schedule")}
-        torch.save({**parts, "done": self.done}, folder / "state.pt")
-
-    def restore(self, state: Path) -> int:
-        """Continue from the newest whole state; returns the number of epochs already done."""
-        folder = latest_folder(state)
-        if folder:
-            parts = torch.load(folder / "state.pt", weights_only=True)
-            for name in ("encoder", "optimizer", "schedule"):
-                getattr(self, name).load_state_dict(parts[name])
-            self.done = parts["done"]
-        return self.done

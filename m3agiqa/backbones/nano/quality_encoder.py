@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.nano.efficientnet_lite import Block, EfficientNetLite0, SameConv
+from m3agiqa.backbones.nano.efficientnet_lite import Block, EfficientNetLite0
 
 N_EARLY_STAGES = 3  # of the vision encoder; stride 8
 ENCODED_ASPECTS = tuple(Aspect)
@@ -84,17 +85,4 @@ class QualityEncoder(nn.Module):
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """A convolution that does what the two do in turn; it learns if it is a 1 x 1 convolution."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    kernel = conv.kernel_size[0]
-    result: nn.Conv2d
-    if isinstance(conv, SameConv):
-        result = SameConv(conv.in_channels, conv.out_channels, kernel, conv.stride[0], conv.groups)
-        result.bias = nn.Parameter(torch.zeros(conv.out_channels))
-    else:
-        result = nn.Conv2d(conv.in_channels, conv.out_channels, kernel)
-    assert result.bias is not None
-    with torch.no_grad():
-        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-        result.weight.copy_(conv.weight * factor[:, None, None, None])
-        result.bias.copy_(norm.bias - norm.running_mean * factor)
-    return result.requires_grad_(kernel == 1)
+    return fuse_conv_bn_eval(conv.eval(), norm.eval()).requires_grad_(conv.kernel_size == (1, 1))
