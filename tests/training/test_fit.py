@@ -73,6 +73,23 @@ def test_made_up_scores_are_learned_too(tmp_path: Path, unit: float) -> None:
 
 
 QUICK = replace(CONFIG, extractor="none", input_dropout=0.1, epochs=8, lr=2e-2)
+
+
+@pytest.mark.parametrize("unit", [1.0, 25.0])
+def test_level_and_slope_can_be_those_of_the_validation_images(tmp_path: Path, unit: float) -> None:
+    train = [replace(target, mos=unit * (target.mos / 2 + 2)) for target in planted(64, 0)]
+    validation, new = ([replace(t, mos=unit * t.mos) for t in planted(*each)] for each in ((64, 1), (64, 2)))
+    errors = {}
+    for calibrate in (False, True):
+        config = replace(QUICK, calibrate=calibrate)
+        predictor, _ = fit(train, validation, config, tmp_path / str(calibrate), "test", unit=unit)
+        predicted = predict(predictor, [target.states for target in new])
+        errors[calibrate] = torch.tensor([p - t.mos for p, t in zip(predicted, new, strict=True)]) / unit
+    assert errors[False].mean() > 0.3 and abs(errors[True].mean()) < 0.15
+    assert errors[True].square().mean() < 0.5 * errors[False].square().mean()
+    assert fit_module._least_squares(predictor, new[:8], None, unit) == (unit, 0.0), "too few"
+
+
 """Without an extractor, for what does not depend on it."""
 
 

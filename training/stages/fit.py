@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,6 +28,7 @@ from training.stages.losses import LossConfig, agreement_loss, hinge
 
 ALL_ASPECTS = tuple(Aspect)
 MIN_CONTEXT = 1024  # positions
+MIN_TO_CALIBRATE = 50  # validation images, from which on two numbers are known well enough
 CONTEXT_MARGIN = 1.25  # for conversations that are longer than those of the training
 
 
@@ -61,6 +63,9 @@ class FitConfig:
     """Whether the learning rate stays as it is; otherwise it rises for 15 % of the steps and then falls."""
     weight_decay: float = 0.05
     losses: LossConfig = field(default_factory=LossConfig)
+    calibrate: bool = False
+    """Whether the output's level and slope are set by least squares on validation images in the end; losses
+    inside sources say little of either."""
     joint: bool = False
     """One predictor for all aspects, which reads from the conversation what is asked; else one each."""
     seed: int = 0
@@ -146,12 +151,26 @@ def fit(
             best.take(averaged.module.state_dict(), reached, epoch)
             _save(state, epoch + 1, parts, best)
     predictor.load_state_dict(best.weights)
+    slope, intercept = unit, 0.0
+    if config.calibrate:
+        slope, intercept = _least_squares(predictor, validation, scaled, unit)
     predictor.cpu().eval()
     scaler.fold_into(predictor)
     with torch.no_grad():
-        for parameter in predictor.regression[2].parameters():
-            parameter *= unit
+        predictor.regression[2].weight *= slope
+        predictor.regression[2].bias.mul_(slope).add_(intercept)
     return predictor, best.srcc
+
+
+def _least_squares(
+    predictor: Predictor, targets: list[Target], head: Tensor | None, unit: float
+) -> tuple[float, float]:
+    """Slope and intercept from raw predictions to MOS in points; of too few targets `unit` and 0."""
+    scores = predict(predictor, [target.states for target in targets], head)
+    if len(targets) < MIN_TO_CALIBRATE or np.ptp(scores) == 0:
+        return unit, 0.0
+    slope, intercept = np.polyfit(scores, [target.mos for target in targets], 1)
+    return (float(slope), float(intercept)) if slope > 0 else (unit, 0.0)
 
 
 def _in_units(target: Target, unit: float) -> Target:
