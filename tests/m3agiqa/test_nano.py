@@ -115,13 +115,14 @@ def opinionated(hidden_size: int) -> Connector:
 def test_connector_gives_grid_cells_and_quality_logits() -> None:
     torch.manual_seed(0)
     connector, seen = opinionated(16), seen_of(2)
+    connector.opinions.encoder_weight[0] = 1.0
+    connector.opinions.gate_bias.fill_(1.0)
     tokens = connector(seen)
     assert tokens.shape == (2, VISUAL_TOKENS, 16)
 
     def moved(changed: ImageFeatures) -> list[int]:
         return (connector(changed) - tokens).abs().amax(dim=(0, 2)).gt(1e-6).nonzero().flatten().tolist()
 
-    connector.opinions.encoder_weight[0] = 1.0
     place, statistic, other = seen.grid_cells.clone(), seen.statistics.clone(), seen.statistics.clone()
     place[:, 7] += torch.rand(sum(CHANNEL_GROUPS))
     statistic[:, 1] += 0.5
@@ -395,16 +396,20 @@ def test_the_quality_encoder_is_read_where_a_checkpoint_has_one(
     folder = tmp_path / "learned"
     write_adapters(folder, 1)
     connector = load_file(folder / CONNECTOR_FILE)
-    del connector["opinions.encoder_weight"]  # as checkpoints of nano 0.4.0 have it
+    for name in ("encoder_weight", "gate_weight", "gate_bias"):
+        del connector[f"opinions.{name}"]  # as in checkpoints of nano 0.4.0
     save_file(connector, folder / CONNECTOR_FILE)
     without = NanoBackbone.load(folder)
     assert not without.connector.quality_regressor.encoder_weight.any()
-    save_file(connector | {"opinions.encoder_weight": torch.ones(2)}, folder / CONNECTOR_FILE)
+    fitted = {"opinions.encoder_weight": torch.ones(2), "opinions.gate_bias": torch.tensor(1.0)}
+    save_file(connector | fitted, folder / CONNECTOR_FILE)
     save_file({"out.bias": torch.tensor([1.0, 5.0, -2.0])}, folder / QUALITY_ENCODER_FILE)
     logits = [
         nano.encode_images(views([picture])).quality_logits for nano in (without, NanoBackbone.load(folder))
     ]
-    assert torch.allclose(logits[1] - logits[0], torch.tensor([[1.0, -2.0]])), "quality and authenticity"
+    assert torch.allclose(logits[1] - logits[0], torch.tensor([[0.5, -1.0]])), (
+        "quality and authenticity, by half"
+    )
 
 
 def test_an_image_is_seen_once_however_often_it_is_asked_about(

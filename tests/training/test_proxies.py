@@ -88,7 +88,7 @@ def test_nano_is_reproduced_by_its_settings(
 ) -> None:
     run = tmp_path / "run"
     assert main(["reproduce-nano", str(nano_data), "--run", str(run), "--plan"]) == 0
-    assert "checkpoint nano 0.4.1" in capsys.readouterr().out
+    assert "checkpoint nano 0.4.2" in capsys.readouterr().out
     assert not run.exists(), "a plan does nothing"
     assert main(["reproduce-nano", str(nano_data), "--run", str(run), "--until", "datasets"]) == 0
     assert len((run / "samples.jsonl").read_text().splitlines()) == 48

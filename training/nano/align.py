@@ -36,7 +36,7 @@ from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
-from training.nano.epochs import train_in_epochs
+from training.nano.epochs import Stateful, train_in_epochs
 from training.nano.feature_cache import (
     View,
     cached_features,
@@ -155,7 +155,7 @@ def _train_connector(
             optimizer.zero_grad()
         return sum(losses) / len(losses)
 
-    parts = {"aligner": aligner, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Stateful] = {"aligner": aligner, "optimizer": optimizer, "schedule": schedule}
     train_in_epochs(epoch, config.epochs, parts, out / "state", "align")
 
 

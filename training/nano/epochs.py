@@ -35,12 +35,16 @@ def train_in_epochs(
         done = kept["done"]
         for name, part in parts.items():
             part.load_state_dict(kept[name])
-    with progress_bar(None, label, total=epochs, start=done) as progress:
+
+    def save(to: Path) -> None:
+        torch.save(
+            {**{name: part.state_dict() for name, part in parts.items()}, "done": done}, to / STATE_FILE
+        )
+
+    with progress_bar(None, label, total=epochs, start=done) as progress:  # type: ignore[var-annotated]
         for number in range(done, epochs):
             loss = epoch(number)
-            now = {name: part.state_dict() for name, part in parts.items()}
-            replace_folder(
-                state, lambda to, now={**now, "done": number + 1}: torch.save(now, to / STATE_FILE)
-            )
+            done = number + 1
+            replace_folder(state, save)
             progress.update()
             progress.set_postfix(loss=f"{loss:.3f}")

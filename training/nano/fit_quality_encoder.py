@@ -41,7 +41,7 @@ from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
 from training.data.variants import image_hash
-from training.nano.epochs import train_in_epochs
+from training.nano.epochs import Stateful, train_in_epochs
 from training.parallel import progress_bar
 
 MAPS_FOLDER = "state-early-maps"  # by these names they are no part of what was made
@@ -108,7 +108,7 @@ def fit_quality_encoder(
             losses.append(loss.item())
         return sum(losses) / len(losses)
 
-    parts = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Stateful] = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
     train_in_epochs(epoch, config.epochs, parts, out / TRAINING_FOLDER, "quality encoder")
     encoder.eval().requires_grad_(False)
     shutil.rmtree(out / MAPS_FOLDER, ignore_errors=True)
@@ -133,7 +133,7 @@ def cached_maps(vision: EfficientNetLite0, samples: Sequence[Sample], folder: Pa
     """Early maps of the samples' images, computed once and kept in `folder`."""
     stamp_or_empty(folder, [(sample.id, image_hash(sample.image)) for sample in samples])
     parts = []
-    with progress_bar(None, "early maps", total=len(samples)) as progress:
+    with progress_bar(None, "early maps", total=len(samples)) as progress:  # type: ignore[var-annotated]
         for start in range(0, len(samples), IMAGES_PER_FILE):
             shard = samples[start : start + IMAGES_PER_FILE]
             path = folder / f"{start:06}.safetensors"
@@ -183,7 +183,7 @@ def _mirrored(image: Image.Image) -> Image.Image:
 
 def _optimizer(encoder: QualityEncoder, config: EncoderConfig) -> torch.optim.Optimizer:
     """Of the 1 x 1 convolutions, and of the layers after them, which begin from nothing and learn faster."""
-    encoder.requires_grad_(True).to(memory_format=torch.channels_last)
+    encoder.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for name in unlearned(encoder):
         encoder.get_parameter(name).requires_grad_(False)
     convolutions = [*encoder.blocks.parameters(), *encoder.head.parameters()]

@@ -53,9 +53,13 @@ class RegressionData:
 
     def part(self, rows: Sequence[int]) -> RegressionData:
         some = list(rows)
-        sources = [self.sources[row] for row in some]
-        fields = (self.statistics, self.appearance, self.encoder_scores, self.scores)
-        return RegressionData(*(field[some] for field in fields), sources)
+        return RegressionData(
+            self.statistics[some],
+            self.appearance[some],
+            self.encoder_scores[some],
+            self.scores[some],
+            [self.sources[row] for row in some],
+        )
 
 
 def regression_data(samples: Sequence[Sample], scale: MosScale, features: ImageFeatures) -> RegressionData:

@@ -160,9 +160,8 @@ class NanoBackbone:
     def _read_connector(self, folder: Path) -> Connector:
         """The connector that a folder holds. Raises WeightsError for one of another version of nano."""
         connector, path = Connector(self.hidden_size), folder / CONNECTOR_FILE
-        unfitted = connector.quality_regressor.state_dict(
-            prefix="opinions."
-        )  # what 0.4.1 did not have stays 0
+        # What checkpoints of 0.4.1 do not have stays 0.
+        unfitted = connector.quality_regressor.state_dict(prefix="opinions.")
         weights = {**unfitted, **load_file(path)}
         try:
             connector.load_state_dict(weights)

@@ -67,7 +67,7 @@ class QualityEncoder(nn.Module):
         counts = [len(each) for each in windows]
         owners = [image for image, count in enumerate(counts) for _ in range(count)]
         pooled_whole, pooled_windows = self.pooled(whole), self.pooled(torch.cat(list(windows)))
-        with torch.autocast(whole.device.type, enabled=False):  # 16 bit would show in the MOS
+        with torch.autocast("cpu", enabled=False):  # 16 bit would show in the MOS
             hidden = self.whole(self.dropout(pooled_whole))[owners] + self.window(
                 self.dropout(pooled_windows)
             )
@@ -79,7 +79,8 @@ class QualityEncoder(nn.Module):
         x = maps.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)
-        pooled: Tensor = self.norm(F.relu6(self.head(x)).float().mean((2, 3)))
+        mean = F.relu6(self.head(x)).float().mean((2, 3))
+        pooled: Tensor = self.norm(mean.to(self.norm.weight.dtype))
         return pooled
 
 
