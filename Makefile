@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo train test test-newest platforms lint browser help
+.PHONY: demo train test test-newest platforms wheel lint browser help
 
 demo: $(VENV)/installed ## install, and open the app on http://127.0.0.1:7860
 	$(RUN) app.py
@@ -33,6 +33,10 @@ platforms: $(VENV)/installed ## whether everything has wheels for Windows and ma
 	for platform in windows macos; do MACOSX_DEPLOYMENT_TARGET=14.0 $(RUN) -m uv pip install --quiet --dry-run \
 	  --python-platform $$platform --python-version 3.11 --only-binary :all: --target $(VENV)/elsewhere \
 	  -c constraints.txt -r requirements.txt -r requirements-train.txt || exit 1; done
+
+wheel: $(VENV)/installed-dev ## build dist/*.whl, and try such a wheel in an environment with nothing else
+	$(RUN) -m build --outdir dist .
+	M3AGIQA_EMPTY_ENVIRONMENT=1 $(RUN) -m pytest -q tests/test_wheel.py
 
 lint: $(VENV)/installed-dev ## ruff, the import contracts and mypy
 	$(RUN) -m ruff check .

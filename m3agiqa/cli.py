@@ -1,4 +1,4 @@
-"""The command line: `assess` one image, `compare` some, `score` many; the `memory` that takes."""
+"""The command line: `assess` one image, `compare` some, `score` many, `serve` the app; `memory`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args
 
 from tqdm import tqdm
 
+from m3agiqa import __version__
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import LIKELY_NOTE, AspectResult, Assessment, DescriptionDelta
 from m3agiqa.assessor import Assessor
@@ -43,6 +45,8 @@ from m3agiqa.ranking import (
 )
 from m3agiqa.tables import TABLE_SUFFIXES, decimal_number
 
+APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
+MAX_PORT = 2**16 - 1
 MAX_NAME_WIDTH = 40  # characters of an image's name in a table; of a longer one the end
 
 
@@ -73,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="m3agiqa",
         description="Judges AI-generated images the way people do: quality, correspondence, authenticity.",
     )
+    parser.add_argument("--version", action="version", version=f"m3agiqa {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
@@ -173,6 +178,27 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
     output.add_argument("--csv", metavar="FILE", type=Path, help="write the table into a CSV as well")
     compare.set_defaults(command=_compare, interrupted="Interrupted.")
+
+    serve = commands.add_parser(
+        "serve",
+        help="open the app for browsers",
+        description="Serve the app to browsers until interrupted. Environment variables set the rest, such "
+        "as M3AGIQA_MODEL and M3AGIQA_AUTH.",
+    )
+    serve.add_argument("--host", metavar="ADDRESS", help="0.0.0.0: reachable from other machines, too")
+    serve.add_argument(
+        "--port",
+        type=_port,
+        metavar="N",
+        help="default: 7860; where it is taken, the next one that is free",
+    )
+    serve.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the database and the images (default: $M3AGIQA_DATA, else data)",
+    )
+    serve.set_defaults(command=_serve, interrupted="Stopped.")
 
     memory = commands.add_parser("memory", help="how much memory the paper's model needs, by setting")
     memory.set_defaults(command=_memory, interrupted="Interrupted.")
@@ -446,6 +472,25 @@ def _ranking_table(ranking: Ranking, order: str) -> str:
     if equal:
         lines.append(f"About equal to the first: {', '.join(map(_printable, equal))}.")
     return "\n".join(lines)
+
+
+# --- serve -------------------------------------------------------------------------------------
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 1 to {MAX_PORT}")
+    return int(text)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    chosen = {"GRADIO_SERVER_NAME": args.host, "GRADIO_SERVER_PORT": args.port, "M3AGIQA_DATA": args.data}
+    # Before the app is imported, as Gradio reads its variables then.
+    os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
+    installed = entry_points(group=APP_ENTRY_POINTS, name="serve")
+    if not installed:
+        raise InputError("The package is not installed; in the repository, python app.py starts the app.")
+    installed["serve"].load()()
 
 
 # --- memory ------------------------------------------------------------------------------------

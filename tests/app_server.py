@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -100,14 +100,17 @@ def serve_team(
 
 
 @contextmanager
-def serve(log: Path, **environment: str) -> Iterator[Server]:
+def serve(
+    log: Path,
+    command: Sequence[str | Path] = (sys.executable, ROOT / "app.py"),
+    cwd: Path = ROOT,
+    **environment: str,
+) -> Iterator[Server]:
     """Start the app on a free port, with a data folder beside the log, and end it afterwards."""
     port, data = _free_port(), environment.setdefault("M3AGIQA_DATA", str(log.with_name("data")))
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), **environment}
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
     try:
         _await(port, log, lambda: process.poll() is None)
         yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), Path(data))

@@ -18,12 +18,12 @@ from PIL import ImageStat
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import app
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui.access import Access
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader, from_registry
+from annotation.ui.server import serve
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.checkpoint.card import Card
@@ -104,7 +104,7 @@ def main() -> None:
                 load(name, progress) if name.startswith("corrected-") else ScriptedAssessor()
             ),
         )
-    app.serve(Studio(settings, store, Access.from_settings(settings), loader))
+    serve(Studio(settings, store, Access.from_settings(settings), loader))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_constants_say_what_they_are() -> None:
     assert sum("_" not in name for name in names) <= len(names) / 10
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tools"])
 def test_programs_outside_the_packages_import_what_is_there(folder: str) -> None:
     for path in (ROOT / folder).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

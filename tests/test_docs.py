@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 ALL = [README, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PACKAGES = ("m3agiqa", "annotation", "training")
-FOLDERS = (*PACKAGES, "benchmarks", "docs", "tests", "tools", ".github", ".ci")
+FOLDERS = (*PACKAGES, "benchmarks", "docs", "examples", "tests", "tools", ".github", ".ci")
 PROGRAMS = {"m3agiqa": m3agiqa_cli.main, "annotation": annotation_cli.main, "training": training_cli.main}
 OTHERS_CLASSES = {"LayerNorm", "AdamW"}
 

@@ -127,8 +127,12 @@ class RunConfig:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping; one named as `base` is read first. Raises InputError."""
-    return _read_based(path, ())
+    """A YAML file whose top level is a mapping; one named as `base` is read first. Raises InputError.
+
+    `training/configs/NAME.yaml` is the shipped file in any working folder that has no such file.
+    """
+    shipped = Path(__file__).parents[1] / path
+    return _read_based(shipped if shipped.is_file() and not path.exists() else path, ())
 
 
 def _read_based(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

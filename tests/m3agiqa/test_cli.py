@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,38 @@ def generated(path: Path, picture: Image.Image, prompt: str) -> Path:
     info.add_text("parameters", f"{prompt}\nSteps: 20, Sampler: Euler")
     picture.save(path, pnginfo=info)
     return path
+
+
+# --- serve ---------------------------------------------------------------------------------------
+
+
+def test_serve_hands_its_options_to_the_installed_app(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app = EntryPoint("serve", "runpy:run_path", "m3agiqa.app")  # any function that is there, never called
+    served: list[str | None] = []
+    names = ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "M3AGIQA_DATA")
+    monkeypatch.setattr(EntryPoint, "load", lambda _: lambda: served.extend(map(os.environ.get, names)))
+    monkeypatch.setattr(cli, "entry_points", lambda **wanted: EntryPoints([app]).select(**wanted))
+    for name in names:
+        monkeypatch.setenv(name, "")
+    assert cli.main(["serve", "--host", "0.0.0.0", "--port", "8000", "--data", str(tmp_path)]) == 0
+    assert served == ["0.0.0.0", "8000", str(tmp_path)]
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_serve_names_a_wrong_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", f"--port={port}"])
+    assert f"{port!r} is no number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_serve_without_an_installation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "entry_points", lambda **_: EntryPoints())
+    assert cli.main(["serve"]) == 2
+    assert "python app.py" in capsys.readouterr().err
 
 
 # --- assess --------------------------------------------------------------------------------------

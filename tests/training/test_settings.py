@@ -106,6 +106,16 @@ def test_a_base_is_read_first_and_beside_the_file(tmp_path: Path) -> None:
     assert read_yaml(path) == {"fit": {"epochs": 3, "batch": 7, "lr": 0.5}, "name": "base", "seed": 5}
 
 
+def test_shipped_settings_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, own = Path("training/configs/your-images.yaml"), "name: own"
+    shipped = read_yaml(Path(__file__).parents[2] / name)
+    monkeypatch.chdir(tmp_path)
+    assert read_yaml(name) == shipped
+    name.parent.mkdir(parents=True)
+    name.write_text(own)
+    assert read_yaml(name) == {"name": "own"}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

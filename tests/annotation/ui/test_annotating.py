@@ -18,7 +18,6 @@ from PIL import Image
 from signed_in import SignedIn
 from waiting import wait_until
 
-import app
 from annotation.settings import Settings
 from annotation.store import Store, queue
 from annotation.store.corrections import StaleError, WithdrawnError
@@ -28,6 +27,7 @@ from annotation.ui.access import Access, Person, Role
 from annotation.ui.annotate.api import Annotating
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
+from annotation.ui.server import build
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError, WeightsError
 
@@ -688,7 +688,7 @@ def test_endpoints_answer_for_whoever_is_signed_in(annotating, fill):
 
 
 def test_endpoints_are_published_under_their_names(annotating):
-    published = app.build(annotating.studio).get_api_info(all_endpoints=True)["named_endpoints"]
+    published = build(annotating.studio).get_api_info(all_endpoints=True)["named_endpoints"]
     assert set(published) >= {f"/{name}" for name in CALLS}
     arguments = [argument["parameter_name"] for argument in published["/save"]["parameters"]]
     assert arguments == ["item", "said", "token", "assessment", "seconds", "blind"]

@@ -7,10 +7,10 @@ import gradio as gr
 import pytest
 from waiting import wait_until
 
-import app
 from annotation.settings import Settings
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader, WaitingLine, from_registry
+from annotation.ui.server import build
 from m3agiqa import Assessor
 from m3agiqa.errors import InputError, Stopped, TooLittleMemory, WeightsError
 
@@ -276,7 +276,7 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
         return SimpleNamespace(card=SimpleNamespace(title=name, learned_from="a test"))
 
     loader = ModelLoader("first", load)
-    demo = app.build(Studio(studio.settings, studio.store, studio.access, loader))
+    demo = build(Studio(studio.settings, studio.store, studio.access, loader))
     tabs = {block._id for block in demo.blocks.values() if isinstance(block, gr.Tab)}
     [follow] = [fn for fn in demo.fns.values() if tabs <= {block for block, _ in fn.targets}]
     assert {"load", "tick"} <= {event for _, event in follow.targets}, "and with the page, and while it loads"
@@ -291,11 +291,11 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
 def test_pages_ask_again_while_a_model_loads(studio: Studio) -> None:
     go = threading.Event()
     loader = ModelLoader("slow", lambda name, progress: go.wait(5))
-    demo = app.build(Studio(studio.settings, studio.store, studio.access, loader))
+    demo = build(Studio(studio.settings, studio.store, studio.access, loader))
     [follow] = [fn.fn for fn in demo.fns.values() if "tick" in {event for _, event in fn.targets}]
     assert follow()[1].active
     go.set()
 
 
 def test_pages_hold_no_connection(studio: Studio) -> None:
-    assert app.build(studio).config["connect_heartbeat"] is False
+    assert build(studio).config["connect_heartbeat"] is False

@@ -1,0 +1,134 @@
+"""The page with all its tabs, and the server of it: what `python app.py` and `m3agiqa serve` start.
+
+Environment: annotation.settings, and Gradio's GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+import gradio as gr
+import httpx
+from gradio.blocks import BlockFunction
+from gradio.data_classes import BlocksConfigDict
+from gradio.state_holder import SessionState
+
+from annotation.settings import Settings
+from annotation.store import Store
+from annotation.ui import api, theme, zero_gpu
+from annotation.ui.access import Access
+from annotation.ui.annotate.tab import annotate_tab
+from annotation.ui.assess.examples import EXAMPLES_FOLDER
+from annotation.ui.assess.tab import assess_tab
+from annotation.ui.compare.tab import compare_tab
+from annotation.ui.context import Studio
+from annotation.ui.data.tab import data_tab
+from annotation.ui.failures.tab import failures_tab
+from annotation.ui.header import page_head
+from annotation.ui.model_service import ModelLoader, follow_model, from_registry, model_banner, model_to_serve
+from annotation.ui.models.tab import models_tab
+from m3agiqa.errors import InputError, M3AgiqaError
+
+log = logging.getLogger(__name__)
+
+
+DELETE_CACHE = (3600, 24 * 3600)  # seconds between two looks for old uploads, and their greatest age
+
+
+class Page(gr.Blocks):
+    """Blocks that hold no connection open while nothing happens.
+
+    Gradio's pages do so to be noticed when they are closed. A browser allows six connections to a server, so
+    that the seventh tab would stay blank. What a page is for ends by itself: its run with the run's own
+    stream, its values in the server's memory after their time.
+    """
+
+    def get_config_file(self) -> BlocksConfigDict:
+        return {**super().get_config_file(), "connect_heartbeat": False}
+
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """A sentence where a file cannot be had: Gradio itself gives no reason."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except (ValueError, OSError, httpx.HTTPError) as error:
+            sentence = "A file cannot be taken; upload it first (/gradio_api/upload), or give a public URL."
+            raise gr.Error(sentence, print_exception=False) from error
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page with all its tabs."""
+    with Page(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
+        api.publish(studio)  # first, for the page's own events have some of these names, too
+        page_head(studio.access, demo)
+        banner = model_banner(studio.loader)
+        with gr.Tab("Assess", elem_id="assess-tab") as assess:
+            assess_tab(studio, banner)
+        with gr.Tab("Annotate", elem_id="annotate-tab") as annotate:
+            annotating = annotate_tab(studio)
+        with gr.Tab("Compare", elem_id="compare-tab") as compare:
+            compare_tab(studio)
+        with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
+            failures_tab(studio, failures, demo)
+        with gr.Tab("Data", elem_id="data-tab") as data:
+            data_tab(studio, data)
+        with gr.Tab("Models", elem_id="models-tab") as models:
+            models_tab(studio, banner, models, annotating.prefetch.catch_up)
+        follow_model(studio.loader, banner, demo, [assess, annotate, compare, failures, data, models])
+    return demo
+
+
+def serve(studio: Studio) -> None:
+    """Serve the page until the process is ended, and load the model meanwhile.
+
+    Raises InputError where nothing can listen on the address.
+    """
+    on_spaces = "SPACE_ID" in os.environ  # Hugging Face Spaces reach the app from outside its container
+    server_name = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1")
+    if warning := studio.access.warning(server_name):
+        log.warning(warning)
+    if studio.settings.mcp:
+        from annotation.ui.mcp_server import use_mcp_server  # a second to import, which few need
+
+        use_mcp_server()
+    demo = build(studio)
+    if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
+        with suppress(M3AgiqaError):  # the page will say it
+            studio.loader.wait(lambda: False, lambda load: None)
+    try:
+        demo.launch(
+            server_name=server_name,
+            allowed_paths=[str(EXAMPLES_FOLDER), str(studio.settings.images.resolve())],
+            max_file_size="200mb",
+            prevent_thread_lock=True,
+            mcp_server=studio.settings.mcp,
+            **studio.access.launch_options(studio.store.database),
+            **theme.launch_options(),
+        )
+    except OSError as error:  # no port is free, or the address is another machine's
+        raise InputError(f"The app cannot be served on {server_name}: {error}") from error
+    studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
+    demo.block_thread()
+
+
+def main() -> None:
+    """Serve what the environment asks for."""
+    try:
+        settings = Settings.from_environment()
+        store = Store.open(settings.database_url, settings.images)
+        access = Access.from_settings(settings)
+        model = model_to_serve(store, settings)
+        loader = ModelLoader(model, from_registry(settings), instead=settings.model)
+        serve(Studio(settings, store, access, loader))
+    except M3AgiqaError as error:
+        sys.exit(str(error))
+
