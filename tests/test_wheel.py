@@ -1,7 +1,7 @@
 """The wheel of `python -m build`, installed in an environment of its own and used outside the repository.
 
-By default the environment borrows its dependencies from the tests' own. With M3AGIQA_EMPTY_ENVIRONMENT=1, as
-`make wheel` sets it, they are installed anew from the wheel's metadata.
+By default one is built, and the environment borrows its dependencies from the tests' own. The one that
+M3AGIQA_WHEEL names, as in `make wheel`, is installed with all that its metadata ask for.
 """
 
 import json
@@ -26,7 +26,7 @@ from m3agiqa import __version__
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3agiqa", "annotation", "training")
-EMPTY_ENVIRONMENT = os.environ.get("M3AGIQA_EMPTY_ENVIRONMENT") == "1"
+BUILT_WHEEL = os.environ.get("M3AGIQA_WHEEL")
 MAX_WHEEL_SIZE = 25_000_000  # bytes; nano's checkpoint takes 19 MB of them
 
 
@@ -38,6 +38,8 @@ def files_of(package: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built of a copy, since what earlier builds have left in the folder gets in."""
+    if BUILT_WHEEL:
+        return Path(BUILT_WHEEL).resolve()
     copy, out = tmp_path_factory.mktemp("source") / "m3agiqa", tmp_path_factory.mktemp("dist")
     copy.mkdir()
     for path in ROOT.iterdir():
@@ -45,9 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(path, copy)
         elif path.name in PACKAGES:
             shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, copy]
-    if not EMPTY_ENVIRONMENT:
-        command.append("--wheel")  # a source distribution before it takes half a minute to compress
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, copy]
     subprocess.run(command, check=True, capture_output=True)
     [built] = out.glob("*.whl")
     return built
@@ -60,17 +60,8 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
     python = Path(paths["scripts"], "python")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
-    if EMPTY_ENVIRONMENT:
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    if BUILT_WHEEL:
         subprocess.run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[train]"], check=True)
     else:
         subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True)
