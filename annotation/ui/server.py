@@ -131,4 +131,3 @@ def main() -> None:
         serve(Studio(settings, store, access, loader))
     except M3AgiqaError as error:
         sys.exit(str(error))
-
