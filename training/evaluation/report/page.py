@@ -45,14 +45,6 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class GroupTable:
-    """One table of groups."""
-
-    title: str
-    rows: list[dict]
-
-
-@dataclass(frozen=True)
 class AspectPart:
     """What the page says about one aspect."""
 
@@ -62,7 +54,8 @@ class AspectPart:
     scatter: Markup
     matrices: list[Matrix]
     generators: Markup | None
-    groupings: list[GroupTable]
+    groupings: dict[str, list[dict]]
+    """Rows of the tables of groups, by their titles."""
     same_prompt: dict
     cases: list[ExampleGroup]
 
@@ -183,10 +176,10 @@ def _part(
         scatter=plots.scatter(rows["mos"], rows["predicted"], scale),
         matrices=list(_matrices(measures)),
         generators=plots.dots(generators) if plotted else None,
-        groupings=[
-            GroupTable(name.capitalize(), by[name].to_dict("records"))
+        groupings={
+            name.capitalize(): by[name].to_dict("records")
             for name in ("generator", "source", "prompt length")
-        ],
+        },
         same_prompt=by["same prompt"].to_dict("records")[0] if "same prompt" in by else {"prompts": 0},
         cases=example_groups(rows, scale, EXAMPLES_PER_GROUP),
     )
