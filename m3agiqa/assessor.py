@@ -194,10 +194,11 @@ class Assessor:
     ) -> Request:
         prompt = normalized_prompt(prompt)
         chosen = self._choose(aspects, prompt)
+        opened = open_image(image)
         if prompt:
-            prompt = readable_prompt(self.backbone, prompt[:MAX_PROMPT])
+            prompt = readable_prompt(self.backbone, opened, prompt[:MAX_PROMPT])
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in chosen)
-        return Request(open_image(image), conversations)
+        return Request(opened, conversations)
 
     def _result(
         self, aspect: Aspect, output: Generation, request: Request, given: str | None

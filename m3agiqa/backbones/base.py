@@ -163,11 +163,28 @@ class LimitsPrompt(Protocol):
         ...
 
 
-def readable_prompt(backbone: Backbone, prompt: str) -> str:
+@runtime_checkable
+class LimitsPromptBesideImage(Protocol):
+    """A backbone in which image and prompt share a room, or one that is made of several."""
+
+    def prompt_limit(self, image: Image.Image) -> Callable[[str], bool]:
+        """Whether it can be asked about this image with a prompt, in every aspect."""
+        ...
+
+
+def prompt_limit(backbone: Backbone, image: Image.Image) -> Callable[[str], bool]:
+    """Whether the backbone can be asked about an image with a prompt; see the protocols above."""
+    if isinstance(backbone, LimitsPromptBesideImage):
+        return backbone.prompt_limit(image)
+    return backbone.fits if isinstance(backbone, LimitsPrompt) else lambda prompt: True
+
+
+def readable_prompt(backbone: Backbone, image: Image.Image, prompt: str) -> str:
     """As much of the prompt's beginning as the backbone can read, without a word that is cut in two."""
-    if not isinstance(backbone, LimitsPrompt) or backbone.fits(prompt):
+    fits = prompt_limit(backbone, image)
+    if fits(prompt):
         return prompt
-    length = bisect_left(range(len(prompt)), True, key=lambda end: not backbone.fits(prompt[:end])) - 1
+    length = bisect_left(range(len(prompt)), True, key=lambda end: not fits(prompt[:end])) - 1
     words = prompt[: length + 1].rpartition(" ")[0]
     return words if words and length - len(words) < LONGEST_WORD else prompt[:length]
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
+from PIL import Image
 from torch import Tensor, nn
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.base import Backbone, Delta, Generation, LimitsPrompt, Request
+from m3agiqa.backbones.base import Backbone, Delta, Generation, Request, prompt_limit
 from m3agiqa.errors import InputError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -60,9 +61,10 @@ class PerAspect:
             for event in backbone.describe(own, stop):
                 yield replace(event, row=rows[event.row])
 
-    def fits(self, prompt: str) -> bool:
-        """See `base.LimitsPrompt`."""
-        return all(each.fits(prompt) for each in self.backbones.values() if isinstance(each, LimitsPrompt))
+    def prompt_limit(self, image: Image.Image) -> Callable[[str], bool]:
+        """See `base.LimitsPromptBesideImage`."""
+        limits = [prompt_limit(backbone, image) for backbone in self.backbones.values()]
+        return lambda prompt: all(fits(prompt) for fits in limits)
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         states: dict[int, Tensor] = {}

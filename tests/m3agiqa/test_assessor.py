@@ -291,9 +291,9 @@ def test_stop_is_heeded_at_the_next_token(assessor: Assessor, picture: Image.Ima
     ],
 )
 def test_of_a_long_prompt_the_beginning_is_read(
-    assessor: Assessor, prompt: str, at_least: int | None
+    assessor: Assessor, picture: Image.Image, prompt: str, at_least: int | None
 ) -> None:
-    read = readable_prompt(assessor.backbone, prompt)
+    read = readable_prompt(assessor.backbone, picture, prompt)
     assert prompt.startswith(read) and assessor.backbone.fits(read)
     if at_least is None:
         assert read == prompt

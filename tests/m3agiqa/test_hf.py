@@ -20,9 +20,10 @@ from transformers.utils import is_torchvision_available
 
 from m3agiqa import Aspect, Rating
 from m3agiqa.backbones import backbone_class, load_backbone
-from m3agiqa.backbones.base import Delta, Generation, Request
+from m3agiqa.backbones.base import Delta, Generation, Request, readable_prompt
 from m3agiqa.backbones.base_model import BaseModel
 from m3agiqa.backbones.hf import HfBackbone
+from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped, WeightsError
 from training.stages.curriculum import Lesson
@@ -183,11 +184,21 @@ def test_a_long_description_ends_with_a_sentence(
     assert close([cut.hidden], backbone.encode(told(asked, [cut])))
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl"])
-def test_a_prompt_beyond_the_model_is_refused(backbone: HfBackbone, picture: Image.Image) -> None:
-    asked = Request(picture, (Conversation.open(Aspect.QUALITY, "ball " * TEXT["max_position_embeddings"]),))
+@pytest.mark.parametrize("family", ISSUE)
+def test_of_a_long_prompt_as_much_is_read_as_there_is_room_beside_the_image(
+    backbone: HfBackbone, picture: Image.Image
+) -> None:
+    prompt = "ball " * 1600
+    whole = Request(picture, (Conversation.open(Aspect.QUALITY, prompt),))
     with pytest.raises(InputError, match="too long"):
-        list(backbone.describe([asked]))
+        list(backbone.describe([whole]))
+    read = readable_prompt(PerAspect(dict.fromkeys(Aspect, backbone)), picture, prompt)
+    assert prompt.startswith(read) and 1000 < len(read) < TEXT["max_position_embeddings"]
+    asked = Request(picture, tuple(Conversation.open(aspect, read) for aspect in Aspect))
+    assert len(spoken(backbone, [asked])) == 3
+    beyond = Request(picture, (Conversation.open(Aspect.CORRESPONDENCE, prompt[: len(read) + 300]),))
+    with pytest.raises(InputError, match="too long"):
+        list(backbone.describe([beyond]))
 
 
 # --- markup ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from m3agiqa import Aspect, Rating
-from m3agiqa.backbones.base import Delta, Generation, Request
+from m3agiqa.backbones.base import Delta, Generation, Request, readable_prompt
 from m3agiqa.backbones.minicpm import backbone as backbone_module
 from m3agiqa.backbones.minicpm.backbone import (
     LANGUAGE_ADAPTER_FOLDER,
@@ -207,6 +207,9 @@ def test_stopping_and_prompts_that_are_too_long(minicpm: MiniCPMBackbone, pictur
     conversation = Conversation.open(Aspect.QUALITY, "cat " * 300)
     with pytest.raises(InputError, match="too long for this model"):
         list(minicpm.describe([Request(picture, (conversation,))]))
+    read = readable_prompt(minicpm, picture, "cat " * 300)
+    assert "cat " * 150 < read < "cat " * 300
+    assert spoken(minicpm, Request(picture, (Conversation.open(Aspect.CORRESPONDENCE, read),)))
 
 
 # --- adapters ---------------------------------------------------------------------------------

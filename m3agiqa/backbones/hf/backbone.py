@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -39,6 +41,7 @@ from m3agiqa.backbones.memory import enough_for_work, enough_to_load, fitting
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement, settle
 from m3agiqa.backbones.quiet import quiet_transformers
+from m3agiqa.conversation import Conversation
 from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError
@@ -49,6 +52,7 @@ ENCODING_BATCH_SIZE = 8
 MAX_NEW_TOKENS = 128  # the longest teacher description has 53 words
 WORK_SHARE = 0.1  # of the weights' memory must be free beside them, as accelerate has it
 MAX_CLOSING = 64  # tokens of the second question
+SHORT_QUESTION = 256  # tokens that have room beside every image, so that its own are not counted first
 VISION_ADAPTER_FOLDER = "vision-adapter"
 CONNECTOR_FILE = "connector.safetensors"
 ADAPTER_FOLDER = "adapter"  # of the language model
@@ -214,13 +218,31 @@ class HfBackbone:
             first=first,
         )
 
-    def _check_length(self, length: int) -> None:
+    def prompt_limit(self, image: Image.Image) -> Callable[[str], bool]:
+        """See `base.LimitsPromptBesideImage`."""
+
+        @cache
+        def of_image() -> int:
+            return int(self.chat.begin([image])["input_ids"].shape[1])
+
+        def fits(prompt: str) -> bool:
+            questions = [self.chat.rest(Conversation.open(aspect, prompt), True).ids for aspect in Aspect]
+            longest = max(map(len, questions))
+            return longest <= SHORT_QUESTION or of_image() + longest <= self._max_length
+
+        return fits
+
+    @property
+    def _max_length(self) -> float:
+        """Tokens of an image and its first question, so that all that follows has room."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        most = limit and limit - MAX_NEW_TOKENS - MAX_CLOSING
-        if most and length > most:
+        return limit - MAX_NEW_TOKENS - MAX_CLOSING if limit else math.inf
+
+    def _check_length(self, length: int) -> None:
+        if length > self._max_length:
             raise InputError(
                 f"Image and prompt are too long for this model: with the question they have {length:,} "
-                f"tokens, and {most:,} can be read. Shorten the prompt, or give a smaller image."
+                f"tokens, and {self._max_length:,} can be read. Give a smaller image, or shorten the prompt."
             )
 
     def _begin(self, requests: Sequence[Request]) -> DecoderState:
