@@ -26,14 +26,18 @@ import gradio as gr
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import Assessment, Event
 from m3agiqa.assessor import Assessor
+from m3agiqa.backbones.minicpm.slicing import Slicing, slice_grid
 from m3agiqa.errors import M3AgiqaError, Stopped
-from m3agiqa.images import ImageSource
+from m3agiqa.images import ImageSource, opened
 
 log = logging.getLogger(__name__)
 
 ON_ZERO_GPU = spaces is not None
 FIRST_THREAD = threading.get_ident()  # which has imported spaces
-SECONDS_PER_ASPECT = 20  # that may be taken; what is asked for counts against a visitor's quota
+# What an assessment may take, not what most take; all of it counts against a visitor's quota.
+START_SECONDS = 6  # to move the weights to the GPU
+SECONDS_PER_ASPECT = 11  # to generate its description
+SECONDS_PER_SLICE = 1  # to encode one for an aspect
 STOP_CHECK_INTERVAL = 0.1  # seconds; `stop` is a function, which can only be asked again and again
 CPU_BACKBONES = ("nano",)
 """Backbones that run on the CPU, wherever they are."""
@@ -66,9 +70,19 @@ def loading() -> Iterator[None]:
 
 
 def requested_duration(image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None) -> int:
-    """Seconds of a GPU to ask for, by what there is to judge."""
+    """Seconds of a GPU to ask for, by the aspects to judge and the slices that the image is cut into."""
     chosen = aspects or [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
-    return SECONDS_PER_ASPECT * len(chosen)
+    return START_SECONDS + len(chosen) * (SECONDS_PER_ASPECT + SECONDS_PER_SLICE * _count_slices(image))
+
+
+def _count_slices(image: ImageSource) -> int:
+    """With the overview, as MiniCPM cuts images; other models have about as many visual tokens."""
+    try:
+        with opened(image) as picture:
+            columns, rows = slice_grid(picture.size, Slicing()) or (0, 0)
+    except Exception:  # whatever is wrong with it is told when it is judged
+        return 1
+    return 1 + columns * rows
 
 
 def on_demand(assessor: Assessor, device: str | None = None) -> Assessor:
@@ -166,7 +180,7 @@ def _as_gpu_error(error: Exception) -> GpuError:
     if message == "GPU task aborted":
         return GpuError(
             "ZeroGPU took its GPU away before the assessment had ended, perhaps because it took longer than "
-            f"{SECONDS_PER_ASPECT} seconds for each aspect. Try again, or with a smaller image."
+            "was asked for. Try again, or with a smaller image."
         )
     if title == "ZeroGPU worker error":  # the message is the name of an exception, which spaces has printed
         return GpuError(f"The model failed on the GPU ({message}); the app's log says more.")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from annotation.ui import zero_gpu
+from m3agiqa import Aspect
 
 SCRIPT = Path(__file__).with_name("zero_gpu_space.py")
 STOPPED = ["Stopped", "Stopped on request."]
@@ -40,7 +42,24 @@ def test_the_same_events_come_from_a_process_that_has_a_gpu(found) -> None:
     assert [name for name, _ in found["events"]] == ["DescriptionDelta", "AspectResult", "Assessment"]
     assert found["several"] == ["Assessment", "InputError"]
     assert found["elsewhere"] and found["released"]
-    assert found["seconds asked for"] == [str(2 * zero_gpu.SECONDS_PER_ASPECT)], "there is no prompt"
+    assert found["seconds asked for"] == ["30"], "two aspects of a small image: there is no prompt"
+
+
+@pytest.mark.parametrize(
+    ("size", "prompt", "aspects", "seconds"),
+    [
+        ((64, 64), None, [Aspect.QUALITY], 6 + 12),
+        ((64, 64), "a ball", None, 6 + 3 * 12),
+        ((1024, 1024), "a ball", None, 6 + 3 * (11 + 7)),  # an overview and six slices
+        ((3000, 3000), "a ball", None, 6 + 3 * (11 + 10)),  # nine slices at most
+        (None, "a ball", [Aspect.CORRESPONDENCE], 6 + 12),
+    ],
+)
+def test_the_seconds_asked_for_follow_the_work(
+    size: tuple[int, int] | None, prompt: str | None, aspects: list[Aspect] | None, seconds: int
+) -> None:
+    image = Image.new("L", size) if size else b"no image"
+    assert zero_gpu.requested_duration(image, prompt, aspects) == seconds
 
 
 def test_events_come_while_the_model_is_still_speaking(found) -> None:
@@ -78,7 +97,7 @@ def test_the_gpus_time_is_the_visitors_who_hear_when_theirs_is_used_up(found) ->
     stage, sentence = found["quota"]
     assert stage == "failed"
     assert sentence.startswith(
-        "ZeroGPU quota exceeded: You have exceeded your ZeroGPU quota (40s requested vs. 7s"
+        "ZeroGPU quota exceeded: You have exceeded your ZeroGPU quota (30s requested vs. 7s"
     )
 
 
