@@ -20,7 +20,8 @@ ASPECT_QUESTIONS = {
 }
 HOW_TO_READ = (
     '<p class="note"><b>The score is surer than the words.</b> It is fitted to mean opinion scores (MOS). '
-    "The description is what a language model writes, which may name things that are not in the image. "
+    "The words are not: a description can be wrong about what is in the image, and where. "
+    "Of the prompt’s elements ✓ are seen, ✗ are not, ? is not sure; the others are not judged. "
     f"What people would likely say is the range that held {INTERVAL_LEVEL:.0%} of the mean opinion scores of "
     "images that the model had not learned from.</p>"
 ).replace("80%", "80 %")

@@ -186,7 +186,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
                 buttons=["fullscreen"],
                 height=IMAGE_HEIGHT,
                 elem_id="image",
-                placeholder="Drop an image here,\nor click to choose one, or paste it",
+                placeholder="Choose an image,\nor drop or paste one here",
                 alt_text="The image to assess",
             )
         with gr.Column(min_width=280, elem_id="prompt-side"):
@@ -261,6 +261,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
         api_visibility="private",
     )
     gr.on([prompt.change, origin.change, status.change], js="() => followPrompt()")
+    message.change(js="() => bringIntoView('#message [role=alert]:not(:empty)', 'nearest')")
     correct.wire(handlers.correct, cards, assessed)
 
 

@@ -235,7 +235,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
                 x_bin=figures.BIN_WIDTH,
                 x_lim=[COMMON_SCALE.low, COMMON_SCALE.high],
                 title=aspect.capitalize(),
-                height=220,
+                height=260,
                 min_width=220,
                 visible=False,
             )
@@ -269,6 +269,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
                 [(aspect.capitalize(), str(aspect)) for aspect in Aspect],
                 value=[str(aspect) for aspect in Aspect],
                 label="Aspects",
+                min_width=220,
                 elem_id="export-aspects",
             )
             generators = gr.Dropdown(
@@ -277,9 +278,12 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             sources = gr.Dropdown(
                 [], multiselect=True, label="Sources", info="None chosen: all", elem_id="export-sources"
             )
-            gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
+            gold = gr.Checkbox(False, label="With calibration images", min_width=220, elem_id="export-gold")
             all_texts = gr.Checkbox(
-                False, label="With one-word and repeated descriptions", elem_id="export-all-texts"
+                False,
+                label="With one-word and repeated descriptions",
+                min_width=220,
+                elem_id="export-all-texts",
             )
         start = gr.Button("Export", variant="primary", elem_id="export-start")
         result = theme.html(messages.message(""), elem_id="export-message")

@@ -34,6 +34,18 @@ function followPrompt() {
   counter.toggleAttribute("data-over", length > most);
 }
 
+function bringIntoView(selector, block) {
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth";
+  document.querySelector(selector)?.scrollIntoView({ behavior, block });
+}
+
+// On a small screen, pressing Assess brings up the cards, with Stop and what is going on above them.
+document.addEventListener("click", (event) => {
+  if (!event.target.closest?.("#assess")) return;
+  const { top } = document.querySelector("#cards").getBoundingClientRect();
+  if (top > 0.9 * innerHeight) bringIntoView("#actions", "start");
+});
+
 document.addEventListener("click", (event) => {
   const offer = event.target.closest?.("[data-use-prompt]");
   if (!offer) return;
