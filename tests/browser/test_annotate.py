@@ -209,8 +209,11 @@ def test_the_slider_stands_nowhere_until_it_is_moved_and_the_guideline_is_a_key_
     expect(output).to_have_text("2.0")
     expect(guideline.locator("section:visible li q")).to_have_count(5)
     expect(page.locator('[data-aspect="correspondence"] output')).to_have_text("3.0")
-    press(page, "g")
-    expect(guideline).to_be_hidden()
+    for closing in ("g", "Escape"):
+        press(page, closing)
+        expect(guideline).to_be_hidden()
+        press(page, "g")
+        expect(guideline).to_be_visible()
 
 
 def test_tags_comment_slider_and_buttons_by_mouse(sign_in: SignIn, team: Server):

@@ -575,6 +575,7 @@ const KEYS = {
   c: () => field("comment"),
   z: () => zoom(),
   g: () => part("guideline").toggleAttribute("hidden"),
+  Escape: () => part("guideline").toggleAttribute("hidden", true),
   ArrowDown: () => move(1),
   ArrowUp: () => move(-1),
   ArrowRight: () => nudge(0.1),
