@@ -6,7 +6,7 @@ Whoever stops listening, or cancels, takes the run out of the waiting line. Role
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
 from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL
 
+STATUS_INTERVAL = 1.0  # seconds after which a status is told again: only then Gradio sees that nobody listens
 EXAMPLE_URL = "https://raw.githubusercontent.com/gradio-app/gradio/main/test/test_files/"
 EXAMPLE_IMAGES = [EXAMPLE_URL + name for name in ("bus.png", "cheetah1.jpg")]
 
@@ -108,8 +109,7 @@ class ApiHandlers:
             files: A ZIP of images, or images; with prompts in .txt files of the same names, or in a CSV with
                 the columns image,prompt.
         Returns:
-            The CSV file, as `python -m m3agiqa score` writes it.
-            How many rows were judged, and how many of them failed.
+            The CSV file, as `python -m m3agiqa score` writes it, and how many rows were judged and failed.
         """
         with _told_as_json(), TemporaryDirectory() as folder:
             person, out = self.studio.access.person(request), Path(folder) / "scores.csv"
@@ -121,12 +121,12 @@ class ApiHandlers:
 
     async def _states(
         self, run: ModelRun, request: gr.Request, progress: gr.Progress
-    ) -> AsyncIterator[RunState]:
+    ) -> AsyncGenerator[RunState, None]:
         """Have the model work, until it is done or nobody listens any more. Raises M3AgiqaError."""
         person = self.studio.access.person(request)
         run.start()
         try:
-            async for state in run.follow():
+            async for state in run.follow(STATUS_INTERVAL):
                 if not state.over:
                     done = (state.scored, state.total) if state.total else None
                     progress(done, desc=messages.doing(state), unit="images")

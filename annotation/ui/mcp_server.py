@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import unquote
 
 import gradio.mcp
 from gradio.mcp import GradioMCPServer
-from gradio_client import Client
+from gradio.route_utils import API_PREFIX
+from gradio_client import Client, handle_file
 from gradio_client.utils import StatusUpdate
 
 from annotation.ui.bearer_tokens import LOOPBACK_HEADER, LOOPBACK_SECRET
+from annotation.ui.images import Upload
 from m3agiqa.errors import InputError
+
+JOINING_SECONDS = 30  # at most, until a call has its place in Gradio's queue
 
 
 def use_mcp_server() -> None:
@@ -33,16 +42,15 @@ class StudioMcpServer(GradioMCPServer):
     """
 
     def _get_or_create_client(self) -> Client:
-        if self._client_instance is None:
-            self._client_instance = Client(
-                self.local_url,
-                download_files=False,
-                verbose=False,
-                analytics_enabled=False,
-                _skip_components=False,
-                headers={"x-gradio-user": "mcp", LOOPBACK_HEADER: LOOPBACK_SECRET},
-            )
-        return self._client_instance
+        """One for each call: to cancel a call ends all that its client has made of this tool."""
+        return Client(
+            self.local_url,
+            download_files=False,
+            verbose=False,
+            analytics_enabled=False,
+            _skip_components=False,
+            headers={"x-gradio-user": "mcp", LOOPBACK_HEADER: LOOPBACK_SECRET},
+        )
 
     def get_input_schema(
         self, tool_name: str, parameters: dict[str, str] | None = None
@@ -56,29 +64,48 @@ class StudioMcpServer(GradioMCPServer):
         return schema, positions
 
     def convert_strings_to_filedata(self, value: Any, filedata_positions: list[list[str | int]]) -> Any:
-        """Gradio leaves the files of a list as they are."""
-        converted = super().convert_strings_to_filedata(value, filedata_positions)
-        for name in _lists_of_files(filedata_positions) & converted.keys():
-            given = value[name] if isinstance(value[name], list) else [value[name]]
-            parts = [
-                super(StudioMcpServer, self).convert_strings_to_filedata([each], [[0]]) for each in given
-            ]
-            converted[name] = [file for [file] in parts]
-        return converted
+        """Gradio leaves the files of a list as they are, and refuses to read its own uploads by their URL."""
+        lists = _lists_of_files(filedata_positions)
+        return {
+            name: [self._file(each) for each in (given if isinstance(given, list) else [given])]
+            if name in lists
+            else self._file(given)
+            if [name] in filedata_positions
+            else given
+            for name, given in value.items()
+        }
+
+    def _file(self, text: Any) -> Any:
+        """From a URL, or a file's content as a data: URL. Raises ValueError for anything else.
+
+        The client below would send any file of the server that a dict names, so none is taken from a caller.
+        """
+        if not isinstance(text, str):
+            raise ValueError("Give a file as a URL: https://... or data:...")
+        own = text.partition(f"{API_PREFIX}/file=")[2]
+        if not own:
+            return super().convert_strings_to_filedata([text], [[0]])[0]
+        upload = Upload.from_payload({"path": unquote(own)})
+        if upload is None:
+            raise ValueError("There is no such uploaded file here; upload it again.")
+        return handle_file(str(upload.path))
 
     async def _execute_tool_without_progress(self, job: Any) -> list[Any]:
-        try:
+        with self._cancelled_with_the_call(job):
             result = await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            await asyncio.to_thread(job.cancel)
-            raise
         return list(result) if isinstance(result, tuple) else [result]
 
     async def _execute_tool_with_progress(self, job: Any, progress_token: str | int) -> Any:
-        try:
+        with self._cancelled_with_the_call(job):
             return await super()._execute_tool_with_progress(job, progress_token)
+
+    @staticmethod
+    @contextmanager
+    def _cancelled_with_the_call(job: Any) -> Iterator[None]:
+        try:
+            yield
         except asyncio.CancelledError:
-            await asyncio.to_thread(job.cancel)
+            threading.Thread(target=_cancel, args=(job,), daemon=True).start()
             raise
 
     @staticmethod
@@ -99,3 +126,11 @@ class StudioMcpServer(GradioMCPServer):
 def _lists_of_files(positions: list[list[str | int]]) -> set[str]:
     """Arguments that are lists of files; of others a position has the name alone."""
     return {str(name) for name, *within in positions if within == ["items"]}
+
+
+def _cancel(job: Any) -> None:
+    """As soon as the call has its place in Gradio's queue."""
+    deadline = time.monotonic() + JOINING_SECONDS
+    while job.communicator.event_id is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.cancel()

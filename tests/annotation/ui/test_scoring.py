@@ -137,5 +137,11 @@ def test_others_get_their_turn_between_batches(studio: Studio, send: Send, monke
     turns: list[str] = []
     turn = studio.line.turn
     monkeypatch.setattr(studio.line, "turn", lambda *given: turns.append("a turn") or turn(*given))
+    told: list[int] = []
+    follow = ScoreRun.set_state
+    monkeypatch.setattr(
+        ScoreRun, "set_state", lambda run, state: told.append(state.scored) or follow(run, state)
+    )
     _, rows = scored(studio, *(send(f"{number}.png") for number in range(3)))
     assert len(turns) == len(rows) == 3
+    assert sorted(set(told)) == [0, 1, 2, 3]
