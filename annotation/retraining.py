@@ -7,6 +7,7 @@ the same. The lock is the operating system's, so it ends with the process that h
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import platform
@@ -37,8 +38,10 @@ from annotation.store.models import Assessment, Correction, ModelVersion
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.registry import candidates, find
-from m3agiqa.errors import InputError
+from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import is_disk_full, lock, write_atomically
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 STARTED_BY = "M3AGIQA_STARTED_BY"  # read by training.parallel.follow_starter
@@ -49,6 +52,7 @@ LOCK_SECONDS = 1.0  # for which a lock is tried: who only looks whether it is he
 CANCEL_INTERVAL = 0.3  # seconds between two looks whether somebody has cancelled
 SECONDS_TO_END = 10  # for training that is asked to end, before it is killed
 CANCELLED = 130  # exit code, as of Ctrl-C
+WATCH_INTERVAL = 60.0  # seconds between two looks whether there are enough corrections
 LOG_TAIL = 20_000  # bytes of the log that are shown
 TIMED_ASSESSMENTS = 50  # the latest ones of a model, whose time is that of the next
 
@@ -68,6 +72,8 @@ class RetrainingState:
     host: str
     newest_correction: int = 0
     """Highest id of a correction that it has learned from."""
+    tried_correction: int = 0
+    """Highest id of a correction that there was, whatever became of it."""
     ended_at: str | None = None
     error: str = ""
     """Why it ended without a model; "" if it did not."""
@@ -180,7 +186,7 @@ class Retraining:
             if parts:
                 aspects[aspect] = AspectMaterial(parts.count("train"), parts.count("test"), opinions)
         with store.database.reading() as session:
-            new = self._new(session)
+            new = _later(session, state.newest_correction if (state := self.state()) else 0)
             seconds = _seconds_an_image(session, read_card(self._start(session), verify=False))
         images = len(human.samples)
         return Material(
@@ -217,6 +223,32 @@ class Retraining:
             raise InputError(self._last_words(process.returncode))
         Thread(target=process.wait, daemon=True).start()  # so that no dead process is left
 
+    def watch(self, store: Store, interval: float = WATCH_INTERVAL) -> None:
+        """Start one from a thread of this process whenever there are enough corrections, if that is set."""
+
+        def watch() -> None:
+            while True:
+                try:
+                    self.start_if_due(store)
+                except M3AgiqaError as error:
+                    log.warning("Retraining cannot start by itself: %s", error)
+                time.sleep(interval)
+
+        if self._settings.retrain_after:
+            Thread(target=watch, name="retrain-after", daemon=True).start()
+
+    def start_if_due(self, store: Store) -> bool:
+        """Start one if there are enough corrections that none was tried with; whether it was."""
+        state, wanted = self.state(), self._settings.retrain_after
+        if not wanted or self.is_running():
+            return False
+        with store.database.reading() as session:
+            tried = max(state.newest_correction, state.tried_correction) if state else 0
+            is_due = _later(session, tried) >= wanted
+        if is_due:
+            self.start("this server")
+        return is_due
+
     def cancel(self) -> None:
         """Ask the running one, if there is any, to end; what it has described is kept."""
         if self.is_running():
@@ -247,6 +279,7 @@ class Retraining:
                 self.log.write_bytes(b"")
                 with store.database.reading() as session:
                     newest = session.scalar(select(func.max(Correction.id))) or 0
+                state = replace(state, tried_correction=newest)
                 report = export(store, self.folder / "export", name=EXPORT_NAME)
                 with self._writable(self.log) as log:
                     log.write(f"{report.text}\n".encode())
@@ -358,10 +391,11 @@ class Retraining:
         lines = [each for each in self.log_tail().splitlines() if each and not each.startswith(EXPORT_NAME)]
         return lines[-1] if lines else f"It ended without a word (exit code {code})."
 
-    def _new(self, session: Session) -> int:
-        state = self.state()
-        current = current_corrections().where(Correction.id > (state.newest_correction if state else 0))
-        return session.scalar(select(func.count()).select_from(current.subquery())) or 0
+
+def _later(session: Session, correction: int) -> int:
+    """How many current corrections are newer."""
+    current = current_corrections().where(Correction.id > correction)
+    return session.scalar(select(func.count()).select_from(current.subquery())) or 0
 
 
 def _show(log: IO[bytes]) -> None:

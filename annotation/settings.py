@@ -44,6 +44,8 @@ class Settings:
     """M3AGIQA_OVERLAP: annotators per image (1 to MOST_ANNOTATORS), unless an import says otherwise."""
     gold_every: int = 10
     """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image, if there are any; 0: none."""
+    retrain_after: int = 0
+    """M3AGIQA_RETRAIN_AFTER: new corrections after which a retraining starts by itself; 0: never."""
     blind: bool = False
     """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
     keep: bool = True
@@ -107,6 +109,7 @@ class Settings:
             runs=Path(environment.get("M3AGIQA_RUNS") or cls.runs),
             overlap=number("M3AGIQA_OVERLAP", cls.overlap, 1, MOST_ANNOTATORS),
             gold_every=number("M3AGIQA_GOLD_EVERY", cls.gold_every, 0, 1_000_000),
+            retrain_after=number("M3AGIQA_RETRAIN_AFTER", cls.retrain_after, 0, 1_000_000),
             blind=switch("M3AGIQA_BLIND", cls.blind),
             keep=switch("M3AGIQA_KEEP", cls.keep),
             mcp=switch("M3AGIQA_MCP", cls.mcp),

@@ -17,6 +17,7 @@ from gradio.block_function import BlockFunction
 from gradio.data_classes import BlocksConfigDict
 from gradio.state_holder import SessionState
 
+from annotation.retraining import Retraining
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui import api, theme, zero_gpu
@@ -116,6 +117,7 @@ def serve(studio: Studio) -> None:
         )
     except OSError as error:  # no port is free, or the address is another machine's
         raise InputError(f"The app cannot be served on {server_name}: {error}") from error
+    Retraining(studio.settings).watch(studio.store)
     studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
     demo.block_thread()
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -141,6 +142,23 @@ def test_a_full_disk_is_told_in_words(
         patch.setattr(module, "write_atomically", full)
         retraining.run(corrected, "lead")
     assert retraining.run(corrected, "lead") == 0, "nothing is left locked"
+
+
+def test_it_starts_by_itself_after_enough_corrections_and_never_twice_with_the_same(
+    settings: Settings, corrected: Store, training: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training("import sys; sys.exit('It cannot learn.')")
+
+    def run(self: Retraining, person: str) -> None:
+        assert (self.run(corrected, person), self.state().error) == (1, "It cannot learn.")
+
+    monkeypatch.setattr(Retraining, "start", run)
+    assert not Retraining(settings).start_if_due(corrected), "it is not asked for"
+    assert not Retraining(replace(settings, retrain_after=3)).start_if_due(corrected)
+    due = Retraining(replace(settings, retrain_after=2))
+    assert due.start_if_due(corrected) and due.state().started_by == "this server"
+    assert not due.start_if_due(corrected), "it would fail again"
+    assert due.material(corrected).new == 2
 
 
 def test_what_would_be_used(settings: Settings, corrected: Store) -> None:

@@ -19,6 +19,7 @@ def test_everything_is_read() -> None:
     told = {
         "M3AGIQA_OVERLAP": " 3 ",
         "M3AGIQA_GOLD_EVERY": "0",
+        "M3AGIQA_RETRAIN_AFTER": "100",
         "M3AGIQA_BLIND": "yes",
         "M3AGIQA_ADMINS": "a, b,",
         "M3AGIQA_QUANTIZE": "8bit",
@@ -26,7 +27,8 @@ def test_everything_is_read() -> None:
         "M3AGIQA_REVISION": "a/b=v1, c/d=main",
     }
     settings = Settings.from_environment(told)
-    assert (settings.overlap, settings.gold_every, settings.blind) == (3, 0, True)
+    assert (settings.overlap, settings.gold_every, settings.retrain_after) == (3, 0, 100)
+    assert settings.blind
     assert settings.admins == {"a", "b"}
     assert (settings.quantize, settings.device) == ("8bit", "cuda:1")
     assert settings.revision == {"a/b": "v1", "c/d": "main"}
