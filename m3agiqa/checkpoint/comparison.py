@@ -20,6 +20,9 @@ VISIBLE_GAIN = 0.0005
 """Less is not seen in the digits that are shown."""
 
 
+MIN_TO_RESAMPLE = 5  # images: of fewer, resampling says that the interval is narrow whatever the truth
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far predictions agree with what people say; a correlation that says nothing is NaN."""
@@ -201,11 +204,11 @@ def _fall(row: Compared) -> str:
 def rmse_fall(
     before: Sequence[float], after: Sequence[float], true: Sequence[float]
 ) -> tuple[float, float] | None:
-    """95 % interval of RMSE before less after, by bootstrap over the images; None for fewer than two.
+    """95 % interval of RMSE before less after, by bootstrap over the images; None if these are too few.
 
     All have shape [n], in points of MOS.
     """
-    if len(true) < 2:
+    if len(true) < MIN_TO_RESAMPLE:
         return None
     old, new = np.square(np.array([before, after], dtype=float) - np.array(true, dtype=float))
     return bootstrap_interval(lambda b, a: float(np.sqrt(np.mean(b)) - np.sqrt(np.mean(a))), old, new)
