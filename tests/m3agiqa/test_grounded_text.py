@@ -162,6 +162,8 @@ def test_colours_that_a_prompt_names() -> None:
     image = tinted(0.9, 0.1, 0.1)
     assert colour_evidence("a red fox in blue snow", image) == {"asked": "red", "lacking": "blue"}
     assert colour_evidence("a fox", image) == {}
+    assert colour_evidence("a golden retriever and a yellow ball", image) == {"lacking": "yellow"}
+    assert colour_evidence("a golden retriever in silver moonlight", image) == {}
 
 
 def test_words_of_a_prompt_that_may_be_named() -> None:

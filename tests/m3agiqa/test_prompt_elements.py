@@ -51,6 +51,10 @@ def test_nothing_to_see(prompt: str | None) -> None:
     assert prompt_elements(prompt) == ()
 
 
+def test_a_far_place_is_no_thing() -> None:
+    assert named("a castle on a hill in the distance") == named("a castle on a hill")
+
+
 def test_commands_leave_no_trace() -> None:
     prompt = (
         "(a (red:1.3) fox:0.9), <lora:fur_v2:0.8> [snow:ice:0.4], owl::2 BREAK ((moon)) --ar 3:2 --no hands"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from older_database import rewind
 from seeded_cases import add, judge, say
 from sqlalchemy import select
 from sqlalchemy import text as sql
@@ -49,11 +50,9 @@ def test_a_database_without_spoken_ratings_keeps_its_words(
     judge(store, item, {QUALITY: 4.5})
     say(store, item, {QUALITY: 3.0})
     with database.engine.begin() as connection:
-        for table in ("preference_withdrawals", "compared_items", "preferences", "exposures"):
-            connection.execute(sql(f"DROP TABLE {table}"))
+        rewind(connection, "0001")
         connection.execute(sql("ALTER TABLE aspect_assessments DROP COLUMN spoken_rating"))
         connection.execute(sql("UPDATE aspect_assessments SET rating = 'fair'"))
-        connection.execute(sql("UPDATE alembic_version SET version_num = '0001'"))
     opened = Database.open(database_url)
     [case] = Annotations(Store(opened, store.images)).judged("db:1").cases.to_dict("records")
     assert (case["rating"], case["spoken_rating"], case["words_apart"]) == ("excellent", "fair", 2)

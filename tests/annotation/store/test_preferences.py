@@ -4,7 +4,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import select, text
+from older_database import rewind
+from sqlalchemy import select
 
 from annotation.store import Database, migrations
 from annotation.store.items import model_version
@@ -99,13 +100,8 @@ def test_agreement_with_the_models_order(database: Database, new_item: NewItem, 
 def test_a_database_of_before_takes_picks(database: Database, new_item: NewItem, pick: Pick) -> None:
     items = [new_item(number) for number in (1, 2)]
 
-    def before(session) -> None:
-        for table in ("preference_withdrawals", "compared_items", "preferences"):
-            session.execute(text(f"DROP TABLE {table}"))
-        session.execute(text("UPDATE alembic_version SET version_num = '0003'"))
-
-    database.transact(before)
     with database.engine.begin() as connection:
+        rewind(connection, "0003")
         migrations.upgrade(connection)
     pick(items[1], items)
     assert current(database) == [("ann", items[1])]
