@@ -404,12 +404,14 @@ def test_the_quality_encoder_is_read_where_a_checkpoint_has_one(
     fitted = {"opinions.encoder_weight": torch.ones(2), "opinions.gate_bias": torch.tensor(1.0)}
     save_file(connector | fitted, folder / CONNECTOR_FILE)
     save_file({"out.bias": torch.tensor([1.0, 5.0, -2.0])}, folder / QUALITY_ENCODER_FILE)
-    logits = [
-        nano.encode_images(views([picture])).quality_logits for nano in (without, NanoBackbone.load(folder))
-    ]
+    fitted_one = NanoBackbone.load(folder)
+    logits = [nano.encode_images(views([picture])).quality_logits for nano in (without, fitted_one)]
     assert torch.allclose(logits[1] - logits[0], torch.tensor([[0.5, -1.0]])), (
         "quality and authenticity, by half"
     )
+    fitted_one.connector.quality_regressor.gate_bias.zero_()
+    fitted_one.quality_encoder = torch.nn.Module()  # which cannot be called, and need not be
+    assert torch.equal(fitted_one.encode_images(views([picture])).quality_logits, logits[0])
 
 
 def test_an_image_is_seen_once_however_often_it_is_asked_about(

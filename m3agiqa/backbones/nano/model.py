@@ -364,11 +364,15 @@ class NanoBackbone:
         together = torch.cat(shown.windows).to(kind).contiguous(memory_format=torch.channels_last)
         near = self.vision(together)
         near_statistics = torch.stack([each.mean(0) for each in statistics(near).split(counts)])
-        scores = self.quality_encoder(early_maps(whole), early_maps(near).split(counts))
+        both = torch.cat([statistics(fine), near_statistics], dim=1)
+        appearance = shown.appearance.to(kind.device)
+        scores = kind.new_zeros(len(counts), len(ENCODED_ASPECTS))
+        if self.decoder is None or self.connector.quality_regressor.gate(both, appearance).any():
+            scores = self.quality_encoder(early_maps(whole), early_maps(near).split(counts))
         return ImageFeatures(
             gather_grid_cells(whole, fine),
-            torch.cat([statistics(fine), near_statistics], dim=1),
-            shown.appearance.to(kind.device),
+            both,
+            appearance,
             colours(shown.pixels).to(kind.device),
             scores[:, [ENCODED_ASPECTS.index(aspect) for aspect in JUDGED_ASPECTS]].float(),
         )

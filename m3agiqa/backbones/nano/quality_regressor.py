@@ -64,8 +64,12 @@ class QualityRegressor(nn.Module):
         return z * z.new_tensor(BLOCK_WEIGHTS)
 
     def forward(self, statistics: Tensor, appearance: Tensor, encoder_scores: Tensor) -> Tensor:
-        x = self.standardize(statistics, appearance)
-        ridge = x @ self.weight.double() + self.bias.double()
+        ridge = self.standardize(statistics, appearance) @ self.weight.double() + self.bias.double()
         encoded = encoder_scores.double() * self.encoder_weight.double()
-        gate = (x @ self.gate_weight.double() + self.gate_bias.double()).clamp(0, 1)
+        gate = self.gate(statistics, appearance)
         return torch.lerp(ridge, encoded, ENCODER_SHARE * gate[:, None]).float()
+
+    def gate(self, statistics: Tensor, appearance: Tensor) -> Tensor:
+        """[N], from 0, where the encoder does not count, to 1."""
+        x = self.standardize(statistics, appearance)
+        return (x @ self.gate_weight.double() + self.gate_bias.double()).clamp(0, 1)
