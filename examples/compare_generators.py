@@ -76,13 +76,13 @@ def judged(assessor: Assessor, folder: Path) -> tuple[MosByPrompt, list[str]]:
 
 def shifts(before: MosByPrompt, after: MosByPrompt) -> list[Shift]:
     """One for each aspect that is judged in both folders for two prompts at least."""
-    found = []
+    compared = []
     for aspect in Aspect:
         shared = [key for key in before if aspect in before[key] and aspect in after.get(key, {})]
         if len(shared) > 1:
             mos = ([folder[key][aspect] for key in shared] for folder in (before, after))
-            found.append(Shift(aspect, shared, *map(np.array, mos)))
-    return found
+            compared.append(Shift(aspect, shared, *map(np.array, mos)))
+    return compared
 
 
 def report(folders: Sequence[Path], compared: Sequence[Shift], notes: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ class ApiHandlers:
         Returns:
             The assessment as JSON, as `python -m m3agiqa assess --json` prints it.
         """
-        with _told_as_json():
+        with _errors_as_json():
             upload = Upload.from_payload(image)
             if upload is None:
                 raise InputError("There is no image; give one as `image`.")
@@ -89,7 +89,7 @@ class ApiHandlers:
         Returns:
             The ranking as JSON, as `python -m m3agiqa compare --json` prints it for each prompt.
         """
-        with _told_as_json():
+        with _errors_as_json():
             run = ComparisonRun(uploads(images), prompt or "", self.studio)
             async with aclosing(self._states(run, request, progress)) as states:
                 async for state in states:
@@ -111,7 +111,7 @@ class ApiHandlers:
         Returns:
             The CSV file, as `python -m m3agiqa score` writes it, and how many rows were judged and failed.
         """
-        with _told_as_json(), TemporaryDirectory() as folder:
+        with _errors_as_json(), TemporaryDirectory() as folder:
             person, out = self.studio.access.person(request), Path(folder) / "scores.csv"
             run = ScoreRun(uploads(files), person, out, self.studio)
             async with aclosing(self._states(run, request, progress)) as states:
@@ -140,7 +140,7 @@ class ApiHandlers:
 
 
 @contextmanager
-def _told_as_json() -> Iterator[None]:
+def _errors_as_json() -> Iterator[None]:
     """Gradio answers with the sentence of a gr.Error, and keeps others' to itself."""
     try:
         yield

@@ -47,7 +47,7 @@ class BearerTokens:
         try:
             if scheme.lower() == "bearer":
                 user = await anyio.to_thread.run_sync(self._user, token.strip())
-            elif secrets.compare_digest(request.headers.get(LOOPBACK_HEADER, "").encode(), _LOOPBACK):
+            elif _is_loopback(request):
                 user = ""
             elif scope["path"].startswith(f"{API_PREFIX}/mcp"):  # Gradio asks nobody there to sign in
                 raise Refused(HTTPStatus.UNAUTHORIZED, f"These tools need a token; {ASK_FOR_ANOTHER}")
@@ -88,4 +88,6 @@ class BearerTokens:
         return user.name
 
 
-_LOOPBACK = LOOPBACK_SECRET.encode()
+def _is_loopback(request: Request) -> bool:
+    secret = request.headers.get(LOOPBACK_HEADER, "")
+    return secrets.compare_digest(secret.encode(), LOOPBACK_SECRET.encode())

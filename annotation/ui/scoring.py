@@ -18,9 +18,7 @@ from m3agiqa.batch_scoring import BATCH_SIZE, ScoreFile, ScoreRow, read_rows, sc
 from m3agiqa.errors import InputError
 from m3agiqa.tables import TABLE_SUFFIXES
 
-MAX_UNPACKED = (
-    2000 * BYTES_PER_MB
-)  # bytes of a ZIP's files: they lie on the server's disk while they are judged
+MAX_UNPACKED = 2000 * BYTES_PER_MB  # of a ZIP's files, which lie on the server's disk while they are judged
 
 
 class ScoreRun(ModelRun):

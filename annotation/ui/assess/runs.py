@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -70,7 +71,7 @@ class RunState:
         return self.stage in (RunStage.FINISHED, RunStage.STOPPED, RunStage.FAILED)
 
 
-class ModelRun(Observable[RunState]):
+class ModelRun(Observable[RunState], ABC):
     """Work of the model in a thread of its own, so that neither page nor network can slow it."""
 
     def __init__(self, prompt: str, loader: ModelLoader, line: WaitingLine) -> None:
@@ -97,14 +98,14 @@ class ModelRun(Observable[RunState]):
         self._line.wake()
 
     @property
+    @abstractmethod
     def subject(self) -> str:
         """What is judged, for the log."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def shown(self) -> Iterator[tuple[Path, str, Iterable[Aspect]]]:
         """Images, their prompts, and the aspects of which the model's answer has been told."""
-        raise NotImplementedError
 
     @property
     def seconds(self) -> float:
@@ -141,8 +142,8 @@ class ModelRun(Observable[RunState]):
         """Raises InputError for what cannot be judged."""
 
     def _judge(self, assessor: Assessor) -> None:
-        """Have the model work, and update the state, at last to RunStage.FINISHED."""
-        raise NotImplementedError
+        """Have the model work in one turn, and update the state, at last to RunStage.FINISHED."""
+        raise NotImplementedError  # by those that take several turns (ScoreRun)
 
     def _while_loading(self, load: LoadState) -> None:
         self._update(stage=RunStage.LOADING, load=load)

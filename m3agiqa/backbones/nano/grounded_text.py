@@ -35,7 +35,7 @@ NAMED_COLOUR_SHARE = 0.25  # share of an image's pixels from which a colour is n
 PRESENT_COLOUR_SHARE, ABSENT_COLOUR_SHARE = 0.04, 0.005  # of a colour that the prompt asks for
 LUMINANCE_WEIGHTS = (0.2125, 0.7154, 0.0721)
 # About the lowest and highest 10 to 20 % of the AI-generated images in the training data:
-MORE_THAN_COLOURS = {"gold", "golden", "silver"}  # a golden retriever is not yellow, nor is a golden hour
+AMBIGUOUS_COLOURS = {"gold", "golden", "silver"}  # a golden retriever is not yellow, nor is a golden hour
 DARK_LUMINANCE, BRIGHT_LUMINANCE = 0.22, 0.68  # mean luminance
 LOW_CONTRAST, HIGH_CONTRAST = 0.13, 0.30  # standard deviation of luminance
 COLOURLESS_RANGE, VIVID_RANGE = 0.05, 0.33  # mean range of the three channels
@@ -155,7 +155,7 @@ def measured_evidence(pixels: Tensor, detail: float) -> Evidence:
 def colour_evidence(prompt: str, pixels: Tensor) -> Evidence:
     """Which of the colours that a prompt names an RGB image [3, S, S] has, and which it lacks."""
     shares = _colour_shares(pixels)
-    plain = " ".join(word for word in raw_words(prompt) if word not in MORE_THAN_COLOURS)
+    plain = " ".join(word for word in raw_words(prompt) if word not in AMBIGUOUS_COLOURS)
     asked = [COLOUR_NAMES[i] for i in named_colours(plain)]
     present = [colour for colour in asked if shares[colour] >= PRESENT_COLOUR_SHARE]
     absent = [colour for colour in asked if shares[colour] <= ABSENT_COLOUR_SHARE]

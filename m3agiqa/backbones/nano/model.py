@@ -362,16 +362,16 @@ class NanoBackbone:
         whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
         counts = [len(windows) for windows in shown.windows]
         together = torch.cat(shown.windows).to(kind).contiguous(memory_format=torch.channels_last)
-        near = self.vision(together)
-        near_statistics = torch.stack([each.mean(0) for each in statistics(near).split(counts)])
-        both = torch.cat([statistics(fine), near_statistics], dim=1)
+        window_maps = self.vision(together)
+        of_windows = torch.stack([each.mean(0) for each in statistics(window_maps).split(counts)])
+        image_statistics = torch.cat([statistics(fine), of_windows], dim=1)
         appearance = shown.appearance.to(kind.device)
         scores = kind.new_zeros(len(counts), len(ENCODED_ASPECTS))
-        if self.decoder is None or self.connector.quality_regressor.gate(both, appearance).any():
-            scores = self.quality_encoder(early_maps(whole), early_maps(near).split(counts))
+        if self.decoder is None or self.connector.quality_regressor.gate(image_statistics, appearance).any():
+            scores = self.quality_encoder(early_maps(whole), early_maps(window_maps).split(counts))
         return ImageFeatures(
             gather_grid_cells(whole, fine),
-            both,
+            image_statistics,
             appearance,
             colours(shown.pixels).to(kind.device),
             scores[:, [ENCODED_ASPECTS.index(aspect) for aspect in JUDGED_ASPECTS]].float(),

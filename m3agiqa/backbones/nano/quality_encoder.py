@@ -1,6 +1,6 @@
 """Scores by the vision encoder's later stages, fine-tuned to scores of images.
 
-The early stages stay as published: their maps also serve what is told about the image, and are computed once.
+The early stages stay as published: their maps are computed once, for the image's other features, too.
 Of the later ones the 1 x 1 convolutions learn, as LoRA's would (training.nano.fit_quality_encoder). Batch
 normalization is folded into the convolutions, which makes both training and inference quicker.
 """

@@ -20,7 +20,7 @@ STATISTICS_BLOCKS = (N_STATISTICS, N_STATISTICS, *APPEARANCE_BLOCKS)
 """Numbers of each kind: of the vision encoder's stages for the whole image and for its own pixels, then those
 of its appearance. Each kind counts the same, however many numbers it has."""
 BLOCK_WEIGHTS = [size**-0.5 for size in STATISTICS_BLOCKS for _ in range(size)]
-ENCODER_SHARE = 0.5  # of the logits, for images at whose kind the encoder is best
+ENCODER_SHARE = 0.5  # of the logits, where the gate is open
 MAX_DEVIATION = 4.0  # standard deviations from the mean; statistics are clamped to this
 
 
@@ -64,12 +64,14 @@ class QualityRegressor(nn.Module):
         return z * z.new_tensor(BLOCK_WEIGHTS)
 
     def forward(self, statistics: Tensor, appearance: Tensor, encoder_scores: Tensor) -> Tensor:
-        ridge = self.standardize(statistics, appearance) @ self.weight.double() + self.bias.double()
+        x = self.standardize(statistics, appearance)
+        ridge = x @ self.weight.double() + self.bias.double()
         encoded = encoder_scores.double() * self.encoder_weight.double()
-        gate = self.gate(statistics, appearance)
-        return torch.lerp(ridge, encoded, ENCODER_SHARE * gate[:, None]).float()
+        return torch.lerp(ridge, encoded, ENCODER_SHARE * self._gate(x)[:, None]).float()
 
     def gate(self, statistics: Tensor, appearance: Tensor) -> Tensor:
         """[N], from 0, where the encoder does not count, to 1."""
-        x = self.standardize(statistics, appearance)
+        return self._gate(self.standardize(statistics, appearance))
+
+    def _gate(self, x: Tensor) -> Tensor:
         return (x @ self.gate_weight.double() + self.gate_bias.double()).clamp(0, 1)
