@@ -22,6 +22,8 @@ from m3agiqa.samples import read_samples, write_samples
 from training.config import RunConfig, build, field_docs, merged, read_yaml
 from training.convert import import_predictor
 from training.data.conversations import export_conversations
+from training.data.human_feedback import merge, read_annotations
+from training.data.worked_examples import WorkedExamples
 from training.evaluation.ablations import ablate
 from training.evaluation.cross_dataset import cross
 from training.evaluation.rating_words import evaluate_responses
@@ -33,7 +35,7 @@ from training.pipeline import plan as plan_stages
 from training.remote.teachers import teacher
 from training.run import CONFIG_FILE, RunFolder
 from training.stages.describe_remote import ServerConfig
-from training.stages.distill import DistillConfig, Replies, distill, plan
+from training.stages.distill import DistillConfig, Replies, distill, plan, planned_cost
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -194,8 +196,16 @@ def _add_distill(add: Callable[[str, Command, str], argparse.ArgumentParser]) ->
         "--teacher",
         action="append",
         metavar="NAME",
-        help="gemini, openai (either with :MODEL) or recorded:FILE; a further one is asked what the one "
-        "before refuses (default: gemini, then openai if OPENAI_API_KEY is set)",
+        help="gemini, openai (either with :MODEL) or recorded:FILE (JSON Lines, or an export's folder); a "
+        "further one is asked what the one before refuses (default: gemini, then openai if OPENAI_API_KEY is "
+        "set)",
+    )
+    command.add_argument(
+        "--add-annotations",
+        type=Path,
+        metavar="EXPORT",
+        help="people's descriptions stand in for the teacher's, and those of images that are not held out go "
+        "into its requests as worked examples (folder of `python -m annotation export`)",
     )
     command.add_argument("--scale", type=float, nargs=2, default=(1.0, 5.0), metavar=("LOW", "HIGH"))
     command.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
@@ -329,18 +339,20 @@ def _ablate(args: argparse.Namespace) -> None:
 
 def _distill(args: argparse.Namespace) -> None:
     scale, journal = _scale(args), args.out / "replies.jsonl"
-    samples = read_samples(args.samples)
+    config = DistillConfig(**{option.name: getattr(args, option.name) for option in fields(DistillConfig)})
+    samples, annotated = read_samples(args.samples), None
+    if args.add_annotations is not None:
+        samples, annotated = merge(samples, scale, read_annotations(args.add_annotations))
+    examples = WorkedExamples(samples, annotated, config.examples)
     if args.dry_run:
-        asked = 0
-        for sample, text in plan(samples, Replies(journal), scale):
-            sys.stdout.write(f"--- {sample.id}: {sample.image}\n{text}\n")
-            asked += 1
-        sys.stdout.write(f"--- {asked:,} requests would be sent.\n")
+        requests = list(plan(samples, Replies(journal), scale, examples))
+        for request in requests:
+            sys.stdout.write(f"--- {request.sample.id}: {request.sample.image}\n{request.text}\n")
+        sys.stdout.write(f"--- {planned_cost(requests, config)}\n")
         return
     fallback = ["openai"] if os.environ.get("OPENAI_API_KEY") else []
     teachers = [teacher(name) for name in args.teacher or ["gemini", *fallback]]
-    config = DistillConfig(**{option.name: getattr(args, option.name) for option in fields(DistillConfig)})
-    filled, summary = distill(samples, teachers, journal, scale, config)
+    filled, summary = distill(samples, teachers, journal, scale, config, examples=examples)
     write_samples(filled, args.out / "samples.jsonl")
     for name, reason in summary.failed.items():
         sys.stderr.write(f"{name}: {reason}\n")

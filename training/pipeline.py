@@ -26,6 +26,7 @@ from training.config import RunConfig
 from training.data import fingerprint, load
 from training.data.human_feedback import merge, read_annotations
 from training.data.splits import write_split
+from training.data.worked_examples import WorkedExamples
 from training.evaluation.report import COMPARISON_FILE
 from training.evaluation.report.write import is_written, write_outcome
 from training.nano import align as nano_align
@@ -209,9 +210,10 @@ def distill(run: RunFolder) -> None:
         return
     out, samples, config = run.folder / "distill", run.undistilled(), run.config.teacher
     has_questions = bool(_questions(run))
+    examples = _worked_examples(run)
     teachers = [teacher(name) for name in config.names] if has_questions else []
     described, summary = teacher_distill.distill(
-        samples, teachers, out / "replies.jsonl", run.scale, config.limits
+        samples, teachers, out / "replies.jsonl", run.scale, config.limits, examples=examples
     )
     write_samples(described, out / "samples.jsonl")
     if summary.failed:
@@ -222,16 +224,23 @@ def distill(run: RunFolder) -> None:
         sys.stdout.write(f"{summary}\n")
 
 
-def _questions(run: RunFolder) -> list[tuple[Sample, str]]:
+def _worked_examples(run: RunFolder) -> WorkedExamples | None:
+    teacher = run.config.teacher
+    return teacher and WorkedExamples(run.undistilled(), run.annotated, teacher.limits.examples)
+
+
+def _questions(run: RunFolder) -> list[teacher_distill.TeacherRequest]:
     replies = teacher_distill.Replies(run.folder / "distill" / "replies.jsonl")
-    return list(teacher_distill.plan(run.undistilled(), replies, run.scale))
+    return list(teacher_distill.plan(run.undistilled(), replies, run.scale, _worked_examples(run)))
 
 
 def _plan_distill(run: RunFolder) -> str:
     if run.config.teacher is None:
         return "no teacher is set"
-    count = f" about {len(_questions(run)):,} samples" if run.is_read else ""
-    return f"ask {', then '.join(run.config.teacher.names)}{count}"
+    names = ", then ".join(run.config.teacher.names)
+    if not run.is_read:
+        return f"ask {names}"
+    return f"ask {names}: {teacher_distill.planned_cost(_questions(run), run.config.teacher.limits)}"
 
 
 # --- align and finetune --------------------------------------------------------------------------

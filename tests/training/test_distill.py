@@ -13,6 +13,7 @@ from forked_training import start_training
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_annotations import write_export
 from waiting import kill_once
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -20,8 +21,16 @@ from m3agiqa.errors import InputError
 from m3agiqa.prompts import TEACHER_PROMPT
 from m3agiqa.samples import Sample, read_samples, write_samples
 from training.__main__ import main
+from training.data.human_feedback import read_annotations
+from training.remote import teachers
 from training.remote.client import ContentRefused, ServerError, TemporaryError
-from training.remote.teachers import GeminiTeacher, OpenAITeacher, RecordedTeacher, descriptions, question
+from training.remote.teachers import (
+    GeminiTeacher,
+    OpenAITeacher,
+    RecordedTeacher,
+    descriptions,
+    question,
+)
 from training.stages.distill import DistillConfig, Replies, distill, plan
 
 SCALE = MosScale(1, 5)
@@ -318,6 +327,65 @@ def test_recorded_answers(sample, tmp_path: Path, capsys) -> None:
     assert "1 refused by every teacher" in capsys.readouterr().out
     assert main([*arguments, "--teacher", "oracle"]) == 2
     assert "There is no teacher 'oracle'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def export(sample, tmp_path: Path) -> Path:
+    """What people wrote of three images, of which one is held out."""
+    people = []
+    for number, (prompt, generator, text, part) in enumerate(
+        (
+            ("a red fox in the snow", "one", "People say: the FOX is soft.", "train"),
+            ("a city at night", "two", "People say: the CITY glows.", "train"),
+            ("a red fox in the rain", "one", "People say: HELD OUT.", "test"),
+        )
+    ):
+        image = tmp_path / f"{number}.png"
+        Image.new("RGB", (32, 32), (40 * number, 90, 120)).save(image)
+        mos, told = {Aspect.QUALITY: 2.0 + number}, {Aspect.QUALITY: text}
+        people.append(Sample(f"p{number}", image, prompt, mos, told, part, generator))
+    return write_export(tmp_path / "export", people)
+
+
+def test_people_s_descriptions_go_into_the_request_but_for_held_out_images(
+    stand: Stand, sample, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", stand.url)
+    asked = Sample(**{**vars(sample("a red fox in the grass")), "generator": "one"})
+    write_samples([asked, sample("a night in the city")], tmp_path / "samples.jsonl")
+    arguments = ["distill", str(tmp_path / "samples.jsonl"), "--out", str(tmp_path / "out")]
+    arguments += ["--add-annotations", str(export), "--examples", "1", "--input-price", "1000"]
+    assert main([*arguments, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 requests would be sent" in printed and "2 worked examples by people in 2 of them" in printed
+    fox, city = printed.split("--- id of ")[1:]
+    assert "the FOX is soft" in fox and "CITY" not in fox, "the nearest by generator and prompt"
+    assert "the CITY glows" in city and "FOX" not in city
+    tokens, dollars = re.search(r"about ([\d,]+) tokens beside the images \(\$([\d.]+)\)", printed).groups()
+    texts = re.sub(r"(?m)^--- .*$\n?", "", printed)
+    assert int(tokens.replace(",", "")) == pytest.approx(len(texts) / 4, rel=0.01)
+    assert float(dollars) == pytest.approx(int(tokens.replace(",", "")) / 1000, abs=0.006)
+    assert "HELD OUT" not in printed and not stand.asked
+
+    assert main([*arguments[:-4], "--examples", "9", "--teacher", "openai:gpt-test"]) == 0
+    sent = json.dumps(stand.bodies)
+    assert "HELD OUT" not in sent and stand.asked.total() == 2
+    assert sent.count("the FOX is soft") == sent.count("the CITY glows") == 2
+    described = {each.prompt: each.descriptions for each in read_samples(tmp_path / "out" / "samples.jsonl")}
+    assert described["a red fox in the snow"] == {Aspect.QUALITY: "People say: the FOX is soft."}
+    assert described["a red fox in the grass"][Aspect.QUALITY] == "It is sharp."
+
+
+def test_people_are_a_recorded_teacher(sample, export: Path, tmp_path: Path) -> None:
+    asked = [
+        Sample(**{**vars(s), "id": f"own {s.id}", "descriptions": {}})
+        for s in read_annotations(export).samples
+    ]
+    more = Sample(**{**vars(asked[1]), "id": "more", "mos": {Aspect.QUALITY: 2.0, Aspect.AUTHENTICITY: 2.0}})
+    recorded, journal = teachers.teacher(f"recorded:{export}"), tmp_path / "r.jsonl"
+    filled, summary = distill([*asked, more, sample("a fox")], [recorded], journal, SCALE, QUICK)
+    assert filled[0].descriptions == {Aspect.QUALITY: "People say: the FOX is soft."}
+    assert (summary.described, summary.refused) == (3, 2), "what they have not described is left to others"
 
 
 def test_two_samples_of_one_id_are_refused(stand: Stand, sample, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -45,6 +45,8 @@ class Annotated:
     """Of the export."""
     scored: dict[str, list[Aspect]]
     """Which aspects have the MOS of people, by the samples' ids."""
+    described: dict[str, list[Aspect]] = field(default_factory=dict)
+    """Which aspects have the description of people, by the samples' ids."""
 
 
 def read_annotations(folder: Path) -> Annotations:
@@ -95,32 +97,34 @@ def merge(
     A sample that is not in the data gets an id of its own. Raises InputError where people said nothing, or
     the export has an image with the same prompt twice.
     """
-    theirs: dict[tuple, Sample] = {}
+    theirs: dict[tuple[str, str], Sample] = {}
     for sample in annotations.samples:
-        annotated = _on_scale(sample, annotations.scale, scale)
-        if not annotated.mos and not annotated.descriptions:
+        by_people = _on_scale(sample, annotations.scale, scale)
+        if not by_people.mos and not by_people.descriptions:
             continue
-        if theirs.setdefault(_key(annotated), annotated) is not annotated:
+        if theirs.setdefault(sample_key(by_people), by_people) is not by_people:
             raise InputError(
                 f"The annotations {annotations.name} have {sample.image} with the same prompt twice."
             )
     if not theirs:
         raise InputError(f"The annotations {annotations.name} hold neither scores nor descriptions.")
-    corrected = [_corrected(sample, theirs.get(_key(sample))) for sample in samples]
-    known = {_key(sample) for sample in samples}
+    corrected = [_corrected(sample, theirs.get(sample_key(sample))) for sample in samples]
+    known = {sample_key(sample) for sample in samples}
     added = [
-        replace(annotated, id=f"annotations/{annotated.id}")
-        for key, annotated in theirs.items()
+        replace(by_people, id=f"annotations/{by_people.id}")
+        for key, by_people in theirs.items()
         if key not in known
     ]
     parted = _without_leak(samples, corrected, added)
-    scored = {sample.id: list(theirs[key].mos) for sample in parted if (key := _key(sample)) in theirs}
-    return parted, Annotated(
-        annotations.name, annotations.version, {each: about for each, about in scored.items() if about}
-    )
+    annotated = {each.id: theirs[key] for each in parted if (key := sample_key(each)) in theirs}
+    scored = {name: list(by_people.mos) for name, by_people in annotated.items() if by_people.mos}
+    described = {
+        name: list(by_people.descriptions) for name, by_people in annotated.items() if by_people.descriptions
+    }
+    return parted, Annotated(annotations.name, annotations.version, scored, described)
 
 
-def _key(sample: Sample) -> tuple[str, str]:
+def sample_key(sample: Sample) -> tuple[str, str]:
     """Content of the image, and the prompt without differences in white space."""
     return image_hash(sample.image), " ".join((sample.prompt or "").split())
 

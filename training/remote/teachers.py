@@ -20,6 +20,7 @@ from m3agiqa.images import open_image
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.prompts import TEACHER_PROMPT
 from m3agiqa.samples import Sample
+from training.data.human_feedback import read_annotations, sample_key
 from training.remote.client import (
     KEY_VARIABLE,
     ChatReply,
@@ -33,6 +34,10 @@ from training.remote.client import (
 
 OPENAI_URL = "https://api.openai.com/v1"
 SCORES_TEMPLATE = "The quality score is {mos_q}, alignment score is {mos_a}, authenticity score is {mos_au}."
+EXAMPLES_HEADER = (
+    "These are people's own descriptions of other images. Judge by their standards and write in their "
+    "manner, but only about what this image shows:"
+)
 MAX_SIDE = 1024  # pixels of what is sent; teachers reduce larger images themselves, at our cost
 TEACHER_ASPECT_NAMES = {
     Aspect.QUALITY: "quality",
@@ -50,15 +55,32 @@ class Teacher(Protocol):
     def explain(self, sample: Sample, question: str) -> ChatReply: ...
 
 
-def question(sample: Sample, scale: MosScale) -> str:
-    """The paper's template with a sample's prompt and MOS (paper, VIII-A.1).
+def question(sample: Sample, scale: MosScale, examples: Sequence[Sample] = ()) -> str:
+    """The paper's template with a sample's prompt and MOS (paper, VIII-A.1), then people's worked examples.
 
     Scores that a data set does not have are left out of the sentence that names them.
     """
+    text = TEACHER_PROMPT.replace(SCORES_TEMPLATE, _scores_sentence(sample))
+    asked = text.format(prompt=sample.prompt or "", min=f"{scale.low:g}", max=f"{scale.high:g}")
+    return asked + examples_text(examples)
+
+
+def examples_text(examples: Sequence[Sample]) -> str:
+    """What a question ends with where people have described other images; empty without examples."""
+    if not examples:
+        return ""
+    shown = []
+    for example in examples:
+        answer = {f"{TEACHER_ASPECT_NAMES[a]}_explanation": text for a, text in example.descriptions.items()}
+        body = json.dumps(answer, indent=2, ensure_ascii=False)
+        prompt = f"Text prompt: '{example.prompt or ''}'."
+        shown.append(f"{prompt} {_scores_sentence(example)}\n```\n{body}\n```")
+    return "\n\n".join(("", EXAMPLES_HEADER, *shown))
+
+
+def _scores_sentence(sample: Sample) -> str:
     scores = [f"{TEACHER_ASPECT_NAMES[a]} score is {sample.mos[a]:g}" for a in Aspect if a in sample.mos]
-    sentence = f"The {', '.join(scores)}." if scores else ""
-    text = TEACHER_PROMPT.replace(SCORES_TEMPLATE, sentence)
-    return text.format(prompt=sample.prompt or "", min=f"{scale.low:g}", max=f"{scale.high:g}")
+    return f"The {', '.join(scores)}." if scores else ""
 
 
 def descriptions(text: str, wanted: Sequence[Aspect]) -> dict[Aspect, str]:
@@ -147,25 +169,34 @@ class OpenAITeacher:
 
 
 class RecordedTeacher:
-    """Answers that were given before: JSON Lines of id and one text per aspect."""
+    """Answers that were given before: JSON Lines of id and one text per aspect, or an export of annotations,
+    whose answers are people's descriptions, for the same image and prompt."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._answers: dict[str, str] = {}
+        self._is_export = path.is_dir()
+        self._answers: dict[str | tuple[str, str], dict[str, str]] = {}
+        if self._is_export:
+            for sample in read_annotations(path).samples:
+                self._answers[sample_key(sample)] = {str(a): text for a, text in sample.descriptions.items()}
+            return
         for number, row in read_json_lines(path):
             try:
-                self._answers[str(row["id"])] = json.dumps({k: v for k, v in row.items() if k != "id"})
+                self._answers[str(row["id"])] = {k: v for k, v in row.items() if k != "id"}
             except (TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{path}, line {number} is no recorded answer: {error}") from error
 
     def explain(self, sample: Sample, question: str) -> ChatReply:
-        if sample.id not in self._answers:
+        answer = self._answers.get(sample_key(sample) if self._is_export else sample.id)
+        if answer is None or (
+            self._is_export and not answer.keys() >= sample.mos.keys() - sample.descriptions
+        ):
             raise ContentRefused(f"{self.name} has no answer for {sample.id}")
-        return ChatReply(self._answers[sample.id])
+        return ChatReply(json.dumps(answer))
 
 
 def teacher(name: str) -> Teacher:
-    """`gemini`, `openai` (either with `:MODEL`) or `recorded:FILE`."""
+    """`gemini`, `openai` (either with `:MODEL`) or `recorded:FILE`, also of an export's folder."""
     kind, _, detail = name.partition(":")
     if kind == "gemini":
         return GeminiTeacher(detail) if detail else GeminiTeacher()

@@ -17,10 +17,13 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample
 from m3agiqa.tables import on_scale
+from training.data.worked_examples import WorkedExamples
 from training.parallel import progress_bar
 from training.remote.append_log import AppendLog
 from training.remote.client import ContentRefused, Sleep, TemporaryError, run_in_threads, with_retries
-from training.remote.teachers import Teacher, descriptions, question
+from training.remote.teachers import Teacher, descriptions, examples_text, question
+
+CHARACTERS_PER_TOKEN = 4  # about, in English
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class DistillConfig:
     """US dollars for a million tokens sent."""
     output_price: float = 0.0
     """US dollars for a million tokens received."""
+    examples: int = 3
+    """People's descriptions of other images in each request, as worked examples, where there are any."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise InputError(f"examples must be at least 0, not {self.examples}.")
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,20 @@ def missing(samples: Sequence[Sample]) -> dict[str, list[Aspect]]:
     return {name: aspects for name, aspects in lacking.items() if aspects}
 
 
-def plan(samples: Sequence[Sample], journal: Replies, scale: MosScale) -> Iterator[tuple[Sample, str]]:
-    """What would be sent (a dry run): samples with the questions about them.
+@dataclass(frozen=True)
+class TeacherRequest:
+    """What is sent about a sample, beside its image."""
+
+    sample: Sample
+    text: str
+    examples: list[Sample]
+    """Of people, in the text."""
+
+
+def plan(
+    samples: Sequence[Sample], journal: Replies, scale: MosScale, examples: WorkedExamples | None = None
+) -> Iterator[TeacherRequest]:
+    """What would be sent (a dry run).
 
     Raises InputError before the first if a sample's MOS is not on the scale.
     """
@@ -116,7 +137,27 @@ def plan(samples: Sequence[Sample], journal: Replies, scale: MosScale) -> Iterat
     done = journal.descriptions(wanted)
     for sample in samples:
         if sample.id in wanted and sample.id not in done:
-            yield sample, question(sample, scale)
+            nearest = examples.nearest(sample, wanted[sample.id]) if examples else []
+            yield TeacherRequest(sample, question(sample, scale, nearest), nearest)
+
+
+def planned_cost(requests: Sequence[TeacherRequest], config: DistillConfig) -> str:
+    """How many requests and worked examples, and about what their text costs to send, in one sentence."""
+    characters = sum(len(request.text) for request in requests)
+    of_examples = sum(len(examples_text(request.examples)) for request in requests)
+    tokens, more = (round(count / CHARACTERS_PER_TOKEN) for count in (characters, of_examples))
+    count = sum(len(request.examples) for request in requests)
+    text = f"{len(requests):,} requests would be sent, with about {tokens:,} tokens beside the images"
+    if config.input_price:
+        text += f" (${tokens * config.input_price / 1e6:.2f})"
+    if count:
+        carrying = sum(bool(request.examples) for request in requests)
+        text += (
+            f"; {count:,} worked examples by people in {carrying:,} of them, about {more:,} of these tokens"
+        )
+        if config.input_price:
+            text += f" (${more * config.input_price / 1e6:.2f})"
+    return f"{text}."
 
 
 def distill(
@@ -126,26 +167,28 @@ def distill(
     scale: MosScale,
     config: DistillConfig,
     sleep: Sleep | None = None,
+    examples: WorkedExamples | None = None,
 ) -> tuple[list[Sample], Summary]:
     """Ask for all missing descriptions; the next teacher is asked what one before it refuses.
 
     Returns the samples with what is known now. Raises InputError for ids given twice and a MOS off the
     scale, before anything is asked; ServerError when a teacher will answer nothing at all (a wrong key,
-    say), after what was under way has been written down. `sleep` waits in place of the clock.
+    say), after what was under way has been written down. `sleep` waits in place of the clock. `examples` go
+    into the requests.
     """
     if len({sample.id for sample in samples}) < len(samples):
         raise InputError("Two samples have the same id; answers could not be told apart.")
     journal = Replies(journal_file)
     before = len(journal.rows)
-    todo = list(plan(samples, journal, scale))
+    todo = list(plan(samples, journal, scale, examples))
     wanted = missing(samples)
     failed: dict[str, str] = {}
     stop = Event()
     sleep = sleep or stop.wait
     pace = Pace(config.per_minute, sleep)
 
-    def ask(task: tuple[Sample, str]) -> None:
-        sample, text = task
+    def ask(request: TeacherRequest) -> None:
+        sample, text = request.sample, request.text
 
         def explain(teacher: Teacher) -> None:
             pace.wait()
