@@ -58,7 +58,7 @@ def launch_options() -> dict:
     return {
         "theme": theme(),
         "css_paths": [base, *sorted(set(STATIC_FOLDER.glob("*.css")) - {base})],
-        "head": f"<script>{javascript('assess.js')}</script>",
+        "head": f"<script>{javascript('assess.js')}</script><script>{javascript('uploads.js')}</script>",
         "footer_links": ["api", "settings", "gradio"],
         "run_history": False,
     }

@@ -190,6 +190,50 @@ def test_an_image_that_cannot_be_read_is_told_in_a_sentence(new_page: NewPage, t
     assert "Traceback" not in page.content()
 
 
+def drop(page: Page, box: str, *paths: Path, text: str = "") -> None:
+    """From outside the browser, as people do."""
+    at = page.locator(box).bounding_box()
+    items = [{"mimeType": "text/plain", "data": text}] if text else []
+    data = {"items": items, "files": list(map(str, paths)), "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send(
+            "Input.dispatchDragEvent", {"type": kind, "x": at["x"] + 99, "y": at["y"] + 99, "data": data}
+        )
+
+
+def test_what_no_box_takes_is_named(scripted_page: NewPage, picture: Path, tmp_path: Path):
+    (letter := tmp_path / "letter.pdf").write_bytes(b"%PDF-1.7")
+    (photo := tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with (film := tmp_path / "film.mp4").open("wb") as file:
+        file.truncate(201 * 2**20)
+    page = scripted_page()
+    alert, below = page.locator("#message [role=alert]"), page.locator("#assess-tab .upload-problem")
+    drop(page, "#image", letter)
+    expect(alert).to_contain_text("This is a PDF document")
+    drop(page, "#image", photo)
+    expect(alert).to_contain_text("This is a HEIC picture")
+    page.set_input_files("#image input[type=file]", letter)
+    expect(alert).to_contain_text("This is a PDF document")
+    drop(page, "#image", picture, letter)
+    expect(page.locator("#image img")).to_be_visible()
+    expect(below).to_contain_text("letter.pdf was left out: this box takes one image.")
+    drop(page, "#image", film)
+    expect(below).to_have_text("film.mp4 has 201 MB; at most 200 MB can be uploaded.")
+    drop(page, "#image", tmp_path)
+    expect(below).to_contain_text("is a folder; choose the files in it.")
+    drop(page, "#image", text="https://example.org/a.png")
+    expect(below).to_contain_text("This is not a file.")
+    expect(page.locator("#image img")).to_be_visible()  # what was refused has not put it out
+    page.get_by_role("tab", name="Compare").click()
+    drop(page, "#compare-files", picture, letter, film)
+    expect(page.locator("#compare-files")).to_contain_text("letter")
+    expect(page.locator("#compare-tab .upload-problem")).to_contain_text("film.mp4")
+    page.click("#compare")
+    expect(page.locator("#compare-grid")).to_contain_text("letter.pdf is left out. This is a PDF document")
+    assert page.locator(".toast-body").count() == 0
+
+
 def _animated(path: Path) -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
