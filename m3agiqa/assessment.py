@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ ASPECT_COLUMNS = (
     *(f"{aspect}_spoken_rating" for aspect in Aspect),
     *(f"{aspect}_{figure}" for figure in ("low", "high", "percentile") for aspect in Aspect),
     *(f"{aspect}_raw_mos" for aspect in Aspect),
+    "elements",
 )
 """Of a table with a row for each image."""
 VISIBLE_DIFFERENCE = 0.005  # below it, raw value and MOS read the same
@@ -56,7 +58,7 @@ class AspectResult:
     read_characters: int | None = None
     """Of a prompt that is too long for the model: how many characters of its beginning were read."""
     elements: tuple[CheckedElement, ...] = ()
-    """Of the prompt, where the model tells them apart and one image alone was assessed."""
+    """Of the prompt, where the model tells them apart."""
 
     @property
     def rating(self) -> Rating:
@@ -99,16 +101,8 @@ class AspectResult:
             **({} if self.calibration is None else {"training_images": self.calibration.training_images}),
             **({"unknown_prompt": True} if self.unknown_prompt else {}),
             **({} if self.read_characters is None else {"read_characters": self.read_characters}),
-            **({"elements": [_element_dict(each) for each in self.elements]} if self.elements else {}),
+            **({"elements": [each.to_dict() for each in self.elements]} if self.elements else {}),
         }
-
-
-def _element_dict(checked: CheckedElement) -> dict[str, str]:
-    return {
-        "kind": str(checked.element.kind),
-        "text": checked.element.text,
-        "presence": str(checked.presence),
-    }
 
 
 @dataclass(frozen=True)
@@ -148,6 +142,9 @@ class Assessment:
             cells[f"{result.aspect}_description"] = result.description
             figures = {"low": result.low, "high": result.high, "percentile": result.percentile}
             cells |= {f"{result.aspect}_{k}": f"{v:.3f}" for k, v in figures.items() if v is not None}
+            if result.elements:
+                elements = [each.to_dict() for each in result.elements]
+                cells["elements"] = json.dumps(elements, ensure_ascii=False)
         return cells
 
 

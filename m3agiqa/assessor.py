@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 
+from PIL import Image
+
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import MOS_DIGITS, AspectResult, Assessment, DescriptionDelta, Event
 from m3agiqa.backbones import load_backbone
@@ -116,8 +118,7 @@ class Assessor:
             if isinstance(output, Delta):
                 yield DescriptionDelta(aspect, output.text)
                 continue
-            result = self._result(aspect, output, request, prompt)
-            results[aspect] = replace(result, elements=self._elements(result, request))
+            results[aspect] = self._result(aspect, output, request, prompt)
             yield results[aspect]
         yield self._assessment(image, prompt, request, results, time.perf_counter() - started)
 
@@ -208,6 +209,8 @@ class Assessor:
         others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
         spread = stdev([raw, *others]) if others else None
         prompt = request.conversations[0].prompt if aspect.needs_prompt else None
+        knows_words = not isinstance(self.backbone, KnowsWords) or self.backbone.knows_words(prompt or "")
+        unknown_prompt = prompt is not None and not knows_words
         return AspectResult(
             aspect,
             output.description,
@@ -217,20 +220,17 @@ class Assessor:
             scale=scale,
             spread=spread,
             calibration=self.card.calibration.get(aspect),
-            unknown_prompt=prompt is not None
-            and isinstance(self.backbone, KnowsWords)
-            and not self.backbone.knows_words(prompt),
+            unknown_prompt=unknown_prompt,
             read_characters=len(prompt) if prompt and prompt != normalized_prompt(given) else None,
+            elements=() if unknown_prompt else self._elements(prompt, request.image),
         )
 
-    def _elements(self, result: AspectResult, request: Request) -> tuple[CheckedElement, ...]:
-        """Those of the prompt, where it is judged by a model that can tell them."""
-        prompt = request.conversations[0].prompt if result.aspect.needs_prompt else None
-        backbone, elements = self.backbone, prompt_elements(prompt)
-        if not (isinstance(backbone, ChecksElements) and elements and request.image) or result.unknown_prompt:
+    def _elements(self, prompt: str | None, image: Image.Image | None) -> tuple[CheckedElement, ...]:
+        """Those of the prompt, by a model that can tell them."""
+        elements = prompt_elements(prompt)
+        if not (isinstance(self.backbone, ChecksElements) and elements and image):
             return ()
-        presences = backbone.check_elements(request.image, elements)
-        return tuple(map(CheckedElement, elements, presences))
+        return tuple(self.backbone.check_elements(image, elements))
 
     def _assessment(
         self,

@@ -8,6 +8,7 @@ from typing import Literal
 from m3agiqa import prompts
 from m3agiqa.aspects import Aspect, Rating
 from m3agiqa.errors import InputError
+from m3agiqa.prompt_elements import PromptElement
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Conversation:
         prompt = normalized_prompt(prompt)
         text = _question(aspect, prompt, prompts.ONE_ROUND, prompts.ONE_ROUND_WITHOUT_PROMPT)
         return cls(aspect, (Turn("user", text),), prompt)
+
+    @classmethod
+    def about_element(cls, element: PromptElement) -> Conversation:
+        """The user asks whether the image shows an element of its prompt."""
+        text = prompts.ELEMENT_QUESTIONS[element.kind].replace("{element}", element.text)
+        return cls(Aspect.CORRESPONDENCE, (Turn("user", text),))
 
     def describe(self, *descriptions: str | tuple[Aspect, str]) -> Conversation:
         """The assistant's description, and round 2: the user asks for one rating word.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 MAX_NESTING = 20  # brackets within brackets
 MAX_ELEMENTS = 40  # of a prompt; later ones are left out
@@ -51,6 +52,21 @@ class CheckedElement:
 
     element: PromptElement
     presence: Presence
+    comparison: str
+    """What was compared with what, and with which result, for readers."""
+    probability: float | None = None
+    """Of the answer yes, where a language model was asked."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        known = {} if self.probability is None else {"probability": round(self.probability, 3)}
+        return {
+            "kind": str(self.element.kind),
+            "text": self.element.text,
+            "presence": str(self.presence),
+            **known,
+            "comparison": self.comparison,
+        }
 
 
 def _word_list(name: str) -> frozenset[str]:

@@ -8,6 +8,7 @@ its prompt. The teacher's template says "alignment" where everything else says c
 from __future__ import annotations
 
 from m3agiqa.aspects import Aspect
+from m3agiqa.prompt_elements import ElementKind
 
 TEACHER_PROMPT = """\
 Analyze this image generated from the text prompt: '{prompt}'.
@@ -132,3 +133,10 @@ RATE_PROMPTS = {
     ),
 }
 """Second user turn of the multi-round conversation."""
+
+_SHOWS = "Does this image show “{element}”? Please answer yes or no."
+ELEMENT_QUESTIONS = dict.fromkeys(ElementKind, _SHOWS) | {
+    ElementKind.STYLE: "Is the style of this image “{element}”? Please answer yes or no.",
+    ElementKind.TEXT: "Is the text “{element}” written in this image? Please answer yes or no.",
+}
+"""User turn about an element of the image's prompt; not the paper's."""

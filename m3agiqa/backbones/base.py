@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from m3agiqa.aspects import Rating
 from m3agiqa.conversation import Conversation
-from m3agiqa.prompt_elements import Presence, PromptElement
+from m3agiqa.prompt_elements import CheckedElement, PromptElement
 
 BASE_FILE = "backbone.json"
 """Where a checkpoint says which published model it is made of, if its backbone's name leaves that open."""
@@ -149,8 +149,8 @@ class KnowsWords(Protocol):
 class ChecksElements(Protocol):
     """A backbone that tells of each element of a prompt whether an image shows it."""
 
-    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[Presence]:
-        """In the order of the elements; the image is one that it has just described."""
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
+        """In their order; at least one. The image is one that it has just described."""
         ...
 
 

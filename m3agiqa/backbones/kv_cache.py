@@ -87,6 +87,9 @@ def select_rows(cache: Cache, rows: Tensor) -> Cache:
     """Another cache with these rows of one, which stays as it is."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in other.layers:  # recurrent ones keep their states in dictionaries
+        states = {name: dict(own) for name, own in vars(layer).items() if isinstance(own, dict)}
+        vars(layer).update(states)
     other.reorder_cache(rows)  # type: ignore[arg-type]  # any tensor of whole numbers
     return other
 

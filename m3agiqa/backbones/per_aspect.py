@@ -12,8 +12,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.base import Backbone, Delta, Generation, Request, prompt_limit
+from m3agiqa.backbones.base import (
+    Backbone,
+    ChecksElements,
+    Delta,
+    Generation,
+    Request,
+    prompt_limit,
+)
 from m3agiqa.errors import InputError
+from m3agiqa.prompt_elements import CheckedElement, PromptElement
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -65,6 +73,11 @@ class PerAspect:
         """See `base.LimitsPromptBesideImage`."""
         limits = [prompt_limit(backbone, image) for backbone in self.backbones.values()]
         return lambda prompt: all(fits(prompt) for fits in limits)
+
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
+        """By the backbone that judges the prompt; none where it cannot tell them."""
+        backbone = self.backbones.get(Aspect.CORRESPONDENCE)
+        return backbone.check_elements(image, elements) if isinstance(backbone, ChecksElements) else []
 
     def encode(self, requests: Sequence[Request]) -> list[Tensor]:
         states: dict[int, Tensor] = {}

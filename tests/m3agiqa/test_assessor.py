@@ -229,6 +229,7 @@ def test_neighbours_change_no_word_and_no_score(assessor: Assessor, picture: Ima
                 expected.spoken_rating,
             )
             assert result.mos == pytest.approx(expected.mos, abs=0.005)
+            assert result.elements == expected.elements
 
     alone = [assessor.assess(*subject) for subject in subjects]
     first, no_image, *others = assessor.assess_all([subjects[0], (b"no image", "a ball"), *subjects[1:]])

@@ -26,6 +26,7 @@ from m3agiqa.backbones.hf import HfBackbone
 from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped, WeightsError
+from m3agiqa.prompt_elements import prompt_elements
 from training.stages.curriculum import Lesson
 from training.stages.finetune import FinetuneConfig, finetune
 
@@ -152,6 +153,23 @@ def test_what_was_generated_is_read_alike(folder: Path, picture: Image.Image, tm
     asked = requests(picture)
     said = spoken(backbone, asked)
     assert close(backbone.encode(told(asked, said)), [each.hidden for each in said])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_elements_of_the_prompt_are_asked_about(
+    backbone: HfBackbone, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at once as each alone, by the states of a conversation that is ready for its answer."""
+    monkeypatch.setattr("m3agiqa.backbones.hf.backbone.GENERATION_BATCH_SIZE", 2)
+    elements = prompt_elements("two red balls on a hill, oil painting")
+    answers = backbone.chat.first_tokens(["Yes", "No"]) + backbone.chat.first_tokens(["yes", "no"])
+    checked = PerAspect({Aspect.CORRESPONDENCE: backbone}).check_elements(picture, elements)
+    assert [each.element for each in checked] == list(elements) and len(elements) > 3
+    for each in checked:
+        [states] = backbone.encode([Request(picture, (Conversation.about_element(each.element),))])
+        yes, no, small_yes, small_no = (states[-1] @ backbone.head[answers].T).exp().tolist()
+        expected = (yes + small_yes) / (yes + small_yes + no + small_no)
+        assert each.probability == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("family", ISSUE)

@@ -28,6 +28,7 @@ from m3agiqa.backbones.minicpm.slicing import Slicing
 from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped, WeightsError
+from m3agiqa.prompt_elements import prompt_elements
 
 TOKENS = 14
 SLICING = Slicing(scale_resolution=112)  # small slices, so that tests are fast
@@ -156,6 +157,22 @@ def test_the_rating_is_the_likeliest_of_the_five_words(minicpm: MiniCPMBackbone,
     logits = minicpm.head @ before_the_word
     words = {rating: logits[minicpm.chat.encode(rating)[0]] for rating in Rating}
     assert said.rating == max(words, key=words.get)
+
+
+def test_elements_of_the_prompt_are_asked_about(
+    minicpm: MiniCPMBackbone, wide: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_module, "GENERATION_BATCH_SIZE", 2)
+    elements = prompt_elements("two red balls on a hill")
+    chat, model, slices = minicpm.chat, minicpm.model, backbone_module.sliced(wide, SLICING)
+    for each in minicpm.check_elements(wide, elements):
+        question = chat.tokens(Conversation.about_element(each.element), after_image=True).ids
+        ids = torch.tensor([*chat.begin, *chat.image(slices.grid, 96), *question, *chat.ready])
+        embedded = model.embed(ids, model.vision_tower(slices), ids == chat.placeholder)
+        answers = chat.first_tokens(["Yes", "No", "yes", "no"])
+        yes, no, small_yes, small_no = model.llm(inputs_embeds=embedded[None]).logits[0, -1, answers].exp()
+        expected = (yes + small_yes) / (yes + small_yes + no + small_no)
+        assert each.probability == pytest.approx(float(expected), abs=1e-4)
 
 
 def replaces(backbone: MiniCPMBackbone, mark: str, letter: str) -> None:

@@ -1,12 +1,30 @@
 """Prompts taken apart, in five styles; and whether the default model sees the elements."""
 
+import csv
+import io
+import json
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from m3agiqa import Aspect, Assessor
-from m3agiqa.prompt_elements import prompt_elements
+from m3agiqa.backbones.element_questions import check_by_questions
+from m3agiqa.batch_scoring import ScoreFile, read_rows, score
+from m3agiqa.conversation import Conversation
+from m3agiqa.prompt_elements import (
+    CheckedElement,
+    ElementKind,
+    Presence,
+    PromptElement,
+    prompt_elements,
+)
+from m3agiqa.ranking import rankings_csv
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES_FOLDER = ROOT / "annotation" / "ui" / "assess" / "examples"
@@ -102,3 +120,57 @@ def test_the_default_model_sees_things_and_colours(
     assessment = assessor.assess(EXAMPLES_FOLDER / f"{example}.webp", prompt, [Aspect.CORRESPONDENCE])
     told = assessment.to_dict()["aspects"]["correspondence"]["elements"]
     assert presences.items() <= {f"{each['kind']} {each['text']}": each["presence"] for each in told}.items()
+    for each in told:
+        assert ("The score is" in each["comparison"]) is (each["presence"] != "not judged by this model")
+
+
+def test_elements_are_in_tables_and_rankings(
+    scripted: Assessor, picture: Image.Image, tmp_path: Path
+) -> None:
+    def check_elements(image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
+        return [CheckedElement(each, Presence.SEEN, "“Ball”, with all.", 0.83214) for each in elements]
+
+    scripted.backbone.check_elements = check_elements
+    expected = {"kind": "colour", "text": "red ball", "presence": "seen", "probability": 0.832}
+    for name in ("a.png", "b.png"):
+        picture.rotate(ord(name[0])).save(tmp_path / name)
+    (tmp_path / "images.csv").write_text("image,prompt\na.png,a red ball\nb.png,\n", encoding="utf-8")
+    with ScoreFile(tmp_path / "out.csv") as output:
+        output.start(scripted.card.title)
+        assert list(score(read_rows(tmp_path / "images.csv"), output, scripted)) == ["", ""]
+    with (tmp_path / "out.csv").open(encoding="utf-8-sig", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert json.loads(first["elements"])[1].items() >= expected.items()
+    assert second["elements"] == "", "there is no prompt"
+    ranking = scripted.rank([tmp_path / "a.png", tmp_path / "b.png"], "a red ball")
+    for image in ranking.to_dict()["images"]:
+        assert image["aspects"]["correspondence"]["elements"][1].items() >= expected.items()
+    for row in csv.DictReader(io.StringIO(rankings_csv([ranking]))):
+        assert json.loads(row["elements"])[1].items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("answers", "presence"),
+    [((3.0, 0.0, 2.0, 0.0), "seen"), ((0.0, 3.0, 0.0, 3.0), "not seen"), ((0.0, 3.0, 3.0, 0.0), "not sure")],
+)
+def test_a_question_is_answered_by_the_likelier_of_yes_and_no(
+    picture: Image.Image, answers: tuple[float, ...], presence: str
+) -> None:
+    """In capital letters or not, whatever else may be likely."""
+
+    class Answering:
+        chat = SimpleNamespace(
+            first_tokens=lambda words: [["Yes", "No", "yes", "no"].index(w) for w in words]
+        )
+
+        def next_token_logits(
+            self, image: Image.Image, conversations: Sequence[Conversation]
+        ) -> torch.Tensor:
+            assert "“a red ball”" in conversations[0].turns[0].content
+            return torch.tensor([[*answers, 9.0]])
+
+    [told] = check_by_questions(Answering(), picture, [PromptElement(ElementKind.COLOUR, "a red ball")])
+    assert told.presence == presence
+    yes, no = (sum(map(math.exp, answers[first::2])) for first in (0, 1))
+    assert told.probability == pytest.approx(yes / (yes + no))
+    assert f"Probability of yes: {100 * yes / (yes + no):.0f} %" in told.comparison

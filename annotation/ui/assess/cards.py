@@ -21,7 +21,8 @@ ASPECT_QUESTIONS = {
 HOW_TO_READ = (
     '<p class="note"><b>The score is surer than the words.</b> It is fitted to mean opinion scores (MOS). '
     "The words are not: a description can be wrong about what is in the image, and where. "
-    "Of the prompt’s elements ✓ are seen, ✗ are not, ? is not sure; the others are not judged. "
+    "Of the prompt’s elements ✓ are seen, ✗ are not, ? is not sure; the others are not judged. Press one to "
+    "read what was compared. "
     f"What people would likely say is the range that held {INTERVAL_LEVEL:.0%} of the mean opinion scores of "
     "images that the model had not learned from.</p>"
 ).replace("80%", "80 %")
@@ -93,10 +94,13 @@ def _description(aspect: Aspect, state: RunState | None) -> tuple[str, str]:
 
 
 def _elements(result: AspectResult) -> str:
-    """Of the prompt, each with whether it is seen."""
+    """Of the prompt, each with whether it is seen; opened, one says what was compared with what."""
     chips = "".join(
-        f'<li class="{each.presence.name.lower()}" title="{each.element.kind}: {each.presence}">'
-        f"{escape(each.element.text)}<span class='visually-hidden'>: {each.presence}</span></li>"
+        f'<li><details name="element" class="{each.presence.name.lower()}">'
+        f"<summary>{escape(each.element.text)}"
+        f'<span class="visually-hidden">: {each.presence}</span></summary>'
+        f"<p><b>{each.element.kind.capitalize()}, {each.presence}.</b> {escape(each.comparison)}</p>"
+        "</details></li>"
         for each in result.elements
     )
     return f'<ul class="elements" aria-label="Elements of the prompt">{chips}</ul>' if chips else ""

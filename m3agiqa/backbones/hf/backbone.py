@@ -32,6 +32,7 @@ from m3agiqa.backbones.adapters import load_adapter
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
 from m3agiqa.backbones.base_model import MODEL_FILES, BaseModel
 from m3agiqa.backbones.chat import ChatTokens, answers_of
+from m3agiqa.backbones.element_questions import check_by_questions, logits_after
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.hf.chat import TemplateChat
 from m3agiqa.backbones.hf.modules import linear_layer_pattern, split_model
@@ -46,6 +47,7 @@ from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.grouping import batched_by_size
+from m3agiqa.prompt_elements import CheckedElement, PromptElement
 
 GENERATION_BATCH_SIZE = 24  # conversations
 ENCODING_BATCH_SIZE = 8
@@ -217,6 +219,18 @@ class HfBackbone:
             can_drop=not self.recurrent,
             first=first,
         )
+
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
+        return check_by_questions(self, image, elements)
+
+    @torch.inference_mode()
+    @enough_for_work()
+    def next_token_logits(self, image: Image.Image, conversations: Sequence[Conversation]) -> Tensor:
+        """See `element_questions.AnswersQuestions`."""
+        begun = self._begin([Request(image, tuple(conversations[:1]))])
+        questions = [self.chat.rest(conversation, True).ids for conversation in conversations]
+        self._check_length(begun.mask.shape[1] + max(map(len, questions)))
+        return logits_after(begun, questions, self._logits, 1 if self.recurrent else GENERATION_BATCH_SIZE)
 
     def prompt_limit(self, image: Image.Image) -> Callable[[str], bool]:
         """See `base.LimitsPromptBesideImage`."""

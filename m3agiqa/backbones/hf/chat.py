@@ -45,12 +45,15 @@ class TemplateChat:
 
     @property
     def rating_tokens(self) -> list[int]:
-        """The first tokens of the rating words, each with a letter of its own, where an answer begins."""
+        return self.first_tokens(RATING_WORDS)
+
+    def first_tokens(self, words: Sequence[str]) -> list[int]:
+        """The first token of each of some words, which begin with different letters, in an answer."""
         for lead in (self._lead(True, 1), ""):  # the space before a word may be a token of its own
-            words = [self._encode(lead + str(word))[0] for word in RATING_WORDS]
-            if len(set(words)) == len(words):
+            tokens = [self._encode(lead + str(word))[0] for word in words]
+            if len(set(tokens)) == len(tokens):
                 break
-        return words
+        return tokens
 
     def text(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)

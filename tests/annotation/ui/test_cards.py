@@ -70,15 +70,15 @@ def test_of_a_long_prompt_the_card_says_what_was_read():
 
 def test_elements_of_the_prompt_are_chips():
     elements = (
-        CheckedElement(PromptElement(ElementKind.THING, "a <fox>"), Presence.SEEN),
-        CheckedElement(PromptElement(ElementKind.COUNT, "two foxes"), Presence.NOT_JUDGED),
+        CheckedElement(PromptElement(ElementKind.THING, "a <fox>"), Presence.SEEN, "“<fox>” with all."),
+        CheckedElement(PromptElement(ElementKind.COUNT, "two foxes"), Presence.NOT_JUDGED, "Not compared."),
     )
     judged = replace(result(3.0), elements=elements)
     html = card(judged.aspect, finished(judged))
-    chips = re.findall(r'<li class="(\w+)" title="([^"]*)">([^<]*)<', html)
+    chips = re.findall(r'<details name="element" class="(\w+)"><summary>([^<]*)<.*?<p>(.*?)</p>', html)
     assert chips == [
-        ("seen", "thing: seen", "a &lt;fox&gt;"),
-        ("not_judged", "count: not judged by this model", "two foxes"),
+        ("seen", "a &lt;fox&gt;", "<b>Thing, seen.</b> “&lt;fox&gt;” with all."),
+        ("not_judged", "two foxes", "<b>Count, not judged by this model.</b> Not compared."),
     ]
     assert "Elements of the prompt" not in card(judged.aspect, finished(result(3.0)))
 
