@@ -470,9 +470,29 @@ def test_it_fits_on_one_screen(sign_in: SignIn, team: Server):
     )
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.parametrize("screen", [{}, PHONE], ids=["desktop", "phone"])
+def test_one_press_scores_each_aspect(sign_in: SignIn, team: Server, screen: dict):
+    """Though another aspect opens with it, and what is below moves."""
+    [item] = fill(team, 1)
+    page = sign_in(**screen)
+    shown(page)
+    spoken(page)
+    for card in page.locator(".aspect").all():
+        key = card.get_by_role("button", name="4", exact=True)
+        key.tap() if screen else key.click()
+        expect(card.locator("output")).to_have_text("4.0")
+    page.get_by_role("button", name="Save and go on").click()
+    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    saved = said(team, [item])
+    assert (saved.score.tolist(), saved.tags.tolist()) == ([4.0] * 3, [()] * 3)
+
+
 def test_a_phone_shows_it_without_scrolling_sideways(sign_in: SignIn, team: Server):
     fill(team, 1)
-    page = sign_in(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = sign_in(**PHONE)
     shown(page)
     spoken(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

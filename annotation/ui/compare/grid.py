@@ -22,8 +22,7 @@ VERDICT_WORDS = {
 KEYS_HINT = (
     '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> walk, <kbd>Space</kbd> flips between this image and the '
     "one before, <kbd>Z</kbd> shows own pixels, <kbd>Enter</kbd> picks the best, <kbd>Esc</kbd> closes "
-    "the view. "
-    f"{DIFFERENCE_NOTE}</p>"
+    f'the view.</p><p class="note">{DIFFERENCE_NOTE}</p>'
 )
 VIEWER_HTML = (
     '<dialog class="flicker" aria-label="Two images in turn"><div class="stage"></div>'

@@ -159,7 +159,7 @@ def compare_tab(studio: Studio) -> None:
                 max_lines=6,
                 elem_id="compare-prompt",
             )
-            with gr.Row():
+            with gr.Row(elem_id="compare-actions"):
                 compare = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="compare-stop", min_width=120)
             status = theme.html('<p role="status"></p>', elem_id="compare-status")

@@ -32,7 +32,7 @@ NO_OPINIONS = (
 
 def summary_html(overview: Overview) -> str:
     """How much there is."""
-    several = f"{overview.items:,} with their prompts" if overview.items != overview.images else ""
+    several = f"{overview.items:,} pairs of image and prompt" if overview.items != overview.images else ""
     tiles = [
         ("Images", overview.images, several),
         ("Assessments by models", overview.assessments, ""),

@@ -220,11 +220,11 @@ function save() {
   if (!current) return;
   const unscored = current.view.aspects.filter(({ aspect }) => current.said[aspect].score === null);
   if (unscored.length === current.view.aspects.length)
-    return tell("Give a score first (keys 1 to 5), or skip this image (S).");
+    return tell("Give a score first, or skip this image.");
   if (unscored.length && !current.partly) {
     current.partly = true;
     activate(current.view.aspects.indexOf(unscored[0]));
-    return tell(`There is no score for ${unscored[0].aspect} yet. Save again (Enter) to leave it out.`);
+    return tell(`There is no score for ${unscored[0].aspect} yet. Save again to leave it out.`);
   }
   count();
   const entry = current;
@@ -459,7 +459,7 @@ function card(name) {
   for (const [index, button] of article.querySelectorAll(".key").entries())
     button.addEventListener("click", () => press(name, index));
   article.querySelector(".agree").addEventListener("click", () => agree(name));
-  article.addEventListener("pointerdown", () => activate(indexOf(name)));
+  article.addEventListener("click", () => activate(indexOf(name))); // not before: what is pressed must not move away
   article.addEventListener("focusin", ({ target }) => isTyping(target) && activate(indexOf(name)));
   return article;
 }

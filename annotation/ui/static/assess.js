@@ -27,11 +27,16 @@ function bringIntoView(selector, block) {
   document.querySelector(selector)?.scrollIntoView({ behavior, block });
 }
 
-// On a small screen, pressing Assess brings up the cards, with Stop and what is going on above them.
-document.addEventListener("click", (event) => {
-  if (!event.target.closest?.("#assess")) return;
-  const { top } = document.querySelector("#cards").getBoundingClientRect();
-  if (top > 0.9 * innerHeight) bringIntoView("#actions", "start");
+// On a small screen, pressing Assess or Compare brings up the results, with Stop and what is going on above them.
+document.addEventListener("click", ({ target }) => {
+  for (const [button, actions, above, edge] of [
+    ["#assess", "#actions", "#cards", "top"],
+    ["#compare", "#compare-actions", "#compare-order", "bottom"],
+  ]) {
+    if (!target.closest?.(button)) continue;
+    const results = document.querySelector(above).getBoundingClientRect()[edge];
+    if (results > 0.9 * innerHeight) bringIntoView(actions, "start");
+  }
 });
 
 document.addEventListener("click", (event) => {
