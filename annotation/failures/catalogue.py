@@ -14,6 +14,7 @@ from annotation.failures.error_table import DataSet, Judged, Source, Version, be
 from annotation.failures.filters import Nearer, Order, View, generators, tags
 from annotation.failures.from_annotations import Annotations
 from annotation.failures.from_training_runs import RunReports
+from annotation.failures.slices import members_of
 from annotation.store import Store
 from m3agiqa.errors import InputError
 
@@ -69,17 +70,18 @@ class Catalogue:
         if not other:
             order = Order.WORST if view.order in (Order.GAIN, Order.LOSS) else view.order
             view = replace(view, nearer=Nearer.ANY, order=order)
-        made_by, used_tags = [], []
+        made_by, used_tags, has_slice = [], [], False
         if model:
             try:
                 table = visible(model, self.table(model, other))
-                made_by, used_tags = generators(table), tags(table)
+                made_by, used_tags, has_slice = generators(table), tags(table), members_of(table, view.slice).any()
             except InputError:
                 pass  # whoever looks at the table is told
         view = replace(
             view,
             generator=view.generator if view.generator in made_by else "",
             tag=view.tag if view.tag in used_tags else "",
+            slice=view.slice if has_slice else "",
         )
         return view, Choices(sets, models, others, made_by, used_tags)
 

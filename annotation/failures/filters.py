@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pandas as pd
 
 from annotation.failures.error_table import Key
+from annotation.failures.slices import members_of
 from m3agiqa.errors import InputError
 
 TAB_NAME = "failures"
@@ -76,6 +77,8 @@ class View:
     words: Words = Words.ANY
     nearer: Nearer = Nearer.ANY
     order: Order = Order.WORST
+    slice: str = ""
+    """A group of cases by its name (annotation.failures.slices)."""
     case: str = ""
     """The case that is open, as Key has it."""
 
@@ -157,6 +160,8 @@ def select(table: pd.DataFrame, view: View) -> pd.DataFrame:
             keep &= table["words_apart"] >= 1
         case Words.FAR:
             keep &= table["words_apart"] >= 2
+    if view.slice:
+        keep &= members_of(table, view.slice)
     compared = "gain" in table
     if compared and view.nearer is not Nearer.ANY:
         keep &= table["gain"] > 0 if view.nearer is Nearer.OTHER else table["gain"] < 0

@@ -196,13 +196,19 @@ def preview(path: Path) -> Preview:
         raise InputError(str(error).replace(str(path), path.name)) from error
 
 
+def scaled(path: Path, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """A copy whose longer side has at most so many pixels, and the original's size. Raises InputError."""
+    with _decoders:
+        image = open_image(path)
+        size = image.size
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image, size
+
+
 @lru_cache(maxsize=CACHED_PREVIEWS)
 def _preview(path: Path, modified: int) -> Preview:
     buffer = io.BytesIO()
-    with _decoders:
-        image = open_image(path)
-        width, height = image.size
-        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
-        image.save(buffer, "JPEG", quality=PREVIEW_QUALITY, subsampling=0)
+    image, (width, height) = scaled(path, PREVIEW_SIDE)
+    image.save(buffer, "JPEG", quality=PREVIEW_QUALITY, subsampling=0)
     url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Preview(url, width, height)

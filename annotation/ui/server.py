@@ -20,7 +20,7 @@ from gradio.state_holder import SessionState
 from annotation.retraining import Retraining
 from annotation.settings import Settings
 from annotation.store import Store
-from annotation.ui import api, theme, zero_gpu
+from annotation.ui import api, theme, thumbnails, zero_gpu
 from annotation.ui.access import Access
 from annotation.ui.annotate.tab import annotate_tab
 from annotation.ui.assess.examples import EXAMPLES_FOLDER
@@ -105,6 +105,8 @@ def serve(studio: Studio) -> None:
     if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)
+    access = studio.access.launch_options(studio.store.database)
+    access["app_kwargs"]["routes"] = thumbnails.ROUTES
     try:
         demo.launch(
             server_name=server_name,
@@ -112,7 +114,7 @@ def serve(studio: Studio) -> None:
             max_file_size="200mb",
             prevent_thread_lock=True,
             mcp_server=studio.settings.mcp,
-            **studio.access.launch_options(studio.store.database),
+            **access,
             **theme.launch_options(),
         )
     except OSError as error:  # no port is free, or the address is another machine's

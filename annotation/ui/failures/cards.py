@@ -12,8 +12,10 @@ import pandas as pd
 
 from annotation.failures.error_table import Agreement, Key, Opinion, agreements
 from annotation.failures.filters import Place
+from annotation.failures.slices import ErrorSlice
 from annotation.ui.access import Person, Role
 from annotation.ui.images import preview
+from annotation.ui.thumbnails import thumbnail_url
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
@@ -87,6 +89,33 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
+def slices_table(slices: Sequence[ErrorSlice], chosen: str) -> str:
+    """Groups on which the model errs more than elsewhere, as buttons that show their cases alone."""
+    rows = "".join(
+        f'<tr><th scope="row"><button type="button" data-slice="{escape(each.name)}"'
+        f' aria-pressed="{str(each.name == chosen).lower()}">{escape(each.name)}</button></th>'
+        f"<td>{each.count:,}</td><td>{each.mean_error:.2f}</td><td>{each.mean_error_outside:.2f}</td>"
+        f"<td>{each.low:.2f} to {each.high:.2f}</td><td>{each.bias:+.2f}</td></tr>"
+        for each in slices
+    )
+    if not rows:
+        table = "<p>No group of cases stands out: differences are within what chance gives.</p>"
+    else:
+        table = (
+            '<table><thead><tr><th scope="col">Cases</th><th scope="col">How many</th>'
+            '<th scope="col">Size of error</th><th scope="col">Elsewhere</th>'
+            '<th scope="col">Difference, 95 %</th><th scope="col">Mean error</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table>"
+            "<p>The intervals allow for all groups that were tried.</p>"
+        )
+    back = (
+        f'<p>Shown: {escape(chosen)}. <button type="button" data-slice="">Show all cases</button></p>'
+        if chosen
+        else ""
+    )
+    return f'<section class="slices"><h4>Where it errs most</h4><div class="wide">{table}</div>{back}</section>'
+
+
 def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> str:
     """The first cases as buttons."""
     if selected.empty:
@@ -103,7 +132,7 @@ def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> s
     )
     heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
     return (
-        f'<p class="note">{heads}</p>'
+        f'<p class="note">{heads}. Tick cases to download or queue these alone.</p>'
         f'<ol class="cases panel" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
     )
 
@@ -119,7 +148,9 @@ def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
         gain = f'<span class="gain {better}">{row.gain:+.2f}</span>'
     current_mark = ' aria-current="true"' if current else ""
     return (
-        f'<li><button type="button" data-case="{escape(str(Key(row.item, row.aspect)))}"{current_mark}>'
+        f'<li><input type="checkbox" aria-label="Choose" value="{escape(str(Key(row.item, row.aspect)))}">'
+        f'<button type="button" data-case="{escape(str(Key(row.item, row.aspect)))}"{current_mark}>'
+        f'<img loading="lazy" alt="" src="{thumbnail_url(Path(row.image))}">'
         f'<span class="error {"over" if row.error > 0 else "under"}">{row.error:+.2f}</span>'
         f'<span class="scores">{scores}</span>{gain}'
         f'<span class="about note">{escape(", ".join(about))}</span>'

@@ -13,7 +13,7 @@ import pandas as pd
 from annotation.failures.error_table import Key
 
 MAX_DRAWN = 5000
-"""Points at most; of more cases those with the largest errors are drawn."""
+"""Points at most; of more cases a random sample is drawn."""
 HISTOGRAM_BINS = 20
 LEFT_PX, TOP_PX, SIDE_PX = 52, 66, 450  # of the square plot
 DEPTH_PX = 50  # of the counts beside it
@@ -27,16 +27,18 @@ def scatter_svg(selected: pd.DataFrame, mos_label: str, chosen: Key | None) -> s
     low, high = float(selected["scale_low"].min()), float(selected["scale_high"].max())
     drawn = selected
     if len(selected) > MAX_DRAWN:
-        worst = selected["error"].abs().nlargest(MAX_DRAWN, keep="first").index
-        drawn = selected.loc[worst.sort_values()]
+        drawn = selected.sample(MAX_DRAWN, random_state=0)
+        if chosen is not None:
+            is_chosen = (selected["item"] == chosen.item) & (selected["aspect"] == chosen.aspect)
+            drawn = pd.concat([drawn, selected[is_chosen].drop(drawn.index, errors="ignore")])
+        drawn = drawn.sort_index()
     compared = "gain" in selected
     label = (
         f"Scatter of {len(selected)} cases: predicted MOS over {mos_label}. The list beside it has them too."
     )
     marks = _marks(drawn, low, high, chosen, compared)
     note = (
-        f'<p class="note">The {MAX_DRAWN:,} cases with the largest errors are drawn, '
-        f"of {len(selected):,}. "
+        f'<p class="note">A random sample of {MAX_DRAWN:,} cases is drawn, of {len(selected):,}. '
         "The counts and correlations are of all.</p>"
         if len(drawn) < len(selected)
         else ""

@@ -28,6 +28,7 @@ from annotation.failures.filters import (
     select,
 )
 from annotation.failures.from_annotations import Annotations
+from annotation.failures.slices import error_slices
 from annotation.store import exposures
 from annotation.store.items import MAX_SOURCE
 from annotation.store.log import answers_are_open, open_answers
@@ -41,6 +42,7 @@ from annotation.ui.failures.cards import (
     agreement_table,
     case_detail,
     case_list,
+    slices_table,
 )
 from annotation.ui.failures.scatter import scatter_svg
 from m3agiqa.aspects import Aspect
@@ -81,11 +83,19 @@ COMPARED_ORDER_CHOICES = [
 ]
 
 CHOOSE_SCRIPT = theme.javascript("failures_choose.js")
+SLICE_SCRIPT = theme.javascript("failures_slices.js")
+# For `js=`: the first input becomes the keys of the ticked cases.
+TICKED_CASES = """(_, ...others) => {
+    const ticked = document.querySelectorAll("#failures-list input:checked");
+    return [[...ticked].map((box) => box.value).join("\\n"), ...others];
+}"""
 COPY_SCRIPT = theme.javascript("failures_copy.js")
 
-# What `show` returns: message, agreement, scatter, list, detail, link, the case that is open.
-Shown = tuple[str, str, str, str, str, str, str]
-# What `arrange` returns: an update of each control and of the row for annotators, then the same.
+# What `show` returns: message, agreement and slices, scatter, list, detail, link, the slice that is shown, the
+# case that is open.
+Shown = tuple[str, str, str, str, str, str, str, str]
+# What `arrange` returns: an update of each control, of the filters' row and of what only some see, then the
+# same.
 Arranged = tuple[Any, ...]
 
 Titled = TypeVar("Titled", DataSet, Version)
@@ -146,6 +156,11 @@ class FailuresHandlers:
         except M3AgiqaError as error:
             return _empty(str(error))
 
+    def choose_slice(self, request: gr.Request, event: gr.EventData, *values: Any) -> Shown:
+        """A slice is clicked, or the way back to all cases."""
+        chosen = str(getattr(event, "slice", ""))
+        return self.show(request, *values[: len(CONTROL_NAMES)], chosen, *values[len(CONTROL_NAMES) + 1 :])
+
     def choose(self, request: gr.Request, event: gr.EventData, *values: Any) -> tuple[str, str, str, str]:
         """A point, a row or a neighbour is clicked: message, detail, link, and its key."""
         try:
@@ -157,33 +172,35 @@ class FailuresHandlers:
         except M3AgiqaError as error:
             return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip()
 
-    def export(self, request: gr.Request, *values: Any) -> tuple[str, str | None]:
-        """Message, and the selection as a file for the browser to save."""
+    def export(self, request: gr.Request, ticked: Any, *values: Any) -> tuple[str, str | None]:
+        """Message, and the ticked cases, or else the whole selection, as a file for the browser to save."""
         try:
             resolved = self._resolve(request, _view(values))
-            if resolved.selected.empty:
+            chosen = _ticked(resolved.selected, ticked)
+            if chosen.empty:
                 raise InputError("No case matches these filters, so there is nothing to download.")
-            self._note_shown(resolved, resolved.selected)
+            self._note_shown(resolved, chosen)
         except M3AgiqaError as error:
             return messages.message(str(error)), None
-        content = to_csv(resolved.selected).encode("utf-8-sig")
+        content = to_csv(chosen).encode("utf-8-sig")
         path = processing_utils.save_bytes_to_cache(content, "failure-cases.csv", get_upload_folder())
         return messages.message(""), path
 
-    def queue(self, request: gr.Request, overlap: Any, *values: Any) -> str:
-        """Put the images of the selection into the annotation queue; tells how that went."""
+    def queue(self, request: gr.Request, ticked: Any, overlap: Any, *values: Any) -> str:
+        """Put images into the annotation queue, those of `export`; tells how that went."""
         try:
             person = self.studio.access.require(request, Role.ANNOTATOR)
             wanted = payloads.annotators_per_image(overlap)
             resolved = self._resolve(request, _view(values))
-            if resolved.selected.empty:
+            chosen = _ticked(resolved.selected, ticked)
+            if chosen.empty:
                 raise InputError("No case matches these filters, so there is nothing to queue.")
             store = self.studio.store
             if isinstance(self.catalogue.source(resolved.data.key), Annotations):
-                queued = queue_items(store, resolved.selected, wanted, person.name)
+                queued = queue_items(store, chosen, wanted, person.name)
             else:
                 source = resolved.data.title[:MAX_SOURCE]
-                queued = queue_samples(store, resolved.selected, wanted, person.name, source)
+                queued = queue_samples(store, chosen, wanted, person.name, source)
         except M3AgiqaError as error:
             return messages.message(str(error))
         return _queued(queued, wanted)
@@ -283,13 +300,19 @@ class FailuresHandlers:
         self._note_shown(resolved, selected.head(MAX_LISTED))
         return (
             messages.message(""),
-            agreement_table(selected, names, waiting, resolved.hidden),
+            agreement_table(selected, names, waiting, resolved.hidden) + self._slices(resolved),
             scatter_svg(selected, names.mos, key),
             case_list(selected, key, bool(view.aspect)),
             self._detail(resolved, key) if key else "",
             _link(view),
+            view.slice,
             view.case,
         )
+
+    def _slices(self, resolved: ResolvedView) -> str:
+        """Of all cases of the chosen aspect, whatever else is filtered."""
+        of_aspect = select(resolved.table, View(aspect=resolved.view.aspect))
+        return slices_table(error_slices(of_aspect), resolved.view.slice)
 
     def _detail(self, resolved: ResolvedView, key: Key) -> str:
         rows = resolved.table[resolved.table["item"] == key.item]
@@ -307,13 +330,15 @@ class FailuresHandlers:
 
 # --- controls and views ------------------------------------------------------------------------
 
-CONTROL_NAMES = [field.name for field in fields(View) if field.name != "case"]
+STATE_NAMES = ["slice", "case"]
+"""Parts of a view that have no control, but are clicked."""
+CONTROL_NAMES = [field.name for field in fields(View) if field.name not in STATE_NAMES]
 
 
 def _view(values: Sequence[Any]) -> View:
     """From the controls' values. Raises InputError for limits that are none, and for what no page sends."""
     kinds = {"side": Side, "words": Words, "nearer": Nearer, "order": Order, "least": float, "most": float}
-    given = dict(zip([*CONTROL_NAMES, "case"], values, strict=True))
+    given = dict(zip([*CONTROL_NAMES, *STATE_NAMES], values, strict=True))
     try:
         chosen = {
             name: kinds.get(name, str)(value) for name, value in given.items() if value not in (None, "")
@@ -321,6 +346,16 @@ def _view(values: Sequence[Any]) -> View:
     except (ValueError, TypeError) as error:
         raise InputError("This is not something to choose here; reload the page.") from error
     return View(**chosen)
+
+
+def _ticked(selected: pd.DataFrame, ticked: Any) -> pd.DataFrame:
+    """The selected cases that are ticked in the list, one key a line; all if none is."""
+    keys = set(str(ticked or "").splitlines())
+    chosen = [
+        str(Key(item, aspect)) in keys
+        for item, aspect in zip(selected["item"], selected["aspect"], strict=True)
+    ]
+    return selected[chosen] if any(chosen) else selected
 
 
 def _updates(view: View, choices: Choices, person: Person, is_open: bool) -> tuple[Any, ...]:
@@ -345,21 +380,22 @@ def _updates(view: View, choices: Choices, person: Person, is_open: bool) -> tup
     is_admin = person.role.allows(Role.ADMIN)
     return (
         *updates,
+        gr.update(visible=bool(view.model)),
         gr.update(visible=person.role.allows(Role.ANNOTATOR)),
         gr.update(visible=is_admin, value=is_open),
     )
 
 
 def _unchanged() -> tuple[Any, ...]:
-    return (gr.skip(),) * (len(CONTROL_NAMES) + 2)
+    return (gr.skip(),) * (len(CONTROL_NAMES) + 3)
 
 
 def _empty(sentence: str) -> Shown:
-    return messages.message(sentence), "", "", "", "", "", ""
+    return messages.message(sentence), "", "", "", "", "", "", ""
 
 
 def _as_it_was(sentence: str) -> Shown:
-    return messages.message(sentence), *(gr.skip(),) * 6
+    return messages.message(sentence), *(gr.skip(),) * 7
 
 
 LINKED_NAMES = {
@@ -368,6 +404,7 @@ LINKED_NAMES = {
     "other": "model to compare with",
     "generator": "generator",
     "tag": "tag",
+    "slice": "group of cases",
     "case": "case",
 }
 """What a link may name and nobody may find any more."""
@@ -418,7 +455,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
             elem_id="failures-nearer",
         )
         order = gr.Dropdown(ORDER_CHOICES, value=Order.WORST, label="Sort by", elem_id="failures-order")
-    with gr.Row(elem_id="failures-filters"):
+    with gr.Row(elem_id="failures-filters", visible=False) as filter_row:
         aspect = gr.Radio(ASPECT_CHOICES, value="", label="Aspect", elem_id="failures-aspect")
         side = gr.Radio(SIDE_CHOICES, value=Side.ANY, label="Estimated", elem_id="failures-side")
         least = gr.Number(label="Error from", step=0.1, min_width=90, elem_id="failures-least")
@@ -431,7 +468,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
             points = theme.html("", elem_id="failures-scatter", script=CHOOSE_SCRIPT)
-            agreement = theme.html("", elem_id="failures-agreement")
+            agreement = theme.html("", elem_id="failures-agreement", script=SLICE_SCRIPT)
             with gr.Row(elem_id="failures-actions"):
                 link = theme.html("", elem_id="failures-link", script=COPY_SCRIPT)
                 export = gr.Button("Download as CSV", size="md", elem_id="failures-export", min_width=150)
@@ -455,14 +492,15 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
             listed = theme.html("", elem_id="failures-list", script=CHOOSE_SCRIPT)
             detail = theme.html("", elem_id="failures-detail", script=CHOOSE_SCRIPT)
     file = gr.DownloadButton(visible="hidden", elem_id="failures-file")
-    opened, case = gr.State(False), gr.State("")
+    ticked = gr.Textbox(visible="hidden")
+    opened, slice_name, case = gr.State(False), gr.State(""), gr.State("")
 
     controls = [
         data, model, other, aspect, side, least, most, generator, text, tag, words, nearer, order,
     ]  # fmt: skip
-    view = [*controls, case]
-    shown = [message, agreement, points, listed, detail, link, case]
-    arranged = [*controls, queue_row, open_to_all, *shown]
+    view = [*controls, slice_name, case]
+    shown = [message, agreement, points, listed, detail, link, slice_name, case]
+    arranged = [*controls, filter_row, queue_row, open_to_all, *shown]
     # Without `preprocess`: Gradio sends a choice twice, the second time when the choices may have changed
     # with it, and would refuse what is no longer among them.
     raw = {"preprocess": False, "api_visibility": "private"}
@@ -486,6 +524,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         trigger_mode="always_last",
         **quiet,
     )
+    agreement.click(handlers.choose_slice, inputs=view, outputs=shown, trigger_mode="multiple", **quiet)
     gr.on(
         [points.click, listed.click, detail.click],
         handlers.choose,
@@ -498,13 +537,16 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         show_progress="hidden",
         **raw,
     )
-    export.click(handlers.export, inputs=view, outputs=[message, file], **quiet).then(
+    export.click(
+        handlers.export, inputs=[ticked, *view], outputs=[message, file], js=TICKED_CASES, **quiet
+    ).then(
         None, js=theme.press("failures-file"), api_visibility="private"
     )
     queue.click(
         handlers.queue,
-        inputs=[overlap, *view],
+        inputs=[ticked, overlap, *view],
         outputs=queued,
+        js=TICKED_CASES,
         concurrency_limit=1,
         **raw,
     )

@@ -33,7 +33,7 @@ from annotation.ui.model_service import ModelLoader
 from m3agiqa.aspects import Aspect
 
 OF_RUN = {"data": "run:ffffffffffff", "model": "run:one/report/predictions.csv"}
-SHOWN = ("message", "agreement", "scatter", "list", "detail", "link", "case")
+SHOWN = ("message", "agreement", "scatter", "list", "detail", "link", "slice", "case")
 BOTH = {Aspect.QUALITY: 4.0, Aspect.AUTHENTICITY: 3.0}
 
 
@@ -138,6 +138,7 @@ def test_a_link_reopens_its_view(handlers: FailuresHandlers) -> None:
         ({"data": "run:0"}, "data set"),
         ({"model": "db:77"}, "model version"),
         ({"tag": "once given"}, "tag"),
+        ({"slice": "generator: nobody"}, "group of cases"),
         ({"case": "77|quality"}, "case"),
     ],
 )
@@ -168,8 +169,8 @@ def test_two_models_stand_side_by_side(handlers: FailuresHandlers) -> None:
 def test_filters_that_leave_nothing_say_so(handlers: FailuresHandlers) -> None:
     page = shown(handlers.show(asked(), *values(text="no such prompt")))
     assert "No case matches" in page["scatter"] and page["detail"] == page["case"] == ""
-    assert "nothing to download" in said(handlers.export(asked(), *values(text="no such prompt"))[0])
-    assert "nothing to queue" in said(handlers.queue(asked(), 1, *values(text="no such prompt")))
+    assert "nothing to download" in said(handlers.export(asked(), "", *values(text="no such prompt"))[0])
+    assert "nothing to queue" in said(handlers.queue(asked(), "", 1, *values(text="no such prompt")))
 
 
 def test_a_limit_that_is_none_is_told(handlers: FailuresHandlers) -> None:
@@ -177,7 +178,7 @@ def test_a_limit_that_is_none_is_told(handlers: FailuresHandlers) -> None:
     given[[field.name for field in fields(View)].index("least")] = -1
     for page in (shown(handlers.show(asked(), *given)), shown(handlers.arrange(asked(), *given))):
         assert "from 0 up" in said(page.pop("message"))
-        assert list(page.values()) == [gr.skip()] * 6, "what is there stays until the number is right"
+        assert list(page.values()) == [gr.skip()] * len(page), "what is there stays until the number is right"
 
 
 def test_what_no_page_sends_is_refused(handlers: FailuresHandlers) -> None:
@@ -185,9 +186,9 @@ def test_what_no_page_sends_is_refused(handlers: FailuresHandlers) -> None:
         given = values()
         given[[field.name for field in fields(View)].index(name)] = value
         assert "reload" in said(shown(handlers.show(asked(), *given))["message"])
-        assert "reload" in said(handlers.queue(asked(), 1, *given))
+        assert "reload" in said(handlers.queue(asked(), "", 1, *given))
     for overlap in ("3", [1], {"a": 1}):
-        assert "whole number" in said(handlers.queue(asked(), overlap, *values()))
+        assert "whole number" in said(handlers.queue(asked(), "", overlap, *values()))
 
 
 def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(handlers: FailuresHandlers) -> None:
@@ -234,14 +235,14 @@ def test_a_damaged_image_of_a_run_is_told(handlers: FailuresHandlers, tmp_path: 
     write_run(tmp_path / "runs", "one", [run_row(tmp_path / "x.png")])
     page = shown(handlers.arrange(asked(), *values(**OF_RUN)))
     assert "damaged or cut off" in page["detail"]
-    assert "None of the images" in said(handlers.queue(asked(), 1, *values(**OF_RUN)))
+    assert "None of the images" in said(handlers.queue(asked(), "", 1, *values(**OF_RUN)))
 
 
 # --- what is taken out, and by whom ------------------------------------------------------------
 
 
 def test_the_selection_is_exported(handlers: FailuresHandlers) -> None:
-    _, file = handlers.export(asked(), *values(text="red"))
+    _, file = handlers.export(asked(), "", *values(text="red"))
     assert file.endswith("failure-cases.csv")
     content = Path(file).read_text("utf-8-sig")
     header, row = content.splitlines()[:2]
@@ -249,9 +250,37 @@ def test_the_selection_is_exported(handlers: FailuresHandlers) -> None:
     assert "Ann Bee" not in content
 
 
+def test_ticked_cases_are_taken_alone(handlers: FailuresHandlers) -> None:
+    _, file = handlers.export(asked(), "2|quality\n99|quality", *values())
+    rows = Path(file).read_text("utf-8-sig").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["2"]
+    assert said(handlers.queue(asked(), "2|quality", 1, *values())).startswith("1 image is")
+
+
+def test_a_group_of_cases_that_stands_out_shows_its_cases_alone(
+    studio: Studio, handlers: FailuresHandlers, tmp_path: Path
+) -> None:
+    rows = [
+        {**run_row(tmp_path / "gone.png"), "sample": f"s{i}", "generator": ("dalle", "<vq>")[i % 2], "mos": 3.0}
+        | {"predicted": 3.0 + (0.1 + i % 3 / 20) * (10 if i % 2 else 1)}
+        for i in range(60)
+    ]
+    write_run(studio.settings.runs, "one", rows)
+    given = values(**OF_RUN)
+    page = shown(handlers.show(asked(), *given))
+    assert 'data-slice="generator: &lt;vq&gt;" aria-pressed="false"' in page["agreement"]
+    chosen = shown(handlers.choose_slice(asked(), SimpleNamespace(slice="generator: <vq>"), *given))
+    assert chosen["slice"] == "generator: <vq>" and chosen["list"].count("<li>") == 30
+    assert "slice=generator%3A+%3Cvq%3E" in chosen["link"] and 'aria-pressed="true"' in chosen["agreement"]
+    back = handlers.choose_slice(
+        asked(), SimpleNamespace(slice=""), *values(**OF_RUN, slice="generator: <vq>")
+    )
+    assert shown(back)["list"].count("<li>") == 60
+
+
 def test_an_annotator_queues_the_selection(studio: Studio) -> None:
     opened_to_all(studio)
-    told = as_role(studio, Role.ANNOTATOR).queue(asked(), 3, *values(text="red"))
+    told = as_role(studio, Role.ANNOTATOR).queue(asked(), "", 3, *values(text="red"))
     assert said(told) == "1 image is in the annotation queue for 3 annotators each."
     with studio.store.database.reading() as session:
         assert session.execute(select(QueueEntry.item_id, QueueEntry.overlap)).all() == [(1, 3)]
@@ -262,7 +291,7 @@ def test_images_of_a_run_come_into_the_store_with_the_queue(
 ) -> None:
     (tmp_path / "x.png").write_bytes(picture("blue"))
     write_run(tmp_path / "runs", "one", [run_row(tmp_path / "x.png")])
-    told = handlers.queue(asked(), 2, *values(**OF_RUN))
+    told = handlers.queue(asked(), "", 2, *values(**OF_RUN))
     assert "1 image is in the annotation queue" in said(told)
     with studio.store.database.reading() as session:
         [entry] = session.scalars(select(QueueEntry))
@@ -274,7 +303,7 @@ def test_images_of_a_run_come_into_the_store_with_the_queue(
 def test_a_number_of_annotators_that_is_none_is_told(
     handlers: FailuresHandlers, overlap: float | None
 ) -> None:
-    assert "whole number" in said(handlers.queue(asked(), overlap, *values()))
+    assert "whole number" in said(handlers.queue(asked(), "", overlap, *values()))
 
 
 def opened_to_all(studio: Studio) -> None:
@@ -287,7 +316,7 @@ def test_a_viewer_sees_scores_but_no_names_and_cannot_queue(studio: Studio) -> N
     page = shown(handlers.show(asked(), *values()))
     assert "MOS of people" in page["detail"] and "Person 1" in page["detail"]
     assert "Ann Bee" not in "".join(page.values())
-    assert "takes an annotator" in said(handlers.queue(asked(), 1, *values()))
+    assert "takes an annotator" in said(handlers.queue(asked(), "", 1, *values()))
     with studio.store.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(QueueEntry)) == 0
     buttons, open_to_all = handlers.arrange(asked(), *values())[len(fields(View)) - 1 :][:2]
@@ -324,7 +353,7 @@ def test_answers_stay_hidden_until_one_has_scored_the_image_oneself(
     assert "blur" not in str(arranged) and "dalle" not in str(arranged)
     message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
     assert "no longer among the selected" in said(message) and rest == [gr.skip()] * 3
-    assert handlers.export(asked(), *values())[1] is None
+    assert handlers.export(asked(), "", *values())[1] is None
     assert shown(as_role(studio, Role.ADMIN).show(asked(), *values()))["detail"]
 
     say(studio.store, 2, {Aspect.QUALITY: 2.0}, "mallory")
@@ -369,7 +398,7 @@ def test_who_is_no_user_any_more_sees_nothing(studio: Studio) -> None:
         assert "sign in again" in said(page.pop("message")) and not any(page.values())
     message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
     assert "sign in again" in said(message) and rest == [gr.skip()] * 3
-    message, file = handlers.export(asked(), *values())
+    message, file = handlers.export(asked(), "", *values())
     assert "sign in again" in said(message) and file is None
 
 
