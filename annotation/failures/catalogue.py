@@ -74,7 +74,11 @@ class Catalogue:
         if model:
             try:
                 table = visible(model, self.table(model, other))
-                made_by, used_tags, has_slice = generators(table), tags(table), members_of(table, view.slice).any()
+                made_by, used_tags, has_slice = (
+                    generators(table),
+                    tags(table),
+                    members_of(table, view.slice).any(),
+                )
             except InputError:
                 pass  # whoever looks at the table is told
         view = replace(

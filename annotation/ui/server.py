@@ -79,7 +79,7 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Tab("Compare", elem_id="compare-tab") as compare:
             compare_tab(studio)
         with gr.Tab("Failure cases", elem_id="failures-tab") as failures:
-            failures_tab(studio, failures, demo)
+            failures_tab(studio, failures, demo, annotating.prefetch)
         with gr.Tab("Data", elem_id="data-tab") as data:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:

@@ -1,4 +1,4 @@
-"""Small copies of images for lists, made when a browser asks for them, at addresses that cannot be guessed."""
+"""Small copies of images for lists, made when a browser asks, at addresses that cannot be guessed."""
 
 from __future__ import annotations
 

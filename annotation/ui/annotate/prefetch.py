@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextvars import copy_context
 
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, exists, func, select
 
 from annotation.store.current_responses import current_corrections
 from annotation.store.items import record_assessment, require_item
@@ -80,6 +80,16 @@ class Prefetch:
             if not self._ended.is_set():
                 self._is_behind = True
                 self._go_on()
+
+    def behind(self) -> int:
+        """How many items people have scored that the served model has not assessed; 0 before it is loaded."""
+        assessor = self._studio.loader.state.assessor
+        if assessor is None:
+            return 0
+        assessed = _assessed_by(assessor.card).where(Assessment.item_id == Correction.item_id)
+        waiting = _scored.where(~assessed.exists()).order_by(None).distinct().subquery()
+        with self._studio.store.database.reading() as session:
+            return session.scalar(select(func.count()).select_from(waiting)) or 0
 
     def _go_on(self) -> None:
         self._request_context = copy_context()

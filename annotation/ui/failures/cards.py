@@ -113,7 +113,9 @@ def slices_table(slices: Sequence[ErrorSlice], chosen: str) -> str:
         if chosen
         else ""
     )
-    return f'<section class="slices"><h4>Where it errs most</h4><div class="wide">{table}</div>{back}</section>'
+    return (
+        f'<section class="slices"><h4>Where it errs most</h4><div class="wide">{table}</div>{back}</section>'
+    )
 
 
 def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> str:

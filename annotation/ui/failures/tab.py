@@ -35,6 +35,7 @@ from annotation.store.log import answers_are_open, open_answers
 from annotation.store.models import AnswersOf
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Person, Role
+from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.context import Studio
 from annotation.ui.failures.cards import (
     MAX_LISTED,
@@ -91,8 +92,8 @@ TICKED_CASES = """(_, ...others) => {
 }"""
 COPY_SCRIPT = theme.javascript("failures_copy.js")
 
-# What `show` returns: message, agreement and slices, scatter, list, detail, link, the slice that is shown, the
-# case that is open.
+# What `show` returns: message, agreement and slices, scatter, list, detail, link, the slice that is shown, and
+# the case that is open.
 Shown = tuple[str, str, str, str, str, str, str, str]
 # What `arrange` returns: an update of each control, of the filters' row and of what only some see, then the
 # same.
@@ -126,8 +127,9 @@ class FailuresHandlers:
     `values` are those of the controls, in the order of View's fields.
     """
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, prefetch: Prefetch) -> None:
         self.studio = studio
+        self.prefetch = prefetch
         self.catalogue = Catalogue(studio.store, studio.settings.runs)
 
     def open(self, request: gr.Request, opened: bool, *values: Any) -> tuple[Any, ...]:
@@ -205,6 +207,18 @@ class FailuresHandlers:
             return messages.message(str(error))
         return _queued(queued, wanted)
 
+    def assess_scored(self, request: gr.Request) -> dict:
+        """Have the served model assess what people have scored, in the background; how many there are."""
+        try:
+            self.studio.access.require(request, Role.ANNOTATOR)
+            self.prefetch.catch_up()
+            count = self.prefetch.behind()
+        except M3AgiqaError as error:
+            return gr.update(value=str(error), interactive=False)
+        return gr.update(
+            value=f"{count:,} images are being assessed; come back to this tab", interactive=False
+        )
+
     def open_answers(self, request: gr.Request, is_open: Any) -> str:
         """An admin lets everybody read the answers to what they have not scored, or takes that back."""
         try:
@@ -223,7 +237,7 @@ class FailuresHandlers:
         try:
             person = self.studio.access.require_name(request)
             view, choices = self.catalogue.settle(wanted, partial(self._visible, person))
-            is_open = self._is_open()
+            is_open, unassessed = self._is_open(), self.prefetch.behind()
         except M3AgiqaError as error:
             return *_unchanged(), *_empty(str(error))
         try:
@@ -243,7 +257,7 @@ class FailuresHandlers:
                 shown = messages.message(sentence), *shown[1:]
         except M3AgiqaError as error:
             shown = _empty(str(error))
-        return *_updates(view, choices, person, is_open), *shown
+        return *_updates(view, choices, person, is_open, unassessed), *shown
 
     def _resolve(self, request: gr.Request, view: View) -> ResolvedView:
         """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
@@ -358,7 +372,7 @@ def _ticked(selected: pd.DataFrame, ticked: Any) -> pd.DataFrame:
     return selected[chosen] if any(chosen) else selected
 
 
-def _updates(view: View, choices: Choices, person: Person, is_open: bool) -> tuple[Any, ...]:
+def _updates(view: View, choices: Choices, person: Person, is_open: bool, unassessed: int) -> tuple[Any, ...]:
     """Of all controls but the open case, and of those that only annotators and admins have."""
     compared = bool(view.other)
     offered = {
@@ -381,13 +395,18 @@ def _updates(view: View, choices: Choices, person: Person, is_open: bool) -> tup
     return (
         *updates,
         gr.update(visible=bool(view.model)),
+        gr.update(
+            value=f"Assess the {unassessed:,} images that people have scored and the model has not seen",
+            visible=unassessed > 0 and person.role.allows(Role.ANNOTATOR),
+            interactive=True,
+        ),
         gr.update(visible=person.role.allows(Role.ANNOTATOR)),
         gr.update(visible=is_admin, value=is_open),
     )
 
 
 def _unchanged() -> tuple[Any, ...]:
-    return (gr.skip(),) * (len(CONTROL_NAMES) + 3)
+    return (gr.skip(),) * (len(CONTROL_NAMES) + 4)
 
 
 def _empty(sentence: str) -> Shown:
@@ -440,9 +459,9 @@ def _queued(queued: Queued, overlap: int) -> str:
 # --- the page ----------------------------------------------------------------------------------
 
 
-def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandlers:
+def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetch) -> FailuresHandlers:
     """Build the components within the current tab and wire them up."""
-    handlers = FailuresHandlers(studio)
+    handlers = FailuresHandlers(studio, prefetch)
     with gr.Row(elem_id="failures-models"):
         data = gr.Dropdown([], label="Data set", elem_id="failures-data")
         model = gr.Dropdown([], label="Model version", elem_id="failures-model")
@@ -465,6 +484,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         tag = gr.Dropdown(ALL_CHOICE, value="", label="Tag of annotators", elem_id="failures-tag")
         text = gr.Textbox(label="Prompt has", placeholder="any text", elem_id="failures-text")
     message = theme.html(messages.message(""), elem_id="failures-message")
+    unassessed = gr.Button(visible=False, size="md", elem_id="failures-unassessed")
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
             points = theme.html("", elem_id="failures-scatter", script=CHOOSE_SCRIPT)
@@ -500,7 +520,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
     ]  # fmt: skip
     view = [*controls, slice_name, case]
     shown = [message, agreement, points, listed, detail, link, slice_name, case]
-    arranged = [*controls, filter_row, queue_row, open_to_all, *shown]
+    arranged = [*controls, filter_row, unassessed, queue_row, open_to_all, *shown]
     # Without `preprocess`: Gradio sends a choice twice, the second time when the choices may have changed
     # with it, and would refuse what is no longer among them.
     raw = {"preprocess": False, "api_visibility": "private"}
@@ -539,9 +559,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
     )
     export.click(
         handlers.export, inputs=[ticked, *view], outputs=[message, file], js=TICKED_CASES, **quiet
-    ).then(
-        None, js=theme.press("failures-file"), api_visibility="private"
-    )
+    ).then(None, js=theme.press("failures-file"), api_visibility="private")
     queue.click(
         handlers.queue,
         inputs=[ticked, overlap, *view],
@@ -550,6 +568,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks) -> FailuresHandle
         concurrency_limit=1,
         **raw,
     )
+    unassessed.click(handlers.assess_scored, outputs=unassessed, **quiet)
     open_to_all.input(handlers.open_answers, inputs=open_to_all, outputs=message, **quiet)
     demo.load(js=theme.javascript("failures_link.js"))
     return handlers

@@ -16,6 +16,7 @@ from annotation.store import Store
 from annotation.store.current_responses import current_responses
 from annotation.ui.access import LOCAL_USER, Access, Person, Role
 from annotation.ui.annotate.api import Annotating
+from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.assess.tab import AssessHandlers
 from annotation.ui.context import Studio
 from annotation.ui.data.tab import DataHandlers
@@ -45,7 +46,7 @@ def studio(store: Store, loader: ModelLoader, tmp_path: Path) -> Studio:
 def failures(studio: Studio, event: str, *first: object, **changes: object) -> None:
     view = View(**{"data": "db", "model": "db:1", **changes})
     values = [getattr(view, field.name) for field in fields(View)]
-    getattr(FailuresHandlers(studio), event)(REQUEST, *first, *values)
+    getattr(FailuresHandlers(studio, Prefetch(studio)), event)(REQUEST, *first, *values)
 
 
 def assess(studio: Studio) -> None:

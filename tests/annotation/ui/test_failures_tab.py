@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import time
 from dataclasses import asdict, fields, replace
 from html import escape
 from pathlib import Path
@@ -21,8 +22,10 @@ from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import QueueEntry
 from annotation.ui.access import Access, Role, SpaceAccess
+from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.context import Studio
 from annotation.ui.failures.tab import (
+    CONTROL_NAMES,
     HIDDEN_ANSWERS,
     NO_SCORES,
     NOTHING_YET,
@@ -50,11 +53,12 @@ def studio(store: Store, loader: ModelLoader, tmp_path: Path) -> Studio:
 
 @pytest.fixture
 def handlers(studio: Studio) -> FailuresHandlers:
-    return FailuresHandlers(studio)
+    return FailuresHandlers(studio, Prefetch(studio))
 
 
 def as_role(studio: Studio, role: Role | None) -> FailuresHandlers:
-    return FailuresHandlers(Studio(studio.settings, studio.store, SignedIn(role, "mallory"), studio.loader))
+    signed_in = Studio(studio.settings, studio.store, SignedIn(role, "mallory"), studio.loader)
+    return FailuresHandlers(signed_in, Prefetch(signed_in))
 
 
 def asked(**query: str) -> SimpleNamespace:
@@ -199,7 +203,8 @@ def test_scores_that_are_all_alike_do_not_correlate_and_that_is_told(handlers: F
 
 
 def test_nothing_at_all_is_a_sentence(store: Store, loader: ModelLoader, tmp_path: Path) -> None:
-    handlers = FailuresHandlers(Studio(Settings(data=tmp_path, runs=tmp_path / "x"), store, Access(), loader))
+    empty = Studio(Settings(data=tmp_path, runs=tmp_path / "x"), store, Access(), loader)
+    handlers = FailuresHandlers(empty, Prefetch(empty))
     _, *outputs = handlers.open(asked(), False, *values())
     assert said(shown(outputs)["message"]) == escape(NOTHING_YET)
     judge(store, add(store), BOTH)
@@ -238,6 +243,25 @@ def test_a_damaged_image_of_a_run_is_told(handlers: FailuresHandlers, tmp_path: 
     assert "None of the images" in said(handlers.queue(asked(), "", 1, *values(**OF_RUN)))
 
 
+def test_who_may_annotate_has_the_model_assess_what_people_have_scored(
+    studio: Studio, loader: ModelLoader
+) -> None:
+    """The served model is another than the two that have assessed the items."""
+    loader.start()
+    loader.wait(lambda: False, lambda state: None)
+    handlers = as_role(studio, Role.ANNOTATOR)
+    button = CONTROL_NAMES.index("order") + 2
+    offered = handlers.arrange(asked(), *values())[button]
+    assert offered["visible"] and "2 images" in offered["value"]
+    assert "2 images are being assessed" in handlers.assess_scored(asked())["value"]
+    deadline = time.monotonic() + 20
+    while handlers.prefetch.behind() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    handlers.prefetch.stop()
+    assert not handlers.arrange(asked(), *values())[button]["visible"]
+    assert not as_role(studio, Role.VIEWER).arrange(asked(), *values())[button]["visible"]
+
+
 # --- what is taken out, and by whom ------------------------------------------------------------
 
 
@@ -261,7 +285,12 @@ def test_a_group_of_cases_that_stands_out_shows_its_cases_alone(
     studio: Studio, handlers: FailuresHandlers, tmp_path: Path
 ) -> None:
     rows = [
-        {**run_row(tmp_path / "gone.png"), "sample": f"s{i}", "generator": ("dalle", "<vq>")[i % 2], "mos": 3.0}
+        {
+            **run_row(tmp_path / "gone.png"),
+            "sample": f"s{i}",
+            "generator": ("dalle", "<vq>")[i % 2],
+            "mos": 3.0,
+        }
         | {"predicted": 3.0 + (0.1 + i % 3 / 20) * (10 if i % 2 else 1)}
         for i in range(60)
     ]
@@ -367,7 +396,7 @@ def test_an_admin_opens_all_answers_and_closes_them_again(studio: Studio) -> Non
     opened_to_all(studio)
     annotator, admin = as_role(studio, Role.ANNOTATOR), as_role(studio, Role.ADMIN)
     assert shown(annotator.show(asked(), *values()))["case"] == "1|quality"
-    assert admin.arrange(asked(), *values())[len(fields(View))] == gr.update(visible=True, value=True)
+    assert admin.arrange(asked(), *values())[len(CONTROL_NAMES) + 3] == gr.update(visible=True, value=True)
     assert "takes an admin" in said(annotator.open_answers(asked(), False))
     admin.open_answers(asked(), False)
     assert said(shown(annotator.show(asked(), *values()))["message"]) == HIDDEN_ANSWERS
@@ -381,7 +410,8 @@ def test_where_everybody_scores_blind_training_runs_stay_open(studio: Studio, tm
 
 def test_the_public_of_a_space_does_not_see_what_others_have_brought(studio: Studio) -> None:
     space = SpaceAccess(frozenset(), has_login=True)
-    handlers = FailuresHandlers(Studio(studio.settings, studio.store, space, studio.loader))
+    on_space = Studio(studio.settings, studio.store, space, studio.loader)
+    handlers = FailuresHandlers(on_space, Prefetch(on_space))
     request = SimpleNamespace(query_params={}, request=SimpleNamespace(scope={}))
     page = shown(handlers.show(request, *values()))
     assert "Sign in to see this" in said(page.pop("message")) and not any(page.values())
@@ -404,5 +434,5 @@ def test_who_is_no_user_any_more_sees_nothing(studio: Studio) -> None:
 
 def test_no_event_of_the_tab_is_an_open_endpoint(studio: Studio) -> None:
     with gr.Blocks() as demo, gr.Tab("Failure cases") as tab:
-        failures_tab(studio, tab, demo)
+        failures_tab(studio, tab, demo, Prefetch(studio))
     assert demo.get_api_info()["named_endpoints"] == {}
