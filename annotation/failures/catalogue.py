@@ -77,7 +77,7 @@ class Catalogue:
                 made_by, used_tags, has_slice = (
                     generators(table),
                     tags(table),
-                    members_of(table, view.slice).any(),
+                    bool(members_of(table, view.slice).any()),
                 )
             except InputError:
                 pass  # whoever looks at the table is told

@@ -92,8 +92,8 @@ TICKED_CASES = """(_, ...others) => {
 }"""
 COPY_SCRIPT = theme.javascript("failures_copy.js")
 
-# What `show` returns: message, agreement and slices, scatter, list, detail, link, the slice that is shown, and
-# the case that is open.
+# What `show` returns: message, agreement and slices, scatter, list, detail, link, the slice that is shown,
+# and the case that is open.
 Shown = tuple[str, str, str, str, str, str, str, str]
 # What `arrange` returns: an update of each control, of the filters' row and of what only some see, then the
 # same.

@@ -67,7 +67,7 @@ def assess(studio: Studio) -> None:
 READERS: dict[str, tuple[int, Callable[[Studio], object]]] = {
     "failure cases": (1, lambda studio: failures(studio, "show")),
     "an open case": (1, lambda studio: failures(studio, "choose", SimpleNamespace(case="1|quality"))),
-    "its CSV": (1, lambda studio: failures(studio, "export")),
+    "its CSV": (1, lambda studio: failures(studio, "export", "")),
     "a training run": (
         2,
         lambda studio: failures(
