@@ -95,8 +95,7 @@ COPY_SCRIPT = theme.javascript("failures_copy.js")
 # What `show` returns: message, agreement and slices, scatter, list, detail, link, the slice that is shown,
 # and the case that is open.
 Shown = tuple[str, str, str, str, str, str, str, str]
-# What `arrange` returns: an update of each control, of the filters' row and of what only some see, then the
-# same.
+# What `arrange` returns: an update of each control and of what only some see, then the same.
 Arranged = tuple[Any, ...]
 
 Titled = TypeVar("Titled", DataSet, Version)
@@ -394,7 +393,6 @@ def _updates(view: View, choices: Choices, person: Person, is_open: bool, unasse
     is_admin = person.role.allows(Role.ADMIN)
     return (
         *updates,
-        gr.update(visible=bool(view.model)),
         gr.update(
             value=f"Assess the {unassessed:,} images that people have scored and the model has not seen",
             visible=unassessed > 0 and person.role.allows(Role.ANNOTATOR),
@@ -406,7 +404,7 @@ def _updates(view: View, choices: Choices, person: Person, is_open: bool, unasse
 
 
 def _unchanged() -> tuple[Any, ...]:
-    return (gr.skip(),) * (len(CONTROL_NAMES) + 4)
+    return (gr.skip(),) * (len(CONTROL_NAMES) + 3)
 
 
 def _empty(sentence: str) -> Shown:
@@ -474,7 +472,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
             elem_id="failures-nearer",
         )
         order = gr.Dropdown(ORDER_CHOICES, value=Order.WORST, label="Sort by", elem_id="failures-order")
-    with gr.Row(elem_id="failures-filters", visible=False) as filter_row:
+    with gr.Row(elem_id="failures-filters"):
         aspect = gr.Radio(ASPECT_CHOICES, value="", label="Aspect", elem_id="failures-aspect")
         side = gr.Radio(SIDE_CHOICES, value=Side.ANY, label="Estimated", elem_id="failures-side")
         least = gr.Number(label="Error from", step=0.1, min_width=90, elem_id="failures-least")
@@ -520,7 +518,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
     ]  # fmt: skip
     view = [*controls, slice_name, case]
     shown = [message, agreement, points, listed, detail, link, slice_name, case]
-    arranged = [*controls, filter_row, unassessed, queue_row, open_to_all, *shown]
+    arranged = [*controls, unassessed, queue_row, open_to_all, *shown]
     # Without `preprocess`: Gradio sends a choice twice, the second time when the choices may have changed
     # with it, and would refuse what is no longer among them.
     raw = {"preprocess": False, "api_visibility": "private"}

@@ -250,7 +250,7 @@ def test_who_may_annotate_has_the_model_assess_what_people_have_scored(
     loader.start()
     loader.wait(lambda: False, lambda state: None)
     handlers = as_role(studio, Role.ANNOTATOR)
-    button = CONTROL_NAMES.index("order") + 2
+    button = len(CONTROL_NAMES)
     offered = handlers.arrange(asked(), *values())[button]
     assert offered["visible"] and "2 images" in offered["value"]
     assert "2 images are being assessed" in handlers.assess_scored(asked())["value"]
@@ -396,7 +396,7 @@ def test_an_admin_opens_all_answers_and_closes_them_again(studio: Studio) -> Non
     opened_to_all(studio)
     annotator, admin = as_role(studio, Role.ANNOTATOR), as_role(studio, Role.ADMIN)
     assert shown(annotator.show(asked(), *values()))["case"] == "1|quality"
-    assert admin.arrange(asked(), *values())[len(CONTROL_NAMES) + 3] == gr.update(visible=True, value=True)
+    assert admin.arrange(asked(), *values())[len(CONTROL_NAMES) + 2] == gr.update(visible=True, value=True)
     assert "takes an admin" in said(annotator.open_answers(asked(), False))
     admin.open_answers(asked(), False)
     assert said(shown(annotator.show(asked(), *values()))["message"]) == HIDDEN_ANSWERS
