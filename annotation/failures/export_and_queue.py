@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,12 @@ class Queued:
     """Why images could not be taken over, a sentence each."""
 
 
-def queue_items(store: Store, selected: pd.DataFrame, overlap: int, annotator: str) -> Queued:
+def queue_items(store: Store, ids: Sequence[int], overlap: int, annotator: str) -> Queued:
     """Queue items of the annotation database."""
-    ids = [int(item) for item in selected["item"].unique()]
 
     def work(session: Session) -> int:
         new = enqueue(session, ids, overlap)
-        log_action(session, annotator, "queued failure cases", items=len(ids), new=new, overlap=overlap)
+        log_action(session, annotator, "queued images", items=len(ids), new=new, overlap=overlap)
         return new
 
     return Queued(len(ids), store.database.transact(work), ())
@@ -89,7 +89,7 @@ def queue_samples(
             for image, sample in copied
         }
         new = enqueue(session, sorted(ids), overlap)
-        log_action(session, annotator, "queued failure cases", items=len(ids), new=new, overlap=overlap)
+        log_action(session, annotator, "queued images", items=len(ids), new=new, overlap=overlap)
         return len(ids), new
 
     return Queued(*store.database.transact(work), tuple(left_out))

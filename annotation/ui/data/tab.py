@@ -21,6 +21,7 @@ from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import ExportVersions
+from annotation.ui.data.images import images_section
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.tables import csv_text
@@ -30,9 +31,10 @@ AGGREGATES_ONLY = (
     "those of everybody.</p></section>"
 )
 
-# What `show` returns: message, summary, agreement, mean opinions, annotators, then for admins the least
-# certain images, the file of all mean opinions, the form's visibility, its generators and sources, versions,
-# the download's visibility; at last the distribution of each aspect's MOS.
+# What `show` returns: message, summary, agreement, mean opinions, annotators, for admins the least certain
+# images, for annotators the visibility of all images; then for admins the file of all mean opinions, the
+# form's visibility, its generators and sources, versions, the download's visibility; at last the distribution
+# of each aspect's MOS.
 Shown = tuple[Any, ...]
 
 
@@ -62,12 +64,23 @@ class DataHandlers:
                 figures.mean_opinions_html(current),
                 _annotators(current, person),
                 figures.least_certain_html(uncertain, current),
+                gr.update(visible=person.role.allows(Role.ANNOTATOR) and current.items > 0),
                 *(self._form(current) if admin else _no_form()),
                 *(figures.distribution(aspect, current) for aspect in Aspect),
             )
         except M3AgiqaError as error:
             no_charts = [gr.update(value=None, visible=False)] * len(Aspect)
-            return messages.message(str(error)), "", "", "", "", "", *_no_form(), *no_charts
+            return (
+                messages.message(str(error)),
+                "",
+                "",
+                "",
+                "",
+                "",
+                gr.update(visible=False),
+                *_no_form(),
+                *no_charts,
+            )
 
     def export(
         self,
@@ -246,6 +259,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     csv_file = gr.DownloadButton(
         "All mean opinions with their intervals (CSV)", visible=False, elem_id="data-csv", size="sm"
     )
+    images = images_section(studio, tab)
     with gr.Column(visible=False, elem_id="data-export") as form:
         theme.html(
             '<section class="figures"><h3>Export</h3><p>Images, their MOS and the best human description per '
@@ -292,7 +306,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)
     file = gr.DownloadButton(visible="hidden", elem_id="data-file")
 
-    shown = [message, summary, agreement, means, people, uncertain]
+    shown = [message, summary, agreement, means, people, uncertain, images]
     gr.on(
         [tab.select, refresh.click],
         handlers.show,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from annotation.failures.error_table import Agreement, Key, Opinion, agreements
+from annotation.failures.export_and_queue import Queued
 from annotation.failures.filters import Place
 from annotation.failures.slices import ErrorSlice
 from annotation.ui.access import Person, Role
@@ -158,6 +159,18 @@ def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
         f'<span class="about note">{escape(", ".join(about))}</span>'
         f'<span class="prompt note">{escape(row.prompt or "no prompt")}</span></button></li>'
     )
+
+
+def queued_html(queued: Queued, overlap: int) -> str:
+    """How queuing went, in sentences."""
+    images = "1 image is" if queued.items == 1 else f"{queued.items:,} images are"
+    each = "1 annotator" if overlap == 1 else f"{overlap} annotators each"
+    known = "" if queued.new == queued.items else f" ({queued.items - queued.new:,} had been there before)"
+    left = ""
+    if queued.left_out:
+        left = f"<p>{len(queued.left_out):,} left out. {escape(queued.left_out[0])}</p>"
+    done = f"<p>{images} in the annotation queue for {each}{known}.</p>"
+    return f'<div class="done" role="status">{done}{left}</div>'
 
 
 # --- one of them -------------------------------------------------------------------------------

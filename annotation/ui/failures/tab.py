@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 
 from annotation.failures.catalogue import Catalogue, Choices
 from annotation.failures.error_table import DataSet, Key, Version
-from annotation.failures.export_and_queue import Queued, queue_items, queue_samples, to_csv
+from annotation.failures.export_and_queue import queue_items, queue_samples, to_csv
 from annotation.failures.filters import (
     Nearer,
     Order,
@@ -43,6 +43,7 @@ from annotation.ui.failures.cards import (
     agreement_table,
     case_detail,
     case_list,
+    queued_html,
     slices_table,
 )
 from annotation.ui.failures.scatter import scatter_svg
@@ -84,7 +85,7 @@ COMPARED_ORDER_CHOICES = [
 ]
 
 CHOOSE_SCRIPT = theme.javascript("failures_choose.js")
-SLICE_SCRIPT = theme.javascript("failures_slices.js")
+SLICE_SCRIPT = theme.javascript("button_data.js")
 # For `js=`: the first input becomes the keys of the ticked cases.
 TICKED_CASES = """(_, ...others) => {
     const ticked = document.querySelectorAll("#failures-list input:checked");
@@ -198,13 +199,15 @@ class FailuresHandlers:
                 raise InputError("No case matches these filters, so there is nothing to queue.")
             store = self.studio.store
             if isinstance(self.catalogue.source(resolved.data.key), Annotations):
-                queued = queue_items(store, chosen, wanted, person.name)
+                queued = queue_items(
+                    store, [int(item) for item in chosen["item"].unique()], wanted, person.name
+                )
             else:
                 source = resolved.data.title[:MAX_SOURCE]
                 queued = queue_samples(store, chosen, wanted, person.name, source)
         except M3AgiqaError as error:
             return messages.message(str(error))
-        return _queued(queued, wanted)
+        return queued_html(queued, wanted)
 
     def assess_scored(self, request: gr.Request) -> dict:
         """Have the served model assess what people have scored, in the background; how many there are."""
@@ -440,18 +443,6 @@ def _link(view: View) -> str:
         f'<p class="link"><a href="{href}">Link to this view</a>'
         '<button type="button">Copy link</button><span role="status"></span></p>'
     )
-
-
-def _queued(queued: Queued, overlap: int) -> str:
-    """How queuing went."""
-    images = "1 image is" if queued.items == 1 else f"{queued.items:,} images are"
-    each = "1 annotator" if overlap == 1 else f"{overlap} annotators each"
-    known = "" if queued.new == queued.items else f" ({queued.items - queued.new:,} had been there before)"
-    left = ""
-    if queued.left_out:
-        left = f"<p>{len(queued.left_out):,} left out. {escape(queued.left_out[0])}</p>"
-    done = f"<p>{images} in the annotation queue for {each}{known}.</p>"
-    return f'<div class="done" role="status">{done}{left}</div>'
 
 
 # --- the page ----------------------------------------------------------------------------------

@@ -9,15 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from seeded_cases import add, judge, picture, say
+from seeded_cases import add, picture
 from sqlalchemy import select
 
 from annotation.failures.error_table import cases
 from annotation.failures.export_and_queue import queue_items, queue_samples, to_csv
-from annotation.failures.from_annotations import Annotations
 from annotation.store import Store
 from annotation.store.models import AuditEntry, Item, QueueEntry
-from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
 from m3agiqa.tables import FORMULA_STARTS
 
@@ -71,18 +69,14 @@ def test_no_text_is_a_formula_to_a_spreadsheet(start: str, text: str) -> None:
     assert found["error"] == "-0.7500", "a number is no formula"
 
 
-def test_items_are_queued_once_whatever_number_of_their_aspects_is_selected(store: Store) -> None:
+def test_items_are_queued_once(store: Store) -> None:
     item = add(store, prompt="a cat")
-    judge(store, item, {Aspect.QUALITY: 4.0, Aspect.AUTHENTICITY: 4.0})
-    say(store, item, {Aspect.QUALITY: 2.0, Aspect.AUTHENTICITY: 2.0})
-    selected = Annotations(store).judged("db:1").cases
-    assert len(selected) == 2
-    first = queue_items(store, selected, 2, "ann")
-    again = queue_items(store, selected, 3, "ann")
+    first = queue_items(store, [item], 2, "ann")
+    again = queue_items(store, [item], 3, "ann")
     assert ((first.items, first.new), (again.items, again.new)) == ((1, 1), (1, 0))
     assert queued(store) == [("a cat", "an import", 3)]
     with store.database.reading() as session:
-        assert [entry.action for entry in session.scalars(select(AuditEntry))] == ["queued failure cases"] * 2
+        assert [entry.action for entry in session.scalars(select(AuditEntry))] == ["queued images"] * 2
 
 
 def test_samples_of_a_run_are_taken_over_and_queued(store: Store, tmp_path: Path) -> None:
