@@ -46,6 +46,11 @@ class Settings:
     """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image, if there are any; 0: none."""
     retrain_after: int = 0
     """M3AGIQA_RETRAIN_AFTER: new corrections after which a retraining starts by itself; 0: never."""
+    backup: str = ""
+    """M3AGIQA_BACKUP: organisation/name of a private data set on the Hugging Face Hub: database, images and
+    registered models are copied to it, and a server without a database begins with the copy."""
+    backup_minutes: int = 5
+    """M3AGIQA_BACKUP_MINUTES: minutes between two copies."""
     blind: bool = False
     """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
     keep: bool = True
@@ -93,6 +98,13 @@ class Settings:
             revision = parse_revision(environment.get("M3AGIQA_REVISION"))
         except InputError as error:
             raise InputError(f"M3AGIQA_REVISION: {error}") from error
+        backup = (environment.get("M3AGIQA_BACKUP") or "").strip()
+        if backup and not re.fullmatch(r"[\w.-]+/[\w.-]+", backup):
+            raise InputError(f"M3AGIQA_BACKUP is {backup[:40]!r}; give a data set as organisation/name.")
+        if backup and environment.get("DATABASE_URL"):
+            raise InputError(
+                "M3AGIQA_BACKUP copies the database in the data folder; leave out DATABASE_URL or it."
+            )
         admins = (name.strip() for name in environment.get("M3AGIQA_ADMINS", "").split(","))
         auth = environment.get("M3AGIQA_AUTH")
         return cls(
@@ -110,6 +122,8 @@ class Settings:
             overlap=number("M3AGIQA_OVERLAP", cls.overlap, 1, MOST_ANNOTATORS),
             gold_every=number("M3AGIQA_GOLD_EVERY", cls.gold_every, 0, 1_000_000),
             retrain_after=number("M3AGIQA_RETRAIN_AFTER", cls.retrain_after, 0, 1_000_000),
+            backup=backup,
+            backup_minutes=number("M3AGIQA_BACKUP_MINUTES", cls.backup_minutes, 1, 10_000),
             blind=switch("M3AGIQA_BLIND", cls.blind),
             keep=switch("M3AGIQA_KEEP", cls.keep),
             mcp=switch("M3AGIQA_MCP", cls.mcp),

@@ -1,8 +1,10 @@
 """A stand-in for the Hugging Face Hub: a local server that speaks its protocol for folders of the tests."""
 
+import base64
 import hashlib
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +19,8 @@ from huggingface_hub import constants
 NOBODY = "http://127.0.0.1:9"
 """Where no server is."""
 ROUTE = re.compile(
-    r"/(api/models/)?(?P<repository>[^/]+/[^/]+)"
-    r"(/(?P<what>revision|tree|resolve)/(?P<revision>[^/]+)(/(?P<file>.+))?)?"
+    r"/(api/models/|api/datasets/|datasets/)?(?P<repository>[^/]+/[^/]+)"
+    r"(/(?P<what>revision|tree|resolve|preupload|commit|tag)/(?P<revision>[^/]+)(/(?P<file>.+))?)?"
 )
 
 
@@ -36,6 +38,12 @@ class Hub:
     """Files whose next answer ends in the middle."""
     asked: list[str] = field(default_factory=list)
     """Paths of all requests."""
+    folder: Path | None = None
+    """Where what is pushed is kept; without it nothing may be pushed."""
+    private: dict[str, bool] = field(default_factory=dict)
+    """Whether a repository that was made by pushing is private."""
+    messages: list[str] = field(default_factory=list)
+    """Of all commits that were pushed."""
     url: str = ""
 
     def publish(self, repository: str, folder: Path, *names: str) -> str:
@@ -58,6 +66,18 @@ def serving() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             self.answer(with_body=True)
+
+        def do_POST(self) -> None:
+            path = unquote(self.path.split("?")[0])
+            hub.asked.append(path)
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            status, answer = _written(hub, path, [json.loads(line) for line in content.splitlines()])
+            data = json.dumps(answer).encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": len(data), "Content-Type": "application/json"}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(data)
 
         def answer(self, with_body: bool) -> None:
             path = unquote(self.path.split("?")[0])
@@ -120,6 +140,47 @@ def _answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
     if not file.is_file():
         return 404, {"X-Error-Code": "EntryNotFound"}, b""
     return 200, {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": commit}, file.read_bytes()
+
+
+def _written(hub: Hub, path: str, lines: list[dict]) -> tuple[int, dict]:
+    """Status and answer to what changes a repository; files come within the request, as small ones do."""
+    if path == "/api/validate-yaml":
+        return 200, {"errors": [], "warnings": []}
+    if hub.folder is None:
+        return 403, {"error": "This token may only read."}
+    if path == "/api/repos/create":
+        repository = f"{lines[0]['organization']}/{lines[0]['name']}"
+        if repository not in hub.commits:
+            hub.private[repository] = lines[0].get("visibility") == "private"
+            (empty := hub.folder / "empty").mkdir(exist_ok=True)
+            hub.publish(repository, empty)
+        return 200, {"url": f"{hub.url}/{lines[0]['type']}s/{repository}"}
+    route = ROUTE.fullmatch(path)
+    assert route
+    repository = route["repository"]
+    names = hub.names[repository]
+    commit = names.get(route["revision"], route["revision"])
+    if route["what"] == "preupload":
+        files = [
+            {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+            for file in lines[0]["files"]
+        ]
+        return 200, {"files": files}
+    if route["what"] == "tag":
+        names[lines[0]["tag"]] = commit
+        return 200, {}
+    folder = hub.folder / f"{len(list(hub.folder.iterdir()))}"
+    shutil.copytree(hub.commits[repository][commit], folder)
+    for line in lines[1:]:
+        file = folder / line["value"]["path"]
+        if line["key"] == "deletedFile":
+            file.unlink()
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(base64.b64decode(line["value"]["content"]))
+    hub.messages.append(lines[0]["value"]["summary"])
+    new = hub.publish(repository, folder)
+    return 200, {"commitUrl": f"{hub.url}/{repository}/commit/{new}", "commitOid": new}
 
 
 def _digest(file: Path) -> str:

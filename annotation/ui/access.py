@@ -51,7 +51,7 @@ class Access:
         """A users file goes before Hugging Face's login. Raises InputError for a wrong users file."""
         if settings.auth is not None:
             return UsersAccess(UsersFile(settings.auth), settings.data / "sessions.json")
-        if "SPACE_ID" in environment:
+        if environment.get("SPACE_ID"):
             return SpaceAccess(settings.admins, has_login=bool(environment.get("OAUTH_CLIENT_ID")))
         return Access()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from annotation.backup import HubBackup
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui.access import Access
@@ -18,5 +19,6 @@ class Studio:
     store: Store
     access: Access
     loader: ModelLoader
+    backup: HubBackup | None = None
     line: WaitingLine = field(default_factory=WaitingLine)
     """One line for the one model: visitors and the queue's own assessments."""

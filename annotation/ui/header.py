@@ -6,8 +6,10 @@ from html import escape
 
 import gradio as gr
 
-from annotation.ui import theme
-from annotation.ui.access import Access, SpaceAccess, UsersAccess
+from annotation.backup import storage_warning
+from annotation.ui import messages, theme
+from annotation.ui.access import Access, Role, SpaceAccess, UsersAccess
+from annotation.ui.context import Studio
 from m3agiqa.errors import M3AgiqaError
 
 TITLE_HTML = """
@@ -22,11 +24,15 @@ authenticity, each with a description, a rating and a mean opinion score.</p>
 SIGN_OUT = '<a href="logout">Sign out</a>'
 
 
-def page_head(access: Access, demo: gr.Blocks) -> None:
+def page_head(studio: Studio, demo: gr.Blocks) -> None:
     """Build it; who makes the request is asked whenever a page is opened."""
+    access, warning = studio.access, storage_warning(studio.settings)
 
     def who(request: gr.Request) -> str:
         return signed_in(access, request)
+
+    def warn(request: gr.Request) -> str:
+        return messages.message(warning if access.person(request).role.allows(Role.ADMIN) else "")
 
     with gr.Row(elem_id="head"):
         theme.html(TITLE_HTML)
@@ -36,6 +42,9 @@ def page_head(access: Access, demo: gr.Blocks) -> None:
                 if isinstance(access, SpaceAccess):
                     gr.LoginButton(size="sm", elem_id="sign-in")
             demo.load(who, outputs=user_line, show_progress="hidden", queue=False, api_visibility="private")
+    if warning:
+        alert = theme.html(messages.message(""), elem_id="storage-warning")
+        demo.load(warn, outputs=alert, show_progress="hidden", queue=False, api_visibility="private")
     theme.html(INTRODUCTION_HTML, elem_id="introduction")
 
 

@@ -135,7 +135,7 @@ def from_registry(settings: Settings) -> Callable[[str, Progress], Assessor]:
 def _advice(error: M3AgiqaError, name: str, settings: Settings) -> str:
     """What whoever runs the server may do, beside what the error says."""
     advice = ""
-    if isinstance(error, TooLittleMemory) and "SPACE_ID" in os.environ:
+    if isinstance(error, TooLittleMemory) and os.environ.get("SPACE_ID"):
         advice += " In this Space's Settings, larger hardware can be chosen, ZeroGPU among it."
     if name == settings.model != Settings.model:
         advice += f" Without M3AGIQA_MODEL, {Settings.model} judges here."

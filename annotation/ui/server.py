@@ -17,6 +17,7 @@ from gradio.block_function import BlockFunction
 from gradio.data_classes import BlocksConfigDict
 from gradio.state_holder import SessionState
 
+from annotation import backup
 from annotation.retraining import Retraining
 from annotation.settings import Settings
 from annotation.store import Store
@@ -70,7 +71,7 @@ def build(studio: Studio) -> gr.Blocks:
     """The page with all its tabs."""
     with Page(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
         api.publish(studio)  # first, for the page's own events have some of these names, too
-        page_head(studio.access, demo)
+        page_head(studio, demo)
         banner = model_banner(studio.loader)
         with gr.Tab("Assess", elem_id="assess-tab") as assess:
             assess_tab(studio, banner)
@@ -93,10 +94,11 @@ def serve(studio: Studio) -> None:
 
     Raises InputError where nothing can listen on the address.
     """
-    on_spaces = "SPACE_ID" in os.environ  # Hugging Face Spaces reach the app from outside its container
+    on_spaces = os.environ.get("SPACE_ID")  # Hugging Face Spaces reach the app from outside its container
     server_name = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1")
-    if warning := studio.access.warning(server_name):
-        log.warning(warning)
+    for warning in (studio.access.warning(server_name), backup.storage_warning(studio.settings)):
+        if warning:
+            log.warning(warning)
     if studio.settings.mcp:
         from annotation.ui.mcp_server import use_mcp_server  # a second to import, which few need
 
@@ -120,6 +122,8 @@ def serve(studio: Studio) -> None:
     except OSError as error:  # no port is free, or the address is another machine's
         raise InputError(f"The app cannot be served on {server_name}: {error}") from error
     Retraining(studio.settings).watch(studio.store)
+    if studio.backup:
+        studio.backup.start()
     studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
     demo.block_thread()
 
@@ -128,10 +132,11 @@ def main() -> None:
     """Serve what the environment asks for."""
     try:
         settings = Settings.from_environment()
+        backup.restore(settings)
         store = Store.open(settings.database_url, settings.images)
         access = Access.from_settings(settings)
         model = model_to_serve(store, settings)
         loader = ModelLoader(model, from_registry(settings), instead=settings.model)
-        serve(Studio(settings, store, access, loader))
+        serve(Studio(settings, store, access, loader, backup.of(settings, store)))
     except M3AgiqaError as error:
         sys.exit(str(error))

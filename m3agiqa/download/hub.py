@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -34,6 +34,8 @@ from tqdm.auto import tqdm
 
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, WeightsError, reason
+
+RepositoryKind = Literal["model", "dataset"]
 
 FOLDER_VARIABLE = "M3AGIQA_HUB_FOLDER"
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
@@ -56,6 +58,7 @@ def snapshot(
     progress: Progress | None = None,
     revision: str | None = None,
     fetch: bool = True,
+    kind: RepositoryKind = "model",
 ) -> Path:
     """The local folder of a repository's files (shell patterns) at a branch, tag or commit.
 
@@ -68,6 +71,7 @@ def snapshot(
     with _in_words(repository, revision):
         path = snapshot_download(
             repository,
+            repo_type=kind,
             revision=revision,
             allow_patterns=list(files),
             local_files_only=not fetch,

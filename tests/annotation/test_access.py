@@ -39,9 +39,10 @@ def hugging_face(name: str, expires_in: float = 3600) -> dict:
 
 
 def test_without_configuration_there_is_one_local_user_who_may_do_everything(store):
-    access = Access.from_settings(Settings(), {})
-    assert access.require(by_login(None), Role.ADMIN) == Person("local", Role.ADMIN)
-    assert access.launch_options(store.database) == {}
+    for environment in ({}, {"SPACE_ID": ""}):
+        access = Access.from_settings(Settings(), environment)
+        assert access.require(by_login(None), Role.ADMIN) == Person("local", Role.ADMIN)
+        assert access.launch_options(store.database) == {}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])

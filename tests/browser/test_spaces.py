@@ -35,7 +35,7 @@ def test_the_public_assesses_and_who_signs_in_corrects(
     new_page: Callable[..., Page], picture: Path, tmp_path: Path
 ):
     # On Spaces, Gradio starts a server for apps that are edited there; it may lack its package, or its port.
-    with serve_scripted(tmp_path / "log.txt", others_may_fail=True, **SPACE) as space:
+    with serve_scripted(tmp_path / "log.txt", others_may_fail=True, M3AGIQA_ADMINS="boss", **SPACE) as space:
         page = new_page(url=space.url)
         for secret, role in (("", ""), ("forged", ""), (SECRET, "annotator")):
             if secret:
@@ -53,4 +53,8 @@ def test_the_public_assesses_and_who_signs_in_corrects(
             else:
                 expect(page.locator("#sign-in")).to_have_text("Sign in with Hugging Face")
                 expect(card.locator(".hint")).to_have_text("Sign in as an annotator to correct this.")
+        expect(page.locator("#storage-warning [role=alert]")).to_be_empty()
+        sign_in(page.context, space.url, "boss", SECRET)
+        page.reload()
+        expect(page.locator("#storage-warning")).to_contain_text("only until it restarts")
         page.close()

@@ -59,7 +59,7 @@ class DataHandlers:
             self._note_read(person, read | {about for about, _ in contradictions})
             return (
                 messages.message(""),
-                figures.summary_html(current),
+                figures.summary_html(current) + (self._backup_note() if admin else ""),
                 figures.agreement_html(current) + figures.picks_html(current.picks),
                 figures.mean_opinions_html(current),
                 _annotators(current, person),
@@ -137,6 +137,10 @@ class DataHandlers:
         self._note_read(person, scored)
 
     # --- what they share
+
+    def _backup_note(self) -> str:
+        backup = self.studio.backup
+        return f'<p class="note">{escape(backup.status())}</p>' if backup else ""
 
     def _note_read(self, person: Person, shown: set[exposures.ItemAspect]) -> None:
         exposures.note(self.studio.store.database, person.name, AnswersOf.PEOPLE, shown)
