@@ -54,6 +54,7 @@ SECONDS_TO_END = 10  # for training that is asked to end, before it is killed
 CANCELLED = 130  # exit code, as of Ctrl-C
 WATCH_INTERVAL = 60.0  # seconds between two looks whether there are enough corrections
 LOG_TAIL = 20_000  # bytes of the log that are shown
+PASSES_OVER_IMAGES = 3  # to describe them, to learn from people's words, and to describe them again
 TIMED_ASSESSMENTS = 50  # the latest ones of a model, whose time is that of the next
 
 PROGRESS_BAR = re.compile(
@@ -189,9 +190,8 @@ class Retraining:
             new = _later(session, state.newest_correction if (state := self.state()) else 0)
             seconds = _seconds_an_image(session, read_card(self._start(session), verify=False))
         images = len(human.samples)
-        return Material(
-            new, images, aspects, human.texts_left_out, None if seconds is None else seconds * images
-        )
+        total = None if seconds is None else seconds * images * PASSES_OVER_IMAGES
+        return Material(new, images, aspects, human.texts_left_out, total)
 
     # --- doing
 

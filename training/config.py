@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from m3agiqa.errors import InputError
 from training.data import DataConfig
 from training.nano.align import AlignConfig
+from training.nano.fit_words import WordsConfig
 from training.stages.curriculum import CurriculumConfig
 from training.stages.describe_remote import ServerConfig
 from training.stages.distill import DistillConfig
@@ -75,6 +76,9 @@ class RunConfig:
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig | None = None
     """Stage finetune; null: the backbone of `start` is used as it is."""
+    words: WordsConfig | None = None
+    """Stage words, with annotations: learn from people's descriptions where there are enough; null: left
+    out."""
     server: ServerConfig | None = None
     """Server whose model describes the images, so that the backbone only encodes; null: the backbone
     itself."""
@@ -105,6 +109,11 @@ class RunConfig:
     """Stage transfer: settings of refits without a source of images; null: left out."""
     seed: int = 0
     """Of what is drawn outside of the other seeds' reach: prompts, damages, the order of lessons."""
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether stage words is wanted."""
+        return self.words is not None and self.annotations is not None
 
     def __post_init__(self) -> None:
         if self.start == SHIPPED_BACKBONE:

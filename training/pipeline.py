@@ -24,7 +24,7 @@ from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample, write_samples
 from training.config import RunConfig
 from training.data import fingerprint, load
-from training.data.human_feedback import merge, read_annotations
+from training.data.human_feedback import Annotated, merge, read_annotations
 from training.data.splits import write_split
 from training.data.worked_examples import WorkedExamples
 from training.evaluation.report import COMPARISON_FILE
@@ -42,6 +42,8 @@ from training.stages.adapt import adapt
 from training.stages.curriculum import curriculum
 from training.stages.hidden_cache import backbone_id
 from training.stages.leave_source_out import leave_source_out, source_groups
+from training.words import plan_text as words_plan
+from training.words import train_words
 
 LEARNABLE_PARTS = ("train", "validation")  # for what is chosen by cross-validation
 
@@ -286,6 +288,16 @@ def finetune(run: RunFolder) -> None:
     backbone_finetune.finetune(lessons, start, run.finetune_folder, config.finetune, config.backbone)
 
 
+def _plan_words(run: RunFolder) -> str:
+    if not run.config.learns_words:
+        return "no annotations are given"
+    if run.is_read:
+        return words_plan(run, run.samples, run.annotated)
+    samples, facts = _read_data(run)
+    annotated = Annotated(**facts["annotations"]) if "annotations" in facts else None
+    return words_plan(run, samples, annotated)
+
+
 def _plan_finetune(run: RunFolder) -> str:
     config = run.config
     return f"tune {', '.join(config.finetune.tune)} of {config.backbone}" if config.finetune else ""
@@ -503,9 +515,19 @@ STAGES = (
         is_wanted=lambda config: config.finetune is not None,
     ),
     Stage(
+        "words",
+        "learn from people's descriptions, if that is better on held-out ones",
+        needs=("datasets", "align", "finetune"),
+        makes="words/",
+        run=train_words,
+        plan=_plan_words,
+        is_done=lambda run: run.has_words,
+        is_wanted=lambda config: config.learns_words,
+    ),
+    Stage(
         "describe",
         "let the backbone, or a server's model, describe and rate; keep the backbone's hidden states",
-        needs=("datasets", "align", "finetune"),
+        needs=("datasets", "align", "finetune", "words"),
         makes="hidden/, served/",
         run=describe,
         plan=_plan_describe,
@@ -514,7 +536,7 @@ STAGES = (
     Stage(
         "encode",
         "hidden states for what a server's model said, and for the data's own descriptions",
-        needs=("datasets", "distill", "align", "finetune", "describe"),
+        needs=("datasets", "distill", "align", "finetune", "words", "describe"),
         makes="hidden/",
         run=encode,
         plan=_plan_encode,

@@ -19,6 +19,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import load_backbone
 from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.checkpoint.card import Card, find_checkpoint, load_predictor, read_card
+from m3agiqa.checkpoint.comparison import ComparedWords
 from m3agiqa.errors import InputError
 from m3agiqa.files import is_stamped, write_atomically
 from m3agiqa.predictor.config import PredictorConfig
@@ -40,6 +41,7 @@ from training.stages.leave_source_out import with_interval
 
 CONFIG_FILE = "config.yaml"
 FACTS_FILE = "dataset.json"
+WORDS_FILE = "words.json"
 JOINT_NAME = "joint"
 """What the predictor of all aspects is called, where others have the name of their aspect."""
 
@@ -54,6 +56,7 @@ class RunFolder:
         self.folder = folder
         self.config = config
         self.align_folder, self.finetune_folder = folder / "align", folder / "finetune"
+        self.words_folder = folder / "words"
         self.report_folder, self.checkpoint_folder = folder / "report", folder / "checkpoint"
 
     @classmethod
@@ -227,6 +230,37 @@ class RunFolder:
     @property
     def backbone_folder(self) -> Path:
         """Of the backbone whose hidden states are read. Raises InputError while it is not fine-tuned."""
+        if not self.config.learns_words:
+            return self.tuned_folder
+        if not self.has_words:
+            raise InputError(
+                f"It is not known whether new words serve ({self.words_folder}). Run `words` first."
+            )
+        compared = self.words_compared
+        return self.words_folder / "backbone" if compared and not compared.worse else self.tuned_folder
+
+    @property
+    def words_from(self) -> tuple[object, ...]:
+        """All that decides what stage words makes."""
+        people = self._facts.get("annotations")
+        return self.content, people, self.config.words, backbone_id(self.config.backbone, self.tuned_folder)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether stage words is done, for the present data."""
+        return is_stamped(self.words_folder, *self.words_from) and (self.words_folder / WORDS_FILE).exists()
+
+    @property
+    def words_compared(self) -> ComparedWords | None:
+        """What stage words has made beside the words before; None where it had not enough to learn from."""
+        if not self.config.learns_words or not self.has_words:
+            return None
+        facts = _read(self.words_folder / WORDS_FILE)
+        return ComparedWords.from_dict(facts) if facts else None
+
+    @property
+    def tuned_folder(self) -> Path:
+        """Of the backbone before it learns people's words. Raises InputError while it is not fine-tuned."""
         if self.config.finetune is None:
             return self.untuned_folder
         if not self.is_finetuned:

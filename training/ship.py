@@ -29,7 +29,7 @@ def ship(run: RunFolder, out: Path) -> Card:
         raise InputError(f"{out} is there and is no checkpoint, so it is left alone. Choose another --out.")
 
     def write(folder: Path) -> None:
-        _copy_backbone(run.backbone_folder, folder)
+        copy_backbone(run.backbone_folder, folder)
         for aspect in run.aspects:
             fitted = run.fitted(aspect) if run.config.ship_seeds else run.fitted(aspect)[:1]
             for number, seed in enumerate(fitted):
@@ -97,7 +97,7 @@ def _learned_from(run: RunFolder) -> str:
     return text
 
 
-def _copy_backbone(speaker: Path, folder: Path) -> None:
+def copy_backbone(speaker: Path, folder: Path) -> None:
     """What was trained of the backbone: adapters and modules, no states, no predictors."""
     for path in sorted([*speaker.rglob("*.safetensors"), *speaker.rglob(BASE_FILE)]):
         inner = path.relative_to(speaker)

@@ -75,6 +75,51 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class WordMeasures:
+    """A model's descriptions beside people's of the same held-out images."""
+
+    loss: float
+    """Of people's descriptions, in nats per token."""
+    grounded: float
+    """Share of content words that the prompt or people's description has."""
+    tone_error: float
+    """Mean distance of tone and people's score, both from -1 to 1; NaN without scores."""
+
+
+@dataclass(frozen=True)
+class ComparedWords:
+    """How a model describes before and after it has learned from people's descriptions."""
+
+    n: int
+    """Descriptions by people, all of held-out images."""
+    before: WordMeasures
+    after: WordMeasures
+    worse: str
+    """In what the new words were worse, so that those before were kept; "" if the new ones serve."""
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        old, new = self.before, self.after
+        tones = f", tone error {old.tone_error:.2f} → {new.tone_error:.2f}"
+        changes = (
+            f"loss per token {old.loss:.2f} → {new.loss:.2f}, grounded words {old.grounded:.0%} → "
+            f"{new.grounded:.0%}{'' if math.isnan(old.tone_error) else tones}"
+        )
+        outcome = f"as before, for {self.worse}" if self.worse else "learned from people"
+        return f"Words: {outcome} ({self.n:,} held-out descriptions: {changes})."
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> ComparedWords:
+        """Raises ValueError, TypeError or KeyError for what is no such comparison."""
+        before, after = (
+            WordMeasures(**{k: math.nan if v is None else float(v) for k, v in each.items()})
+            for each in (facts["before"], facts["after"])
+        )
+        return cls(int(facts["n"]), before, after, str(facts["worse"]))
+
+
+@dataclass(frozen=True)
 class ChangedScore:
     """What both models say of one aspect of an image, in points of MOS."""
 
@@ -116,6 +161,8 @@ class Comparison:
     rows: tuple[Compared, ...]
     changed: tuple[ChangedImage, ...] = ()
     """The images whose scores changed most, the most first."""
+    words: ComparedWords | None = None
+    """None where words were not trained."""
 
     @property
     def sentence(self) -> str:
@@ -146,6 +193,8 @@ class Comparison:
             cells = "".join(f"{f'{change.before} → {change.after}':>20}" for change in row.changes())
             lines.append(f"{row.name:34}{row.n:>6}{cells}".replace("−", "-"))
         lines.append(self.sentence)
+        if self.words is not None:
+            lines.append(self.words.sentence)
         return "\n".join(lines)
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -184,7 +233,8 @@ class Comparison:
             ChangedImage(**{**image, "scores": tuple(map(_changed_score, image["scores"]))})
             for image in facts.get("changed", ())
         ]
-        return cls(**{**facts, "rows": tuple(rows), "changed": tuple(changed)})
+        words = facts.get("words") and ComparedWords.from_dict(facts["words"])
+        return cls(**{**facts, "rows": tuple(rows), "changed": tuple(changed), "words": words})
 
 
 def _shown(metric: str, value: float) -> str:

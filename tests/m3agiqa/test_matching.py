@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from test_nano import opened, tiny_nano, whole
+from test_nano import opened, whole
+from tiny_nano import tiny_nano
 from torch import Tensor
 
 from m3agiqa import Aspect

@@ -63,6 +63,7 @@ def test_the_plan_names_every_stage_and_does_nothing(config: Path, capsys: pytes
         "distill",
         "align",
         "finetune",
+        "words",
         "encode",
         "transfer",
     }
@@ -77,7 +78,7 @@ def test_the_plan_of_settings_says_what_they_ask_for(config: Path, capsys: pytes
     told = capsys.readouterr().out
     assert "ask gemini, then openai" in told
     assert "tune vision of nano" in told
-    assert {name for name, state in steps(told).items() if state == "left out"} == {"transfer"}
+    assert {name for name, state in steps(told).items() if state == "left out"} == {"words", "transfer"}
 
 
 def test_a_run_does_what_the_plan_says_once(config: Path, capsys: pytest.CaptureFixture) -> None:

@@ -88,7 +88,8 @@ class TinyBackbone:
 
     @property
     def parts(self) -> dict[str, Part]:
-        eye, adapter = (self.begun and self.begun / name for name in ("eye-adapter", "adapter"))
+        folders = (self.begun and self.begun / name for name in ("eye-adapter", "adapter"))
+        eye, adapter = (folder if folder and folder.is_dir() else None for folder in folders)
         return {
             "vision": Part(self.eye, "eye-adapter", "point", "eye.pth", eye),
             "bridge": Part(self.bridge, "bridge.safetensors"),

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from m3agiqa.backbones.nano.grounded_text import SENTENCES
 from m3agiqa.backbones.nano.text import base_form, content_words, raw_words, read_words
 from m3agiqa.metrics import srcc
 from training.data.prompt_edits import LEXICON_FOLDER
@@ -94,21 +95,38 @@ def tone(text: str) -> float:
 
 
 def _hallucinations(texts: Sequence[str], grounds: Sequence[str]) -> dict[str, float]:
-    common = Counter(word for text in [*texts, *grounds] for word in raw_words(text))
+    counts = _unfounded(texts, grounds)
+    return {
+        "hallucination_rate": float(np.mean([unfounded > 0 for unfounded, _ in counts])),
+        "hallucinated_words": sum(unfounded for unfounded, _ in counts) / max(1, sum(n for _, n in counts)),
+    }
+
+
+def grounded_shares(texts: Sequence[str], grounds: Sequence[str]) -> list[float]:
+    """Of each text's content words the share that its ground has, or that just speaks of judging.
+
+    All words of nano's sentences do: it says them only where they were measured (grounded_text).
+    """
+    judging = [sentence.text for sentence in SENTENCES]
+    return [1 - unfounded / max(1, words) for unfounded, words in _unfounded(texts, grounds, judging)]
+
+
+def _unfounded(
+    texts: Sequence[str], grounds: Sequence[str], known_judging: Sequence[str] = ()
+) -> list[tuple[int, int]]:
+    """Of each text the number of content words that are hallucinated, and of all content words."""
+    common = Counter(word for text in [*texts, *grounds, *known_judging] for word in raw_words(text))
     used = Counter(word for ground in grounds for word in content_words(ground, common))
     judging = {
         word for word, count in used.items() if count > max(MIN_JUDGING_TEXTS, JUDGING_SHARE * len(grounds))
     }
-    word_count, unfounded = 0, []
+    judging |= {base_form(word, common) for text in known_judging for word in raw_words(text)}
+    counts = []
     for text, ground in zip(texts, grounds, strict=True):
         known = {base_form(word, common) for word in raw_words(ground)}
         words = content_words(text, common)
-        word_count += len(words)
-        unfounded.append(sum(word not in known and word not in judging for word in words))
-    return {
-        "hallucination_rate": float(np.mean([count > 0 for count in unfounded])),
-        "hallucinated_words": sum(unfounded) / max(1, word_count),
-    }
+        counts.append((sum(word not in known and word not in judging for word in words), len(words)))
+    return counts
 
 
 def _loops(words: Sequence[str]) -> bool:

@@ -121,13 +121,7 @@ def _out_of_fold(
 def _fitted(penalty: float, pooled: Array, old: Array, true: Array, weights: Array) -> LinearChange:
     """Gain and level by shrunk least squares, then weights by ridge regression on what these leave."""
     weights = weights / weights.mean()
-    count, error = len(old), true - old
-    centred = old - np.average(old, weights=weights)
-    level = float(np.sum(weights * error) / (count + PRIOR_IMAGES))
-    covariance = np.sum(weights * centred * (error - np.average(error, weights=weights)))
-    slope = float(covariance / (np.sum(weights * centred**2) + PRIOR_IMAGES))
-    middle = float(np.average(old, weights=weights))
-    gain, level = 1 + slope, level - slope * middle
+    gain, level = shrunken_line(old, true, weights)
     if penalty == math.inf:
         return LinearChange(gain, level, np.zeros(pooled.shape[1]))
     left = true - (gain * old + level)
@@ -140,6 +134,16 @@ def _fitted(penalty: float, pooled: Array, old: Array, true: Array, weights: Arr
     gram = inputs.T @ (weights[:, None] * inputs) / size + penalty * np.eye(pooled.shape[1])
     direction = np.asarray(np.linalg.solve(gram, inputs.T @ (weights * left)) / size, dtype=np.float64)
     return LinearChange(gain, level - float(centre @ direction), direction)
+
+
+def shrunken_line(old: Array, true: Array, weights: Array) -> tuple[float, float]:
+    """Gain and level that move scores [n] towards true ones; weights have mean 1."""
+    error = true - old
+    centred = old - np.average(old, weights=weights)
+    level = float(np.sum(weights * error) / (len(old) + PRIOR_IMAGES))
+    covariance = np.sum(weights * centred * (error - np.average(error, weights=weights)))
+    slope = float(covariance / (np.sum(weights * centred**2) + PRIOR_IMAGES))
+    return 1 + slope, level - slope * float(np.average(old, weights=weights))
 
 
 def _standard_error(values: Array, groups: NDArray[np.int64]) -> float:

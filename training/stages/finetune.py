@@ -175,6 +175,15 @@ def teach(
     accelerator.wait_for_everyone()
 
 
+@torch.no_grad()
+def mean_loss(lessons: Sequence[Lesson], folder: Path | None, config: FinetuneConfig, name: str) -> float:
+    """Nats per token of the answers, under a backbone by name as fine-tuning left it in a folder."""
+    learner = _Learner(backbone_class(name).for_training(folder), replace(config, tune=()))
+    learner.to(PartialState().device)
+    totals = [learner([lesson.request(Random(config.seed))]) for lesson in lessons]
+    return float(sum(total for total, _ in totals) / sum(weight for _, weight in totals))
+
+
 def rate(step: int, steps: int, config: FinetuneConfig) -> float:
     """Share of the learning rates that a step (from 0) is done with: a linear rise, then a cosine."""
     rise = max(1, round(config.warmup * steps))

@@ -261,9 +261,14 @@ def _card(
         f'<header><h3>{title}</h3><span class="buttons">{buttons}</span></header>'
         f"{learned_from}{verdict}"
         f'<p class="note">{origin}</p>'
-        f"{comparison_table(model.comparison) if model.comparison else ''}{opened}"
+        f"{comparison_table(model.comparison) if model.comparison else ''}{_words(model.comparison)}{opened}"
         f"</article>"
     )
+
+
+def _words(comparison: Comparison | None) -> str:
+    words = comparison and comparison.words
+    return f"<p>{escape(words.sentence)}</p>" if words else ""
 
 
 def comparison_table(comparison: Comparison) -> str:

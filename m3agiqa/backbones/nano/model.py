@@ -46,6 +46,7 @@ from m3agiqa.backbones.nano.grounded_text import (
     prompt_evidence,
     read_first_estimates,
 )
+from m3agiqa.backbones.nano.head_adapter import HeadAdapter
 from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model
 from m3agiqa.backbones.nano.nss_features import FINEST_OCTAVE, N_APPEARANCE
 from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, has_fast_bfloat16, new_cache
@@ -98,6 +99,7 @@ class NanoBackbone:
         self.word_states = WordStates(llm, tokenizer)
         self.first_estimates: dict[Aspect, FirstEstimate] = {}
         """Without them descriptions are written freely."""
+        self.head_adapter: HeadAdapter | None = None
         self.decoder: PackedDecoder | None = None
         """What replaces the language model at inference, where its layers need no names and no gradients."""
         self._recent: OrderedDict[str, _Prefix] = OrderedDict()
@@ -142,6 +144,7 @@ class NanoBackbone:
         base._read_quality_encoder(folder)
         base.prompt_aligners = base._read_prompt_aligners(folder)
         base.first_estimates = read_first_estimates(folder)
+        base.head_adapter = HeadAdapter.read(folder)
         base.vision = load_adapter(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
         base.llm = load_adapter(base.llm, folder / ADAPTER_FOLDER, merge=True)
         base.decoder = PackedDecoder(base.llm)
@@ -155,6 +158,7 @@ class NanoBackbone:
         other._read_quality_encoder(folder)
         other.prompt_aligners = other._read_prompt_aligners(folder)
         other.first_estimates = read_first_estimates(folder)
+        other.head_adapter = HeadAdapter.read(folder)
         other.vision = load_adapter(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
         other.llm = load_adapter(sharing_copy(self.llm), folder / ADAPTER_FOLDER)
         return other
@@ -237,13 +241,28 @@ class NanoBackbone:
         }
 
     def answers(self, requests: Sequence[Request]) -> Answers:
+        return answers_of(self._answer_rows(requests), self.llm.get_output_embeddings())
+
+    @torch.inference_mode()
+    def answer_states(self, requests: Sequence[Request]) -> Answers:
+        """As `answers`, with hidden states [N, d] in place of logits."""
+        return answers_of(self._answer_rows(requests), lambda states: states)
+
+    @torch.inference_mode()
+    def first_estimate_logits(self, request: Request) -> list[float]:
+        """What `first_estimates` are made of, for each conversation about an image."""
+        images = self._prefix([request.image]).images
+        assert images is not None
+        return [float(self._logit(images, 0, conversation)) for conversation in request.conversations]
+
+    def _answer_rows(self, requests: Sequence[Request]) -> list[tuple[Tensor, ChatTokens]]:
+        """Hidden states [L, d] of each conversation's own tokens, and these."""
         if self.llm.is_activation_checkpointing:
             hidden, rows = self._forward_without_cache(requests)
         else:
             state, rows = self.forward(requests)
             hidden = state.columns[-1]
-        own = [(states[: len(row.ids)], row) for states, row in zip(hidden, rows, strict=True)]
-        return answers_of(own, self.llm.get_output_embeddings())
+        return [(states[: len(row.ids)], row) for states, row in zip(hidden, rows, strict=True)]
 
     def enable_gradient_checkpointing(self) -> None:
         """In the language model; the vision encoder's activations are few beside its own."""
@@ -544,7 +563,8 @@ class NanoBackbone:
     def _logits(self, states: Tensor) -> Tensor:
         """[rows, d] -> [rows, vocab]."""
         head = self.decoder.head if self.decoder else self.llm.get_output_embeddings()
-        return head(states).float()
+        logits = head(states).float()
+        return self.head_adapter.add_to(logits, states) if self.head_adapter else logits
 
 
 @dataclass(frozen=True)

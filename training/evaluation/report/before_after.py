@@ -42,14 +42,17 @@ def compare(run: RunFolder) -> Comparison:
     """
     card = read_card(run.baseline)
     scored = run.annotated.scored if run.annotated else {}
-    has_all_states = run.identity == backbone_id(card.backbone, run.baseline)
+    identity = backbone_id(card.backbone, run.baseline)
     rows, changed = [], defaultdict(list)
     for aspect in run.aspects:
         shown = [
             target
             for target in run.targets(aspect)
             if target.sample.split == "test"
-            or (has_all_states and aspect in scored.get(target.sample.id, ()))
+            or (
+                aspect in scored.get(target.sample.id, ())
+                and own_variants([target.sample], [aspect])[0].key(aspect, identity) in run.cache
+            )
         ]
         raw = predict(run.best(aspect), [target.states for target in shown])
         after: Said = {
@@ -80,7 +83,7 @@ def compare(run: RunFolder) -> Comparison:
     images = [_changed_image(samples[name], scores) for name, scores in changed.items()]
     images.sort(key=lambda image: -image.change)
     title = f"{run.config.name} {run.version}"
-    return Comparison(card.title, title, tuple(rows), tuple(images[:MOST_CHANGED]))
+    return Comparison(card.title, title, tuple(rows), tuple(images[:MOST_CHANGED]), run.words_compared)
 
 
 def _said_before(run: RunFolder, card: Card, aspect: Aspect, samples: list[Sample]) -> Said | None:
