@@ -249,13 +249,18 @@ def _plan_distill(run: RunFolder) -> str:
 
 
 def align(run: RunFolder) -> None:
-    """Train the connector alone."""
+    """Fit nano's vision side."""
     config = run.config
     if config.align is None:
         return
     stamp(run.align_folder, *run.aligned_from)
     if not run.is_aligned:
         nano_align.align(run.samples, config.extras, run.scale, run.align_folder, config.align, run.init_from)
+
+
+def _plan_align(run: RunFolder) -> str:
+    parts = run.config.align.parts if run.config.align else ()
+    return f"fit {', '.join(parts).replace('_', ' ')}"
 
 
 def finetune(run: RunFolder) -> None:
@@ -496,11 +501,11 @@ STAGES = (
     ),
     Stage(
         "align",
-        "train the connector alone (nano)",
+        "fit nano's vision side: quality encoder, quality regressor, prompt alignment, connector",
         needs=("datasets",),
         makes="align/",
         run=align,
-        plan=lambda run: "train the connector alone",
+        plan=_plan_align,
         is_done=lambda run: run.is_aligned,
         is_wanted=lambda config: config.align is not None,
     ),

@@ -1,9 +1,9 @@
-"""Stage align: train nano's connector alone, before the language model is run at all.
+"""Stage align: fit nano's vision side, before the language model is run at all.
 
-A language model of this size hardly learns to attend to random image tokens: its descriptions would ignore
-the image. So the tokens of grid cells are trained to lie near the embeddings of words in texts about the
-image, and the quality regressor behind the summary tokens is fitted to its scores in closed form. Image
-features are computed once and kept, so an epoch takes well under a minute.
+The quality encoder is fine-tuned to scores; the quality regressor and the prompt alignment are fitted in
+closed form. A language model of this size hardly learns to attend to random image tokens: its descriptions
+would ignore the image. So the connector is trained to put the tokens of grid cells near the embeddings of
+words in texts about the image. Image features are computed once and kept.
 """
 
 from __future__ import annotations
