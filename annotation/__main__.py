@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from annotation.exchange.dataset import MOS_METHODS
-from annotation.exchange.exporting import export
+from annotation.exchange.exporting import export, pull, push
 from annotation.exchange.importing import import_into
 from annotation.retraining import Retraining
 from annotation.settings import Settings
@@ -22,6 +22,7 @@ from annotation.store import Store
 from annotation.store.api_tokens import current_token, make_token, revoke_token
 from annotation.users import Role, User, put_user, read_users, remove_user
 from m3agiqa.aspects import Aspect
+from m3agiqa.checkpoint.registry import find, push_model
 from m3agiqa.errors import InputError, M3AgiqaError
 
 
@@ -117,7 +118,33 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="descriptions of one word, and texts that one person wrote under many images, too",
     )
+    exporting.add_argument(
+        "--push",
+        metavar="ORGANISATION/NAME",
+        help="make it a version of this data set on the Hugging Face Hub, too; a new one is private",
+    )
+    exporting.add_argument("--without-images", action="store_true", help="push it without its images")
     exporting.set_defaults(command=_export)
+
+    pulling = commands.add_parser("pull", help="an export from the Hugging Face Hub")
+    pulling.add_argument(
+        "repository",
+        metavar="ORGANISATION/NAME[@VERSION]",
+        help="the data set (default: its newest version)",
+    )
+    pulling.add_argument("--out", type=Path, metavar="DIR", required=True, help="the export's folder")
+    pulling.set_defaults(command=_pull)
+
+    pushing = commands.add_parser(
+        "push",
+        parents=[data],
+        help="a model to the Hugging Face Hub",
+        description="Make a model a version of this repository on the Hugging Face Hub; a new one is "
+        "private. M3AGIQA_MODEL and --model take its name.",
+    )
+    pushing.add_argument("model", help="a retrained model's name, or a checkpoint folder")
+    pushing.add_argument("repository", metavar="ORGANISATION/NAME")
+    pushing.set_defaults(command=_push)
 
     retraining = commands.add_parser(
         "retrain",
@@ -182,6 +209,22 @@ def _export(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
             all_texts=args.all_texts,
         )
     sys.stdout.write(report.text + "\n")
+    if args.push:
+        address = push(report.folder, args.push, with_images=not args.without_images)
+        sys.stdout.write(f"Pushed to {address}\n")
+    return 0
+
+
+def _pull(args: argparse.Namespace, _: Mapping[str, str]) -> int:
+    repository, _, version = args.repository.partition("@")
+    pull(repository, args.out, version or None)
+    sys.stdout.write(f"{args.repository} is in {args.out}\n")
+    return 0
+
+
+def _push(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    address = push_model(find(args.model, _settings(args, environment).models), args.repository)
+    sys.stdout.write(f"Pushed to {address}\n")
     return 0
 
 

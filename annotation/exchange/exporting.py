@@ -28,6 +28,7 @@ from annotation.store.models import ComparedItem
 from annotation.store.preferences import current_preferences
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation_json import write_conversations
+from m3agiqa.download import hub
 from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder, sha256
 from m3agiqa.samples import EXPORT_FORMAT, Sample, write_samples
@@ -35,9 +36,10 @@ from m3agiqa.tables import csv_text
 
 SAMPLES_FILE, IMAGES_FOLDER, MANIFEST_FILE = "samples.jsonl", "images", "manifest.json"
 OPINIONS_FILE, PREFERENCES_FILE = "annotations.csv", "preferences.csv"
+DATASET_CARD_FILE = "README.md"
 CONVERSATION_FILES = {aspect: f"conversations-{aspect}.json" for aspect in Aspect}
 EXPORTED_FILES = {
-    *(SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE),
+    *(SAMPLES_FILE, IMAGES_FOLDER, OPINIONS_FILE, PREFERENCES_FILE, MANIFEST_FILE, DATASET_CARD_FILE),
     *CONVERSATION_FILES.values(),
 }
 OPINION_COLUMNS = (
@@ -141,6 +143,73 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
+# --- on the Hugging Face Hub -------------------------------------------------------------------
+
+
+def push(folder: Path, repository: str, with_images: bool = True) -> str:
+    """Make an export the newest version of a data set on the Hub, tagged with its version; the address.
+
+    Raises InputError.
+    """
+    version = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["version"]
+    without = () if with_images else (f"{IMAGES_FOLDER}/*",)
+    return hub.push_folder(folder, repository, "dataset", version, without=without)
+
+
+def pull(repository: str, out: Path, revision: str | None = None) -> None:
+    """Take an export from the Hub, its newest or the one with this tag; an earlier export is replaced.
+
+    Raises InputError or WeightsError.
+    """
+    _check_replaceable(out.absolute())
+    copy = hub.snapshot(repository, revision=revision, kind="dataset")
+    if not (copy / MANIFEST_FILE).is_file():
+        raise InputError(f"{repository} is not an export: it has no {MANIFEST_FILE}.")
+
+    def copy_files(folder: Path) -> None:
+        notes = shutil.ignore_patterns(".*")  # of the Hub, e.g. .gitattributes
+        shutil.copytree(copy, folder, ignore=notes, dirs_exist_ok=True)
+
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        replace_folder(out.absolute(), copy_files)
+    except OSError as error:
+        raise InputError(f"The export cannot be written to {out}: {error.strerror}.") from error
+
+
+def _dataset_card(manifest: dict[str, Any]) -> str:
+    """What the Hub shows of the data set, and how it is loaded there."""
+    counts = manifest["counts"]
+    rows = "".join(
+        f"|{aspect}|{number:,}|{counts['descriptions'].get(aspect, 0):,}|\n"
+        for aspect, number in counts["mos"].items()
+    )
+    low, high = manifest["scale"]
+    return f"""---
+pretty_name: {manifest["name"]}
+tags: [image-quality-assessment, ai-generated-images, mean-opinion-scores]
+configs:
+- config_name: samples
+  data_files: {SAMPLES_FILE}
+- config_name: answers
+  data_files: {OPINIONS_FILE}
+---
+
+# {manifest["version"]}
+
+What people say of {_count(counts["samples"], "AI-generated image")},
+from {low:g} to {high:g} and in words:
+{_count(counts["opinions"], "answer")} of {_count(counts["annotators"], "annotator")}.
+{counts["test"]:,} images are held out for tests. Collected with M3-AGIQA Studio.
+
+|aspect|images with a MOS|descriptions|
+|---|---|---|
+{rows}
+MOS: {manifest["mos_method"]}. `{SAMPLES_FILE}` has an image a line, `{OPINIONS_FILE}` every answer with the
+name of its annotator, `{MANIFEST_FILE}` filters and counts. Each version has a tag.
+"""
+
+
 # --- writing -----------------------------------------------------------------------------------
 
 
@@ -169,6 +238,7 @@ def _write(
         "scale": [COMMON_SCALE.low, COMMON_SCALE.high],
         "mos_method": f"{method}: {MOS_METHODS[method]}",
     }
+    (folder / DATASET_CARD_FILE).write_text(_dataset_card(manifest), encoding="utf-8")
     (folder / MANIFEST_FILE).write_text(
         json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

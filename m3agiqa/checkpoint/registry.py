@@ -12,6 +12,7 @@ from typing import Any
 
 from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, read_card
 from m3agiqa.checkpoint.comparison import Comparison
+from m3agiqa.download import hub
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.files import new_folder, write_atomically
 
@@ -98,6 +99,24 @@ def find(name: str, folder: Path) -> Path:
     m3agiqa.checkpoint.card.read_card.
     """
     return registered(name, folder) or find_checkpoint(name)
+
+
+def push_model(folder: Path, repository: str) -> str:
+    """Make a checkpoint the newest version of a repository on the Hugging Face Hub; the address.
+
+    Raises InputError, or WeightsError if the checkpoint is damaged.
+    """
+    card = read_card(folder)
+    readme = (
+        "---\nlibrary_name: m3agiqa\npipeline_tag: image-text-to-text\n"
+        "tags: [image-quality-assessment, ai-generated-images]\n---\n\n"
+        f"# {card.title}\n\nJudges AI-generated images: {', '.join(card.scales)}. Backbone: {card.backbone}. "
+        f"Learned from {card.learned_from}.\n\n"
+        f"    python -m m3agiqa assess image.png --model {repository}\n"
+    )
+    return hub.push_folder(
+        folder, repository, "model", card.title.replace(" ", "-"), readme=readme, without=(REGISTRATION_FILE,)
+    )
 
 
 def _read(folder: Path) -> Candidate:

@@ -21,7 +21,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -78,6 +84,53 @@ def snapshot(
             tqdm_class=_reporting_to(progress, f"Downloading {repository}"),
         )
         return Path(path)
+
+
+def push_folder(
+    folder: Path,
+    repository: str,
+    kind: RepositoryKind,
+    tag: str,
+    *,
+    readme: str | None = None,
+    without: Sequence[str] = (),
+) -> str:
+    """Make a repository's files those of a folder, in one commit with this tag; its address.
+
+    A repository that is not there is made, for its owners alone. `readme` takes the place of README.md;
+    `without` are shell patterns of files that stay here. Raises InputError.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise InputError(f"{repository[:80]!r} is no repository on the Hub; give it as organisation/name.")
+    try:
+        api = HfApi()
+        api.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in files}
+        if readme is not None:
+            contents["README.md"] = readme.encode()
+        kept = {
+            name: content
+            for name, content in contents.items()
+            if not any(fnmatch(name, pattern) for pattern in without)
+        }
+        there = api.list_repo_files(repository, repo_type=kind)
+        commit = api.create_commit(
+            repository,
+            [
+                *(CommitOperationDelete(name) for name in there if name not in kept and name[0] != "."),
+                *(CommitOperationAdd(name, content) for name, content in kept.items()),
+            ],
+            commit_message=tag,
+            repo_type=kind,
+        )
+        api.create_tag(repository, tag=tag, revision=commit.oid, repo_type=kind, exist_ok=True)
+    except Exception as error:  # of its HTTP client, of the Hub, of the name
+        raise InputError(
+            f"{tag} could not be pushed to {repository}: {reason(error)}. It takes a token that may write "
+            "there: hf auth login, or HF_TOKEN."
+        ) from error
+    return commit.commit_url
 
 
 def version_of(repository: str, revision: str | None = None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import postgres_server
 import pytest
+from hub_server import Hub, reached, serving
 from PIL import Image
 from postgres_server import PostgresServer
 
@@ -93,3 +94,14 @@ def png() -> Callable[[int], bytes]:
         return file.getvalue()
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hugging Face Hub that takes what is pushed."""
+    (tmp_path / "hub").mkdir()
+    with serving() as hub:
+        hub.folder = tmp_path / "hub"
+        reached(monkeypatch, hub.url, tmp_path / "cache")
+        monkeypatch.setenv("HF_TOKEN", "hf_token")
+        yield hub

@@ -2,12 +2,11 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_server import NOBODY, Hub, reached, serving
+from hub_server import NOBODY, Hub, reached
 from PIL import Image
 from sqlalchemy import func, select
 from waiting import wait_until
@@ -22,16 +21,6 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, WeightsError
 
 REPOSITORY = "team/annotations"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    (tmp_path / "hub").mkdir()
-    with serving() as hub:
-        hub.folder = tmp_path / "hub"
-        reached(monkeypatch, hub.url, tmp_path / "cache")
-        monkeypatch.setenv("HF_TOKEN", "hf_token")
-        yield hub
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,15 @@ class ExportVersions:
             if version.name == name:
                 return version
         raise InputError("This export is no longer there; choose another, or export again.")
+
+    @contextmanager
+    def unpacked(self, name: object) -> Iterator[Path]:
+        """A version's files, for a while. Raises InputError if there is none of that name."""
+        version = self.find(name)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
+            with zipfile.ZipFile(version.file) as archive:
+                archive.extractall(temporary)
+            yield Path(temporary) / version.name
 
 
 def _pack(folder: Path, target: Path, name: str) -> None:

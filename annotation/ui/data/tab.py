@@ -12,6 +12,7 @@ from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from sqlalchemy import select
 
+from annotation.exchange import exporting
 from annotation.statistics.overview import Overview, overview, version
 from annotation.store import exposures
 from annotation.store.log import log_action
@@ -128,6 +129,20 @@ class DataHandlers:
         # Gradio serves copies of its own, under names that cannot be guessed: the data folder itself is
         # closed, because whoever may look may not have everybody's names.
         return messages.message(""), processing_utils.save_file_to_cache(path, get_upload_folder())
+
+    def push(self, request: gr.Request, name: Any, repository: Any, with_images: Any) -> str:
+        """Make a version the newest one of a data set on the Hub; a message."""
+        try:
+            person = self.studio.access.require(request, Role.ADMIN)
+            target = payloads.text(repository or "", "The data set").strip()
+            with self.versions.unpacked(name) as folder:
+                address = exporting.push(folder, target, bool(with_images))
+            self.studio.store.database.transact(
+                lambda session: log_action(session, person.name, "push", version=name, repository=target)
+            )
+        except M3AgiqaError as error:
+            return messages.message(str(error))
+        return f'<p class="done" role="status">Pushed {escape(str(name))} to {escape(address)}</p>'
 
     def take_answers(self, request: gr.Request) -> None:
         """Whoever takes a file with all answers along has read them. Raises Forbidden for all but admins."""
@@ -308,6 +323,16 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
         with gr.Row():
             versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
             download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)
+        with gr.Row():
+            repository = gr.Textbox(
+                label="Data set on the Hugging Face Hub",
+                placeholder="organisation/name",
+                info="The chosen version becomes its newest one. A new data set is private.",
+                elem_id="export-repository",
+                scale=3,
+            )
+            with_images = gr.Checkbox(True, label="With images", min_width=160)
+            push = gr.Button("Push to the Hub", elem_id="export-push", min_width=160)
     file = gr.DownloadButton(visible="hidden", elem_id="data-file")
 
     shown = [message, summary, agreement, means, people, uncertain, images]
@@ -325,6 +350,15 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
         handlers.export,
         inputs=[name, aspects, min_raters, generators, sources, method, gold, all_texts],
         outputs=[result, versions, download],
+        preprocess=False,
+        show_progress_on=result,
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    push.click(
+        handlers.push,
+        inputs=[versions, repository, with_images],
+        outputs=result,
         preprocess=False,
         show_progress_on=result,
         concurrency_limit=1,

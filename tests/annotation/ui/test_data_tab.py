@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hub_server import Hub
 from seeded_cases import add, crowd, say
 from signed_in import SignedIn
 from sqlalchemy import select
@@ -200,6 +201,22 @@ class TestExport:
             entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "export")).one()
         assert entry.details == {"version": name}
         assert handlers().show(REQUEST)[11]["value"] == name, "it is there for the next visit, too"
+
+    def test_an_admin_pushes_a_version_to_the_hub(self, handlers, hub: Hub, store: Store) -> None:
+        crowd(store, 3, PEOPLE)
+        exported(handlers())
+        [made] = handlers().versions.all()
+        for role in (Role.ANNOTATOR, Role.VIEWER):
+            assert "admin" in handlers(role=role).push(REQUEST, made.name, "team/data", True)
+        assert "no longer there" in handlers().push(REQUEST, "other", "team/data", True)
+        for name in ("", "data", "../x/y"):
+            assert "organisation/name" in handlers().push(REQUEST, made.name, name, True)
+        assert hub.messages == []
+        told = handlers().push(REQUEST, made.name, " team/data ", False)
+        assert f"Pushed {made.name} to {hub.url}" in told and hub.messages == [made.name]
+        with store.database.reading() as session:
+            entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "push")).one()
+        assert entry.details == {"version": made.name, "repository": "team/data"}
 
     def test_visits_do_not_copy_exports(self, handlers, store: Store, tmp_path: Path) -> None:
         crowd(store, 1, PEOPLE)
