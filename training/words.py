@@ -215,7 +215,7 @@ def _teach_nano(
     learned, logits = _read(nano, train, config)
     held_out, _ = _read(nano, test, config)
     head = nano.head.float()
-    adapter = fit_head_adapter(head, learned, config)
+    adapter = fit_head_adapter(head, nano.head_adapter, learned, config)
     estimates = dict(nano.first_estimates)
     for aspect, estimate in nano.first_estimates.items():
         scored = [n for n, each in enumerate(train) if each.aspect is aspect and aspect in each.sample.mos]

@@ -31,6 +31,7 @@ from m3agiqa.backbones.nano import model as nano_model
 from m3agiqa.backbones.nano.connector import Connector, ImageFeatures
 from m3agiqa.backbones.nano.efficientnet_lite import CHANNEL_GROUPS, N_STATISTICS, Views, views
 from m3agiqa.backbones.nano.grounded_text import SENTENCES, FirstEstimate, write_first_estimates
+from m3agiqa.backbones.nano.head_adapter import HeadAdapter
 from m3agiqa.checkpoint.card import Card, load_predictor, read_card, save_predictor, write_card
 from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.checkpoint.registry import Candidate, candidates
@@ -42,6 +43,7 @@ from training.__main__ import main
 from training.data.human_feedback import read_annotations
 from training.data.variants import own_variants
 from training.evaluation.description_metrics import tone
+from training.nano.fit_words import DescriptionTokens, WordsConfig, fit_head_adapter
 from training.run import RunFolder
 from training.stages.describe import describe
 from training.stages.fit import predict
@@ -194,6 +196,20 @@ def test_hidden_states_of_the_same_words_stay_as_they_were(loop: Loop) -> None:
     old, new = (NanoBackbone.load(folder) for folder in (loop.before, loop.candidate.folder))
     assert old.head_adapter is None and new.head_adapter is not None
     assert torch.equal(old.encode([request])[0], new.encode([request])[0])
+
+
+def test_what_was_learned_once_is_not_forgotten(loop: Loop) -> None:
+    """Later the model's own words no longer show what it had to unlearn."""
+    learned = HeadAdapter.read(loop.candidate.folder)
+    head = torch.randn(NanoBackbone.from_base().vocab_size, learned.down.shape[1])
+    states, ids = torch.randn(60, head.shape[1]), torch.randint(len(head), (60,))
+    nothing_new = DescriptionTokens(
+        states, ids, torch.full_like(ids, -1), torch.ones(60), torch.arange(60) // 6
+    )
+    fitted = fit_head_adapter(head, learned, nothing_new, WordsConfig(epochs=1, lr=1e-9))
+    logits = torch.zeros(60, len(head))
+    before, after = (each.add_to(logits.clone(), states) for each in (learned, fitted))
+    assert before.abs().max() > 0.1 and torch.allclose(before, after, atol=1e-4)
 
 
 def test_words_that_got_worse_do_not_serve(loop: Loop, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,6 +8,7 @@ A fifth of the images decides how long to learn, if at all.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from random import Random
@@ -120,9 +121,22 @@ def _pick(logits: Tensor, place: Tensor) -> Tensor:
     return logits.gather(1, place.clamp(min=0)[:, None])[:, 0]
 
 
-def fit_head_adapter(head: Tensor, described: DescriptionTokens, config: WordsConfig) -> HeadAdapter | None:
-    """An adapter of a head [vocab, d] that makes people's words likelier; None where it would not help."""
+def fit_head_adapter(
+    head: Tensor, start: HeadAdapter | None, described: DescriptionTokens, config: WordsConfig
+) -> HeadAdapter | None:
+    """An adapter of a head [vocab, d] that makes people's words likelier; `start` where it would not help.
+
+    Learning goes on from `start`, for what it has learned is no longer to be seen in the model's own words.
+    """
     tokens = torch.cat([described.ids, described.rejected[described.rejected >= 0]]).unique()
+    if start is None:
+        torch.manual_seed(config.seed)
+        begun = HeadAdapter(tokens, head.shape[1], config.rank)
+        with torch.no_grad():  # what it reads has unit variance, whatever the model
+            begun.down.div_(described.states.square().mean().sqrt())
+    else:
+        begun = start.widened(tokens)
+    tokens = begun.tokens
     losses = HeadLosses(head, tokens, described)
     names = described.images.unique().tolist()
     Random(config.seed).shuffle(names)
@@ -133,28 +147,28 @@ def fit_head_adapter(head: Tensor, described: DescriptionTokens, config: WordsCo
     def held_out_loss(adapter: HeadAdapter | None) -> float:
         return float(losses.objective(adapter, held_out))
 
-    curve = [held_out_loss(None)]
-    _learn(losses, learning, config, config.epochs, lambda adapter: curve.append(held_out_loss(adapter)))
+    curve = [held_out_loss(begun)]
+    _learn(
+        begun, losses, learning, config, config.epochs, lambda adapter: curve.append(held_out_loss(adapter))
+    )
     best = int(np.argmin(curve))
     if best == 0:
-        return None
+        return start
     everything = torch.arange(len(described.ids))
-    return _learn(losses, everything, config, best, lambda adapter: None)
+    return _learn(begun, losses, everything, config, best, lambda adapter: None)
 
 
 def _learn(
+    begun: HeadAdapter,
     losses: HeadLosses,
     chosen: Tensor,
     config: WordsConfig,
     epochs: int,
     after_epoch: Callable[[HeadAdapter], None],
 ) -> HeadAdapter:
-    """A new adapter, after some epochs over the tokens at some places."""
-    described = losses.described
+    """A copy of an adapter, after some epochs over the tokens at some places."""
     torch.manual_seed(config.seed)
-    adapter = HeadAdapter(losses.tokens, described.states.shape[1], config.rank)
-    with torch.no_grad():  # what it reads has unit variance, whatever the model
-        adapter.down.div_(described.states.square().mean().sqrt())
+    adapter = copy.deepcopy(begun)
     optimizer = torch.optim.Adam(adapter.parameters(), lr=config.lr)
     for _ in range(epochs):
         for part in chosen[torch.randperm(len(chosen))].split(BATCH_TOKENS):

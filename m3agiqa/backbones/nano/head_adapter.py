@@ -44,6 +44,16 @@ class HeadAdapter(nn.Module):
         weights = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, folder / HEAD_ADAPTER_FILE)
 
+    @torch.no_grad()
+    def widened(self, tokens: Tensor) -> HeadAdapter:
+        """A copy that adds the same to the logits, and can learn to change those of more tokens [V]."""
+        rank, hidden_size = self.down.shape
+        both = sorted({*self.tokens.tolist(), *tokens.tolist()})
+        other = HeadAdapter(torch.tensor(both), hidden_size, rank)
+        other.down.copy_(self.down)
+        other.up[torch.searchsorted(other.tokens, self.tokens)] = self.up
+        return other
+
     def forward(self, states: Tensor) -> Tensor:
         changes: Tensor = states.float() @ self.down.T @ self.up.T
         return changes
