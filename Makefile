@@ -62,10 +62,10 @@ $(VENV)/installed-train: requirements-train.txt $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-train.txt requirements-gpu.txt requirements-postgres.txt \
-  requirements-mcp.txt $(VENV)/installed
+  requirements-mcp.txt requirements-scale.txt $(VENV)/installed
 	$(PIP) \
 	  -r requirements-train.txt -r requirements-gpu.txt -r requirements-postgres.txt -r requirements-mcp.txt \
-	  -r requirements-dev.txt
+	  -r requirements-scale.txt -r requirements-dev.txt
 	touch $@
 
 # A browser for the UI tests: one that is there, else Debian's package, else Playwright's own.

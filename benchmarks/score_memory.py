@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from m3agiqa import Assessor  # noqa: E402
 from m3agiqa.backbones.nano import model as nano_model  # noqa: E402
-from m3agiqa.batch_scoring import ScoreFile, read_rows, score  # noqa: E402
+from m3agiqa.batch_scoring import ScoreFile, score  # noqa: E402
+from m3agiqa.score_inputs import read_rows  # noqa: E402
 
 SIDE = 64  # pixels
 

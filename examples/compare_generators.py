@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from m3agiqa import Aspect, Assessment, Assessor, InputError, M3AgiqaError
-from m3agiqa.batch_scoring import BATCH_SIZE, read_rows
+from m3agiqa.batch_scoring import BATCH_SIZE
 from m3agiqa.metrics import bootstrap_interval
+from m3agiqa.score_inputs import read_rows
 
 FEW_PROMPTS = 20  # below, the interval of a bootstrap is too narrow
 LARGEST_DROPS = 5  # prompts that the report names for each aspect
@@ -63,7 +64,7 @@ def judged(assessor: Assessor, folder: Path) -> tuple[MosByPrompt, list[str]]:
     mos: dict[str, dict[Aspect, list[float]]] = defaultdict(lambda: defaultdict(list))
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        answers = assessor.assess_all([(row.path, row.prompt) for row in batch])
+        answers = assessor.assess_all([(row.source(), row.prompt) for row in batch])
         for row, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Assessment):
                 for aspect, result in answer.aspects.items():

@@ -10,11 +10,12 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import LIKELY_NOTE, AspectResult, Assessment, DescriptionDelta
 from m3agiqa.assessor import Assessor
 from m3agiqa.backbones.placement import Quantization
-from m3agiqa.batch_scoring import ScoreFile, ScoreRow, read_rows, score
+from m3agiqa.batch_scoring import ScoreFile, score
 from m3agiqa.checkpoint.revisions import parse_revision
 from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
@@ -43,6 +44,9 @@ from m3agiqa.ranking import (
     ranked_as_assessed,
     rankings_csv,
 )
+from m3agiqa.ray_scoring import score_on_ray
+from m3agiqa.score_inputs import ScoreRow, read_rows
+from m3agiqa.score_parts import DEFAULT_PART_SIZE, PartedScores
 from m3agiqa.tables import TABLE_SUFFIXES, decimal_number
 
 APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
@@ -129,21 +133,51 @@ def _parser() -> argparse.ArgumentParser:
         parents=[model],
         help="judge many images into a CSV",
         description="Judge many images into a CSV. The same command again goes on where it was stopped: "
-        "rows that are in OUT.csv already, failed ones included, are not judged anew.",
+        "rows that are in OUT already, failed ones included, are not judged anew.",
     )
     batch.add_argument(
         "source",
-        metavar="CSV|FOLDER",
+        metavar="CSV|PARQUET|FOLDER|TAR",
         type=Path,
-        help="a CSV with the columns image,prompt, or a folder of images with prompts in .txt files of the "
-        "same name or in the images",
+        nargs="+",
+        help="a CSV or Parquet file with the columns image,prompt; a folder of images with prompts in .txt "
+        "files of the same name or in the images; or WebDataset tars, as 'images-{000..099}.tar' or a folder",
     )
-    batch.add_argument("--out", metavar="OUT.csv", type=Path, required=True)
+    batch.add_argument(
+        "--out", metavar="OUT", type=Path, required=True, help="a CSV; with --engine ray, a folder of parts"
+    )
     batch.add_argument(
         "--image-root",
         metavar="DIR",
         type=Path,
-        help="folder that relative paths in the CSV start from (default: the CSV's own)",
+        help="folder that relative paths in a table start from (default: the table's own)",
+    )
+    batch.add_argument(
+        "--engine",
+        choices=["process", "ray"],
+        default="process",
+        help="process (default): this one; ray: many workers on this machine or a Ray cluster, which needs "
+        'pip install "m3agiqa[scale]"',
+    )
+    on_ray = batch.add_argument_group("with --engine ray")
+    on_ray.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of a Ray cluster, whose machines find all files under the same paths (default: $RAY_ADDRESS, "
+        "else one is started on this machine)",
+    )
+    on_ray.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="models at work at once (default: one for each GPU, without GPUs one for each core)",
+    )
+    on_ray.add_argument("--format", choices=["parquet", "csv"], help="of the parts (default: parquet)")
+    on_ray.add_argument(
+        "--part-size",
+        type=_positive,
+        metavar="ROWS",
+        help=f"rows of a part, which is done anew when its worker dies (default: {DEFAULT_PART_SIZE})",
     )
     batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
 
@@ -331,16 +365,27 @@ class LiveDisplay:
 # --- score -------------------------------------------------------------------------------------
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 1 on")
+    return int(text)
+
+
 def _score(args: argparse.Namespace) -> None:
+    if args.engine == "ray":
+        _score_on_ray(args)
+        return
+    for option in ("address", "workers", "format", "part_size"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} is for --engine ray.")
     with ScoreFile(args.out) as output:
         _score_into(output, args)
 
 
 def _score_into(output: ScoreFile, args: argparse.Namespace) -> None:
-    rows = read_rows(args.source, args.image_root, _note)
-    todo = output.remaining(rows)
-    if len(todo) < len(rows):
-        _note(f"{len(rows) - len(todo)} of {len(rows)} rows are in {args.out} already.")
+    todo = output.remaining(read_rows(*args.source, image_root=args.image_root, note=_note))
+    if len(todo) < todo.total:
+        _note(f"{todo.total - len(todo)} of {todo.total} rows are in {args.out} already.")
     if not todo:  # nothing to load a model for
         _print("scored 0, failed 0")
         return
@@ -357,7 +402,31 @@ def _score_into(output: ScoreFile, args: argparse.Namespace) -> None:
         smoothing=0,
     )
     failed = sum(bool(error) for error in bar)
-    _print(f"scored {len(todo) - failed}, failed {failed}" + (" (see the error column)" if failed else ""))
+    _print_counts(len(todo) - failed, failed)
+
+
+def _score_on_ray(args: argparse.Namespace) -> None:
+    rows = read_rows(*args.source, image_root=args.image_root, note=_note)
+    output = PartedScores(
+        args.out.absolute(), f".{args.format or 'parquet'}", args.part_size or DEFAULT_PART_SIZE
+    )
+    folder = Path(args.model)
+    model = str(folder.absolute()) if folder.is_dir() else args.model
+    load = partial(Assessor.from_pretrained, model, **_placement(args))
+    with tqdm(unit="image", file=sys.stderr, smoothing=0) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.initial = done
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        scored, failed = score_on_ray(rows, output, load, show, address=args.address, workers=args.workers)
+    _print_counts(scored, failed)
+
+
+def _print_counts(scored: int, failed: int) -> None:
+    _print(f"scored {scored}, failed {failed}" + (" (see the error column)" if failed else ""))
 
 
 # --- compare -----------------------------------------------------------------------------------
@@ -376,7 +445,7 @@ def _compare(args: argparse.Namespace) -> None:
     rankings: list[Ranking] = []
     with tqdm(total=sum(map(len, groups.values())), unit="image", file=sys.stderr, disable=None) as bar:
         for prompt, rows in groups.items():
-            named = [row.path for row in rows], prompt, weights, [row.image for row in rows]
+            named = [row.source() for row in rows], prompt, weights, [row.image for row in rows]
             ranking, before = Ranking(prompt), bar.n
             try:
                 for ranking in ranked_as_assessed(assessor, *named):
@@ -409,7 +478,7 @@ def _groups(args: argparse.Namespace) -> dict[str | None, list[ScoreRow]]:
     is_source = [path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in given]
     if not any(is_source):
         check_count(len(given))
-        rows = [ScoreRow(name, path) for name, path in zip(args.images, given, strict=True)]
+        rows: Iterable[ScoreRow] = map(ScoreRow, args.images, given)
     elif len(given) > 1:
         raise InputError("Give images, or one CSV, or one folder; not several or both.")
     else:
@@ -507,10 +576,13 @@ def _memory(_: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> Assessor:
-    revision = ",".join(args.revision) if args.revision else os.environ.get("M3AGIQA_REVISION")
-    wanted = {"quantize": args.quantize, "device": args.device, "revision": parse_revision(revision)}
     with _loading_bar() as progress:
-        return Assessor.from_pretrained(args.model, progress, **wanted)
+        return Assessor.from_pretrained(args.model, progress, **_placement(args))
+
+
+def _placement(args: argparse.Namespace) -> dict[str, Any]:
+    revision = ",".join(args.revision) if args.revision else os.environ.get("M3AGIQA_REVISION")
+    return {"quantize": args.quantize, "device": args.device, "revision": parse_revision(revision)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from m3agiqa.errors import InputError
 
@@ -142,7 +142,7 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def lock(file: IO[bytes]) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Keep other processes from locking an open file until it is closed or this process ends.
 
     False if another one has locked it already. Where the disk knows no locks, nothing is locked.

@@ -8,10 +8,14 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
 
 import pandas as pd
 
@@ -44,6 +48,22 @@ IMAGE_FILE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|jp2)\s*$", re.IGN
 URL_START = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 OTHER_ALPHABET = re.compile(r"[À-ÿ]{3}|[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1f]")
 """In a text decoded as Windows-1252: what hardly occurs in the languages that are written in it."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Repeatable(Generic[T]):
+    """What is read anew each time it is gone through, and so never held as a whole."""
+
+    start: Callable[[], Iterator[T]]
+
+    def __iter__(self) -> Iterator[T]:
+        return self.start()
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
 
 @dataclass(frozen=True)
@@ -86,7 +106,7 @@ class Table:
     name: str
     columns: tuple[str, ...]
     """As the file writes them; after `select`, the fields."""
-    rows: tuple[TableRow, ...]
+    rows: Repeatable[TableRow]
     notes: tuple[str, ...] = ()
     """Sentences for the user about how it was read."""
 
@@ -115,29 +135,31 @@ class Table:
                 chosen[name] = there[0]
             elif name in needed:
                 raise InputError(self._lacking(name))
-        rows = [
-            replace(row, cells={name: row.cells.get(column, "") for name, column in chosen.items()})
-            if row.cells
-            else row
-            for row in self.rows
-        ]
-        if "image" in needed:
-            rows = [replace(row, problem=row.problem or image_problem(row.cells["image"])) for row in rows]
-        return Table(self.name, tuple(chosen), tuple(rows), (*self.notes, *self._unread(chosen, fields)))
+
+        def selected(row: TableRow) -> TableRow:
+            if not row.cells:
+                return row
+            cells = {name: row.cells.get(column, "") for name, column in chosen.items()}
+            problem = row.problem or (image_problem(cells["image"]) if "image" in needed else "")
+            return replace(row, cells=cells, problem=problem)
+
+        rows = Repeatable(lambda: map(selected, self.rows))
+        return Table(self.name, tuple(chosen), rows, (*self.notes, *self._unread(chosen, fields)))
 
     def sound_rows(self) -> tuple[TableRow, ...]:
         """All rows. Raises InputError for the first that has a problem."""
-        for row in self.rows:
+        rows = tuple(self.rows)
+        for row in rows:
             if row.problem:
                 raise InputError(f"{row.place}: {row.problem}")
-        return self.rows
+        return rows
 
     def _lacking(self, name: str) -> str:
         if any(map(IMAGE_FILE.search, self.columns)):
             return (
                 f"{self.name} does not begin with the names of its columns; put image,prompt above the rows."
             )
-        first = self.rows[0].cells if self.rows else {}
+        first = next((row.cells for row in self.rows), {})
         files = [column for column, cell in first.items() if name == "image" and IMAGE_FILE.search(cell)]
         which = f"the column {_listed(files)}" if len(files) == 1 else "the column that holds it"
         return f"{self.name} has no column {name}; it has {_listed(self.columns)}. Rename {which} to {name}."
@@ -155,6 +177,12 @@ class Table:
         more = f" and {len(names) - MAX_NAMES_SHOWN:,} more" if len(names) > MAX_NAMES_SHOWN else ""
         which = ", ".join(names[:MAX_NAMES_SHOWN]) + more
         return [f"{self.name}: not read: {which}. Read: {_listed(sorted(read, key=self.columns.index))}."]
+
+
+def field_of(column: str) -> str:
+    """The one of COLUMN_NAMES that a column of this name means; "" for none."""
+    key = _key(column)
+    return next((name for name, known in COLUMN_NAMES.items() if key in map(_key, known)), "")
 
 
 def _key(name: str) -> str:
@@ -202,10 +230,9 @@ def on_scale(value: float, scale: MosScale, what: str) -> float:
 def read_table(path: Path, *, short_rows: bool = False) -> Table:
     """The table in a .csv, .tsv or .xlsx file, as parse_table has it. Raises InputError."""
     try:
-        content = path.read_bytes()
+        return _table(lambda: path.open("rb"), str(path), short_rows)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    return parse_table(content, str(path), short_rows=short_rows)
 
 
 def parse_table(content: bytes, name: str, *, short_rows: bool = False) -> Table:
@@ -213,21 +240,21 @@ def parse_table(content: bytes, name: str, *, short_rows: bool = False) -> Table
 
     `short_rows`: the last cells may be left out. Raises InputError for a damaged Excel file.
     """
-    records, notes = read_records(content, name, short_rows=short_rows)
-    header = records[0] if records else Record(1)
+    return _table(partial(io.BytesIO, content), name, short_rows)
+
+
+def _table(opened: Callable[[], BinaryIO], name: str, short_rows: bool) -> Table:
+    records, notes = _records(opened, name, short_rows)
+    header = next(iter(records), Record(1))
     if header.problem:
         raise InputError(f"{name}, line {header.line}: {header.problem}")
-    columns = [cell.strip() for cell in header.cells]
-    rows = [
-        TableRow(
-            f"{name}, line {record.line}",
-            record.line,
-            dict(zip(columns, map(_plain, record.cells), strict=False)),
-            record.problem,
-        )
-        for record in records[1:]
-    ]
-    return Table(name, tuple(columns), tuple(rows), tuple(notes))
+    columns = tuple(cell.strip() for cell in header.cells)
+
+    def row(record: Record) -> TableRow:
+        cells = dict(zip(columns, map(_plain, record.cells), strict=False))
+        return TableRow(f"{name}, line {record.line}", record.line, cells, record.problem)
+
+    return Table(name, columns, Repeatable(lambda: map(row, islice(records, 1, None))), tuple(notes))
 
 
 def read_records(content: bytes, name: str, *, short_rows: bool = False) -> tuple[list[Record], list[str]]:
@@ -237,68 +264,122 @@ def read_records(content: bytes, name: str, *, short_rows: bool = False) -> tupl
     goes on in the line after its first one. `short_rows`: the last cells may be left out. Raises InputError
     for a damaged Excel file.
     """
+    records, notes = _records(partial(io.BytesIO, content), name, short_rows)
+    return list(records), notes
+
+
+def _records(
+    opened: Callable[[], BinaryIO], name: str, short_rows: bool
+) -> tuple[Repeatable[Record], list[str]]:
     if name.lower().endswith(".xlsx"):
-        return _excel_records(content, name), []
-    lines, notes = _lines(content, name)
-    return list(_csv_records(lines, short_rows)), notes
+        with opened() as file:
+            records = _excel_records(file.read(), name)
+        return Repeatable(lambda: iter(records)), []
+    lines, notes = _lines(opened, name)
+    return Repeatable(lambda: _csv_records(lines, short_rows)), notes
 
 
-def _csv_records(lines: Sequence[str | None], short_rows: bool) -> Iterator[Record]:
-    delimiter, at = _delimiter(lines)
-    width = None
-    while at < len(lines):
-        number_of_line, line = at + 1, lines[at]
-        at += 1
+def _csv_records(lines: Iterable[str | None], short_rows: bool) -> Iterator[Record]:
+    source = iter(lines)
+    ahead: deque[str | None] = deque()  # the first of them is the one with this number
+    number, delimiter, width = 1, "", 0
+
+    def drop(count: int) -> None:
+        nonlocal number
+        number += count
+        for _ in range(count):
+            ahead.popleft()
+
+    def is_there(at: int) -> bool:
+        if at == len(ahead):
+            ahead.extend(islice(source, 1))
+        return at < len(ahead)
+
+    def readable() -> Iterator[str]:
+        """The lines of one row at most, before the first one that is no text."""
+        for at in range(MAX_ROW_LINES):
+            if not is_there(at) or (line := ahead[at]) is None:
+                return
+            yield line
+
+    while is_there(0):
+        line = ahead[0]
+        if not delimiter and (line is None or line.strip()):
+            delimiter, declared = _delimiter(line or "")
+            if declared:
+                drop(1)
+                continue
         if line is None:
-            yield Record(number_of_line, problem="The row is not UTF-8; save the table as “CSV UTF-8”.")
+            yield Record(number, problem="The row is not UTF-8; save the table as “CSV UTF-8”.")
+            drop(1)
             continue
         if not line.strip(f"{delimiter} \r\n"):
+            drop(1)
             continue
         # Spaces after a delimiter are no part of a cell; kept, they would hide its quotation marks.
-        reader = csv.reader(
-            _readable(lines, at - 1), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
-        )
+        reader = csv.reader(readable(), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
         try:
             cells = next(reader)
         except csv.Error as error:
             problem = f"The row is no valid CSV ({error}); put texts with quotation marks into double quotes."
-            yield Record(number_of_line, problem=problem)
+            yield Record(number, problem=problem)
+            drop(1)
             continue
-        if not any(cell.strip() for cell in cells):
-            at += reader.line_num - 1
-            continue
-        width = width or len(cells)
-        if len(cells) == width or (short_rows and len(cells) < width):
-            yield Record(number_of_line, cells + [""] * (width - len(cells)))
-            at += reader.line_num - 1
-        else:
-            count = f"The row has {len(cells)} cells and the header {width}"
-            problem = f"{count}; put texts that hold {CSV_DELIMITERS[delimiter]} into double quotes."
-            yield Record(number_of_line, (cells + [""] * width)[:width], problem)
+        lines_read = reader.line_num
+        if any(cell.strip() for cell in cells):
+            width = width or len(cells)
+            padded = (cells + [""] * width)[:width]
+            if len(cells) == width or (short_rows and len(cells) < width):
+                yield Record(number, padded)
+            else:
+                count = f"The row has {len(cells)} cells and the header {width}"
+                problem = f"{count}; put texts that hold {CSV_DELIMITERS[delimiter]} into double quotes."
+                yield Record(number, padded, problem)
+                lines_read = 1
+        drop(lines_read)
 
 
-def _lines(content: bytes, name: str) -> tuple[list[str | None], list[str]]:
+def _lines(opened: Callable[[], BinaryIO], name: str) -> tuple[Repeatable[str | None], list[str]]:
     """Lines with their ends, None for one that is no text; and what the user should know of the encoding."""
-    utf16 = _utf16(content)
+    with opened() as file:
+        utf16 = _utf16(file.read(4))
     if utf16:
-        text = content.decode(utf16, errors="replace").replace("\0", "")
-        return list(
-            io.StringIO(text, newline="")
-        ), []  # str.splitlines would split at more than ends of lines
-    lines = content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
-    texts = [_decoded(line, "utf-8") for line in lines]
-    if None in texts and all(
-        text is None or text.isascii() for text in texts
-    ):  # one other encoding throughout
-        western = [_decoded(line, "cp1252") for line in lines]
-        if not any(text is None or OTHER_ALPHABET.search(text) for text in western):
-            sample = re.search(r"\w*[^\x00-\x7f]\w*", "".join(filter(None, western)))
-            word = f", such as “{sample[0][:40]}”" if sample else ""
-            return western, [
-                f"{name} is not UTF-8 and was read as Windows-1252 (Latin-1){word}. If letters are wrong, "
-                "save it as “CSV UTF-8”."
-            ]
-    return texts, []
+        return Repeatable(lambda: _utf16_lines(opened, utf16)), []
+    western, sample = _is_western(_byte_lines(opened))
+    if not western:
+        return Repeatable(lambda: (_decoded(line, "utf-8") for line in _byte_lines(opened))), []
+    word = f", such as “{sample[:40]}”" if sample else ""
+    note = f"{name} is not UTF-8 and was read as Windows-1252 (Latin-1){word}. If letters are wrong, "
+    lines = Repeatable(lambda: (_decoded(line, "cp1252") for line in _byte_lines(opened)))
+    return lines, [f"{note}save it as “CSV UTF-8”."]
+
+
+def _byte_lines(opened: Callable[[], BinaryIO]) -> Iterator[bytes]:
+    with opened() as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        for chunk in file:
+            yield from chunk.splitlines(keepends=True)  # old Macs' ends of lines, too
+
+
+def _utf16_lines(opened: Callable[[], BinaryIO], encoding: str) -> Iterator[str]:
+    with opened() as file, io.TextIOWrapper(file, encoding, errors="replace", newline="") as text:
+        for line in text:
+            yield line.replace("\0", "")
+
+
+def _is_western(lines: Iterable[bytes]) -> tuple[bool, str]:
+    """Whether a table is not UTF-8 and all of it may be Windows-1252; and a word with a letter of that."""
+    not_utf8, sample = False, ""
+    for line in lines:
+        utf8, western = _decoded(line, "utf-8"), _decoded(line, "cp1252")
+        if (utf8 and not utf8.isascii()) or western is None or OTHER_ALPHABET.search(western):
+            return False, ""
+        not_utf8 = not_utf8 or utf8 is None
+        if not sample and (letter := re.search(r"[^\x00-\x7f]", western)):
+            nearby = western[max(0, letter.start() - 40) : letter.start() + 40]
+            sample = "".join(re.findall(r"\w*[^\x00-\x7f]\w*", nearby)[:1])
+    return not_utf8, sample
 
 
 def _decoded(line: bytes, encoding: str) -> str | None:
@@ -309,7 +390,10 @@ def _decoded(line: bytes, encoding: str) -> str | None:
 
 
 def _utf16(content: bytes) -> str:
-    """The encoding's name by a byte order mark, or by the zero bytes of the ASCII letters of a header."""
+    """The encoding's name by a byte order mark, or by the zero bytes of the ASCII letters of a header.
+
+    Of the first bytes; "" for another encoding.
+    """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(content) > 3 and not any(content[1:4:2]) and all(content[0:4:2]):
@@ -317,28 +401,17 @@ def _utf16(content: bytes) -> str:
     return "utf-16-be" if len(content) > 3 and not any(content[0:4:2]) and all(content[1:4:2]) else ""
 
 
-def _readable(lines: Sequence[str | None], start: int) -> Iterator[str]:
-    """The lines of one row at most, before the first one that is no text."""
-    for at in range(start, min(start + MAX_ROW_LINES, len(lines))):
-        line = lines[at]
-        if line is None:
-            return
-        yield line
-
-
-def _delimiter(lines: Sequence[str | None]) -> tuple[str, int]:
-    """The delimiter and the index of the header's line; Excel's own first line `sep=;` may tell it."""
-    at = next((at for at, line in enumerate(lines) if line is None or line.strip()), 0)
-    header = (lines[at] if lines else None) or ""
+def _delimiter(header: str) -> tuple[str, bool]:
+    """Of a table with this first line; and whether that is Excel's `sep=;`, which declares it."""
     declared = re.fullmatch(r'"?sep=(.)"?\s*', header)
     if declared and declared[1] in CSV_DELIMITERS:
-        return declared[1], at + 1
+        return declared[1], True
 
     def fit(delimiter: str) -> tuple[int, int]:
         names = [_key(cell.strip(' "\r\n')) for cell in header.split(delimiter)]
         return len(_KNOWN_KEYS.intersection(names)), len(names)
 
-    return max(CSV_DELIMITERS, key=fit), at
+    return max(CSV_DELIMITERS, key=fit), False
 
 
 _KNOWN_KEYS = {"id", *(_key(name) for names in COLUMN_NAMES.values() for name in names)}

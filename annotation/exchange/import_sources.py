@@ -11,9 +11,9 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from annotation.exchange.import_csv import Row, read_import_table
 from annotation.exchange.import_zip import Archive
 from annotation.store.image_files import MAX_FILE
-from m3agiqa.batch_scoring import MAX_SIDECAR, folder_images, sidecar
 from m3agiqa.errors import InputError
 from m3agiqa.images import is_image_name
+from m3agiqa.score_inputs import MAX_SIDECAR, folder_images, sidecar
 from m3agiqa.tables import TABLE_SUFFIXES
 
 
@@ -73,7 +73,7 @@ def offers(source: Path, images: Path | None, trusted: bool) -> Iterator[Offers]
 
 
 def _of_folder(folder: Path) -> Offers:
-    offered, images = Offers(), folder_images(folder)
+    offered, images = Offers(), dict(folder_images(folder))
     for path, problem in images.items():
         place = str(path.relative_to(folder))
         try:

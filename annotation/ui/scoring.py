@@ -14,8 +14,9 @@ from annotation.ui.assess.runs import ModelRun, RunStage, note_shown
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
-from m3agiqa.batch_scoring import BATCH_SIZE, ScoreFile, ScoreRow, read_rows, score
+from m3agiqa.batch_scoring import BATCH_SIZE, ScoreFile, score
 from m3agiqa.errors import InputError
+from m3agiqa.score_inputs import ScoreRow, read_rows
 from m3agiqa.tables import TABLE_SUFFIXES
 
 MAX_UNPACKED = 2000 * BYTES_PER_MB  # of a ZIP's files, which lie on the server's disk while they are judged
@@ -85,10 +86,10 @@ def uploaded_rows(files: Sequence[Upload], folder: Path) -> list[ScoreRow]:
         names = ", ".join(path.name for path in tables[:3])
         raise InputError(f"There are several tables ({names}), and one at most can list the images.")
     try:
-        rows = read_rows(tables[0] if tables else folder)
+        rows = [_within(folder, row) for row in read_rows(tables[0] if tables else folder)]
     except InputError as error:
         raise InputError(_without(folder, str(error))) from error
-    return [_within(folder, row) for row in rows] + refused
+    return rows + refused
 
 
 def unpack(source: Path, folder: Path) -> list[tuple[str, str]]:

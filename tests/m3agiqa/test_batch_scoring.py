@@ -16,7 +16,8 @@ from waiting import wait_until
 
 from m3agiqa import Aspect, Assessor, InputError
 from m3agiqa.backbones.base import Delta, Generation, Request
-from m3agiqa.batch_scoring import RESULT_COLUMNS, ScoreFile, read_rows, score
+from m3agiqa.batch_scoring import RESULT_COLUMNS, ScoreFile, score
+from m3agiqa.score_inputs import read_rows
 
 
 def run(source: Path, out: Path, assessor: Assessor) -> list[str]:
@@ -145,7 +146,7 @@ def test_the_first_result_does_not_wait_for_the_prompts_of_all_images(
 ) -> None:
     searched: list[str] = []
     monkeypatch.setattr("m3agiqa.batch_scoring.BATCH_SIZE", 1)
-    monkeypatch.setattr("m3agiqa.batch_scoring.find_prompt", lambda path: searched.append(path.name))
+    monkeypatch.setattr("m3agiqa.score_inputs.find_prompt", lambda path: searched.append(path.name))
     out = tmp_path / "out.csv"
     with ScoreFile(out) as output:
         todo = output.remaining(read_rows(pictures))
@@ -220,12 +221,12 @@ def test_prompts_under_another_name_are_read_and_other_columns_named(pictures: P
 def test_image_root(table: Path, tmp_path: Path) -> None:
     moved = tmp_path / "rows.csv"
     table.rename(moved)
-    assert read_rows(moved)[0].path == tmp_path / "a.png"
-    assert read_rows(moved, table.parent)[0].path == table.parent / "a.png"
+    assert next(iter(read_rows(moved))).path == tmp_path / "a.png"
+    assert next(iter(read_rows(moved, image_root=table.parent))).path == table.parent / "a.png"
     with pytest.raises(InputError, match="There is no folder"):
-        read_rows(moved, tmp_path / "nowhere")
+        read_rows(moved, image_root=tmp_path / "nowhere")
     with pytest.raises(InputError, match="--image-root"):
-        read_rows(table.parent, tmp_path)
+        read_rows(table.parent, image_root=tmp_path)
 
 
 def test_csv_from_a_spreadsheet(pictures: Path) -> None:
@@ -247,7 +248,7 @@ def test_bad_tables(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        read_rows(path)
+        list(read_rows(path))
     assert str(path) in str(caught.value)
 
 

@@ -1,0 +1,123 @@
+"""Results in a folder of parts, each a CSV or Parquet file that is there once all of its rows are judged."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from m3agiqa.batch_scoring import BATCH_SIZE, RESULT_COLUMNS
+from m3agiqa.errors import InputError
+from m3agiqa.files import lock
+from m3agiqa.score_inputs import ScoreRow, pyarrow_parquet
+
+DEFAULT_PART_SIZE = 64 * BATCH_SIZE
+"""Rows; with whole batches a row has the neighbours that it has in one process."""
+NUMBER_COLUMNS = [name for name in RESULT_COLUMNS if name.endswith(("_mos", "_low", "_high", "_percentile"))]
+KEPT = "Finished parts are kept; the same command goes on from there."
+
+
+@dataclass(frozen=True)
+class PartedScores:
+    """A folder of results in parts, which all machines of a cluster can read and write."""
+
+    folder: Path
+    suffix: str = ".parquet"
+    """Or .csv"""
+    part_size: int = DEFAULT_PART_SIZE
+    """Rows"""
+
+    @property
+    def rows(self) -> Path:
+        """The file of all rows to score, while a run lasts."""
+        return self.folder / ".rows.jsonl"
+
+    def part(self, number: int) -> Path:
+        """The file of a part, which is there once the part is finished."""
+        return self.folder / f"part-{number:06}{self.suffix}"
+
+    @contextmanager
+    def locked(self, rows: Iterable[ScoreRow]) -> Iterator[list[tuple[int, int]]]:
+        """Keep other runs out, write the rows down, and give byte offset and number of rows of each part.
+
+        Raises InputError for a row that cannot be read, where another process is writing to the folder, or
+        where it holds something else or parts of other rows.
+        """
+        made_from = self.folder / ".made_from.json"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            if not made_from.exists() and any(self.folder.iterdir()):
+                raise InputError(f"{self.folder} holds other files. Give --out a new folder.")
+            made_from.touch()
+            with made_from.open("r+") as file:
+                if not lock(file):
+                    raise InputError(f"Another process is writing to {self.folder}. Wait until it has ended.")
+                try:
+                    parts, digest = self._write_rows(rows)
+                    facts = {"sha256": digest, "part_size": self.part_size, "format": self.suffix}
+                    former = file.read()
+                    if former and json.loads(former) != facts:
+                        raise InputError(
+                            f"{self.folder} was begun with other rows, --part-size or --format, so nothing "
+                            "is added to it. Choose another --out, or delete the folder."
+                        )
+                    if not former:
+                        file.write(json.dumps(facts))
+                        file.flush()
+                    yield parts
+                finally:
+                    self.rows.unlink(missing_ok=True)
+                    for scratch in self.folder.glob(".part-*"):  # of workers that died
+                        shutil.rmtree(scratch, ignore_errors=True)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written: {error.strerror or error}. {KEPT}") from error
+
+    def _write_rows(self, rows: Iterable[ScoreRow]) -> tuple[list[tuple[int, int]], str]:
+        parts, digest, waiting = [], hashlib.sha256(), iter(rows)
+        with self.rows.open("wb") as file:
+            while lines := [row.to_json() for row in islice(waiting, self.part_size)]:
+                parts.append((file.tell(), len(lines)))
+                digest.update(content := b"".join(lines))
+                file.write(content)
+        return parts, digest.hexdigest()
+
+    def model_of(self, number: int) -> str:
+        """What a finished part was judged by."""
+        if self.suffix == ".parquet":
+            return str(pyarrow_parquet().read_table(self.part(number)).column("model")[0])
+        with self.part(number).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            return next(csv.DictReader(file))["model"]
+
+
+class ParquetPart:
+    """Takes rows as ScoreFile does; they go into a Parquet file at the end, MOS and intervals as numbers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+
+    def start(self, model: str) -> None:
+        """There is nothing to be made ready."""
+
+    def append(self, cells: dict[str, str]) -> None:
+        """Take texts by RESULT_COLUMNS."""
+        self.rows.append(cells)
+
+    def close(self) -> None:
+        """Write the file."""
+        import pyarrow
+
+        columns = {}
+        for name in RESULT_COLUMNS:
+            texts = [row.get(name, "").encode("utf-8", "replace").decode() for row in self.rows]
+            numbers = [float(text) if text else None for text in texts] if name in NUMBER_COLUMNS else None
+            columns[name] = pyarrow.array(
+                texts if numbers is None else numbers, "string" if numbers is None else "float64"
+            )
+        pyarrow_parquet().write_table(pyarrow.table(columns), self.path)

@@ -1,0 +1,180 @@
+"""On a real Ray cluster of this machine, with workers that are processes of their own."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_batch_scoring import records, run
+
+from m3agiqa import Assessor, InputError, batch_scoring
+from m3agiqa.backbones.nano import model as nano_model
+from m3agiqa.ray_scoring import PartScorer, cluster, score_on_ray
+from m3agiqa.score_inputs import read_rows
+from m3agiqa.score_parts import PartedScores
+
+IMAGES = 9
+UNREADABLE = 6
+PART_SIZE = 4
+BATCH_SIZE = 2
+MAX_TOKENS = 2
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A cluster of two cores, which all tests share."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-scale.txt")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(num_cpus=2, object_store_memory=128 * 2**20, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Small images of other colours, and in the middle one that cannot be read."""
+    gradient = Image.linear_gradient("L").resize((48, 48))
+    lines = ["image,prompt"]
+    for number in range(IMAGES):
+        lines.append(f"{number}.png,a striped sheet numbered {number}")
+        if number != UNREADABLE:
+            Image.merge("RGB", [gradient, gradient.rotate(number * 9), gradient.rotate(90)]).save(
+                tmp_path / f"{number}.png"
+            )
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def dies_in_the_second_batch(folder: Path) -> Assessor:
+    """nano with short descriptions; the first worker that begins a second batch is killed there."""
+    nano_model.MAX_NEW_TOKENS, batch_scoring.BATCH_SIZE = MAX_TOKENS, BATCH_SIZE
+    assessor = Assessor.from_pretrained("nano")
+    assess_all, batches = assessor.assess_all, []
+
+    def assess(subjects: Sequence[Any]) -> list[Any]:
+        batches.append(subjects)
+        if len(batches) == 2:
+            try:
+                (folder / "killed").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return assess_all(subjects)
+
+    assessor.assess_all = assess
+    return assessor
+
+
+def stand_in(title: str) -> Any:
+    """An assessor that judges nothing."""
+    card = SimpleNamespace(title=title, learned_from="nobody")
+    return SimpleNamespace(card=card, assess_all=lambda subjects: [InputError("Not judged.")] * len(subjects))
+
+
+def refuse() -> Assessor:
+    raise InputError("There is no model of this name")
+
+
+def on_ray(
+    table: Path, out: Path, load: Callable[[], Any], suffix: str = ".csv", workers: int = 1
+) -> tuple[int, int]:
+    shown: list[tuple[int, int]] = []
+    output = PartedScores(out, suffix, part_size=PART_SIZE)
+    counts = score_on_ray(read_rows(table), output, load, lambda *n: shown.append(n), workers=workers)
+    assert shown[-1][0] == shown[-1][1]
+    return counts
+
+
+def test_addresses_where_no_ray_answers() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-scale.txt")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        check_refused(f"127.0.0.1:{port}", "what answers there is not Ray")
+        thread.join()
+    check_refused(f"127.0.0.1:{port}", "Connection refused")
+    check_refused("nowhere.invalid:6379", "")
+    check_refused("10.0.0.5", "it is no host:port")
+
+
+def check_refused(address: str, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"No Ray cluster answers at {address}: {reason}.*ray start --head"):
+        cluster(address).__enter__()
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r'needs Ray .*: pip install "m3agiqa\[scale\]"'):
+        cluster(None).__enter__()
+
+
+def test_a_worker_is_killed_and_nothing_is_lost(
+    ray: Any, table: Path, tmp_path: Path, assessor: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows with the same scores as in one process, in parts of Parquet."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "parts"
+    load = partial(dies_in_the_second_batch, tmp_path)
+    assert on_ray(table, out, load, ".parquet", workers=2) == (IMAGES - 1, 1)
+    assert (tmp_path / "killed").exists()
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".made_from.json",
+        *(f"part-00000{number}.parquet" for number in range(3)),
+    ]
+    parts = parquet.read_table(out).to_pylist()
+    monkeypatch.setattr(nano_model, "MAX_NEW_TOKENS", MAX_TOKENS)
+    monkeypatch.setattr(batch_scoring, "BATCH_SIZE", BATCH_SIZE)
+    run(table, tmp_path / "out.csv", assessor)
+    alone = records(tmp_path / "out.csv")
+    assert [as_texts(row) for row in parts] == alone
+    assert "There is no file" in parts[UNREADABLE]["error"]
+
+
+def as_texts(row: dict[str, Any]) -> dict[str, str]:
+    texts = {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+    return {name: "" if value is None else value for name, value in texts.items()}
+
+
+def test_it_goes_on_by_part_and_mixes_nothing(ray: Any, table: Path, tmp_path: Path) -> None:
+    out, load = tmp_path / "parts", partial(stand_in, "stand-in 1")
+    assert on_ray(table, out, load) == (0, IMAGES)
+    run(table, tmp_path / "out.csv", stand_in("stand-in 1"))
+    first, second, third = (out / f"part-00000{number}.csv" for number in range(3))
+    before = first.read_bytes()
+    assert records(first) + records(second) + records(third) == records(tmp_path / "out.csv")
+    second.unlink()
+    other = PartScorer(partial(stand_in, "stand-in 2"), PartedScores(out, ".csv"), "stand-in 1", None)
+    refusal = other({"part": np.array([1]), "offset": np.array([0])})["refusal"][0]
+    assert "holds scores of stand-in 1, and this model is stand-in 2" in refusal
+    with pytest.raises(InputError, match=r"There is no model of this name.*Finished parts are kept"):
+        on_ray(table, out, refuse)
+    assert not second.exists()
+    assert on_ray(table, out, load) == (0, PART_SIZE)
+    assert first.read_bytes() == before
+    assert on_ray(table, out, load) == (0, 0)
+    with table.open("a") as file:
+        file.write("\n0.png,another prompt")
+    with pytest.raises(InputError, match="begun with other rows, --part-size or --format"):
+        on_ray(table, out, load)
+    with pytest.raises(InputError, match="holds other files"):
+        on_ray(table, tmp_path, load)
+    with PartedScores(tmp_path / "other").locked([]), pytest.raises(InputError, match="Another process"):
+        on_ray(table, tmp_path / "other", load)
