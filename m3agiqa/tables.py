@@ -304,9 +304,11 @@ def _csv_records(lines: Iterable[str | None], short_rows: bool) -> Iterator[Reco
 
     while is_there(0):
         line = ahead[0]
-        if not delimiter and (line is None or line.strip()):
-            delimiter, declared = _delimiter(line or "")
-            if declared:
+        if not delimiter:
+            is_empty, is_declaration = line is not None and not line.strip(), False
+            if not is_empty:
+                delimiter, is_declaration = _delimiter(line or "")
+            if is_empty or is_declaration:
                 drop(1)
                 continue
         if line is None:

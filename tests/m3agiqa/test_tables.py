@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from m3agiqa.aspects import Aspect, MosScale
@@ -139,6 +139,7 @@ encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin
     junk=st.binary(max_size=20),
     place=st.integers(0, 200),
 )
+@example(header=[], rows=[], delimiter=",", encoding="utf-8", junk=b"\t", place=0)  # a first line of blanks
 def test_random_tables_give_rows_or_sentences(
     header: list[str], rows: list[list[str]], delimiter: str, encoding: str, junk: bytes, place: int
 ) -> None:
