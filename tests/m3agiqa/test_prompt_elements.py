@@ -15,7 +15,7 @@ from PIL import Image
 
 from m3agiqa import Aspect, Assessor
 from m3agiqa.backbones.element_questions import check_by_questions
-from m3agiqa.batch_scoring import ScoreFile, read_rows, score
+from m3agiqa.batch_scoring import ScoreFile, score
 from m3agiqa.conversation import Conversation
 from m3agiqa.prompt_elements import (
     CheckedElement,
@@ -25,6 +25,7 @@ from m3agiqa.prompt_elements import (
     prompt_elements,
 )
 from m3agiqa.ranking import rankings_csv
+from m3agiqa.score_inputs import read_rows
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES_FOLDER = ROOT / "annotation" / "ui" / "assess" / "examples"
