@@ -119,6 +119,10 @@ class Material:
     """Corrections since the latest retraining."""
     images: int
     aspects: dict[Aspect, AspectMaterial]
+    described: int
+    """Images to learn from that people have described."""
+    described_test: int
+    """Held-out images that people have described."""
     texts_left_out: int
     """Descriptions that tell nothing of their image (annotation.statistics.doubts)."""
     seconds: float | None
@@ -191,7 +195,9 @@ class Retraining:
             seconds = _seconds_an_image(session, read_card(self._start(session), verify=False))
         images = len(human.samples)
         total = None if seconds is None else seconds * images * PASSES_OVER_IMAGES
-        return Material(new, images, aspects, human.texts_left_out, total)
+        described = [sample.split for sample in human.samples if sample.descriptions]
+        learned, held_out = described.count("train"), described.count("test")
+        return Material(new, images, aspects, learned, held_out, human.texts_left_out, total)
 
     # --- doing
 

@@ -164,6 +164,7 @@ def test_it_starts_by_itself_after_enough_corrections_and_never_twice_with_the_s
 def test_what_would_be_used(settings: Settings, corrected: Store) -> None:
     material = Retraining(settings).material(corrected)
     assert (material.new, material.images, material.texts_left_out, material.seconds) == (2, 2, 2, None)
+    assert material.described + material.described_test == 0, "both texts tell nothing"
     (of_quality,) = material.aspects.values()
     assert (of_quality.opinions, of_quality.train + of_quality.test) == (2, 2)
     with corrected.database.reading() as session:

@@ -194,6 +194,8 @@ def test_corrections_alone_are_enough(
     assert annotation_cli.main(["retrain"], environment) == 0
     assert "fit quality: level, gain and regression head" in capsys.readouterr().out
     newest = candidates(loop.settings.models)[0]
+    material = Retraining(loop.settings).material(loop.store)
+    assert material.described + material.described_test == CORRECTED and material.described_test >= 20
     (people,) = newest.comparison.rows
     assert newest.card.title.startswith("corrected") and newest.comparison.doubt == ""
     assert people.part == "people" and people.after.rmse < 0.7 * people.before.rmse

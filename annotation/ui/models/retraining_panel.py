@@ -94,8 +94,10 @@ def _material(material: Material) -> list[str]:
         if material.seconds is not None
         else "How long it takes is known once the model has assessed an image here."
     )
+    learned, held_out = _count(material.described, "image"), material.described_test
+    words = f"Words: {learned} with descriptions to learn from, {held_out:,} held out. "
     return [
-        f"<p>{left_out}{duration}</p>",
+        f"<p>{words}{left_out}{duration}</p>",
         f'<div class="wide"><table><thead><tr><th scope="col">Aspect</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>",
     ]

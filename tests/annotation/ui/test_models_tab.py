@@ -357,6 +357,7 @@ def test_the_panel_says_what_would_be_used_and_how_the_last_one_ended(
     panel, _ = handlers.follow(REQUEST)
     assert "Retrain from 1 new correction</button>" in panel
     assert '<th scope="row">Quality</th>' in panel and "<td>1</td></tr>" in panel
+    assert "Words: 0 images with descriptions to learn from, 0 held out." in panel
     assert "Left out: 1 description of one word" in panel and "How long it takes is known once" in panel
 
     retraining.folder.mkdir(parents=True)
