@@ -86,6 +86,8 @@ def cluster(address: str | None) -> Iterator[Any]:
         yield ray
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its lines would go through the progress bar
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = address or os.environ.get("RAY_ADDRESS")
     options = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
@@ -132,14 +134,14 @@ def score_on_ray(
     """
     with output.locked(rows) as parts:
         total = sum(count for _, count in parts)
-        finished = [number for number in range(len(parts)) if output.part(number).exists()]
+        todo = [
+            {"part": number, "offset": offset}
+            for number, (offset, _) in enumerate(parts)
+            if not output.part(number).exists()
+        ]
+        finished = sorted({*range(len(parts))} - {part["part"] for part in todo})
         before = sum(parts[number][1] for number in finished)
         show(before, total)
-        todo = [
-            {"part": number, "offset": parts[number][0]}
-            for number in range(len(parts))
-            if number not in set(finished)
-        ]
         if not todo:
             return 0, 0
         with cluster(address) as ray:

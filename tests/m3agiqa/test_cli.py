@@ -294,6 +294,19 @@ def test_score_refuses_before_loading(
     assert loaded == []
 
 
+def test_options_of_the_engine_ray(
+    bad_files: Path, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(bad_files), "--out", str(bad_files / "scores")]
+    assert cli.main([*command, "--part-size", "8"]) == 2
+    assert "--part-size is for --engine ray." in capsys.readouterr().err
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-scale.txt")
+    assert cli.main([*command, "--engine", "ray", "--address", "127.0.0.1:1"]) == 2
+    err = capsys.readouterr().err
+    assert "No Ray cluster answers at 127.0.0.1:1: Connection refused. Start one with" in err
+    assert loaded == []
+
+
 # --- terminal ------------------------------------------------------------------------------------
 
 
