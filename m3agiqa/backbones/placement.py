@@ -77,7 +77,7 @@ def main_device(asked: str | None) -> torch.device:
 
 def quantization_config(bits: Quantization, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
     """How transformers loads all linear layers but those in the modules `kept`; they compute in `dtype`."""
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(
         load_in_4bit=bits == "4bit",
         load_in_8bit=bits == "8bit",
         bnb_4bit_quant_type="nf4",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class MiniCPMVConfig(LlamaConfig):
 
     model_type = MODEL_TYPE
 
-    vision_config: dict | None = None
+    vision_config: dict[str, Any] | None = None
     query_num: int = 96
     drop_vision_last_layer: bool = False
 
@@ -104,7 +105,7 @@ class VisionEncoder(Idefics2VisionTransformer):
 class RowEmbeddings(Idefics2VisionEmbeddings):
     """Patches with positions along one row."""
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]  # no mask: all is read
         """[N, 3, patch, P * patch] -> [N, P, d]."""
         patches = self.patch_embedding(pixels)[:, :, 0].transpose(1, 2)
         positions = row_positions(patches.shape[1], self.num_patches_per_side)
