@@ -5,6 +5,7 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta
 from m3agiqa.assessor import Assessor
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped, WeightsError
+from m3agiqa.quality_map import QualityMap
 from m3agiqa.ranking import Ranking
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "InputError",
     "M3AgiqaError",
     "MosScale",
+    "QualityMap",
     "Ranking",
     "Rating",
     "Stopped",

@@ -19,6 +19,7 @@ from m3agiqa.backbones.base import (
     Delta,
     Generation,
     KnowsWords,
+    MapsQuality,
     Request,
     readable_prompt,
 )
@@ -30,8 +31,10 @@ from m3agiqa.conversation import Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
+from m3agiqa.occlusion import occlusion_map
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.prompt_elements import CheckedElement, prompt_elements
+from m3agiqa.quality_map import QualityMap, Report
 from m3agiqa.ranking import Ranking, ranked_as_assessed
 from m3agiqa.threads import follow_load
 
@@ -135,6 +138,40 @@ class Assessor:
         """
         *_, ranking = ranked_as_assessed(self, images, normalized_prompt(prompt), weights)
         return ranking
+
+    def quality_map(
+        self,
+        image: ImageSource,
+        assessment: Assessment | None = None,
+        report: Report = lambda done, total: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> QualityMap:
+        """Where an image looks bad, in quality and authenticity; see m3agiqa.quality_map.
+
+        By the backbone itself, or by covering one part after another, which takes as long as several
+        assessments; the image's own `assessment` then saves one. `report` is told how far it is. Raises
+        InputError for what cannot be mapped, and Stopped once `stop` answers True.
+        """
+        follow_load()
+        opened = open_image(image)
+        if isinstance(self.backbone, MapsQuality):
+            return self.backbone.quality_map(opened, report, stop)
+        told = assessment or self.assess(opened)
+        aspects = [aspect for aspect in told.aspects if not aspect.needs_prompt]
+        prompt = told.prompt and readable_prompt(self.backbone, opened, told.prompt)
+        conversations = [
+            Conversation.open(aspect, prompt).describe(told.aspects[aspect].description) for aspect in aspects
+        ]
+
+        def judge(shown: Image.Image) -> dict[Aspect, float]:
+            states = self.backbone.encode([Request(shown, tuple(conversations))])
+            predicted = (
+                self.predictors[aspect].predict(s) for aspect, s in zip(aspects, states, strict=True)
+            )
+            return dict(zip(aspects, predicted, strict=True))
+
+        scale = self.card.scales[aspects[0]]
+        return occlusion_map(opened, judge, scale.high - scale.low, report, stop)
 
     def assess_all(
         self,

@@ -32,6 +32,7 @@ from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import write_atomically
 from m3agiqa.image_metadata import find_prompt
 from m3agiqa.images import open_image
+from m3agiqa.quality_map import QualityMap
 from m3agiqa.ranking import (
     DIFFERENCE_NOTE,
     MAX_IMAGES,
@@ -40,14 +41,14 @@ from m3agiqa.ranking import (
     Difference,
     Ranking,
     check_count,
-    checked_weights,
+    parse_weights,
     ranked_as_assessed,
     rankings_csv,
 )
 from m3agiqa.ray_scoring import score_on_ray
 from m3agiqa.score_inputs import ScoreRow, read_rows
 from m3agiqa.score_parts import DEFAULT_PART_SIZE, PartedScores
-from m3agiqa.tables import TABLE_SUFFIXES, decimal_number
+from m3agiqa.tables import TABLE_SUFFIXES
 
 APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
 MAX_PORT = 2**16 - 1
@@ -124,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         type=str.lower,
         choices=[str(aspect) for aspect in Aspect],
         help="judge only this aspect; may be repeated",
+    )
+    assess.add_argument(
+        "--map",
+        action="store_true",
+        help="also where it looks bad; with --json the scores of all parts",
     )
     assess.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     assess.set_defaults(command=_assess, interrupted="Interrupted.")
@@ -257,7 +263,8 @@ def _assess(args: argparse.Namespace) -> None:
     assessor = _load(args)
     if args.json:
         assessment = assessor.assess(args.image, prompt, aspects)
-        _print_json(assessment.to_dict())
+        told = {"map": _quality_map(assessor, args.image, assessment).to_dict()} if args.map else {}
+        _print_json({**assessment.to_dict(), **told})
         return
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay()
@@ -270,6 +277,22 @@ def _assess(args: argparse.Namespace) -> None:
             else:
                 assessment = event
     _print(_table(assessment))
+    if args.map:
+        found = _quality_map(assessor, args.image, assessment)
+        for aspect, scores in found.scores.items():
+            place = f"{found.worst_place(aspect)} ({min(scores):+.2f} beside the median part)"
+            _print(f"{aspect.capitalize()} is worst at the {place}.")
+        _print(found.method)
+
+
+def _quality_map(assessor: Assessor, image: str, assessment: Assessment) -> QualityMap:
+    with tqdm(unit="part", leave=False, disable=None, file=sys.stderr) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return assessor.quality_map(image, assessment, report)
 
 
 def _prompt(args: argparse.Namespace) -> str | None:
@@ -434,7 +457,7 @@ def _print_counts(scored: int, failed: int) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     # As for `assess`, what can be wrong with the input is told before the model is loaded.
-    weights = _weights(args.weights)
+    weights = parse_weights(args.weights)
     groups = _groups(args)
     if args.csv and not args.csv.absolute().parent.is_dir():
         raise InputError(f"There is no folder {args.csv.parent} to write {args.csv.name} to.")
@@ -505,16 +528,6 @@ def _groups(args: argparse.Namespace) -> dict[str | None, list[ScoreRow]]:
     if None in groups:
         _note("Without a prompt, correspondence is left out. Give one with --prompt.")
     return groups
-
-
-def _weights(text: str | None) -> dict[Aspect, float] | None:
-    if text is None:
-        return None
-    weights = {}
-    for part in text.split(","):
-        name, _, number = part.partition("=")
-        weights[name.strip().lower()] = decimal_number(number.strip(), f"The weight of {name.strip()}")
-    return checked_weights(weights)
 
 
 def _ranking_table(ranking: Ranking, order: str) -> str:

@@ -14,7 +14,7 @@ from m3agiqa.assessment import ASPECT_COLUMNS, MOS_DIGITS, Assessment
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
-from m3agiqa.tables import csv_text
+from m3agiqa.tables import csv_text, decimal_number
 
 MIN_IMAGES, MAX_IMAGES = 2, 24  # that can be compared at once
 BATCH_SIZE = 8  # images that are assessed together; the first one alone, so that it is there soon
@@ -333,6 +333,17 @@ def checked_weights(weights: Mapping[Any, float] | None) -> dict[Aspect, float]:
             raise InputError(f"The weight of {name} is {weight:g}; give a number from 0 up.")
         checked[Aspect(name)] = float(weight)
     return checked
+
+
+def parse_weights(text: str | None) -> dict[Aspect, float]:
+    """From a text such as "quality=2,correspondence=1"; equal ones for none. Raises InputError."""
+    if not (text or "").strip():
+        return checked_weights(None)
+    weights = {}
+    for part in str(text).split(","):
+        name, _, number = part.partition("=")
+        weights[name.strip().lower()] = decimal_number(number.strip(), f"The weight of {name.strip()}")
+    return checked_weights(weights)
 
 
 def _shares(weights: Mapping[Aspect, float], judged: Mapping[Aspect, object]) -> dict[Aspect, float]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from PIL import ImageStat
+from PIL import Image, ImageStat
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -30,6 +30,7 @@ from m3agiqa.checkpoint.card import Card
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import Stopped
 from m3agiqa.images import open_image
+from m3agiqa.quality_map import QualityMap, even_parts
 
 SCALE = MosScale(1.0, 5.0)
 
@@ -82,6 +83,13 @@ class ScriptedAssessor:
     ) -> Assessment:
         *_, assessment = self.stream(image, prompt, aspects)
         return assessment
+
+    def quality_map(self, image: Image.Image, *_: object) -> QualityMap:
+        """Of four parts, the worst is the one with the least red."""
+        parts = even_parts(image.size, (2, 2))
+        boxes = [(left, top, left + width, top + height) for left, top, width, height in parts]
+        red = {Aspect.QUALITY: [ImageStat.Stat(image.crop(box)).mean[0] / 255 for box in boxes]}
+        return QualityMap.of(image.size, parts, red, "How red it is.", 0.5)
 
     def assess_all(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from pydantic import model_validator
 
 from annotation.ui import messages
 from annotation.ui.annotate.imports import uploads
+from annotation.ui.assess.quality_map import MapRun
 from annotation.ui.assess.runs import ModelRun, Run, RunStage, RunState, note_shown
 from annotation.ui.compare.comparison import ComparisonRun
 from annotation.ui.context import Studio
@@ -28,7 +30,7 @@ from annotation.ui.scoring import ScoreRun
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
-from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL
+from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL, parse_weights
 
 STATUS_INTERVAL = 1.0  # seconds after which a status is told again: only then Gradio sees that nobody listens
 EXAMPLE_URL = "https://raw.githubusercontent.com/gradio-app/gradio/main/test/test_files/"
@@ -46,6 +48,7 @@ class ApiHandlers:
         request: gr.Request,
         image: Any,
         prompt: str | None = None,
+        with_map: bool = False,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> AsyncIterator[dict[str, Any]]:
         """Judge one AI-generated image the way people would: quality, correspondence with its prompt, and
@@ -54,6 +57,7 @@ class ApiHandlers:
         Args:
             image: The image file.
             prompt: What the image was generated from; by default what its generator wrote into the file.
+            with_map: Whether to tell where it looks bad, too: scores of its parts, as `map`.
         Returns:
             The assessment as JSON, as `python -m m3agiqa assess --json` prints it.
         """
@@ -69,7 +73,15 @@ class ApiHandlers:
                 async for state in states:
                     yield {"status": messages.doing(state)}
             assert run.state.assessment is not None
-            yield run.state.assessment.to_dict()
+            told = run.state.assessment.to_dict()
+            if with_map:
+                looking = MapRun(upload, run.state, self.studio.loader, self.studio.line)
+                async with aclosing(self._states(looking, request, progress)) as states:
+                    async for state in states:
+                        yield {"status": messages.doing(state)}
+                assert looking.state.quality_map is not None
+                told["map"] = looking.state.quality_map.to_dict()
+            yield told
 
     async def compare(
         self,
@@ -77,6 +89,7 @@ class ApiHandlers:
         images: Any,
         prompt: str | None = None,
         order: str = OVERALL,
+        weights: str | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> AsyncIterator[dict[str, Any]]:
         """Judge 2 to 24 images of one prompt and put them in order, the best first, with what is clearly
@@ -86,16 +99,19 @@ class ApiHandlers:
             images: The image files.
             prompt: What all of them were generated from; without it correspondence is left out.
             order: What they are ordered by: overall, quality, correspondence or authenticity.
+            weights: Of the aspects in the overall score, such as quality=2,authenticity=1; those that are not
+                named do not count. By default all the same.
         Returns:
             The ranking as JSON, as `python -m m3agiqa compare --json` prints it for each prompt.
         """
         with _errors_as_json():
+            checked = parse_weights(weights)
             run = ComparisonRun(uploads(images), prompt or "", self.studio)
             async with aclosing(self._states(run, request, progress)) as states:
                 async for state in states:
                     yield {"status": messages.doing(state)}
             assert run.state.ranking is not None
-            yield run.state.ranking.to_dict(str(order))
+            yield replace(run.state.ranking, weights=checked).to_dict(str(order))
 
     async def score(
         self,
@@ -129,7 +145,7 @@ class ApiHandlers:
             async for state in run.follow(STATUS_INTERVAL):
                 if not state.over:
                     done = (state.scored, state.total) if state.total else None
-                    progress(done, desc=messages.doing(state), unit="images")
+                    progress(done, desc=messages.doing(state), unit=state.counted)
                     yield state
         finally:
             run.stop()
@@ -182,10 +198,11 @@ def publish(studio: Studio) -> None:
         prompt = gr.Textbox(label="Prompt")
         images = _files(f"{MIN_IMAGES} to {MAX_IMAGES} images")
         order = gr.Radio([OVERALL, *map(str, Aspect)], value=OVERALL, label="Order")
+        with_map, weights = gr.Checkbox(label="With map"), gr.Textbox(label="Weights")
         csv_file, counts = gr.File(label="CSV"), gr.JSON(label="Counts")
         endpoints: list[tuple[Any, list[Any], list[Any]]] = [
-            (handlers.assess, [gr.Image(label="Image"), prompt], [gr.JSON(label="Assessment")]),
-            (handlers.compare, [images, prompt, order], [gr.JSON(label="Ranking")]),
+            (handlers.assess, [gr.Image(label="Image"), prompt, with_map], [gr.JSON(label="Assessment")]),
+            (handlers.compare, [images, prompt, order, weights], [gr.JSON(label="Ranking")]),
             (handlers.score, [_files("Files")], [csv_file, counts]),
         ]
     for function, inputs, outputs in endpoints:

@@ -45,7 +45,7 @@ def doing(state: RunState) -> str:
             return f"You are number {state.place} in the queue: {before} before you"
         case RunStage.ASSESSING:
             if state.total:
-                return f"{state.scored} of {state.total} images judged"
+                return f"{state.scored} of {state.total} {state.counted} judged"
             if state.ranking is not None:
                 return f"{len(state.ranking.images)} judged so far"
             return "Writing" if state.descriptions else "Looking at the image"

@@ -29,6 +29,7 @@ from m3agiqa.assessor import Assessor
 from m3agiqa.backbones.minicpm.slicing import Slicing, slice_grid
 from m3agiqa.errors import M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, opened
+from m3agiqa.quality_map import QualityMap
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,10 @@ class OnDemand(Assessor):
     ) -> list[Assessment | M3AgiqaError]:
         """As Assessor.assess_all, a GPU for each: its time is limited."""
         return [self._assessed(image, prompt, stop) for image, prompt in subjects]
+
+    def quality_map(self, *_: object) -> QualityMap:
+        """Raises GpuError: a GPU is lent for an assessment, not for as many as covering parts takes."""
+        raise GpuError("On ZeroGPU this model cannot be asked where an image looks bad; nano can.")
 
     def _assessed(
         self, image: ImageSource, prompt: str | None, stop: Callable[[], bool]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from m3agiqa.aspects import Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
+from m3agiqa.quality_map import QualityMap, Report
 
 BASE_FILE = "backbone.json"
 """Where a checkpoint says which published model it is made of, if its backbone's name leaves that open."""
@@ -151,6 +152,20 @@ class ChecksElements(Protocol):
 
     def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
         """In their order; at least one. The image is one that it has just described."""
+        ...
+
+
+@runtime_checkable
+class MapsQuality(Protocol):
+    """A backbone that tells by itself where an image looks bad; of others parts are covered (occlusion)."""
+
+    def quality_map(
+        self,
+        image: Image.Image,
+        report: Report = lambda done, total: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> QualityMap:
+        """Of an image that is large enough, else InputError. Raises Stopped once `stop` answers True."""
         ...
 
 

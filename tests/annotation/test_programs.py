@@ -141,6 +141,7 @@ def test_three_endpoints_are_documented_and_no_other_is_a_tool(team: Team) -> No
         "images",
         "prompt",
         "order",
+        "weights",
     }
     for endpoint in named.values():
         assert endpoint["description"] and ".pdf" not in str(endpoint["code_snippets"])
@@ -163,6 +164,15 @@ def test_curl_gets_what_the_command_prints(team: Team) -> None:
         "correspondence": 1.0,
         "authenticity": 1.0,
     }
+
+
+def test_weights_decide_the_order_and_a_map_comes_on_request(team: Team) -> None:
+    client, images = team.client("vic"), [image(team, "red"), image(team, "blue")]
+    for aspect, first in (("quality", "red.png"), ("authenticity", "blue.png")):
+        ranking = client.predict(images, "a square", "overall", f"{aspect}=1", api_name="/compare")
+        assert (ranking["weights"], ranking["images"][0]["image"]) == ({aspect: 1.0}, first)
+    told = client.predict(image(team, "red"), "a square", True, api_name="/assess")["map"]
+    assert told["parts"][3] == {"box": [32, 32, 32, 32], "quality": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +205,8 @@ def test_a_token_has_its_users_role_and_no_more(team: Team) -> None:
         ("assess", {"image": "a.png"}, "cannot be taken"),
         ("assess", {"image": FOREIGN}, "cannot be taken"),
         ("assess", {"image": OUT_OF_REACH}, "cannot be taken"),
+        ("compare", {"images": [], "weights": "beauty=1"}, "There is no aspect 'beauty'"),
+        ("compare", {"images": [], "weights": "quality=much"}, "The weight of quality is not a number"),
         ("compare", {"images": []}, "0 images were given; 2 to 24 can be compared at once."),
         ("score", {"files": []}, "There are no files"),
     ],

@@ -453,3 +453,37 @@ def test_a_tampered_weight_file_is_told_on_the_page(new_page: NewPage, picture: 
         expect(page.locator("#message [role=alert]")).to_contain_text(sentence)
         expect(page.locator("#assess")).to_be_enabled()
         page.close()
+
+
+def test_chips_explain_themselves_and_a_map_lies_over_the_image(new_page: NewPage, picture: Path):
+    page = new_page()
+    expect(page.get_by_role("radio", name="Quality")).to_be_disabled()
+    assess(page, picture)
+    expect(page.locator("#download")).to_be_visible()
+    chip = page.locator("#card-correspondence details", has_text="tent").first
+    expect(chip.locator("p")).to_be_hidden()
+    chip.locator("summary").press("Enter")
+    expect(chip.locator("p")).to_contain_text("The words “tent”, with the image as a whole")
+
+    expect(page.get_by_role("radio", name="Quality")).to_be_enabled()
+    place = "document.querySelector('#cards').getBoundingClientRect().top + scrollY"
+    top = page.evaluate(place)
+    page.get_by_role("radio", name="Quality").check()
+    overlay = page.get_by_role("img", name=re.compile("Map of quality: worst at the"))
+    expect(overlay).to_be_visible()
+    expect(page.locator("#quality-map")).to_contain_text("Quality is worst at the")
+    assert page.evaluate(place) == top, "nothing moves"
+    shown, over = page.locator("#image img").bounding_box(), overlay.bounding_box()
+    for start, extent in (("x", "width"), ("y", "height")):
+        assert over[extent] == pytest.approx(256, abs=1), "as the image, which is not enlarged"
+        middle = shown[start] + shown[extent] / 2
+        assert over[start] + over[extent] / 2 == pytest.approx(middle, abs=1.5)
+    page.get_by_role("radio", name="Authenticity").check()
+    expect(page.get_by_role("img", name=re.compile("Map of authenticity"))).to_be_visible()
+    page.get_by_role("radio", name="Off").check()
+    expect(overlay).to_be_hidden()
+    page.get_by_role("radio", name="Quality").check()
+    expect(overlay).to_be_visible()
+    page.get_by_role("button", name="Remove Image").click()
+    expect(overlay).to_be_hidden()
+    expect(page.get_by_role("radio", name="Quality")).to_be_disabled()

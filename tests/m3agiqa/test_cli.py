@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from m3agiqa import Aspect, Assessor, DescriptionDelta, cli
 from m3agiqa.checkpoint.card import SHIPPED_FOLDER
+from m3agiqa.quality_map import QualityMap, even_parts
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +89,20 @@ def test_json_is_all_of_stdout(image_file: Path, capsys: pytest.CaptureFixture[s
         assert {"description", "rating", "mos", "scale"} <= set(judged)
         assert judged["scale"] == [1, 5]
     assert err == ""
+
+
+def test_where_it_looks_bad(image_file: Path, scripted: Assessor, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {Aspect.QUALITY: [0.5, 0.25, 0.5, -1.5]}
+    scripted.backbone.quality_map = lambda image, report, stop: QualityMap.of(
+        image.size, even_parts(image.size, (2, 2)), scores, "By hand.", 1.0
+    )
+    assert cli.main(["assess", str(image_file), "--map", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["map"]
+    assert told["method"] == "By hand."
+    assert [part["quality"] for part in told["parts"]] == [0.125, -0.125, 0.125, -1.875]
+    assert told["worst"]["quality"] == told["parts"][3]["box"]
+    assert cli.main(["assess", str(image_file), "--map"]) == 0
+    assert "Quality is worst at the lower right (-1.88 beside the median part)." in capsys.readouterr().out
 
 
 def test_json_is_json_in_a_narrow_terminal(image_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import AspectResult
 from m3agiqa.errors import InputError, M3AgiqaError
+from m3agiqa.quality_map import QualityMap
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class AssessedImage:
         self._store = studio.store
         self._overlap = studio.settings.overlap
         self.upload = upload
+        self.quality_map: QualityMap | None = None
+        """Once somebody has asked for it."""
         self._record: _Record | None = None
         self._saved: dict[Aspect, list[SavedResponse]] = {aspect: [] for aspect in Aspect}
         self._lock = threading.Lock()

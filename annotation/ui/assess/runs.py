@@ -25,6 +25,7 @@ from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped
+from m3agiqa.quality_map import QualityMap
 from m3agiqa.ranking import Ranking
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,13 @@ class RunState:
     assessment: Assessment | None = None
     ranking: Ranking | None = None
     """Of several images that are compared, as far as they have been judged."""
+    quality_map: QualityMap | None = None
     scored: int = 0
-    """Rows of a table that have been judged, and how many of them failed, of how many."""
+    """Rows of a table, or parts of an image, that have been judged, and how many failed, of how many."""
     failed: int = 0
     total: int = 0
+    counted: str = "images"
+    """What these are."""
     error: str = ""
 
     @property

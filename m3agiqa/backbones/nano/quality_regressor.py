@@ -69,6 +69,14 @@ class QualityRegressor(nn.Module):
         encoded = encoder_scores.double() * self.encoder_weight.double()
         return torch.lerp(ridge, encoded, ENCODER_SHARE * self._gate(x)[:, None]).float()
 
+    def of_own_pixels(self, statistics: Tensor) -> Tensor:
+        """The vision encoder's statistics of windows at own pixels [W, N_STATISTICS] -> their share of the
+        ridge's logits [W, JUDGED_ASPECTS]."""
+        columns = slice(N_STATISTICS, 2 * N_STATISTICS)
+        z = (statistics.double() - self.mean[columns]) / self.std[columns]
+        weighted = z.clamp(-MAX_DEVIATION, MAX_DEVIATION) * z.new_tensor(BLOCK_WEIGHTS[columns])
+        return weighted @ self.weight[columns].double()
+
     def gate(self, statistics: Tensor, appearance: Tensor) -> Tensor:
         """[N], from 0, where the encoder does not count, to 1."""
         return self._gate(self.standardize(statistics, appearance))
