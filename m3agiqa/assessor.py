@@ -156,11 +156,12 @@ class Assessor:
         opened = open_image(image)
         if isinstance(self.backbone, MapsQuality):
             return self.backbone.quality_map(opened, report, stop)
-        told = assessment or self.assess(opened)
-        aspects = [aspect for aspect in told.aspects if not aspect.needs_prompt]
-        prompt = told.prompt and readable_prompt(self.backbone, opened, told.prompt)
+        known = assessment or self.assess(opened)
+        aspects = [aspect for aspect in known.aspects if not aspect.needs_prompt]
+        prompt = known.prompt and readable_prompt(self.backbone, opened, known.prompt)
         conversations = [
-            Conversation.open(aspect, prompt).describe(told.aspects[aspect].description) for aspect in aspects
+            Conversation.open(aspect, prompt).describe(known.aspects[aspect].description)
+            for aspect in aspects
         ]
 
         def judge(shown: Image.Image) -> dict[Aspect, float]:

@@ -263,8 +263,8 @@ def _assess(args: argparse.Namespace) -> None:
     assessor = _load(args)
     if args.json:
         assessment = assessor.assess(args.image, prompt, aspects)
-        told = {"map": _quality_map(assessor, args.image, assessment).to_dict()} if args.map else {}
-        _print_json({**assessment.to_dict(), **told})
+        extra = {"map": _quality_map(assessor, args.image, assessment).to_dict()} if args.map else {}
+        _print_json({**assessment.to_dict(), **extra})
         return
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay()
@@ -278,11 +278,11 @@ def _assess(args: argparse.Namespace) -> None:
                 assessment = event
     _print(_table(assessment))
     if args.map:
-        found = _quality_map(assessor, args.image, assessment)
-        for aspect, scores in found.scores.items():
-            place = f"{found.worst_place(aspect)} ({min(scores):+.2f} beside the median part)"
+        quality_map = _quality_map(assessor, args.image, assessment)
+        for aspect, scores in quality_map.scores.items():
+            place = f"{quality_map.worst_place(aspect)} ({min(scores):+.2f} beside the median part)"
             _print(f"{aspect.capitalize()} is worst at the {place}.")
-        _print(found.method)
+        _print(quality_map.method)
 
 
 def _quality_map(assessor: Assessor, image: str, assessment: Assessment) -> QualityMap:

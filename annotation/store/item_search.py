@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from annotation.store.current_responses import current_corrections
+from annotation.store.items import DEMO_SOURCE
 from annotation.store.models import (
     Assignment,
     Generator,
@@ -51,29 +52,41 @@ class ItemSummary:
     """How many annotators the queue wants; None outside of it."""
 
 
+@dataclass(frozen=True)
+class ItemSearch:
+    """Which items are wanted."""
+
+    text: str = ""
+    """In prompt, file name, generator or source."""
+    state: ItemState = ItemState.ALL
+    with_uploads: bool = False
+    """Also what visitors have uploaded and nobody has put into the queue: it is shown to admins alone."""
+
+
 def search_items(
-    session: Session, text: str, state: ItemState, offset: int, limit: int
+    session: Session, search: ItemSearch, offset: int, limit: int
 ) -> tuple[list[ItemSummary], int]:
-    """Items with the text in prompt, file name, generator or source, newest first; and how many there are."""
-    query = _matching(_summaries(), text, state).order_by(Item.id.desc()).offset(offset).limit(limit)
-    count = session.scalar(_matching(_joined(select(func.count(Item.id))), text, state)) or 0
+    """Items, newest first, and how many there are."""
+    query = _matching(_summaries(), search).order_by(Item.id.desc()).offset(offset).limit(limit)
+    count = session.scalar(_matching(_joined(select(func.count(Item.id))), search)) or 0
     return [ItemSummary(**row) for row in session.execute(query).mappings()], count
 
 
-def item_summary(session: Session, item_id: int) -> ItemSummary | None:
-    """None if there is no such item."""
-    row = session.execute(_summaries().where(Item.id == item_id)).mappings().one_or_none()
+def item_summary(session: Session, search: ItemSearch, item_id: int) -> ItemSummary | None:
+    """None if there is no such item among those that are searched."""
+    query = _matching(_summaries(), search).where(Item.id == item_id)
+    row = session.execute(query).mappings().one_or_none()
     return None if row is None else ItemSummary(**row)
 
 
-def matching_items(session: Session, text: str, state: ItemState) -> list[int]:
+def matching_items(session: Session, search: ItemSearch) -> list[int]:
     """Ids of all that `search_items` would give."""
-    return list(session.scalars(_matching(_joined(select(Item.id)), text, state)))
+    return list(session.scalars(_matching(_joined(select(Item.id)), search)))
 
 
 def _summaries() -> Select:
-    said = current_corrections().subquery()
-    people = select(func.count(said.c.annotator_id.distinct())).where(said.c.item_id == Item.id)
+    current = current_corrections().subquery()
+    people = select(func.count(current.c.annotator_id.distinct())).where(current.c.item_id == Item.id)
     return _joined(
         select(
             Item.id,
@@ -100,10 +113,14 @@ def _joined(query: Select) -> Select:
     )
 
 
-def _matching(query: Select, text: str, state: ItemState) -> Select:
+def _matching(query: Select, search: ItemSearch) -> Select:
+    text = search.text.strip()
     columns = (Prompt.text, Image.name, Generator.name, Item.source)
-    has_text = or_(*(column.icontains(text.strip(), autoescape=True) for column in columns))
-    return query.where(has_text if text.strip() else true(), _is_in(state))
+    has_text = or_(*(column.icontains(text, autoescape=True) for column in columns))
+    shown = or_(Item.source != DEMO_SOURCE, QueueEntry.item_id.is_not(None))
+    return query.where(
+        has_text if text else true(), true() if search.with_uploads else shown, _is_in(search.state)
+    )
 
 
 def _is_in(state: ItemState) -> ColumnElement[bool]:

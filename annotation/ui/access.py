@@ -84,7 +84,7 @@ class Access:
 
     def launch_options(self, database: Database) -> dict[str, Any]:
         """What Gradio must know of the login at launch; the database has the tokens of programs."""
-        return {"app_kwargs": {}}
+        return {}
 
     def warning(self, server_name: str) -> str:
         """A sentence for the log if this is too open for the address that is served; else ""."""

@@ -73,15 +73,15 @@ class ApiHandlers:
                 async for state in states:
                     yield {"status": messages.doing(state)}
             assert run.state.assessment is not None
-            told = run.state.assessment.to_dict()
+            result = run.state.assessment.to_dict()
             if with_map:
                 looking = MapRun(upload, run.state, self.studio.loader, self.studio.line)
                 async with aclosing(self._states(looking, request, progress)) as states:
                     async for state in states:
                         yield {"status": messages.doing(state)}
                 assert looking.state.quality_map is not None
-                told["map"] = looking.state.quality_map.to_dict()
-            yield told
+                result["map"] = looking.state.quality_map.to_dict()
+            yield result
 
     async def compare(
         self,

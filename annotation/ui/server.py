@@ -107,8 +107,8 @@ def serve(studio: Studio) -> None:
     if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)
-    access = studio.access.launch_options(studio.store.database)
-    access["app_kwargs"]["routes"] = thumbnails.ROUTES
+    options = studio.access.launch_options(studio.store.database)
+    options["app_kwargs"] = {**options.get("app_kwargs", {}), "routes": thumbnails.ROUTES}
     try:
         demo.launch(
             server_name=server_name,
@@ -116,7 +116,7 @@ def serve(studio: Studio) -> None:
             max_file_size="200mb",
             prevent_thread_lock=True,
             mcp_server=studio.settings.mcp,
-            **access,
+            **options,
             **theme.launch_options(),
         )
     except OSError as error:  # no port is free, or the address is another machine's

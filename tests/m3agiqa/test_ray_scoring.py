@@ -22,10 +22,10 @@ from m3agiqa.ray_scoring import PartScorer, cluster, score_on_ray
 from m3agiqa.score_inputs import read_rows
 from m3agiqa.score_parts import PartedScores
 
-IMAGES = 9
-UNREADABLE = 6
-PART_SIZE = 4
-BATCH_SIZE = 2
+IMAGES = 5
+UNREADABLE = 3
+PART_SIZE = 2
+BATCH_SIZE = 1
 MAX_TOKENS = 2
 
 

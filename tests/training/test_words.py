@@ -13,6 +13,7 @@ from typing import Self
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from drawings import COLOURS, SHAPES, draw
 from PIL import ImageEnhance
 from safetensors.torch import save_file
@@ -255,6 +256,7 @@ class TalkingBackbone(TinyBackbone):
 def test_other_backbones_learn_with_their_vision_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # of other tests in this process
     monkeypatch.setitem(BACKBONE_CLASSES, "tiny", TalkingBackbone)
     people = [
         replace(

@@ -49,8 +49,8 @@ class MapRun(ModelRun):
         if assessor.card.fingerprint != self._fingerprint:
             raise InputError("Another model is in service by now; assess the image again.")
         image, stop = self._upload.image(), self._stop.is_set
-        found = assessor.quality_map(image, self._assessment, self._report, stop)
-        self._update(stage=RunStage.FINISHED, quality_map=found)
+        quality_map = assessor.quality_map(image, self._assessment, self._report, stop)
+        self._update(stage=RunStage.FINISHED, quality_map=quality_map)
 
     def _report(self, done: int, total: int) -> None:
         self._update(scored=done, total=total, counted="parts")

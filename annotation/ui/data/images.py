@@ -8,7 +8,14 @@ from typing import Any
 import gradio as gr
 
 from annotation.failures.export_and_queue import queue_items
-from annotation.store.item_search import ItemState, ItemSummary, item_summary, matching_items, search_items
+from annotation.store.item_search import (
+    ItemSearch,
+    ItemState,
+    ItemSummary,
+    item_summary,
+    matching_items,
+    search_items,
+)
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
 from annotation.ui.context import Studio
@@ -40,16 +47,15 @@ class ImagesHandlers:
     def show(self, request: gr.Request, text: Any, state: Any, page: Any = 0) -> tuple[str, str, int]:
         """A page of the images that match: message, grid, and which page it is, from 0."""
         try:
-            self.studio.access.require(request, Role.ANNOTATOR)
-            wanted, at = _state(state), int(page or 0)
+            search, at = self._search(request, text, state), int(page or 0)
             with self.studio.store.database.reading() as session:
-                found, count = search_items(session, str(text or ""), wanted, at * PAGE_SIZE, PAGE_SIZE)
-                if not found and at:  # fewer match than a moment ago
+                items, count = search_items(session, search, at * PAGE_SIZE, PAGE_SIZE)
+                if not items and at:  # fewer match than a moment ago
                     at = 0
-                    found, count = search_items(session, str(text or ""), wanted, 0, PAGE_SIZE)
+                    items, count = search_items(session, search, 0, PAGE_SIZE)
         except M3AgiqaError as error:
             return messages.message(str(error)), "", 0
-        return messages.message(""), self._grid(found, count, at), at
+        return messages.message(""), self._grid(items, count, at), at
 
     def choose(
         self, request: gr.Request, event: gr.EventData, text: Any, state: Any, page: Any
@@ -59,8 +65,8 @@ class ImagesHandlers:
         if str(step) in ("-1", "1"):
             return *self.show(request, text, state, max(0, int(page or 0) + int(step))), ""
         try:
-            self.studio.access.require(request, Role.ANNOTATOR)
-            return messages.message(""), gr.skip(), gr.skip(), self._detail(str(item))
+            detail = self._detail(self._search(request, "", ItemState.ALL), str(item))
+            return messages.message(""), gr.skip(), gr.skip(), detail
         except M3AgiqaError as error:
             return messages.message(str(error)), gr.skip(), gr.skip(), ""
 
@@ -70,7 +76,7 @@ class ImagesHandlers:
             person = self.studio.access.require(request, Role.ANNOTATOR)
             wanted, store = payloads.annotators_per_image(overlap), self.studio.store
             with store.database.reading() as session:
-                ids = matching_items(session, str(text or ""), _state(state))
+                ids = matching_items(session, self._search(request, text, state))
             chosen = {int(item) for item in str(ticked or "").split() if item.isdecimal()}
             ids = [item for item in ids if item in chosen] or ids
             if not ids:
@@ -79,17 +85,22 @@ class ImagesHandlers:
         except M3AgiqaError as error:
             return messages.message(str(error))
 
+    def _search(self, request: gr.Request, text: Any, state: Any) -> ItemSearch:
+        """What this person may look for. Raises Forbidden for who may not annotate."""
+        person = self.studio.access.require(request, Role.ANNOTATOR)
+        return ItemSearch(str(text or ""), _state(state), person.role.allows(Role.ADMIN))
+
     # --- HTML
 
-    def _grid(self, found: list[ItemSummary], count: int, page: int) -> str:
-        if not found:
+    def _grid(self, items: list[ItemSummary], count: int, page: int) -> str:
+        if not items:
             return '<p class="nothing note">No image matches.</p>'
-        shown = "".join(self._tile(item) for item in found)
+        shown = "".join(self._tile(item) for item in items)
         first = page * PAGE_SIZE
         before = '<button type="button" data-step="-1">← Newer</button>' if page else ""
-        after = '<button type="button" data-step="1">Older →</button>' if first + len(found) < count else ""
+        after = '<button type="button" data-step="1">Older →</button>' if first + len(items) < count else ""
         return (
-            f'<p class="pages">{first + 1:,} to {first + len(found):,} of {count:,} images '
+            f'<p class="pages">{first + 1:,} to {first + len(items):,} of {count:,} images '
             f"{before}{after}</p>"
             f'<ul class="image-grid">{shown}</ul>'
         )
@@ -104,9 +115,9 @@ class ImagesHandlers:
             "</button></li>"
         )
 
-    def _detail(self, number: str) -> str:
+    def _detail(self, search: ItemSearch, number: str) -> str:
         with self.studio.store.database.reading() as session:
-            item = item_summary(session, int(number)) if number.isdecimal() else None
+            item = item_summary(session, search, int(number)) if number.isdecimal() else None
         if item is None:
             raise InputError("This image is no longer there; search again.")
         facts = {

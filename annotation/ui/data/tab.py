@@ -323,7 +323,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
         with gr.Row():
             versions = gr.Dropdown([], label="Versions", visible=False, elem_id="export-versions", scale=3)
             download = gr.Button("Download ZIP", visible=False, elem_id="export-file", min_width=160)
-        with gr.Row():
+        with gr.Row(elem_id="export-hub"):
             repository = gr.Textbox(
                 label="Data set on the Hugging Face Hub",
                 placeholder="organisation/name",

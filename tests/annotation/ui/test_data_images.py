@@ -113,6 +113,20 @@ def test_ticked_images_or_all_that_match_are_queued(
     assert "whole number" in handlers.queue(REQUEST, "", "", "all", 0)
 
 
+def test_what_visitors_have_uploaded_is_for_admins_until_it_is_queued(
+    studio: Studio, handlers: ImagesHandlers, store: Store
+) -> None:
+    upload = add(store, 9, "a holiday photo", source="demo")
+    admin = ImagesHandlers(Studio(studio.settings, store, SignedIn(Role.ADMIN, "boss"), studio.loader))
+    event = SimpleNamespace(item=str(upload))
+    assert ids(admin.show(REQUEST, "", "all")[1]) == [upload]
+    assert ids(handlers.show(REQUEST, "", "all")[1]) == []
+    assert "no longer there" in handlers.choose(REQUEST, event, "", "all", 0)[0]
+    assert "nothing to queue" in handlers.queue(REQUEST, str(upload), "", "all", 1)
+    admin.queue(REQUEST, "", "", "all", 1)
+    assert ids(handlers.show(REQUEST, "", "all")[1]) == [upload]
+
+
 def test_who_may_not_annotate_sees_no_image(studio: Studio, items: list[int]) -> None:
     visitor = Studio(studio.settings, studio.store, SignedIn(Role.VIEWER, "eve"), studio.loader)
     message, grid, _ = ImagesHandlers(visitor).show(REQUEST, "", "all")
