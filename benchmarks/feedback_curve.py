@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the run; hidden states are added to it")
     parser.add_argument("--images", type=int, default=1210, help="of AGIQA-3k to be described, if fewer are")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of judged images")
-    parser.add_argument("--choose", choices=CHOICES, default="random", help="which images people judge")
+    parser.add_argument(
+        "--choose", choices=SELECTION_METHODS, default="random", help="which images people judge"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the draws")
     args = parser.parse_args()
     run = RunFolder.open(args.run)
@@ -104,7 +106,7 @@ def _judge(
     pool = [each for each in people if fold_prompt(each.sample.prompt) in set(prompts)]
     if len(pool) < size:
         return
-    adapted = adapt(base, CHOICES[choose](base, pool, size, rng), run.unit)
+    adapted = adapt(base, SELECTION_METHODS[choose](base, pool, size, rng), run.unit)
     true = [each.mos for each in test]
     before, after = (
         np.clip(predict(model, [each.states for each in test]), run.scale.low, run.scale.high)
@@ -156,7 +158,7 @@ def _by_generators(base: Predictor, pool: list[Target], size: int, rng: Random) 
     return [each for turn in turns for each in turn if each is not None][:size]
 
 
-CHOICES = {
+SELECTION_METHODS = {
     "random": _random,
     "features": _by_features,
     "scores": _by_scores,

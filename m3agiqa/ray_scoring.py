@@ -22,7 +22,7 @@ from m3agiqa.batch_scoring import BATCH_SIZE, ScoreFile, score
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import atomic_path
 from m3agiqa.score_inputs import ScoreRow
-from m3agiqa.score_parts import KEPT, ParquetPart, PartedScores
+from m3agiqa.score_parts import PARTS_ARE_KEPT, ParquetPart, PartedScores
 
 MEMORY_PER_WORKER = 2e9  # bytes, by default, of a worker without a GPU; nano needs about 1.3e9
 OBJECT_STORE_BYTES = 256 * 2**20  # of a cluster that is started here; only numbers of parts pass through it
@@ -177,11 +177,11 @@ def score_on_ray(
             try:
                 for result in results.iter_rows():
                     if result["refusal"]:
-                        raise InputError(f"{result['refusal']}. {KEPT}")
+                        raise InputError(f"{result['refusal']}. {PARTS_ARE_KEPT}")
                     failed += result["failed"]
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
-                raise InputError(f"Ray has stopped: {reason} {KEPT}") from error
+                raise InputError(f"Ray has stopped: {reason} {PARTS_ARE_KEPT}") from error
             finally:
                 ended.set()
         show(total, total)

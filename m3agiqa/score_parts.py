@@ -20,7 +20,7 @@ from m3agiqa.score_inputs import ScoreRow, pyarrow_parquet
 DEFAULT_PART_SIZE = 64 * BATCH_SIZE
 """Rows; with whole batches a row has the neighbours that it has in one process."""
 NUMBER_COLUMNS = [name for name in RESULT_COLUMNS if name.endswith(("_mos", "_low", "_high", "_percentile"))]
-KEPT = "Finished parts are kept; the same command goes on from there."
+PARTS_ARE_KEPT = "Finished parts are kept; the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ class PartedScores:
                     for scratch in self.folder.glob(".part-*"):  # of workers that died
                         shutil.rmtree(scratch, ignore_errors=True)
         except OSError as error:
-            raise InputError(f"{self.folder} cannot be written: {error.strerror or error}. {KEPT}") from error
+            raise InputError(
+                f"{self.folder} cannot be written: {error.strerror or error}. {PARTS_ARE_KEPT}"
+            ) from error
 
     def _write_rows(self, rows: Iterable[ScoreRow]) -> tuple[list[tuple[int, int]], str]:
         parts, digest, waiting = [], hashlib.sha256(), iter(rows)

@@ -23,7 +23,7 @@ MIN_CASES = 15
 ERROR_RATE = 0.05
 """Chance that any slice at all is found where the model errs everywhere alike."""
 MAX_SLICES = 8
-JOINED = " and "
+PAIR_SEPARATOR = " and "
 """Between the names of two slices in that of what they have in common."""
 PROMPT_WORDS = ((0, "none"), (5, "up to 5 words"), (15, "6 to 15 words"), (40, "16 to 40 words"))
 LONG_PROMPT = "over 40 words"
@@ -101,7 +101,7 @@ def error_slices(table: pd.DataFrame) -> list[ErrorSlice]:
     single = {name: _compared(name, table, size, inside, quantile) for name, inside in singles.items()}
     worse = list(single.values())
     for parts, inside in pairs.items():
-        both = _compared(JOINED.join(parts), table, size, inside, quantile)
+        both = _compared(PAIR_SEPARATOR.join(parts), table, size, inside, quantile)
         if all(both.low > single[part].low and both.mean_error > single[part].mean_error for part in parts):
             worse.append(both)
     return sorted((each for each in worse if each.low > 0), key=lambda each: -each.low)[:MAX_SLICES]
@@ -156,9 +156,9 @@ def members_of(table: pd.DataFrame, name: str) -> pd.Series:
     singles = _single_slices(attributes(table))
     if name in singles:
         return pd.Series(singles[name], table.index)
-    pieces = name.split(JOINED)
+    pieces = name.split(PAIR_SEPARATOR)
     for cut in range(1, len(pieces)):  # a generator's own name may have the word
-        first, second = JOINED.join(pieces[:cut]), JOINED.join(pieces[cut:])
+        first, second = PAIR_SEPARATOR.join(pieces[:cut]), PAIR_SEPARATOR.join(pieces[cut:])
         if first in singles and second in singles:
             return pd.Series(singles[first] & singles[second], table.index)
     return pd.Series(False, table.index)

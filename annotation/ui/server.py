@@ -108,7 +108,7 @@ def serve(studio: Studio) -> None:
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)
     options = studio.access.launch_options(studio.store.database)
-    options["app_kwargs"] = {**options.get("app_kwargs", {}), "routes": thumbnails.ROUTES}
+    options["app_kwargs"] = {**options.get("app_kwargs", {}), "routes": thumbnails.THUMBNAIL_ROUTES}
     try:
         demo.launch(
             server_name=server_name,

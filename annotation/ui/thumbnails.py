@@ -58,5 +58,5 @@ def _thumbnail(file: Path, modified: int) -> bytes:
     return buffer.getvalue()
 
 
-ROUTES = [Route(f"{THUMBNAIL_PATH}/{{name}}", _answer)]
+THUMBNAIL_ROUTES = [Route(f"{THUMBNAIL_PATH}/{{name}}", _answer)]
 """For the app, before Gradio's own, which answer everything."""

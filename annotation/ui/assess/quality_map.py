@@ -22,7 +22,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.quality_map import QualityMap
 
 NO_MAP = "off"
-HINT = (
+MAP_HINT = (
     '<p class="note">After assessing: which parts look worse than the others, by the model that judges.</p>'
 )
 MAPPED_ASPECTS = tuple(aspect for aspect in Aspect if not aspect.needs_prompt)
@@ -64,7 +64,7 @@ class MapHandlers:
 
     def offer(self, assessed: AssessedImage | None) -> tuple[dict, str]:
         """No map yet, of an image that is assessed; without one there is nothing to choose."""
-        return gr.update(value=NO_MAP, interactive=assessed is not None), HINT
+        return gr.update(value=NO_MAP, interactive=assessed is not None), MAP_HINT
 
     async def show(
         self, choice: Any, assessed: AssessedImage | None, request: gr.Request
@@ -74,7 +74,7 @@ class MapHandlers:
         if assessed is None or choice not in MAPPED_ASPECTS:
             if assessed is not None:
                 self.runs.stop(visitor)
-            yield HINT
+            yield MAP_HINT
             return
         if assessed.quality_map is None:
             run = MapRun(assessed.upload, assessed.state, self.runs.loader, self.runs.line)
@@ -126,4 +126,4 @@ def map_choice() -> tuple[gr.Radio, gr.HTML]:
     choice = gr.Radio(
         choices, value=NO_MAP, label="Where it looks bad", interactive=False, elem_id="map-choice"
     )
-    return choice, theme.html(HINT, elem_id="quality-map")
+    return choice, theme.html(MAP_HINT, elem_id="quality-map")

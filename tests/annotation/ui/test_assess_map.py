@@ -10,7 +10,7 @@ from waiting import run_async
 
 from annotation.ui.access import Person, Role
 from annotation.ui.assess.correct import AssessedImage
-from annotation.ui.assess.quality_map import HINT, NO_MAP, MapHandlers
+from annotation.ui.assess.quality_map import MAP_HINT, NO_MAP, MapHandlers
 from annotation.ui.assess.runs import Run, Runs
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload
@@ -77,7 +77,7 @@ def test_a_map_is_made_once_and_shown_with_its_worst_part(
     assert "(framed: -1.88)" in html and "By &lt;hand&gt;." in html
     [other] = shown(handlers, "authenticity", assessed)
     assert "This model does not judge authenticity." in other
-    assert shown(handlers, NO_MAP, assessed) == shown(handlers, "quality", None) == [HINT]
+    assert shown(handlers, NO_MAP, assessed) == shown(handlers, "quality", None) == [MAP_HINT]
     assert maps == [0]
 
 

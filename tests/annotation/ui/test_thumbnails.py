@@ -8,12 +8,12 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation.ui.thumbnails import ROUTES, THUMBNAIL_SIDE, thumbnail_url
+from annotation.ui.thumbnails import THUMBNAIL_ROUTES, THUMBNAIL_SIDE, thumbnail_url
 
 
 @pytest.fixture
 def client() -> TestClient:
-    return TestClient(Starlette(routes=ROUTES))
+    return TestClient(Starlette(routes=THUMBNAIL_ROUTES))
 
 
 def test_a_small_copy_has_the_image_s_shape_and_colour(client: TestClient, tmp_path: Path) -> None:
