@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,8 @@ import httpx
 from gradio.block_function import BlockFunction
 from gradio.data_classes import BlocksConfigDict
 from gradio.state_holder import SessionState
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from annotation import backup
 from annotation.retraining import Retraining
@@ -108,7 +111,11 @@ def serve(studio: Studio) -> None:
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)
     options = studio.access.launch_options(studio.store.database)
-    options["app_kwargs"] = {**options.get("app_kwargs", {}), "routes": thumbnails.THUMBNAIL_ROUTES}
+    options["app_kwargs"] = {
+        **options.get("app_kwargs", {}),
+        "routes": thumbnails.THUMBNAIL_ROUTES,
+        "exception_handlers": {ClientDisconnect: _nobody_waits},
+    }
     try:
         demo.launch(
             server_name=server_name,
@@ -126,6 +133,11 @@ def serve(studio: Studio) -> None:
         studio.backup.start()
     studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
     demo.block_thread()
+
+
+def _nobody_waits(request: Request, error: Exception) -> Response:
+    """A page was closed or a connection was lost during an upload, which is no error of the server."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 def main() -> None:

@@ -5,12 +5,15 @@ import base64
 import csv
 import json
 import shutil
+import socket
 import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -315,3 +318,19 @@ def test_a_program_that_hangs_up_leaves_the_line(team: Team) -> None:
     with httpx.stream("GET", path, headers=team.headers("ann"), timeout=60) as stream:
         assert next(line for line in stream.iter_lines() if "Looking at the image" in line)
     assert still_answers(team)
+
+
+def test_an_upload_that_breaks_off_is_no_error_of_the_server(team: Team) -> None:
+    address = urlsplit(team.server.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = [
+            "POST /gradio_api/upload HTTP/1.1",
+            f"Host: {address.netloc}",
+            *(f"{name}: {value}" for name, value in team.headers("ann").items()),
+            "Content-Type: multipart/form-data; boundary=part",
+            "Content-Length: 100000",
+        ]
+        connection.sendall("\r\n".join([*head, "", "--part\r\n"]).encode())
+        time.sleep(0.5)  # until it reads the body
+    assert still_answers(team)
+    assert "Traceback" not in (team.folder / "log.txt").read_text()
