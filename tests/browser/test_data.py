@@ -85,6 +85,10 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     page.click("#export-start")
     expect(page.locator("#export-message [role=alert]")).to_contain_text("cannot be an export")
 
+    page.set_viewport_size({"width": 390, "height": 844})
+    parts = page.locator("#data-export .block")
+    assert not parts.evaluate_all("blocks => blocks.filter(each => each.scrollWidth > each.clientWidth)")
+
     # What was exported holds everybody's names: others cannot have it by its address either.
     packed = next((team_server.data / "exports").glob("*.zip")).resolve()
     for name in ("boss", "vera"):

@@ -24,7 +24,8 @@ HOW_TO_READ = (
     "Of the prompt’s elements ✓ are seen, ✗ are not, ? is not sure; the others are not judged. Press one to "
     "read what was compared. "
     f"What people would likely say is the range that held {INTERVAL_LEVEL:.0%} of the mean opinion scores of "
-    "images that the model had not learned from.</p>"
+    "images that the model had not learned from. On the map of where it looks bad the worst "
+    "part is framed; the deeper the colour, the worse a part is beside the median part of the image.</p>"
 ).replace("80%", "80 %")
 NO_PROMPT = (
     "Not judged: correspondence compares the image with its prompt, and there is no prompt. "

@@ -22,9 +22,6 @@ from m3agiqa.errors import InputError
 from m3agiqa.quality_map import QualityMap
 
 NO_MAP = "off"
-MAP_HINT = (
-    '<p class="note">After assessing: which parts look worse than the others, by the model that judges.</p>'
-)
 MAPPED_ASPECTS = tuple(aspect for aspect in Aspect if not aspect.needs_prompt)
 
 
@@ -64,7 +61,7 @@ class MapHandlers:
 
     def offer(self, assessed: AssessedImage | None) -> tuple[dict, str]:
         """No map yet, of an image that is assessed; without one there is nothing to choose."""
-        return gr.update(value=NO_MAP, interactive=assessed is not None), MAP_HINT
+        return gr.update(value=NO_MAP, interactive=assessed is not None), ""
 
     async def show(
         self, choice: Any, assessed: AssessedImage | None, request: gr.Request
@@ -74,7 +71,7 @@ class MapHandlers:
         if assessed is None or choice not in MAPPED_ASPECTS:
             if assessed is not None:
                 self.runs.stop(visitor)
-            yield MAP_HINT
+            yield ""
             return
         if assessed.quality_map is None:
             run = MapRun(assessed.upload, assessed.state, self.runs.loader, self.runs.line)
@@ -114,16 +111,15 @@ def map_html(quality_map: QualityMap, aspect: Aspect) -> str:
         f' viewBox="0 0 {width} {height}" style="max-width:{width}px;max-height:{height}px">'
         f'<image href="{url}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
         f'<rect x="{left}" y="{top}" width="{across}" height="{down}"/></svg></div>'
-        f'<p class="note" role="status">{aspect.capitalize()} is worst at the <b>{place}</b> (framed: '
-        f"{lowest:+.2f}). The deeper the colour, the worse a part is beside the median part of this image. "
-        f'<span title="{escape(quality_map.method)}">What the number is.</span></p>'
+        f'<p class="note" role="status" title="{lowest:+.2f}. {escape(quality_map.method)}">'
+        f"<span>Worst: <b>{place}</b></span></p>"
     )
 
 
 def map_choice() -> tuple[gr.Radio, gr.HTML]:
-    """The components: what to show, and the map."""
+    """The components: what to show, and the map. They are seen while an assessment can be mapped."""
     choices = [("Off", NO_MAP), *((aspect.capitalize(), str(aspect)) for aspect in MAPPED_ASPECTS)]
     choice = gr.Radio(
         choices, value=NO_MAP, label="Where it looks bad", interactive=False, elem_id="map-choice"
     )
-    return choice, theme.html(MAP_HINT, elem_id="quality-map")
+    return choice, theme.html("", elem_id="quality-map")

@@ -311,12 +311,9 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             sources = gr.Dropdown(
                 [], multiselect=True, label="Sources", info="None chosen: all", elem_id="export-sources"
             )
-            gold = gr.Checkbox(False, label="With calibration images", min_width=220, elem_id="export-gold")
+            gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
             all_texts = gr.Checkbox(
-                False,
-                label="With one-word and repeated descriptions",
-                min_width=220,
-                elem_id="export-all-texts",
+                False, label="With one-word and repeated descriptions", elem_id="export-all-texts"
             )
         start = gr.Button("Export", variant="primary", elem_id="export-start")
         result = theme.html(messages.message(""), elem_id="export-message")

@@ -10,7 +10,7 @@ from waiting import run_async
 
 from annotation.ui.access import Person, Role
 from annotation.ui.assess.correct import AssessedImage
-from annotation.ui.assess.quality_map import MAP_HINT, NO_MAP, MapHandlers
+from annotation.ui.assess.quality_map import NO_MAP, MapHandlers
 from annotation.ui.assess.runs import Run, Runs
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload
@@ -74,10 +74,10 @@ def test_a_map_is_made_once_and_shown_with_its_worst_part(
     width, height = upload.image().size
     assert f'aria-label="Map of quality: worst at the lower left" viewBox="0 0 {width} {height}"' in html
     assert f'<rect x="0" y="{height // 2}" width="{width // 2}" height="{height // 2}"/>' in html
-    assert "(framed: -1.88)" in html and "By &lt;hand&gt;." in html
+    assert "-1.88. By &lt;hand&gt;." in html
     [other] = shown(handlers, "authenticity", assessed)
     assert "This model does not judge authenticity." in other
-    assert shown(handlers, NO_MAP, assessed) == shown(handlers, "quality", None) == [MAP_HINT]
+    assert shown(handlers, NO_MAP, assessed) == shown(handlers, "quality", None) == [""]
     assert maps == [0]
 
 
