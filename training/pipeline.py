@@ -24,7 +24,7 @@ from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample, write_samples
 from training.config import RunConfig
 from training.data import fingerprint, load
-from training.data.human_feedback import Annotated, merge, read_annotations
+from training.data.human_feedback import Annotated, merge, pairs_within, read_annotations
 from training.data.splits import write_split
 from training.data.worked_examples import WorkedExamples
 from training.evaluation.report import COMPARISON_FILE
@@ -32,20 +32,19 @@ from training.evaluation.report.write import is_written, write_outcome
 from training.nano import align as nano_align
 from training.parallel import Shard, in_processes
 from training.remote.teachers import teacher
-from training.run import FACTS_FILE, JOINT_NAME, RunFolder
+from training.run import FACTS_FILE, JOINT_NAME, LEARNABLE_PARTS, RunFolder
 from training.ship import ship as write_checkpoint
 from training.stages import describe as backbone_describe
 from training.stages import distill as teacher_distill
 from training.stages import finetune as backbone_finetune
 from training.stages import fit as predictor_fit
 from training.stages.adapt import adapt
+from training.stages.adapt_to_preferences import adapt_to_preferences
 from training.stages.curriculum import curriculum
 from training.stages.hidden_cache import backbone_id
 from training.stages.leave_source_out import leave_source_out, source_groups
 from training.words import plan_text as words_plan
 from training.words import train_words
-
-LEARNABLE_PARTS = ("train", "validation")  # for what is chosen by cross-validation
 
 State = Literal["done", "to do", "left out"]
 
@@ -162,7 +161,8 @@ def _read_data(run: RunFolder) -> tuple[list[Sample], dict[str, Any]]:
     kept = _kept(samples, run)
     facts["kept"] = kept
     trained = [replace(s, mos={a: mos for a, mos in s.mos.items() if a not in kept}) for s in samples]
-    return [sample for sample in trained if sample.mos or sample.descriptions or not kept], facts
+    used = {name for pair in facts.get("annotations", {}).get("preferred", ()) for name in pair}
+    return [s for s in trained if s.mos or s.descriptions or s.id in used or not kept], facts
 
 
 def _kept(samples: Sequence[Sample], run: RunFolder) -> dict[Aspect, str]:
@@ -298,9 +298,13 @@ def _plan_words(run: RunFolder) -> str:
         return "no annotations are given"
     if run.is_read:
         return words_plan(run, run.samples, run.annotated)
+    return words_plan(run, *_read_annotated(run))
+
+
+def _read_annotated(run: RunFolder) -> tuple[list[Sample], Annotated | None]:
+    """The samples, before stage datasets, and what people said of them."""
     samples, facts = _read_data(run)
-    annotated = Annotated(**facts["annotations"]) if "annotations" in facts else None
-    return words_plan(run, samples, annotated)
+    return samples, Annotated(**facts["annotations"]) if "annotations" in facts else None
 
 
 def _plan_finetune(run: RunFolder) -> str:
@@ -391,8 +395,9 @@ def _fit(run: RunFolder, name: str, aspects: Sequence[Aspect], seed: int) -> Non
         train = [target for aspect in aspects for target in run.targets(aspect, "train")]
         validation = [target for aspect in aspects for target in run.targets(aspect, run.config.select_on)]
         config, head = replace(run.config.fit, seed=seed), run.head
+        preferred = [target for aspect in aspects for target in run.preferred(aspect, "train")]
         predictor, srcc = predictor_fit.fit(
-            train, validation, config, state / "state", f"fit {name}", head, run.unit
+            train, validation, config, state / "state", f"fit {name}", head, run.unit, preferred
         )
         if predictor.config.projection == "vocab":
             predictor = predictor.fuse(head)
@@ -412,6 +417,8 @@ def _adapted(run: RunFolder, aspect: Aspect) -> tuple[Predictor, dict[str, Any]]
     """The predictor of `start`, moved, and what is known of it."""
     train = [target for target in run.targets(aspect) if target.sample.split in LEARNABLE_PARTS]
     adapted = adapt(run.start_predictor(aspect), train, run.unit)
+    if preferred := run.preferred(aspect, *LEARNABLE_PARTS):
+        adapted = adapt_to_preferences(adapted, preferred, train, run.unit)
     run.log(f"fit: {aspect}: {adapted.moved}")
     sys.stdout.write(f"fit {aspect}: {adapted.moved}\n")
     sources = [target.sample.source for target in train]
@@ -431,11 +438,21 @@ def _unfitted(run: RunFolder) -> int:
     return sum(not run.is_fitted(*each) for each in run.fits())
 
 
+def _plan_preferences(run: RunFolder) -> str:
+    """How many pairs of images people have ordered; "" for none."""
+    samples, annotated = (run.samples, run.annotated) if run.is_read else _read_annotated(run)
+    used = len(pairs_within(samples, annotated, LEARNABLE_PARTS))
+    if annotated is None or not annotated.preferred:
+        return ""
+    return f", with {used:,} pairs of picks ({len(annotated.preferred) - used:,} are held out)"
+
+
 def _plan_fit(run: RunFolder) -> str:
     seeds = ", ".join(map(str, run.config.seeds))
     text = f"{'one joint predictor' if run.config.fit.joint else 'a predictor per aspect'}, seeds {seeds}"
     if run.config.adapt and run.start_predictors and run.start_card:
         text = f"move the predictors of {run.start_card.title} as far as the scores carry"
+    text += _plan_preferences(run)
     if not run.is_read:
         return text
     try:

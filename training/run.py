@@ -27,7 +27,7 @@ from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample, read_samples
 from training.config import RunConfig, build, plain, read_yaml
 from training.data import fingerprint
-from training.data.human_feedback import Annotated
+from training.data.human_feedback import Annotated, pairs_within
 from training.data.splits import shuffled
 from training.data.variants import Variant, all_variants, image_hash, own_variants
 from training.nano.align import DONE_FILE as ALIGNED_FILE
@@ -35,13 +35,14 @@ from training.stages.describe import EncodedConversation, describe, encode, give
 from training.stages.describe_remote import RemoteDescriptions, remote_identity
 from training.stages.finetune import DONE_FILE as FINETUNED_FILE
 from training.stages.fit import predict
-from training.stages.fit_data import Target, targets
+from training.stages.fit_data import Target, preferred_targets, targets
 from training.stages.hidden_cache import HiddenCache, backbone_id
 from training.stages.leave_source_out import with_interval
 
 CONFIG_FILE = "config.yaml"
 FACTS_FILE = "dataset.json"
 WORDS_FILE = "words.json"
+LEARNABLE_PARTS = ("train", "validation")  # for what is chosen by cross-validation
 JOINT_NAME = "joint"
 """What the predictor of all aspects is called, where others have the name of their aspect."""
 
@@ -356,13 +357,23 @@ class RunFolder:
         self.check_described(chosen, aspect)
         return targets(chosen, self.cache, self.identity, aspect, self.scale)
 
+    def pairs(self, *splits: str) -> list[tuple[str, str]]:
+        """Ids of two samples of which people prefer the first, where both are in one of these parts."""
+        return pairs_within(self.samples, self.annotated, splits)
+
+    def preferred(self, aspect: Aspect, *splits: str) -> list[Target]:
+        """Images that people prefer to their `worse` one, whatever the aspect: picks are of whole images."""
+        return preferred_targets(self.variants, self.pairs(*splits), self.cache, self.identity, aspect)
+
     # --- predictors --------------------------------------------------------------------------
 
     @property
     def fitted_from(self) -> tuple[object, ...]:
         """All that decides what a predictor becomes, but its seed."""
         start = (self.start_card.digest,) if self.config.adapt and self.start_card else ()
-        return self.identity, self.aligned_from, self.config.fit, self.config.select_on, *start
+        pairs = self.pairs(*LEARNABLE_PARTS)
+        preferred = (pairs,) if pairs else ()  # so that runs without any are not fitted again
+        return self.identity, self.aligned_from, self.config.fit, self.config.select_on, *start, *preferred
 
     def fits(self) -> list[tuple[str, int]]:
         """Name and seed of all predictors."""

@@ -16,7 +16,7 @@ from m3agiqa.predictor.config import PredictorConfig
 from training.data import fingerprint
 from training.evaluation.evaluate import evaluate
 from training.evaluation.sanity import sanity
-from training.run import RunFolder
+from training.run import LEARNABLE_PARTS, RunFolder
 from training.stages.finetune import STATE_FOLDER
 
 
@@ -86,11 +86,13 @@ def _agreement(run: RunFolder, aspect: Aspect) -> dict[str, float]:
 
 
 def _learned_from(run: RunFolder) -> str:
-    train = [sample for sample in run.samples if sample.split == "train"]
+    train = [s for s in run.samples if s.split == "train" and (s.mos or s.descriptions)]
     text = run.config.learned_from.format(count=len(train)).rstrip(". ")
     if run.annotated is not None:
         people = sum(sample.id in run.annotated.scored for sample in train)
         text += f"; {people:,} of them were scored anew by people ({run.annotated.version})"
+    if pairs := run.pairs(*LEARNABLE_PARTS):
+        text += f"; {len(pairs):,} pairs of images in the order of people's picks"
     if run.kept:
         assert run.start_card is not None
         text += f"; {' and '.join(run.kept)} judged as by {run.start_card.title}, for lack of scores"

@@ -17,17 +17,18 @@ from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.backbones import BACKBONE_CLASSES
-from m3agiqa.checkpoint.card import predictor_file, read_card
+from m3agiqa.checkpoint.card import load_predictor, predictor_file, read_card
 from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
 from m3agiqa.checkpoint.registry import candidates
 from m3agiqa.errors import InputError
 from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples, write_samples
 from training.__main__ import main
 from training.config import plain
-from training.data.human_feedback import merge, read_annotations
+from training.data.human_feedback import merge, pairs_within, read_annotations
 from training.data.variants import image_hash
 from training.pipeline import run_stages
 from training.run import RunFolder
+from training.stages.fit import predict
 
 Q, C, A = Aspect.QUALITY, Aspect.CORRESPONDENCE, Aspect.AUTHENTICITY
 SCALE = MosScale(1, 5)
@@ -227,6 +228,47 @@ def test_scores_off_the_scale_and_mos_of_nobody_are_errors(tmp_path: Path, image
         told(tmp_path, Sample("1", images[0], None, {Q: 4.0}, raters={Q: 0}))
 
 
+def write_picks(folder: Path, pairs: Sequence[tuple[Sample, Sample]]) -> None:
+    """preferences.csv of an export, and the images in it; the first of each pair is the preferred one."""
+    lines = ["preference_id,annotator,prompt,split,preferred,other"]
+    for number, (better, other) in enumerate(pairs):
+        names = [f"images/{image_hash(each.image)}.png" for each in (better, other)]
+        for name, each in zip(names, (better, other), strict=True):
+            shutil.copy(each.image, folder / name)
+        lines.append(f"{number},ann,{better.prompt or ''},{better.split},{','.join(names)}")
+    (folder / "preferences.csv").write_text("\n".join(lines))
+
+
+def test_picks_are_pairs_of_samples_some_of_which_nobody_scored(tmp_path: Path, images: list[Path]) -> None:
+    data = [Sample("d", images[0], "x", {Q: 2.0})]
+    folder = write_export(tmp_path / "export", [Sample("s", images[1], "x", {Q: 3.0}, split="test")])
+    bare = Sample("n", images[2], "x")
+    write_picks(folder, [(data[0], bare), (Sample("n", images[1], "x"), bare)])
+    found, annotated = merge(data, SCALE, read_annotations(folder))
+    known, new, scored = sorted(found, key=lambda each: each.mos.get(Q, 2.5))
+    assert (known.id, new.mos, scored.id) == ("d", {}, "annotations/s")
+    assert annotated.preferred == [("d", new.id), ("annotations/s", new.id)]
+    assert {each.split for each in found} == {"test"}, "an export's prompt stays in one part"
+    assert pairs_within(found, annotated, ("test",)) == annotated.preferred
+    assert not pairs_within(found, annotated, ("train",))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("preferred,prompt\na.png,x", "has no column other"),
+        ("preferred,other,prompt\nimages/gone.png,images/gone.png,x", "there is no image images/gone.png"),
+    ],
+)
+def test_tables_of_picks_that_cannot_be_read_are_named(
+    tmp_path: Path, images: list[Path], table: str, message: str
+) -> None:
+    folder = write_export(tmp_path / "export", [Sample("s", images[1], "x", {Q: 3.0})])
+    (folder / "preferences.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        read_annotations(folder)
+
+
 # --- a run with them -----------------------------------------------------------------------------
 
 
@@ -325,6 +367,42 @@ def test_a_changed_export_is_noticed_and_an_absent_one_named(
     shutil.rmtree(export)
     assert main([*command, *changes]) == 2
     assert "There is no export of annotations in" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("adapt", [False, True])
+def test_a_run_learns_from_picks_and_orders_unseen_pairs_better(
+    config: Path, before: Path, tmp_path: Path, capsys: pytest.CaptureFixture, adapt: bool
+) -> None:
+    """Unlike the model in service, people like dark drawings; eight scores are too few to tell it so."""
+    drawn = read_samples(config.parent / "data" / "samples.jsonl")
+    scored = [
+        replace(sample, mos={Q: 6 - sample.mos[Q]}, split="test" if n % 4 == 0 else "train")
+        for n, sample in enumerate(drawn[:8])
+    ]
+    export, pairs = write_export(tmp_path / "export", scored), []
+    for number, pair in enumerate(zip(drawn[8::2], drawn[9::2], strict=True)):
+        split = "test" if number % 5 == 4 else "train"
+        about = [replace(sample, prompt=f"pair {number}", mos={}, split=split) for sample in pair]
+        pairs.append(about if pair[0].mos[Q] < pair[1].mos[Q] else about[::-1])
+    write_picks(export, pairs)
+    command = ["run", str(CORRECTIONS), "--run", str(tmp_path / "run"), "--add-annotations", str(export)]
+    command += ["--set", f"start={before}", "--set", "select_on=test"]
+    command += ["--set", f"adapt={str(adapt).lower()}", "--set", f"fit={json.dumps(plain(QUICK))}"]
+    assert main([*command, "--plan"]) == 0
+    assert "16 pairs of picks (4 are held out)" in capsys.readouterr().out
+    assert main([*command, "--register", str(tmp_path / "models")]) == 0
+    run = RunFolder.open(tmp_path / "run")
+    unseen = run.preferred(Q, "test")
+    shares = []
+    for model in (load_predictor(before, Q, read_card(before).predictors[Q]), run.best(Q)):
+        worse = predict(model, [each.worse.states for each in unseen])
+        better = predict(model, [each.states for each in unseen])
+        shares.append(sum(one > two for one, two in zip(better, worse, strict=True)))
+    assert len(unseen) == 4 and shares[0] <= 1 and shares[1] >= 3
+    learned = read_card(run.checkpoint_folder).learned_from
+    assert learned.startswith("5 images"), "not the ones that are only in pairs"
+    assert "16 pairs of images in the order of people's picks" in learned
 
 
 @pytest.fixture(scope="module")

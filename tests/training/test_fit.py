@@ -1,6 +1,7 @@
 """The predictor learns what is there to learn, in the right order, and resumes to the same result."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,39 @@ def test_a_mos_of_many_people_counts_more(tmp_path: Path) -> None:
     predictor, _ = fit(said, seen, replace(QUICK, epochs=30), tmp_path / "state", "test")
     predicted = predict(predictor, [target.states for target in seen])
     assert sum(predicted) / len(predicted) == pytest.approx((8 * 2 + 4) / 9, abs=0.25)
+
+
+def with_taste(targets: list[Target], seed: int) -> list[tuple[float, Target]]:
+    """Images whose second channel carries what their MOS says nothing of, from -1 to 1."""
+    tastes = (2 * torch.rand(len(targets), generator=torch.Generator().manual_seed(seed)) - 1).tolist()
+    shift = torch.tensor([0.0, 100.0, 0.0, 0.0, 0.0, 0.0])
+    return [
+        (taste, replace(target, states=target.states + taste * shift, worse=None))
+        for taste, target in zip(tastes, targets, strict=True)
+    ]
+
+
+def picks(count: int, seed: int) -> list[Target]:
+    """Pairs of like MOS of which people pick the one to their taste, each of a prompt of its own."""
+    drawn = with_taste(sorted(planted(2 * count, seed), key=lambda target: target.mos), seed)
+    found = []
+    for number, pair in enumerate(zip(drawn[::2], drawn[1::2], strict=True)):
+        (_, worse), (_, better) = sorted(pair, key=lambda each: each[0])
+        sample = replace(better.sample, prompt=f"prompt {number}")
+        found.append(replace(better, sample=sample, mos=math.nan, worse=worse))
+    return found
+
+
+def test_a_model_fitted_with_preferences_orders_unseen_pairs_better(tmp_path: Path) -> None:
+    train, validation = ([t for _, t in with_taste(planted(*each), each[1])] for each in ((64, 0), (32, 1)))
+    unseen, shares = picks(100, 3), []
+    for number, preferred in enumerate(([], picks(60, 2))):
+        folder = tmp_path / str(number)
+        predictor, reached = fit(train, validation, QUICK, folder, "test", preferred=preferred)
+        assert reached > 0.7, "scores are learned as well"
+        worse = scores(predictor, [target.worse for target in unseen])
+        shares.append(float((scores(predictor, unseen) > worse).float().mean()))
+    assert shares[1] > shares[0] + 0.1, shares
 
 
 VOCAB = replace(QUICK, projection="vocab")

@@ -9,7 +9,7 @@ a prompt, or a generator, wherever the data's own split keeps it in one part.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from m3agiqa.files import sha256
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import EXPORT_FORMAT, Sample
 from training.data.checks import ImageFinder, checked, sample_entries
+from training.data.preferences import PreferencePair, read_preferences
 from training.data.splits import HELD_OUT, keep_together
 from training.data.variants import image_hash
 
@@ -28,12 +29,13 @@ SAMPLES_FILE = "samples.jsonl"
 
 @dataclass(frozen=True)
 class Annotations:
-    """An export: samples with the MOS and descriptions of people."""
+    """An export: samples with the MOS and descriptions of people, and which images they prefer to others."""
 
     name: str
     version: str
     scale: MosScale
     samples: list[Sample]
+    preferences: list[PreferencePair] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Annotated:
     """Which aspects have the MOS of people, by the samples' ids."""
     described: dict[str, list[Aspect]] = field(default_factory=dict)
     """Which aspects have the description of people, by the samples' ids."""
+    preferred: list[tuple[str, str]] = field(default_factory=list)
+    """Ids of two samples, of which somebody has picked the first as the better one."""
 
 
 def read_annotations(folder: Path) -> Annotations:
@@ -86,7 +90,7 @@ def read_annotations(folder: Path) -> Annotations:
             raise InputError(
                 f"{folder}: sample {sample.id} has a MOS of {sample.raters} people. Export again."
             )
-    return Annotations(name, version, scale, samples)
+    return Annotations(name, version, scale, samples, read_preferences(folder))
 
 
 def merge(
@@ -94,8 +98,8 @@ def merge(
 ) -> tuple[list[Sample], Annotated]:
     """A data set's samples, on its scale, with what people said, of whatever aspects.
 
-    A sample that is not in the data gets an id of its own. Raises InputError where people said nothing, or
-    the export has an image with the same prompt twice.
+    A sample that is not in the data gets an id of its own; one that was only compared with others has no
+    MOS. Raises InputError where people said nothing, or the export has an image with the same prompt twice.
     """
     theirs: dict[tuple[str, str], Sample] = {}
     for sample in annotations.samples:
@@ -106,22 +110,35 @@ def merge(
             raise InputError(
                 f"The annotations {annotations.name} have {sample.image} with the same prompt twice."
             )
-    if not theirs:
+    if not theirs and not annotations.preferences:
         raise InputError(f"The annotations {annotations.name} hold neither scores nor descriptions.")
     corrected = [_corrected(sample, theirs.get(sample_key(sample))) for sample in samples]
     known = {sample_key(sample) for sample in samples}
+    pairs = [(each.preferred, each.other) for each in annotations.preferences]
+    compared = {sample_key(sample): sample for pair in pairs for sample in pair}
     added = [
         replace(by_people, id=f"annotations/{by_people.id}")
-        for key, by_people in theirs.items()
+        for key, by_people in {**compared, **theirs}.items()
         if key not in known
     ]
     parted = _without_leak(samples, corrected, added)
+    id_of = {sample_key(sample): sample.id for sample in parted}
+    preferred = [(id_of[sample_key(better)], id_of[sample_key(other)]) for better, other in pairs]
     annotated = {each.id: theirs[key] for each in parted if (key := sample_key(each)) in theirs}
     scored = {name: list(by_people.mos) for name, by_people in annotated.items() if by_people.mos}
     described = {
         name: list(by_people.descriptions) for name, by_people in annotated.items() if by_people.descriptions
     }
-    return parted, Annotated(annotations.name, annotations.version, scored, described)
+    return parted, Annotated(annotations.name, annotations.version, scored, described, preferred)
+
+
+def pairs_within(
+    samples: Sequence[Sample], annotated: Annotated | None, splits: Collection[str]
+) -> list[tuple[str, str]]:
+    """Ids of two samples of which people prefer the first, where both are in one of these parts."""
+    part_of = {sample.id: sample.split for sample in samples}
+    preferred = annotated.preferred if annotated else []
+    return [(one, two) for one, two in preferred if {part_of.get(one), part_of.get(two)} <= {*splits}]
 
 
 def sample_key(sample: Sample) -> tuple[str, str]:

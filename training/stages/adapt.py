@@ -69,7 +69,7 @@ def adapt(predictor: Predictor, train: Sequence[Target], unit: float = 1.0) -> A
     pooled, old = read.double().numpy(), scores.double().numpy() / unit
     true = np.array([target.mos for target in train]) / unit
     weights = np.array([float(each.weight) for each in train])
-    groups = np.array(connected_groups(_marks(target) for target in train))
+    groups = np.array(connected_groups(group_marks(target) for target in train))
     unchanged = LinearChange(1.0, 0.0, np.zeros(pooled.shape[1]))
     held_out, penalty = old, None
     if len(set(groups)) >= MIN_GROUPS:
@@ -79,7 +79,7 @@ def adapt(predictor: Predictor, train: Sequence[Target], unit: float = 1.0) -> A
         ]
         best = HEAD_PENALTIES[int(np.argmin(wrong_order))]
         gain = (old - true) ** 2 - (candidates[best] - true) ** 2
-        if gain.mean() > (1 + PRIOR_IMAGES / len(train)) * _standard_error(gain, groups):
+        if gain.mean() > (1 + PRIOR_IMAGES / len(train)) * standard_error(gain, groups):
             held_out, penalty = candidates[best], best
     change = unchanged if penalty is None else _fitted(penalty, pooled, old, true, weights)
     errors = (unit * (held_out - true)).tolist()
@@ -95,20 +95,25 @@ def adapt(predictor: Predictor, train: Sequence[Target], unit: float = 1.0) -> A
     return Adapted(new, f"level, gain{head} were fitted to {len(train):,} images", errors)
 
 
-def _marks(target: Target) -> list[tuple[str, str]]:
+def group_marks(target: Target) -> list[tuple[str, str]]:
     """What images have in common that are held out together."""
     prompt = fold_prompt(target.sample.prompt)
     image = ("image", image_hash(target.sample.image))
     return [image, ("prompt", prompt)] if prompt else [image]
 
 
+def fold_of_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The fold [n] of each item, the same for all of a group."""
+    names = np.random.default_rng(0).permutation(np.unique(groups))
+    fold_of = {name: number % N_FOLDS for number, name in enumerate(names)}
+    return np.array([fold_of[group] for group in groups])
+
+
 def _out_of_fold(
     pooled: Array, old: Array, true: Array, weights: Array, groups: NDArray[np.int64]
 ) -> dict[float, Array]:
     """The scores [n] of each penalty, predicted by changes that were fitted without an image's group."""
-    names = np.random.default_rng(0).permutation(np.unique(groups))
-    fold_of = {name: number % N_FOLDS for number, name in enumerate(names)}
-    folds = np.array([fold_of[group] for group in groups])
+    folds = fold_of_groups(groups)
     scores = {penalty: np.empty(len(old)) for penalty in HEAD_PENALTIES}
     for fold in range(N_FOLDS):
         inside, outside = folds != fold, folds == fold
@@ -146,7 +151,7 @@ def shrunken_line(old: Array, true: Array, weights: Array) -> tuple[float, float
     return 1 + slope, level - slope * float(np.average(old, weights=weights))
 
 
-def _standard_error(values: Array, groups: NDArray[np.int64]) -> float:
+def standard_error(values: Array, groups: NDArray[np.int64]) -> float:
     """Of the mean of values [n] that vary together inside groups."""
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], values - values.mean())
     return float(np.sqrt(np.sum(sums**2)) / len(values))

@@ -24,11 +24,12 @@ from m3agiqa.predictor.config import Extractor, Pooling, PredictorConfig, Projec
 from m3agiqa.predictor.model import Predictor
 from training.parallel import progress_bar
 from training.stages.fit_data import Target
-from training.stages.losses import LossConfig, agreement_loss, hinge
+from training.stages.losses import LossConfig, agreement_loss, hinge, preference_loss
 
 ALL_ASPECTS = tuple(Aspect)
 MIN_CONTEXT = 1024  # positions
 MIN_TO_CALIBRATE = 50  # validation images, from which on two numbers are known well enough
+PAIRS_HELD_OUT_EVERY = 5  # prompts whose pairs choose the best epoch
 CONTEXT_MARGIN = 1.25  # for conversations that are longer than those of the training
 
 
@@ -97,8 +98,12 @@ def fit(
     label: str,
     head: Tensor | None = None,
     unit: float = 1.0,
+    preferred: Sequence[Target] = (),
 ) -> tuple[Predictor, float]:
     """Train and return the predictor of the best epoch by validation SRCC, and that SRCC.
+
+    With `preferred`, images that people like better than their `worse` one whatever MOS either has, the best
+    epoch is that of the best mean of validation SRCC and agreement on a fifth of the pairs, set aside.
 
     It is trained on MOS divided by `unit` (in points), and then rescaled to predict points: learning rate and
     losses are for a scale that is 4 units wide.
@@ -116,6 +121,7 @@ def fit(
     scaler = Standardizer.of(train, head, config.standardize)
     scaled = None if scaler.head is None else scaler.head.to(device)
     train = [_in_units(target, unit) for target in scaler.apply(train)]
+    preferred, held_out = _held_out_pairs(scaler.apply(list(preferred)))
     validation = scaler.apply(validation)
     predictor = Predictor(shape).to(device)
     mean = sum(target.mos for target in train) / len(train)
@@ -133,12 +139,13 @@ def fit(
                 break
             order, rng = list(range(len(train))), Random(f"{config.seed} {epoch}")
             rng.shuffle(order)
+            pairs = rng.sample(preferred, len(preferred))
             torch.manual_seed(rng.getrandbits(32))  # of dropout, so that resuming changes nothing
             predictor.train()
             for start in range(0, len(order), config.batch):
-                loss = _loss(
-                    predictor, [train[i] for i in order[start : start + config.batch]], config, scaled
-                )
+                batch = [train[i] for i in order[start : start + config.batch]]
+                step = start // config.batch
+                loss = _loss(predictor, batch, config, scaled, pairs[step::steps])
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
@@ -148,7 +155,8 @@ def fit(
                 progress.update()
             reached = _agreement(averaged.module, validation, scaled)
             progress.set_postfix(validation_srcc=f"{reached:.3f}")
-            best.take(averaged.module.state_dict(), reached, epoch)
+            ordered = _pair_agreement(averaged.module, held_out, scaled) if held_out else reached
+            best.take(averaged.module.state_dict(), (reached + ordered) / 2, reached, epoch)
             _save(state, epoch + 1, parts, best)
     predictor.load_state_dict(best.weights)
     slope, intercept = unit, 0.0
@@ -258,15 +266,22 @@ def _schedule(
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.15)
 
 
-def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Tensor | None) -> Tensor:
-    """The losses over a batch, and over the order of each image and its worse variant."""
+def _loss(
+    predictor: Predictor,
+    batch: list[Target],
+    config: FitConfig,
+    head: Tensor | None,
+    preferred: Sequence[Target],
+) -> Tensor:
+    """The losses over a batch, and over the order of each image and its worse variant, and of `preferred`."""
     wanted = config.losses.worse or config.losses.made_up
     paired = [i for i, target in enumerate(batch) if target.worse and wanted]
     both = batch + [batch[i].worse for i in paired]
-    states, lengths = _pad([target.states for target in both], predictor)
+    likes = [*preferred, *(target.worse for target in preferred)] if config.losses.preference else []
+    states, lengths = _pad([target.states for target in [*both, *likes]], predictor)
     mask = F.dropout(torch.ones(len(states), 1, states.shape[-1]), config.input_dropout).to(states.device)
     scores = predictor(states * mask, lengths, head)
-    own, worse = scores[: len(batch)], scores[len(batch) :]
+    own, worse, liked, other = scores.split([len(batch), len(paired), len(likes) // 2, len(likes) // 2])
     mos, made_up = torch.tensor([target.mos for target in both], device=own.device).split(
         [len(batch), len(paired)]
     )
@@ -279,6 +294,8 @@ def _loss(predictor: Predictor, batch: list[Target], config: FitConfig, head: Te
         loss = loss + config.losses.worse * hinge(own[paired], worse, config.losses.margin)
         # Divided by the whole batch, as not all images have a worse variant.
         loss = loss + config.losses.made_up * ((worse - made_up) ** 2).sum() / len(batch)
+    if len(liked):
+        loss = loss + config.losses.preference * preference_loss(liked, other)
     return loss
 
 
@@ -292,6 +309,22 @@ def _agreement(predictor: Predictor, targets: Sequence[Target], head: Tensor | N
     return sum(values) / len(values)
 
 
+def _held_out_pairs(preferred: Sequence[Target]) -> tuple[list[Target], list[Target]]:
+    """Pairs to train on, and those of every fifth prompt to choose the best epoch by."""
+    numbers = {prompt: n for n, prompt in enumerate(dict.fromkeys(t.sample.prompt for t in preferred))}
+    parts: tuple[list[Target], list[Target]] = ([], [])
+    for target in preferred:
+        parts[numbers[target.sample.prompt] % PAIRS_HELD_OUT_EVERY == PAIRS_HELD_OUT_EVERY - 1].append(target)
+    return parts
+
+
+def _pair_agreement(predictor: Predictor, pairs: Sequence[Target], head: Tensor | None) -> float:
+    """Share of pairs in people's order less that of the others, -1 to 1."""
+    better = np.array(predict(predictor, [target.states for target in pairs], head))
+    worse = np.array(predict(predictor, [target.worse.states for target in pairs if target.worse], head))
+    return float(np.sign(better - worse).mean())
+
+
 def _pad(states: list[Tensor], predictor: Predictor) -> tuple[Tensor, Tensor]:
     device = predictor.regression[0].weight.device
     lengths = torch.tensor([len(each) for each in states], device=device)
@@ -303,19 +336,22 @@ class _Best:
     """The best epoch's weights so far."""
 
     weights: dict[str, Tensor]
+    value: float = -math.inf
+    """What the best epoch is chosen by."""
     srcc: float = -math.inf
     epoch: int = -1
 
-    def take(self, weights: dict[str, Tensor], reached: float, epoch: int) -> None:
-        if reached > self.srcc or math.isnan(self.srcc) or self.epoch < 0:
-            self.weights, self.srcc, self.epoch = copy.deepcopy(weights), reached, epoch
+    def take(self, weights: dict[str, Tensor], value: float, srcc: float, epoch: int) -> None:
+        if value > self.value or math.isnan(self.value) or self.epoch < 0:
+            self.weights = copy.deepcopy(weights)
+            self.value, self.srcc, self.epoch = value, srcc, epoch
 
 
 def _save(state: Path, done: int, parts: dict, best: _Best) -> None:
     def write(folder: Path) -> None:
         weights = {name: part.state_dict() for name, part in parts.items()}
         torch.save({**weights, "best": best.weights}, folder / "state.pt")
-        facts = {"done": done, "best_srcc": best.srcc, "best_epoch": best.epoch}
+        facts = {"done": done, "best_value": best.value, "best_srcc": best.srcc, "best_epoch": best.epoch}
         (folder / "epoch.json").write_text(json.dumps(facts))
 
     replace_folder(state, write)
@@ -330,5 +366,6 @@ def _restore(state: Path, parts: dict, best: _Best, device: torch.device) -> int
     for name, part in parts.items():
         part.load_state_dict(saved[name])
     facts = json.loads((folder / "epoch.json").read_text())
-    best.weights, best.srcc, best.epoch = saved["best"], facts["best_srcc"], facts["best_epoch"]
+    best.weights, best.value = saved["best"], facts.get("best_value", facts["best_srcc"])
+    best.srcc, best.epoch = facts["best_srcc"], facts["best_epoch"]
     return facts["done"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,8 +25,9 @@ class Target:
     aspect: Aspect
     states: Tensor
     mos: float
+    """NaN where nothing but the order of two images is known."""
     worse: Target | None = None
-    """The image damaged, or with a wrong prompt; its MOS is made up."""
+    """The image damaged, or with a wrong prompt, whose MOS is made up; or an image that people like less."""
     rating: Rating | None = None
     """The word that the backbone has generated."""
     description: str | None = None
@@ -64,6 +66,26 @@ def targets(
             else:
                 worse[variant.sample.id] = target
     return own
+
+
+def preferred_targets(
+    variants: Sequence[Variant],
+    pairs: Sequence[tuple[str, str]],
+    cache: HiddenCache,
+    identity: str,
+    aspect: Aspect,
+) -> list[Target]:
+    """The first sample of each pair of ids, with the second as its worse one; as far as both are cached."""
+    own = {each.sample.id: each for each in variants if each.kind == "own" and aspect in each.aspects}
+    wanted = [pair for pair in pairs if all(name in own for name in pair)]
+    keys = {name: own[name].key(aspect, identity) for pair in wanted for name in pair}
+    states = cache.states(key for key in set(keys.values()) if key in cache)
+
+    def target(name: str, worse: Target | None = None) -> Target:
+        return Target(own[name].sample, aspect, states[keys[name]], math.nan, worse)
+
+    known = [pair for pair in wanted if all(keys[name] in states for name in pair)]
+    return [target(better, target(other)) for better, other in known]
 
 
 def parts(targets: Sequence[Target], wanted: Iterable[str], source: object) -> dict[str, list[Target]]:

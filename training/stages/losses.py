@@ -33,6 +33,8 @@ class LossConfig:
     """Hinge that puts an image above its damaged copy, and its prompt above a wrong one."""
     margin: float = 0.5
     """How far above, in quarters of the MOS scale."""
+    preference: float = 1.0
+    """RankNet on pairs of images of which people have picked the better one."""
     made_up: float = 0.0
     """Squared error of damaged copies and wrong prompts with the scores that are made up for them."""
 
@@ -70,6 +72,11 @@ def agreement_loss(
 def hinge(better: Tensor, worse: Tensor, margin: float) -> Tensor:
     """Zero where each score is at least `margin` above that of the worse variant."""
     return F.relu(margin - (better - worse)).mean()
+
+
+def preference_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """RankNet on pairs [N]: log(1 + exp(s_worse - s_better))."""
+    return F.softplus(worse - better).mean()
 
 
 def plcc_loss(scores: Tensor, mos: Tensor, weights: Tensor | None = None) -> Tensor:

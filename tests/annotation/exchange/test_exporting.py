@@ -24,6 +24,7 @@ from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
 from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples
 from training import data as datasets
+from training.data.human_feedback import read_annotations
 from training.data.splits import SplitConfig
 
 SCALE = MosScale(1, 5)
@@ -71,6 +72,13 @@ def test_picks_of_the_best_image_are_pairs_beside_the_samples(store: Store, out:
     assert {row["split"] for row in rows} == {read_samples(out / "samples.jsonl")[0].split}
     assert len({row["other"] for row in rows}) == 2
     assert all((out / row[side]).is_file() for row in rows for side in ("preferred", "other"))
+    read = read_annotations(out).preferences
+    assert [(pair.preferred.image, pair.other.image) for pair in read] == [
+        (out / row["preferred"], out / row["other"]) for row in rows
+    ]
+    assert {pair.other.prompt for pair in read} == {"a cat"} and {pair.other.split for pair in read} == {
+        rows[0]["split"]
+    }
     export(store, out)  # in its place
 
 
