@@ -55,6 +55,8 @@ class Settings:
     """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
     keep: bool = True
     """M3AGIQA_KEEP=0: assessments without a correction are not stored."""
+    quota: int = 0
+    """M3AGIQA_QUOTA: images that the programs of one user may have judged in an hour; 0: any number."""
     mcp: bool = False
     """M3AGIQA_MCP=1: the endpoints for programs are tools for agents, too, at /gradio_api/mcp/."""
 
@@ -126,6 +128,7 @@ class Settings:
             backup_minutes=number("M3AGIQA_BACKUP_MINUTES", cls.backup_minutes, 1, 10_000),
             blind=switch("M3AGIQA_BLIND", cls.blind),
             keep=switch("M3AGIQA_KEEP", cls.keep),
+            quota=number("M3AGIQA_QUOTA", cls.quota, 0, 1_000_000),
             mcp=switch("M3AGIQA_MCP", cls.mcp),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -22,27 +23,37 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def make_token(session: Session, user: str, password_hash: str) -> str:
-    """A new token of a user, which takes the place of their older one. A new password ends it."""
-    revoke_token(session, user)
+def make_token(session: Session, user: str, password_hash: str, by: str | None = None) -> str:
+    """A new token of a user, which takes the place of their older one. A new password ends it.
+
+    `by` is who makes it; None: the command line.
+    """
+    revoke_token(session, user, by)
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     session.add(ApiToken(user=user, digest=digest_of(token), password_digest=digest_of(password_hash)))
-    log_action(session, None, "make token", user=user)
+    log_action(session, by, "make token", user=user)
     return token
 
 
-def revoke_token(session: Session, user: str) -> bool:
+def revoke_token(session: Session, user: str, by: str | None = None) -> bool:
     """Whether there was one."""
     token = current_token(session, user)
     if token is not None:
         token.revoked_at = now()
-        log_action(session, None, "revoke token", user=user)
+        log_action(session, by, "revoke token", user=user)
     return token is not None
 
 
 def current_token(session: Session, user: str) -> ApiToken | None:
     """The token of a user that is not revoked."""
     return session.scalar(select(ApiToken).where(ApiToken.user == user, ApiToken.revoked_at.is_(None)))
+
+
+def current_tokens(session: Session) -> Sequence[ApiToken]:
+    """All that are not revoked, by their users' names; also of users who were removed."""
+    return session.scalars(
+        select(ApiToken).where(ApiToken.revoked_at.is_(None)).order_by(ApiToken.user)
+    ).all()
 
 
 def token_like(session: Session, secret: str) -> ApiToken | None:

@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from annotation.settings import Settings
 from annotation.store import Database
 from annotation.ui.bearer_tokens import BearerTokens
+from annotation.ui.quota import Quota
 from annotation.ui.sessions import SessionsFile
 from annotation.users import Role, UsersFile
 from m3agiqa.errors import M3AgiqaError
@@ -82,7 +83,7 @@ class Access:
             raise Forbidden("This server shows nobody what others have brought; nobody can sign in here.")
         raise Forbidden("Sign in to see this: it shows what others have brought.")
 
-    def launch_options(self, database: Database) -> dict[str, Any]:
+    def launch_options(self, database: Database, quota: Quota) -> dict[str, Any]:
         """What Gradio must know of the login at launch; the database has the tokens of programs."""
         return {}
 
@@ -112,8 +113,8 @@ class UsersAccess(Access):
             raise Forbidden("You are no longer a user of this server; sign in again.")
         return Person(user.name, user.role)
 
-    def launch_options(self, database: Database) -> dict[str, Any]:
-        tokens = Middleware(BearerTokens, users=self.users, database=database)
+    def launch_options(self, database: Database, quota: Quota) -> dict[str, Any]:
+        tokens = Middleware(BearerTokens, users=self.users, database=database, quota=quota)
         return {
             "auth": self._check,
             "auth_message": "Sign in with the name and password that you were given.",

@@ -6,9 +6,12 @@ Whoever stops listening, or cancels, takes the run out of the waiting line. Role
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +21,10 @@ import gradio as gr
 from gradio.data_classes import ListFiles
 from gradio_client import handle_file
 from pydantic import model_validator
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotation.ui import messages
+from annotation.ui import messages, payloads
 from annotation.ui.annotate.imports import uploads
 from annotation.ui.assess.quality_map import MapRun
 from annotation.ui.assess.runs import ModelRun, Run, RunStage, RunState, note_shown
@@ -30,9 +35,10 @@ from annotation.ui.scoring import ScoreRun
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
-from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL, parse_weights
+from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL, check_count, parse_weights
 
 STATUS_INTERVAL = 1.0  # seconds after which a status is told again: only then Gradio sees that nobody listens
+ARGUMENT_ERRORS = ("Parameter `", "No value provided", "Too many arguments")  # of gradio_client.utils
 EXAMPLE_URL = "https://raw.githubusercontent.com/gradio-app/gradio/main/test/test_files/"
 EXAMPLE_IMAGES = [EXAMPLE_URL + name for name in ("bus.png", "cheetah1.jpg")]
 
@@ -68,6 +74,8 @@ class ApiHandlers:
             if prompt is None:
                 embedded = await anyio.to_thread.run_sync(find_prompt, upload.path)
                 prompt = embedded.text if embedded else ""
+            prompt = payloads.text(prompt, "The prompt")
+            self._take(request, 1)
             run = Run(upload, prompt, self.studio.loader, self.studio.line)
             async with aclosing(self._states(run, request, progress)) as states:
                 async for state in states:
@@ -105,8 +113,10 @@ class ApiHandlers:
             The ranking as JSON, as `python -m m3agiqa compare --json` prints it for each prompt.
         """
         with _errors_as_json():
-            checked = parse_weights(weights)
-            run = ComparisonRun(uploads(images), prompt or "", self.studio)
+            checked = parse_weights(payloads.text(weights or "", "Weights"))
+            run = ComparisonRun(uploads(images), payloads.text(prompt or "", "The prompt"), self.studio)
+            check_count(len(run.uploads))
+            self._take(request, len(run.uploads))
             async with aclosing(self._states(run, request, progress)) as states:
                 async for state in states:
                     yield {"status": messages.doing(state)}
@@ -129,11 +139,15 @@ class ApiHandlers:
         """
         with _errors_as_json(), TemporaryDirectory() as folder:
             person, out = self.studio.access.person(request), Path(folder) / "scores.csv"
-            run = ScoreRun(uploads(files), person, out, self.studio)
+            run = ScoreRun(uploads(files), person, out, self.studio, partial(self._take, request))
             async with aclosing(self._states(run, request, progress)) as states:
                 async for state in states:
                     yield None, _counts(state)
             yield str(out), _counts(run.state)
+
+    def _take(self, request: gr.Request, images: int) -> None:
+        """Count images for whoever asks. Raises QuotaUsedUp."""
+        self.studio.quota.take(self.studio.access.person(request).name, images)
 
     async def _states(
         self, run: ModelRun, request: gr.Request, progress: gr.Progress
@@ -171,6 +185,28 @@ def _counts(state: RunState) -> dict[str, Any]:
         "failed": state.failed,
         "total": state.total,
     }
+
+
+class CallErrors:
+    """ASGI middleware: a sentence in JSON where Gradio fails over a call that no endpoint takes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        called = re.search(r"/call/v2/([^/]+)/?$", scope.get("path", ""))
+        try:
+            return await self._app(scope, receive, send)
+        except KeyError as error:
+            if called is None or error.args != (f"/{called[1]}",):
+                raise
+            sentence, status = f"There is no endpoint /{called[1]}", HTTPStatus.NOT_FOUND
+        except TypeError as error:
+            sentence, status = str(error).partition(". ")[0], HTTPStatus.BAD_REQUEST
+            if called is None or not sentence.startswith(ARGUMENT_ERRORS):
+                raise
+        answer = JSONResponse({"error": f"{sentence}; /gradio_api/info lists what there is."}, status)
+        await answer(scope, receive, send)
 
 
 class _OneOrMoreFiles(ListFiles):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from http import HTTPStatus
 
@@ -14,11 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from annotation.store import Database
 from annotation.store.api_tokens import USE_RESOLUTION, digest_of, note_use, token_like
 from annotation.store.models import now
+from annotation.ui.quota import Quota, QuotaUsedUp
 from annotation.ui.sessions import PROGRAM_USER
 from annotation.users import UsersFile
 from m3agiqa.errors import M3AgiqaError
 
-ASK_FOR_ANOTHER = "ask an admin of this server for one (python -m annotation users token)."
+MODEL_CALL = re.compile(r"/(call|run)/(v2/)?(assess|compare|score)/?$")
+"""Paths of plain HTTP that have the model work; other ways in find the same sentence in the answer."""
+ASK_FOR_ANOTHER = "ask an admin of this server for one (Data tab, or python -m annotation users token)."
 LOOPBACK_HEADER = "x-m3agiqa-loopback"
 LOOPBACK_SECRET = secrets.token_urlsafe(32)
 """Of the app's own requests to itself, which Gradio makes for its MCP tools; it is nobody's login."""
@@ -35,8 +39,8 @@ class Refused(M3AgiqaError):
 class BearerTokens:
     """ASGI middleware: makes a token's user the one whom Gradio takes for signed in."""
 
-    def __init__(self, app: ASGIApp, users: UsersFile, database: Database) -> None:
-        self._app, self._users, self._database = app, users, database
+    def __init__(self, app: ASGIApp, users: UsersFile, database: Database, quota: Quota) -> None:
+        self._app, self._users, self._database, self._quota = app, users, database, quota
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with a status of 4xx and {"error": a sentence} where a token is wrong."""
@@ -47,6 +51,8 @@ class BearerTokens:
         try:
             if scheme.lower() == "bearer":
                 user = await anyio.to_thread.run_sync(self._user, token.strip())
+                if request.method == "POST" and MODEL_CALL.search(scope["path"]):
+                    self._quota.check(user)
             elif _is_loopback(request):
                 user = ""
             elif scope["path"].startswith(f"{API_PREFIX}/mcp"):  # Gradio asks nobody there to sign in
@@ -54,8 +60,12 @@ class BearerTokens:
             else:
                 return await self._app(scope, receive, send)
         except M3AgiqaError as error:
-            status = error.status if isinstance(error, Refused) else HTTPStatus.SERVICE_UNAVAILABLE
-            headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
+            status, headers = HTTPStatus.SERVICE_UNAVAILABLE, {}
+            if isinstance(error, QuotaUsedUp):
+                status, headers = HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": f"{error.seconds:.0f}"}
+            elif isinstance(error, Refused):
+                status = error.status
+                headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
             return await JSONResponse({"error": str(error)}, status, headers)(scope, receive, send)
         without_cookies = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
         reset = PROGRAM_USER.set(user)

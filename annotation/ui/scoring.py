@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +25,17 @@ MAX_UNPACKED = 2000 * BYTES_PER_MB  # of a ZIP's files, which lie on the server'
 class ScoreRun(ModelRun):
     """Images of a table or folder that somebody has uploaded, in batches that wait in the line anew."""
 
-    def __init__(self, files: Sequence[Upload], person: Person, out: Path, studio: Studio) -> None:
+    def __init__(
+        self,
+        files: Sequence[Upload],
+        person: Person,
+        out: Path,
+        studio: Studio,
+        take: Callable[[int], None] = lambda images: None,
+    ) -> None:
+        """`take` is told the number of images, and raises an error where these are too many."""
         super().__init__("", studio.loader, studio.line)
+        self._take = take
         self.files = tuple(files)
         self.person = person
         self.out = out
@@ -48,6 +57,7 @@ class ScoreRun(ModelRun):
             raise InputError("There are no files; give a ZIP of images, or images, as `files`.")
         with one_folder(list(self.files)) as folder:
             rows = uploaded_rows(self.files, folder)
+            self._take(len(rows))
             self._update(total=len(rows))
             assessor = self._loader.wait(self._stop.is_set, self._while_loading)
             with UploadedScores(self.out, folder) as output:

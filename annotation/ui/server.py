@@ -17,6 +17,7 @@ import httpx
 from gradio.block_function import BlockFunction
 from gradio.data_classes import BlocksConfigDict
 from gradio.state_holder import SessionState
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -110,9 +111,11 @@ def serve(studio: Studio) -> None:
     if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)
-    options = studio.access.launch_options(studio.store.database)
+    options = studio.access.launch_options(studio.store.database, studio.quota)
+    app_options = options.get("app_kwargs", {})
     options["app_kwargs"] = {
-        **options.get("app_kwargs", {}),
+        **app_options,
+        "middleware": [*app_options.get("middleware", []), Middleware(api.CallErrors)],
         "routes": thumbnails.THUMBNAIL_ROUTES,
         "exception_handlers": {ClientDisconnect: _nobody_waits},
     }

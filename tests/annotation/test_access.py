@@ -10,6 +10,7 @@ from waiting import run_async
 from annotation.settings import Settings
 from annotation.ui.access import Access, Forbidden, Person, Role, SpaceAccess
 from annotation.ui.header import signed_in
+from annotation.ui.quota import Quota
 from annotation.users import User, put_user, remove_user
 from m3agiqa.errors import InputError
 
@@ -42,7 +43,7 @@ def test_without_configuration_there_is_one_local_user_who_may_do_everything(sto
     for environment in ({}, {"SPACE_ID": ""}):
         access = Access.from_settings(Settings(), environment)
         assert access.require(by_login(None), Role.ADMIN) == Person("local", Role.ADMIN)
-        assert access.launch_options(store.database) == {}
+        assert access.launch_options(store.database, Quota(0)) == {}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
@@ -82,7 +83,7 @@ def test_who_is_removed_while_signed_in_may_do_nothing_any_more(users):
 
 
 def test_the_login_page_checks_passwords(users, store):
-    check = Access.from_settings(Settings(auth=users), {}).launch_options(store.database)["auth"]
+    check = Access.from_settings(Settings(auth=users), {}).launch_options(store.database, Quota(0))["auth"]
     assert run_async(check("ann", "secret of ann"))
     assert not run_async(check("ann", "secret of ben"))
 

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from app_server import Server, serve_team
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
@@ -211,6 +212,8 @@ def test_a_token_has_its_users_role_and_no_more(team: Team) -> None:
         ("compare", {"images": [], "weights": "beauty=1"}, "There is no aspect 'beauty'"),
         ("compare", {"images": [], "weights": "quality=much"}, "The weight of quality is not a number"),
         ("compare", {"images": []}, "0 images were given; 2 to 24 can be compared at once."),
+        ("compare", {"images": [], "weights": 5}, "Weights must be text, not 5"),
+        ("compare", {"images": [], "prompt": 5}, "The prompt must be text, not 5"),
         ("score", {"files": []}, "There are no files"),
     ],
 )
@@ -220,6 +223,48 @@ def test_what_is_wrong_is_a_sentence_in_json(
     *_, (event, answer) = team.call("vic", name, **arguments)
     assert event == "error"
     assert sentence in answer["error"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_a_quota_that_is_used_up_says_when_it_goes_on(team: Team, tmp_path: Path) -> None:
+    """Two images an hour: one is assessed, two more are one too many, another one is the last."""
+    with serve_team(tmp_path, {"M3AGIQA_QUOTA": "2"}, ann=Role.ADMIN, vic=Role.VIEWER) as server:
+        database = Database.open(f"sqlite:///{server.data / 'annotations.db'}")
+        tokens = {
+            user.name: database.transact(lambda session, u=user: make_token(session, u.name, u.password_hash))
+            for user in read_users(tmp_path / "users.txt").values()
+        }
+        database.close()
+        limited = Team(server, tokens, team.folder)
+        file = {"path": upload(limited, "vic", "red"), "meta": {"_type": "gradio.FileData"}}
+        assert limited.call("vic", "assess", image=file)[-1][0] == "complete"
+        *_, (event, answer) = limited.call("vic", "compare", images=[file, file])
+        assert event == "error" and "and 1 of them are left; it goes on at" in answer["error"]
+        assert limited.call("vic", "assess", image=file)[-1][0] == "complete"
+        for path in ("call/v2/assess", "call/compare", "run/score"):
+            status, body = limited.post("vic", path, {"data": [None, None]})
+            assert status == 429 and "used up; it goes on at" in body["error"]
+        _, head = limited.curl("vic", "call/assess", "-i", "-d", "{}")
+        assert 3000 < int(head.lower().partition("retry-after: ")[2].split()[0]) <= 3600
+        with pytest.raises(AppError, match="it goes on at"):
+            limited.client("vic").predict([image(team, "red")], api_name="/score")
+        mine = {"path": upload(limited, "ann", "red"), "meta": {"_type": "gradio.FileData"}}
+        assert limited.call("ann", "assess", image=mine)[-1][0] == "complete", "others go on"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "status", "sentence"),
+    [
+        ("judge", {}, 404, "There is no endpoint /judge; /gradio_api/info lists"),
+        ("assess", {"picture": None}, 400, "Parameter `picture` is not a valid key-word argument"),
+        ("score", {}, 400, "No value provided for required argument: files"),
+    ],
+)
+def test_a_call_that_no_endpoint_takes_is_told_in_json(
+    team: Team, name: str, arguments: dict[str, Any], status: int, sentence: str
+) -> None:
+    answered, body = team.post("vic", f"call/v2/{name}", arguments)
+    assert answered == status and sentence in body["error"]
 
 
 def test_two_users_take_turns_and_who_gives_up_leaves_the_line(team: Team) -> None:

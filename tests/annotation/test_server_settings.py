@@ -20,6 +20,7 @@ def test_everything_is_read() -> None:
         "M3AGIQA_OVERLAP": " 3 ",
         "M3AGIQA_GOLD_EVERY": "0",
         "M3AGIQA_RETRAIN_AFTER": "100",
+        "M3AGIQA_QUOTA": "200",
         "M3AGIQA_BLIND": "yes",
         "M3AGIQA_ADMINS": "a, b,",
         "M3AGIQA_QUANTIZE": "8bit",
@@ -28,6 +29,7 @@ def test_everything_is_read() -> None:
     }
     settings = Settings.from_environment(told)
     assert (settings.overlap, settings.gold_every, settings.retrain_after) == (3, 0, 100)
+    assert settings.quota == 200
     assert settings.blind
     assert settings.admins == {"a", "b"}
     assert (settings.quantize, settings.device) == ("8bit", "cuda:1")

@@ -23,6 +23,7 @@ from annotation.ui.context import Studio
 from annotation.ui.data import figures
 from annotation.ui.data.export_versions import ExportVersions
 from annotation.ui.data.images import images_section
+from annotation.ui.data.token_form import token_form
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.tables import csv_text
@@ -331,6 +332,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             with_images = gr.Checkbox(True, label="With images", min_width=160)
             push = gr.Button("Push to the Hub", elem_id="export-push", min_width=160)
     file = gr.DownloadButton(visible="hidden", elem_id="data-file")
+    token_form(studio, tab)
 
     shown = [message, summary, agreement, means, people, uncertain, images]
     gr.on(
