@@ -14,6 +14,7 @@ from annotation.failures.error_table import DataSet, Judged, Source, Version, be
 from annotation.failures.filters import Nearer, Order, View, generators, tags
 from annotation.failures.from_annotations import Annotations
 from annotation.failures.from_training_runs import RunReports
+from annotation.failures.image_map import is_image_group
 from annotation.failures.slices import members_of
 from annotation.store import Store
 from m3agiqa.errors import InputError
@@ -77,7 +78,7 @@ class Catalogue:
                 made_by, used_tags, has_slice = (
                     generators(table),
                     tags(table),
-                    bool(members_of(table, view.slice).any()),
+                    is_image_group(view.slice) or bool(members_of(table, view.slice).any()),
                 )
             except InputError:
                 pass  # whoever looks at the table is told

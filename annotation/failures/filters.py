@@ -46,6 +46,15 @@ class Nearer(StrEnum):
     OTHER = "other"
 
 
+class Plot(StrEnum):
+    """What is drawn of the cases."""
+
+    SCORES = "scores"
+    """Predicted over people's MOS."""
+    IMAGES = "images"
+    """A map by what the images show."""
+
+
 class Order(StrEnum):
     """What comes first."""
 
@@ -77,8 +86,9 @@ class View:
     words: Words = Words.ANY
     nearer: Nearer = Nearer.ANY
     order: Order = Order.WORST
+    plot: Plot = Plot.SCORES
     slice: str = ""
-    """A group of cases by its name (annotation.failures.slices)."""
+    """A group of cases by its name (annotation.failures.slices, annotation.failures.image_map)."""
     case: str = ""
     """The case that is open, as Key has it."""
 
@@ -108,6 +118,7 @@ class View:
             "words": Words,
             "nearer": Nearer,
             "order": Order,
+            "plot": Plot,
             "least": _limit,
             "most": _limit,
         }
@@ -131,10 +142,11 @@ def _limit(text: str) -> float:
     return number
 
 
-def select(table: pd.DataFrame, view: View) -> pd.DataFrame:
+def select(table: pd.DataFrame, view: View, ranks: pd.Series | None = None) -> pd.DataFrame:
     """The cases of a table that a view shows, in its order; ties by item and aspect.
 
-    What compares two models (nearer, and the orders GAIN and LOSS) counts only where the table has two.
+    `ranks` are those of a group of images: they go before the order, and take the place of the slice. What
+    compares two models (nearer, and the orders GAIN and LOSS) counts only where the table has two.
     """
     size = table["error"].abs()
     keep = pd.Series(True, index=table.index)
@@ -160,7 +172,9 @@ def select(table: pd.DataFrame, view: View) -> pd.DataFrame:
             keep &= table["words_apart"] >= 1
         case Words.FAR:
             keep &= table["words_apart"] >= 2
-    if view.slice:
+    if ranks is not None:
+        keep &= ranks.notna()
+    elif view.slice:
         keep &= members_of(table, view.slice)
     compared = "gain" in table
     if compared and view.nearer is not Nearer.ANY:
@@ -173,8 +187,9 @@ def select(table: pd.DataFrame, view: View) -> pd.DataFrame:
         Order.GAIN: -table["gain"] if compared else -size,
         Order.LOSS: table["gain"] if compared else -size,
     }[view.order]
-    ranked = table.assign(first=first)[keep].sort_values(["first", "item", "aspect"], kind="stable")
-    return ranked.drop(columns="first").reset_index(drop=True)
+    ranked = table.assign(rank=0 if ranks is None else ranks, first=first)[keep]
+    ranked = ranked.sort_values(["rank", "first", "item", "aspect"], kind="stable")
+    return ranked.drop(columns=["rank", "first"]).reset_index(drop=True)
 
 
 def generators(table: pd.DataFrame) -> list[str]:

@@ -231,3 +231,33 @@ def test_two_models_side_by_side_out_as_csv_and_into_the_queue(new_page: NewPage
     expect(page.locator("#failures-detail")).to_contain_text("a purple square")
     expect(page.locator("#failures-detail .says.reference")).to_contain_text("Flat.")
     assert colour(page) == pytest.approx((120, 0, 120), abs=6)
+
+
+def test_images_are_chosen_on_their_map_and_by_likeness(new_page: NewPage, app: Server) -> None:
+    page = open_tab(new_page, app, "?tab=failures&model=db:1&data=db")
+    page.get_by_role("radio", name="Images").check()
+    expect(page.locator("#failures-scatter .map circle")).to_have_count(4)  # nano has looked at them
+    point(page, 2).click()
+    shows(page, 2)
+    plot = page.locator("#failures-scatter svg")
+    plot.scroll_into_view_if_needed()
+    around, box = plot.bounding_box(), point(page, 3).bounding_box()
+    left, right = max(around["x"] + 2, box["x"] - 20), min(around["x"] + around["width"] - 2, box["x"] + 30)
+    top, bottom = max(around["y"] + 2, box["y"] - 20), min(around["y"] + around["height"] - 2, box["y"] + 30)
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for corner in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        page.mouse.move(*corner, steps=4)
+    page.mouse.up()
+    lists(page, 3)
+    shows(page, 3)
+    expect(page.locator("#failures-agreement")).to_contain_text("Shown: the area marked on the map")
+    address = page.locator("#failures-link a").get_attribute("href")
+    page.get_by_role("button", name="Similar images").click()
+    expect(page.locator("#failures-agreement")).to_contain_text("Shown: images like 3")
+    expect(page.locator("#failures-list li")).to_have_count(4)
+    expect(page.locator("#failures-list button").first).to_have_attribute("data-case", "3|quality")
+    page.get_by_role("button", name="Show all cases").click()
+    lists(page, 1, 2, 3, 4)
+    again = open_tab(new_page, app, address.removeprefix("/"))
+    lists(again, 3)

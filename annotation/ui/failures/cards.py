@@ -12,7 +12,15 @@ import pandas as pd
 
 from annotation.failures.error_table import Agreement, Key, Opinion, agreements
 from annotation.failures.export_and_queue import Queued
-from annotation.failures.filters import Place
+from annotation.failures.filters import Place, key_at
+from annotation.failures.filters import place as place_of
+from annotation.failures.image_map import (
+    NEAR_DUPLICATES,
+    SIMILAR_TO,
+    ImageMap,
+    MapProgress,
+    group_title,
+)
 from annotation.failures.slices import ErrorSlice
 from annotation.ui.access import Person, Role
 from annotation.ui.images import preview
@@ -21,7 +29,7 @@ from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
 
 MAX_LISTED = 300
-"""Cases in the list at most; the buttons of an open case lead through all."""
+"""Cases on one page of the list."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,17 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def slices_table(slices: Sequence[ErrorSlice], chosen: str) -> str:
+def chosen_group(name: str) -> str:
+    """Which group of cases is shown alone, and the way back."""
+    if not name:
+        return ""
+    return (
+        f'<p class="chosen-group">Shown: {escape(group_title(name))}. '
+        '<button type="button" data-slice="">Show all cases</button></p>'
+    )
+
+
+def slices_table(slices: Sequence[ErrorSlice], chosen: str, images: ImageMap | None) -> str:
     """Groups on which the model errs more than elsewhere, as buttons that show their cases alone."""
     rows = "".join(
         f'<tr><th scope="row"><button type="button" data-slice="{escape(each.name)}"'
@@ -109,35 +127,70 @@ def slices_table(slices: Sequence[ErrorSlice], chosen: str) -> str:
             f"<tbody>{rows}</tbody></table>"
             "<p>The intervals allow for all groups that were tried.</p>"
         )
-    back = (
-        f'<p>Shown: {escape(chosen)}. <button type="button" data-slice="">Show all cases</button></p>'
-        if chosen
-        else ""
-    )
     return (
-        f'<section class="slices"><h4>Where it errs most</h4><div class="wide">{table}</div>{back}</section>'
+        f'<section class="slices"><h4>Where it errs most</h4><div class="wide">{table}</div></section>'
+        f'<section class="slices"><h4>Near-duplicates</h4>{_duplicates(chosen, images)}</section>'
+    )
+
+
+def _duplicates(chosen: str, images: ImageMap | None) -> str:
+    """How many images nearly repeat another one, or a button that has them looked for."""
+    label = "Look for images that are nearly alike"
+    if images is not None:
+        groups = images.duplicates[images.duplicates >= 0]
+        if not len(groups):
+            return "<p>No two of these images are nearly alike.</p>"
+        label = f"{len(groups):,} images in {len(set(groups.tolist())):,} groups that are nearly alike"
+    return (
+        f'<p><button type="button" data-slice="{NEAR_DUPLICATES}"'
+        f' aria-pressed="{str(chosen == NEAR_DUPLICATES).lower()}">{label}</button></p>'
+    )
+
+
+def progress_html(progress: MapProgress) -> str:
+    """How far the images are looked at, or why they cannot be."""
+    if progress.problem:
+        return f'<p class="nothing" role="alert">{escape(progress.problem)}</p>'
+    text = f"Looking at the images: {progress.done:,} of {progress.total:,}"
+    return (
+        f'<div class="nothing waiting" role="status"><label for="failures-bar">{text}</label>'
+        f'<progress id="failures-bar" max="{progress.total}" value="{progress.done}"></progress></div>'
     )
 
 
 def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> str:
-    """The first cases as buttons."""
+    """The page of cases that has the chosen one, as buttons."""
     if selected.empty:
         return ""
     compared = "gain" in selected
+    first = list_page(selected, chosen) * MAX_LISTED
     rows = [
         _list_row(row, Key(row.item, row.aspect) == chosen, one_aspect)
-        for row in selected.head(MAX_LISTED).itertuples(index=False)
+        for row in selected.iloc[first : first + MAX_LISTED].itertuples(index=False)
     ]
-    more = (
-        f'<p class="note">The first {MAX_LISTED} of {len(selected):,} cases.</p>'
-        if len(selected) > MAX_LISTED
-        else ""
-    )
+    more = _pages(selected, first) if len(selected) > MAX_LISTED else ""
     heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
     return (
         f'<p class="note">{heads}. Tick cases to download or queue these alone.</p>'
         f'<ol class="cases panel" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
     )
+
+
+def list_page(selected: pd.DataFrame, key: Key | None) -> int:
+    """Which page of the list has a case, from 0; the first one for a case that is not there."""
+    found = place_of(selected, key) if key else None
+    return found.position // MAX_LISTED if found else 0
+
+
+def _pages(selected: pd.DataFrame, first: int) -> str:
+    """Where the list is among all cases, and buttons that open the first case of its neighbours."""
+    last = min(first + MAX_LISTED, len(selected))
+    buttons = "".join(
+        f'<button type="button" data-case="{escape(str(key_at(selected, start)))}">{name}</button> '
+        for name, start in (("Previous", first - MAX_LISTED), ("Next", last))
+        if 0 <= start < len(selected)
+    )
+    return f'<p class="note pages">Cases {first + 1:,} to {last:,} of {len(selected):,} {buttons}</p>'
 
 
 def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
@@ -206,7 +259,8 @@ def case_detail(
     return (
         f'<article class="failure panel" data-case="{escape(str(key))}" aria-label="The open case">'
         f'<header><h3>Case {place.position + 1:,} of {count:,}</h3><div class="steps">'
-        f"{_step('previous', place.previous)}{_step('next', place.next)}</div></header>"
+        f'<button type="button" class="similar" data-slice="{escape(SIMILAR_TO + key.item)}">Similar images'
+        f"</button>{_step('previous', place.previous)}{_step('next', place.next)}</div></header>"
         f'<div class="about-image">{_figure(Path(case.image), case.prompt)}{_facts(case)}</div>'
         f'<div class="aspects">{sections}</div></article>'
     )

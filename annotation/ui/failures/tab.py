@@ -20,6 +20,7 @@ from annotation.failures.export_and_queue import queue_items, queue_samples, to_
 from annotation.failures.filters import (
     Nearer,
     Order,
+    Plot,
     Side,
     View,
     Words,
@@ -28,6 +29,7 @@ from annotation.failures.filters import (
     select,
 )
 from annotation.failures.from_annotations import Annotations
+from annotation.failures.image_map import ImageMap, ImageMaps, MapProgress, group_ranks, is_image_group
 from annotation.failures.slices import error_slices
 from annotation.store import exposures
 from annotation.store.items import MAX_SOURCE
@@ -43,9 +45,13 @@ from annotation.ui.failures.cards import (
     agreement_table,
     case_detail,
     case_list,
+    chosen_group,
+    list_page,
+    progress_html,
     queued_html,
     slices_table,
 )
+from annotation.ui.failures.map_plot import map_svg
 from annotation.ui.failures.scatter import scatter_svg
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -79,6 +85,7 @@ ORDER_CHOICES = [
     ("Most overestimated first", Order.OVER),
     ("Most underestimated first", Order.UNDER),
 ]
+PLOT_CHOICES = [("Scores", Plot.SCORES), ("Images", Plot.IMAGES)]
 COMPARED_ORDER_CHOICES = [
     ("Second model nearer by most", Order.GAIN),
     ("Second model further away by most", Order.LOSS),
@@ -115,6 +122,8 @@ class ResolvedView:
     person: Person
     hidden: int
     """Cases that this person may not read yet."""
+    images: ImageMap | MapProgress | None
+    """None where no map is there or needed."""
 
     @property
     def names(self) -> ModelNames:
@@ -131,6 +140,9 @@ class FailuresHandlers:
         self.studio = studio
         self.prefetch = prefetch
         self.catalogue = Catalogue(studio.store, studio.settings.runs)
+        self.maps = ImageMaps(
+            studio.settings.data / "image-vectors.npz", is_busy=lambda: len(studio.line) > 0
+        )
 
     def open(self, request: gr.Request, opened: bool, *values: Any) -> tuple[Any, ...]:
         """The tab is entered: the first time as the page's link says, later with what is new since."""
@@ -158,21 +170,37 @@ class FailuresHandlers:
         except M3AgiqaError as error:
             return _empty(str(error))
 
+    def follow(self, request: gr.Request, *values: Any) -> Shown:
+        """How far the map is that a page waits for; once it is there, what it shows."""
+        try:
+            resolved = self._resolve(request, _view(values))
+            if isinstance(resolved.images, MapProgress):
+                plot = self._plot(resolved, Key.parse(resolved.view.case))
+                return gr.skip(), gr.skip(), plot, *(gr.skip(),) * 5
+            return self._show(request, resolved)
+        except M3AgiqaError as error:
+            return _as_it_was(str(error))
+
     def choose_slice(self, request: gr.Request, event: gr.EventData, *values: Any) -> Shown:
         """A slice is clicked, or the way back to all cases."""
         chosen = str(getattr(event, "slice", ""))
         return self.show(request, *values[: len(CONTROL_NAMES)], chosen, *values[len(CONTROL_NAMES) + 1 :])
 
-    def choose(self, request: gr.Request, event: gr.EventData, *values: Any) -> tuple[str, str, str, str]:
-        """A point, a row or a neighbour is clicked: message, detail, link, and its key."""
+    def choose(
+        self, request: gr.Request, event: gr.EventData, *values: Any
+    ) -> tuple[str, str, str, str, str]:
+        """A point, a row or a neighbour is clicked: message, list, detail, link, and its key."""
         try:
-            resolved = self._resolve(request, replace(_view(values), case=str(getattr(event, "case", ""))))
-            key = Key.parse(resolved.view.case)
-            if key is None or place(resolved.selected, key) is None:
+            view = _view(values)
+            resolved = self._resolve(request, replace(view, case=str(getattr(event, "case", ""))))
+            selected, key = resolved.selected, Key.parse(resolved.view.case)
+            if key is None or place(selected, key) is None:
                 raise InputError("This case is no longer among the selected ones; choose another.")
-            return messages.message(""), self._detail(resolved, key), _link(resolved.view), str(key)
+            is_listed = list_page(selected, key) == list_page(selected, Key.parse(view.case))
+            listed = gr.skip() if is_listed else self._list(resolved, key)
+            return messages.message(""), listed, self._detail(resolved, key), _link(resolved.view), str(key)
         except M3AgiqaError as error:
-            return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip()
+            return messages.message(str(error)), gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
     def export(self, request: gr.Request, ticked: Any, *values: Any) -> tuple[str, str | None]:
         """Message, and the ticked cases, or else the whole selection, as a file for the browser to save."""
@@ -272,7 +300,16 @@ class FailuresHandlers:
         table = self.catalogue.table(model.key, view.other)
         visible = self._visible(person, model.key, table)
         hidden = len(table) - len(visible)
-        return ResolvedView(view, data, model, other, visible, select(visible, view), person, hidden)
+        files, of_images = list(dict.fromkeys(table["image"])), is_image_group(view.slice)
+        is_needed = of_images or view.plot is Plot.IMAGES
+        images = self.maps.of(files) if is_needed else self.maps.known(files)
+        ranks = None
+        if of_images and isinstance(images, ImageMap):
+            ranks = group_ranks(visible, images, view.slice)
+        # All cases, as long as it is not known which ones are in the group.
+        wanted = replace(view, slice="") if of_images else view
+        selected = select(visible, wanted, ranks)
+        return ResolvedView(view, data, model, other, visible, selected, person, hidden, images)
 
     def _is_open(self) -> bool:
         """Whether everybody may read the answers to what they have not scored themselves."""
@@ -313,22 +350,36 @@ class FailuresHandlers:
         if key is None or place(selected, key) is None:
             key = key_at(selected, 0) if len(selected) else None
         view = replace(resolved.view, case=str(key or ""))
-        self._note_shown(resolved, selected.head(MAX_LISTED))
         return (
             messages.message(""),
-            agreement_table(selected, names, waiting, resolved.hidden) + self._slices(resolved),
-            scatter_svg(selected, names.mos, key),
-            case_list(selected, key, bool(view.aspect)),
+            chosen_group(view.slice)
+            + agreement_table(selected, names, waiting, resolved.hidden)
+            + self._slices(resolved),
+            self._plot(resolved, key),
+            self._list(resolved, key),
             self._detail(resolved, key) if key else "",
             _link(view),
             view.slice,
             view.case,
         )
 
+    def _plot(self, resolved: ResolvedView, key: Key | None) -> str:
+        selected, images = resolved.selected, resolved.images
+        waiting = progress_html(images) if isinstance(images, MapProgress) else ""
+        if resolved.view.plot is Plot.SCORES:
+            return waiting + scatter_svg(selected, resolved.names.mos, key)
+        return map_svg(selected, images, key) if isinstance(images, ImageMap) else waiting
+
+    def _list(self, resolved: ResolvedView, key: Key | None) -> str:
+        first = list_page(resolved.selected, key) * MAX_LISTED
+        self._note_shown(resolved, resolved.selected.iloc[first : first + MAX_LISTED])
+        return case_list(resolved.selected, key, bool(resolved.view.aspect))
+
     def _slices(self, resolved: ResolvedView) -> str:
         """Of all cases of the chosen aspect, whatever else is filtered."""
         of_aspect = select(resolved.table, View(aspect=resolved.view.aspect))
-        return slices_table(error_slices(of_aspect), resolved.view.slice)
+        images = resolved.images if isinstance(resolved.images, ImageMap) else None
+        return slices_table(error_slices(of_aspect), resolved.view.slice, images)
 
     def _detail(self, resolved: ResolvedView, key: Key) -> str:
         rows = resolved.table[resolved.table["item"] == key.item]
@@ -353,7 +404,15 @@ CONTROL_NAMES = [field.name for field in fields(View) if field.name not in STATE
 
 def _view(values: Sequence[Any]) -> View:
     """From the controls' values. Raises InputError for limits that are none, and for what no page sends."""
-    kinds = {"side": Side, "words": Words, "nearer": Nearer, "order": Order, "least": float, "most": float}
+    kinds = {
+        "side": Side,
+        "words": Words,
+        "nearer": Nearer,
+        "order": Order,
+        "plot": Plot,
+        "least": float,
+        "most": float,
+    }
     given = dict(zip([*CONTROL_NAMES, *STATE_NAMES], values, strict=True))
     try:
         chosen = {
@@ -476,6 +535,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
     unassessed = gr.Button(visible=False, size="md", elem_id="failures-unassessed")
     with gr.Row(elem_id="failures-all", equal_height=False):
         with gr.Column(elem_id="failures-overview", min_width=320):
+            plot = gr.Radio(PLOT_CHOICES, value=Plot.SCORES, label="Map of", elem_id="failures-plot")
             points = theme.html("", elem_id="failures-scatter", script=CHOOSE_SCRIPT)
             agreement = theme.html("", elem_id="failures-agreement", script=SLICE_SCRIPT)
             with gr.Row(elem_id="failures-actions"):
@@ -505,7 +565,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
     opened, slice_name, case = gr.State(False), gr.State(""), gr.State("")
 
     controls = [
-        data, model, other, aspect, side, least, most, generator, text, tag, words, nearer, order,
+        data, model, other, aspect, side, least, most, generator, text, tag, words, nearer, order, plot,
     ]  # fmt: skip
     view = [*controls, slice_name, case]
     shown = [message, agreement, points, listed, detail, link, slice_name, case]
@@ -524,7 +584,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         **quiet,
     )
     # Not `input` of the text: Gradio leaves out what Backspace, Delete and pasting do to it.
-    filters = [aspect, side, least, most, generator, tag, words, nearer, order]
+    filters = [aspect, side, least, most, generator, tag, words, nearer, order, plot]
     gr.on(
         [*(control.input for control in filters), text.change],
         handlers.show,
@@ -533,12 +593,20 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         trigger_mode="always_last",
         **quiet,
     )
-    agreement.click(handlers.choose_slice, inputs=view, outputs=shown, trigger_mode="multiple", **quiet)
+    gr.on(
+        [agreement.click, points.select, detail.select],
+        handlers.choose_slice,
+        inputs=view,
+        outputs=shown,
+        trigger_mode="multiple",
+        **quiet,
+    )
+    points.tick(handlers.follow, inputs=view, outputs=shown, **quiet)
     gr.on(
         [points.click, listed.click, detail.click],
         handlers.choose,
         inputs=view,
-        outputs=[message, detail, link, case],
+        outputs=[message, listed, detail, link, case],
         # Not "always_last": Gradio 6.31 runs a click that had to wait with the data of the click before it.
         # One after the other, so that the answer to the last click comes last.
         trigger_mode="multiple",

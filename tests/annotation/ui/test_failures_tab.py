@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from html import escape
 from pathlib import Path
@@ -11,19 +12,23 @@ from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import gradio as gr
+import numpy as np
 import pytest
 from PIL import Image
 from seeded_cases import add, judge, picture, say, write_run
 from signed_in import SignedIn
 from sqlalchemy import func, select
+from waiting import wait_until
 
-from annotation.failures.filters import Order, View
+from annotation.failures.filters import Order, Plot, View
+from annotation.failures.image_map import ImageMaps
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.models import QueueEntry
 from annotation.ui.access import Access, Role, SpaceAccess
 from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.context import Studio
+from annotation.ui.failures import cards, tab
 from annotation.ui.failures.tab import (
     CONTROL_NAMES,
     HIDDEN_ANSWERS,
@@ -108,7 +113,7 @@ def test_all_texts_are_escaped(handlers: FailuresHandlers) -> None:
 
 def test_a_click_opens_the_case_and_nothing_else_changes(handlers: FailuresHandlers) -> None:
     event = SimpleNamespace(case="2|quality")
-    message, detail, link, case = handlers.choose(asked(), event, *values(order=Order.BEST))
+    message, _, detail, link, case = handlers.choose(asked(), event, *values(order=Order.BEST))
     assert said(message) == "" and case == "2|quality"
     red, green, _ = colour_of(detail)
     assert green > 100 > red
@@ -120,7 +125,7 @@ def test_a_click_opens_the_case_and_nothing_else_changes(handlers: FailuresHandl
 def test_a_case_that_is_not_there_is_told(handlers: FailuresHandlers, case: str) -> None:
     message, *rest = handlers.choose(asked(), SimpleNamespace(case=case), *values())
     assert "no longer among the selected" in said(message)
-    assert rest == [gr.skip()] * 3
+    assert rest == [gr.skip()] * 4
 
 
 def test_a_link_reopens_its_view(handlers: FailuresHandlers) -> None:
@@ -307,6 +312,59 @@ def test_a_group_of_cases_that_stands_out_shows_its_cases_alone(
     assert shown(back)["list"].count("<li>") == 60
 
 
+def looking_by_colour() -> Callable[[Sequence[Image.Image]], np.ndarray]:
+    """An encoder that sees the mean colour."""
+
+    def encode(images: Sequence[Image.Image]) -> np.ndarray:
+        means = np.array([np.asarray(image).mean((0, 1)) for image in images])
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    return encode
+
+
+def test_a_map_of_the_images_and_what_is_chosen_on_it(
+    studio: Studio, handlers: FailuresHandlers, tmp_path: Path
+) -> None:
+    handlers.maps = ImageMaps(tmp_path / "vectors.npz", looking_by_colour)
+    given = values(plot=Plot.IMAGES)
+    first = shown(handlers.show(asked(), *given))
+    assert "Looking at the images" in first["scatter"] and first["list"].count("<li>") == 2
+    wait_until(lambda: 'class="scatter panel map"' in str(shown(handlers.follow(asked(), *given))["scatter"]))
+    page = shown(handlers.follow(asked(), *given))
+    assert page["scatter"].count("<circle") == 2 and "plot=images" in page["link"]
+    assert "No two of these images are nearly alike" in page["agreement"]
+    alike = shown(handlers.choose_slice(asked(), SimpleNamespace(slice="similar to: 2"), *given))
+    assert re.findall(r'value="(\d)\|quality"', alike["list"]) == ["2", "1"], "the most alike first"
+    assert "Shown: images like 2" in alike["agreement"] and "similar+to" in alike["link"]
+    everything = "area: 0,0 1,0 1,1 0,1"
+    marked = shown(handlers.choose_slice(asked(), SimpleNamespace(slice=everything), *given))
+    assert re.findall(r'value="(\d)\|quality"', marked["list"]) == ["1", "2"], "the worst first, as sorted"
+    nothing = shown(handlers.choose_slice(asked(), SimpleNamespace(slice="near-duplicates"), *values()))
+    assert "No case matches" in nothing["scatter"] and "Show all cases" in nothing["agreement"]
+
+
+def test_the_list_turns_its_pages_with_the_open_case(
+    studio: Studio, handlers: FailuresHandlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "MAX_LISTED", 2)
+    monkeypatch.setattr(tab, "MAX_LISTED", 2)
+    rows = [{**run_row(tmp_path / "x.png"), "sample": f"s{i}", "predicted": 4 + i / 10} for i in range(5)]
+    write_run(studio.settings.runs, "one", rows)
+
+    def listed(html: str) -> list[str]:
+        return re.findall(r'value="(s\d)\|quality"', html)
+
+    page = shown(handlers.show(asked(), *values(**OF_RUN)))["list"]
+    assert listed(page) == ["s4", "s3"] and "Cases 1 to 2 of 5" in page and "Previous" not in page
+    turned = re.search(r'data-case="([^"]+)">Next', page)[1]
+    _, page, *_ = handlers.choose(asked(), SimpleNamespace(case=turned), *values(**OF_RUN, case="s4|quality"))
+    assert listed(page) == ["s2", "s1"] and "Previous" in page and "Next" in page
+    _, page, *_ = handlers.choose(asked(), SimpleNamespace(case="s1|quality"), *values(**OF_RUN, case=turned))
+    assert page == gr.skip(), "it is on the page already"
+    link = handlers.show(asked(), *values(**OF_RUN, case="s0|quality"))
+    assert listed(shown(link)["list"]) == ["s0"]
+
+
 def test_an_annotator_queues_the_selection(studio: Studio) -> None:
     opened_to_all(studio)
     told = as_role(studio, Role.ANNOTATOR).queue(asked(), "", 3, *values(text="red"))
@@ -381,7 +439,7 @@ def test_answers_stay_hidden_until_one_has_scored_the_image_oneself(
         assert not any(page.values())
     assert "blur" not in str(arranged) and "dalle" not in str(arranged)
     message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
-    assert "no longer among the selected" in said(message) and rest == [gr.skip()] * 3
+    assert "no longer among the selected" in said(message) and rest == [gr.skip()] * 4
     assert handlers.export(asked(), "", *values())[1] is None
     assert shown(as_role(studio, Role.ADMIN).show(asked(), *values()))["detail"]
 
@@ -427,7 +485,7 @@ def test_who_is_no_user_any_more_sees_nothing(studio: Studio) -> None:
     for page in outputs:
         assert "sign in again" in said(page.pop("message")) and not any(page.values())
     message, *rest = handlers.choose(asked(), SimpleNamespace(case="1|quality"), *values())
-    assert "sign in again" in said(message) and rest == [gr.skip()] * 3
+    assert "sign in again" in said(message) and rest == [gr.skip()] * 4
     message, file = handlers.export(asked(), "", *values())
     assert "sign in again" in said(message) and file is None
 
