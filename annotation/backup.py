@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,14 @@ class HubBackup:
             )
         except Exception as error:  # of the Hub's client, e.g. without a token
             self._fail(error)
+
+    def finish(self) -> None:
+        """Copy what has changed since the last time; nothing is copied by itself from then on."""
+        if self.scheduler is None:
+            return
+        with suppress(Exception):  # _copy has told it
+            self.scheduler.trigger().result()
+        self.scheduler.stop()
 
     def status(self) -> str:
         """Sentences for admins: how much is not in the copy yet, and why."""

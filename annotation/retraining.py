@@ -128,6 +128,11 @@ class Material:
     seconds: float | None
     """That it takes at most, by how long the model took for an image here; None if that is not known."""
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether any aspect has scores to learn from and others to compare the new model on."""
+        return any(aspect.train and aspect.test for aspect in self.aspects.values())
+
 
 class Busy(InputError):
     """Another retraining is running."""

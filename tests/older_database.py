@@ -6,6 +6,7 @@ TABLES_OF_REVISION = {
     "0003": ("exposures",),
     "0004": ("preference_withdrawals", "compared_items", "preferences"),
     "0005": ("api_tokens",),
+    "0006": ("saved_views",),
 }
 """What each migration creates, in the order in which it can be dropped; a new one belongs here, too."""
 

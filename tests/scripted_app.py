@@ -18,6 +18,7 @@ from PIL import Image, ImageStat
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from annotation import backup
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui.access import Access
@@ -112,7 +113,8 @@ def main() -> None:
                 load(name, progress) if name.startswith("corrected-") else ScriptedAssessor()
             ),
         )
-    serve(Studio(settings, store, Access.from_settings(settings), loader))
+    copy = backup.of(settings, store)
+    serve(Studio(settings, store, Access.from_settings(settings), loader, copy))
 
 
 if __name__ == "__main__":

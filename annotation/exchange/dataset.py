@@ -149,7 +149,7 @@ def _wanted(responses: pd.DataFrame, filters: Filters) -> pd.Series:
 
 def _nothing(responses: pd.DataFrame, filters: Filters) -> str:
     if responses.empty:
-        return "There are no annotations yet, so there is nothing to export."
+        return "There are no annotations yet: nobody has scored an image."
     people = "an annotator" if filters.min_raters == 1 else f"{filters.min_raters} annotators"
     return (
         f"None of the images asked for has the opinion of {people}; ask for fewer annotators, "

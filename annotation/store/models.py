@@ -451,6 +451,21 @@ class Promotion(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class SavedView(Base):
+    """A view of the failure cases under a name; the latest of a name counts."""
+
+    __tablename__ = "saved_views"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    query: Mapped[str] = mapped_column(Text)
+    """Of a link to it (annotation.failures.filters.View.query); "" for a view that was removed."""
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    annotator: Mapped[Annotator] = relationship(lazy="joined")
+
+
 class ApiToken(Base):
     """What a user's programs sign in with, known by its hash alone; a user has one that is not revoked."""
 

@@ -330,6 +330,14 @@ def servable_models(settings: Settings, loader: ModelLoader) -> list[ServableMod
     return models + [ServableModel(name, _card(name, loader)) for name in others if name not in listed]
 
 
+def servable(settings: Settings, loader: ModelLoader, name: str) -> ServableModel:
+    """The model of this display name. Raises InputError if there is none any more."""
+    for model in servable_models(settings, loader):
+        if display_name(model.name) == name:
+            return model
+    raise InputError("This model is no longer registered; choose another.")
+
+
 def _lost(loader: ModelLoader, card: Card) -> tuple[Aspect, ...]:
     served = loader.state.assessor
     judged = served.card.predictors if served is not None else {}
@@ -366,10 +374,7 @@ def promote_model(
     Raises Unconfirmed for one that is in doubt and not `confirmed`. If any of the rest fails, M3AgiqaError is
     raised and everything stays as it was.
     """
-    models = servable_models(settings, loader)
-    model = next((known for known in models if display_name(known.name) == name), None)
-    if model is None:
-        raise InputError("This model is no longer registered; choose another.")
+    model = servable(settings, loader, name)
     if model.doubt and not confirmed:
         raise Unconfirmed(
             f"{model.title} is not better: {model.doubt}. Press again to serve it all the same."

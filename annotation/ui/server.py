@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 from http import HTTPStatus
@@ -134,8 +135,11 @@ def serve(studio: Studio) -> None:
     Retraining(studio.settings).watch(studio.store)
     if studio.backup:
         studio.backup.start()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so platforms end their containers
     studio.loader.start()  # only now: Gradio gives up if its own page does not answer quickly at launch
     demo.block_thread()
+    if studio.backup:  # not when Python exits: its threads, which upload, are gone by then
+        studio.backup.finish()
 
 
 def _nobody_waits(request: Request, error: Exception) -> Response:

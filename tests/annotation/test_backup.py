@@ -2,10 +2,12 @@
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from app_server import serve
 from hub_server import NOBODY, Hub, reached
 from PIL import Image
 from sqlalchemy import func, select
@@ -97,6 +99,24 @@ def test_a_copy_that_fails_is_told_and_tried_again(hub: Hub, settings: Settings)
     wait_until(lambda: kept.status().startswith("All corrections"))
     kept.scheduler.stop()
     store.close()
+
+
+def test_a_server_that_is_asked_to_end_copies_what_is_new_first(
+    hub: Hub, settings: Settings, tmp_path: Path
+) -> None:
+    environment = {"HF_ENDPOINT": hub.url, "M3AGIQA_BACKUP": REPOSITORY, "M3AGIQA_BACKUP_MINUTES": "1000"}
+    app = (sys.executable, Path(__file__).parents[1] / "scripted_app.py")
+    with serve(tmp_path / "log.txt", app, M3AGIQA_DATA=str(settings.data), **environment) as running:
+        wait_until(lambda: len(hub.messages) == 1)
+        store = Store.open(settings.database_url, settings.images)
+        correct(store, "red")
+        store.close()
+        running.process.terminate()
+        running.process.wait(60)
+    assert len(hub.messages) == 2
+    shutil.rmtree(settings.data)
+    backup.restore(settings)
+    assert corrections(settings) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select
@@ -19,6 +22,9 @@ from annotation.store import Store
 from annotation.store.corrections import AspectResponse, NewSubmission, save
 from annotation.store.items import add_item
 from annotation.store.models import Correction
+from annotation.ui.access import Access
+from annotation.ui.context import Studio
+from annotation.ui.models.tab import ModelsHandlers
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError
 
@@ -106,6 +112,54 @@ def test_one_that_was_killed_is_in_nobodys_way(
     assert retraining.state().ended_at is None and retraining.material(corrected).new == 2
     training("print('fine')")
     assert retraining.run(corrected, "lead") == 0 and retraining.state().candidate == "new-model"
+
+
+TRAINING_THAT_LASTS = """
+import sys
+import annotation.__main__, annotation.retraining
+
+command = [sys.executable, "-c", "import sys; print('at work', flush=True); sys.stdin.read()"]
+annotation.retraining.Retraining._command = lambda *_: command
+sys.exit(annotation.__main__.main())
+"""
+
+
+@pytest.mark.parametrize("is_killed_too", [False, True])
+def test_a_server_that_was_killed_finds_its_retraining_as_it_is(
+    corrected: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed_too: bool
+) -> None:
+    """Whether the retraining has outlived the server, or was killed with it."""
+    (tmp_path / "python").write_text(
+        f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "$TRAINING_THAT_LASTS" "$@"\n'
+    )
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setenv("TRAINING_THAT_LASTS", TRAINING_THAT_LASTS)
+    settings = Settings(data=tmp_path, runs=tmp_path / "runs")  # whose database `corrected` is
+    studio = Studio(settings, corrected, Access(), SimpleNamespace())
+
+    def serve() -> None:
+        sys.executable = str(tmp_path / "python")
+        ModelsHandlers(studio).start_or_cancel(None, "retrain")
+        time.sleep(600)
+
+    server = multiprocessing.get_context("fork").Process(target=serve)
+    server.start()
+    retraining = Retraining(settings)
+    wait_until(lambda: "at work" in retraining.log_tail())
+    server.kill()
+    server.join()
+    if is_killed_too:
+        os.kill(retraining.state().pid, signal.SIGKILL)
+        wait_until(lambda: not retraining.is_running())
+    again = ModelsHandlers(studio)
+    panel, asks_again = again.follow(None)
+    if not is_killed_too:
+        assert "Retraining, started by" in panel and "at work" in panel and asks_again.active
+        again.start_or_cancel(None, "cancel")
+        wait_until(lambda: not retraining.is_running())
+        assert "has made no model: It was cancelled." in again.follow(None)[0]
+    else:
+        assert "was interrupted. The next one goes on from there." in panel and not asks_again.active
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from annotation.failures.image_map import (
     group_title,
 )
 from annotation.failures.slices import ErrorSlice
+from annotation.store.models import SavedView
 from annotation.ui.access import Person, Role
 from annotation.ui.images import preview
 from annotation.ui.thumbnails import thumbnail_url
@@ -212,6 +213,18 @@ def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
         f'<span class="about note">{escape(", ".join(about))}</span>'
         f'<span class="prompt note">{escape(row.prompt or "no prompt")}</span></button></li>'
     )
+
+
+def saved_views_html(views: Sequence[SavedView], reader: Person) -> str:
+    """Views that open by a click; whoever has saved one, and admins, may remove it."""
+    rows = []
+    for view in views:
+        name, remove = escape(view.name), ""
+        if reader.role.allows(Role.ADMIN) or view.annotator.name == reader.name:
+            remove = f'<button type="button" data-remove="{view.id}" aria-label="Remove {name}">×</button>'
+        open_button = f'<button type="button" data-open="{view.id}">{name}</button>'
+        rows.append(f'<li class="pill">{open_button}{remove}</li>')
+    return f'<ul aria-label="Saved views">{"".join(rows)}</ul>' if rows else ""
 
 
 def queued_html(queued: Queued, overlap: int) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import gradio as gr
 import pandas as pd
@@ -35,6 +36,7 @@ from annotation.store import exposures
 from annotation.store.items import MAX_SOURCE
 from annotation.store.log import answers_are_open, open_answers
 from annotation.store.models import AnswersOf
+from annotation.store.saved_views import MAX_VIEW_NAME, find_view, remove_view, save_view, saved_views
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Person, Role
 from annotation.ui.annotate.prefetch import Prefetch
@@ -49,6 +51,7 @@ from annotation.ui.failures.cards import (
     list_page,
     progress_html,
     queued_html,
+    saved_views_html,
     slices_table,
 )
 from annotation.ui.failures.map_plot import map_svg
@@ -260,7 +263,47 @@ class FailuresHandlers:
             return messages.message(str(error))
         return messages.message("")
 
+    def views(self, request: gr.Request) -> str:
+        """The saved views as HTML."""
+        try:
+            return self._views(self.studio.access.require_name(request))
+        except M3AgiqaError as error:
+            return messages.message(str(error))
+
+    def save_view(self, request: gr.Request, name: Any, *values: Any) -> tuple[str, str]:
+        """Keep what is shown under a name, for everybody: message, and the saved views."""
+        try:
+            person = self.studio.access.require(request, Role.ANNOTATOR)
+            query = replace(_view(values), case="").query()
+            self.studio.store.database.transact(
+                lambda session: save_view(session, str(name or ""), query, person.name)
+            )
+            return messages.message(""), self._views(person)
+        except M3AgiqaError as error:
+            return messages.message(str(error)), gr.skip()
+
+    def click_view(self, request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
+        """A saved view is opened or removed: the saved views, and what `arrange` returns."""
+        try:
+            person = self.studio.access.require_name(request)
+            removed = getattr(event, "remove", None)
+            with self.studio.store.database.reading() as session:
+                view = find_view(session, removed or getattr(event, "open", None))
+            if removed is None:
+                wanted = View.from_query(dict(parse_qsl(view.query.removeprefix("?"))))
+                return gr.skip(), *self._arrange(request, wanted, says_what_is_gone=True)
+            if view.annotator.name != person.name:
+                person = self.studio.access.require(request, Role.ADMIN)
+            self.studio.store.database.transact(lambda session: remove_view(session, view, person.name))
+            return self._views(person), *_unchanged(), *_as_it_was("")
+        except M3AgiqaError as error:
+            return gr.skip(), *_unchanged(), *_as_it_was(str(error))
+
     # --- what they share
+
+    def _views(self, person: Person) -> str:
+        with self.studio.store.database.reading() as session:
+            return saved_views_html(saved_views(session), person)
 
     def _arrange(self, request: gr.Request, wanted: View, says_what_is_gone: bool = False) -> Arranged:
         """Updates of all controls, and what is shown then."""
@@ -541,6 +584,12 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
             with gr.Row(elem_id="failures-actions"):
                 link = theme.html("", elem_id="failures-link", script=COPY_SCRIPT)
                 export = gr.Button("Download as CSV", size="md", elem_id="failures-export", min_width=150)
+            views = theme.html("", elem_id="failures-views", script=SLICE_SCRIPT)
+            with gr.Row(elem_id="failures-save"):
+                view_name = gr.Textbox(
+                    label="Save this view as", max_length=MAX_VIEW_NAME, elem_id="failures-view-name"
+                )
+                save = gr.Button("Save view", size="md", elem_id="failures-save-view", min_width=120)
             with gr.Row(visible=False, elem_id="failures-queue") as queue_row:
                 overlap = gr.Number(
                     studio.settings.overlap,
@@ -625,6 +674,9 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         concurrency_limit=1,
         **raw,
     )
+    tab.select(handlers.views, outputs=views, **quiet)
+    save.click(handlers.save_view, inputs=[view_name, *view], outputs=[message, views], **quiet)
+    views.click(handlers.click_view, outputs=[views, *arranged], **quiet)
     unassessed.click(handlers.assess_scored, outputs=unassessed, **quiet)
     open_to_all.input(handlers.open_answers, inputs=open_to_all, outputs=message, **quiet)
     demo.load(js=theme.javascript("failures_link.js"))

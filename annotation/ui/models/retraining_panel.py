@@ -22,6 +22,11 @@ STAGE_TEXTS = {
     "ship": "Putting the new model together",
 }
 """Of the stages that take long enough to be seen."""
+TOO_LITTLE = (
+    "There is too little to retrain from: an aspect needs scored images to learn from and scored images that "
+    "are held out, which are those of about one prompt in five. Score images of more prompts."
+)
+NOTHING_NEW = "Nothing was corrected since the latest retraining. To retrain again is to learn from the same."
 
 
 def idle_html(material: Material | None, problem: str, last: RetrainingState | None, log: str) -> str:
@@ -32,10 +37,16 @@ def idle_html(material: Material | None, problem: str, last: RetrainingState | N
         if not last.candidate:
             lines.append(_log(log))
     if material is None:
-        lines.append(f"<p>{escape(problem)}</p>")
+        lines.append(f"<p>{escape(problem)} A new model learns from scores of the Annotate tab.</p>")
     else:
-        label = f"Retrain from {_count(material.new, 'new correction')}" if material.new else "Retrain again"
-        button = f'<button class="primary" type="button" data-action="retrain">{label}</button>'
+        if not material.is_enough:
+            lines.append(f"<p>{TOO_LITTLE}</p>")
+        elif material.new:
+            label = f"Retrain from {_count(material.new, 'new correction')}"
+            button = f'<button class="primary" type="button" data-action="retrain">{label}</button>'
+        else:
+            lines.append(f"<p>{NOTHING_NEW}</p>")
+            button = '<button type="button" data-action="retrain">Retrain again</button>'
         lines += _material(material)
     return _panel(button, lines)
 

@@ -16,7 +16,7 @@ from annotation.statistics.overview import version
 from annotation.store import Store, exposures
 from annotation.store.log import ever_promoted, log_action, promoted
 from annotation.store.models import AnswersOf, Image, Item
-from annotation.ui import messages, theme
+from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Person, Role
 from annotation.ui.context import Studio
 from annotation.ui.model_service import (
@@ -27,22 +27,19 @@ from annotation.ui.model_service import (
     discard_model,
     display_name,
     promote_model,
+    servable,
     servable_models,
 )
 from annotation.ui.models.retraining_panel import changes_html, idle_html, running_html
 from m3agiqa.checkpoint.card import shipped
 from m3agiqa.checkpoint.comparison import METRIC_NAMES, Compared, Comparison
+from m3agiqa.checkpoint.registry import find, push_model
 from m3agiqa.errors import InputError, M3AgiqaError
 
 NO_CANDIDATE = (
     "No model has been trained from corrections yet. An admin retrains here or with "
     "<code>python -m annotation retrain</code>; the new model then appears here."
 )
-TRAINING_NOTE = (
-    "Of what people correct, a retrained model learns the scores only: corrected descriptions reach no "
-    "checkpoint yet."
-)
-
 FOLLOW_INTERVAL = 2.0  # seconds between two questions of a page how far a retraining is
 
 # What `show` returns: message, list of models. `serve` and `discard` add the model banner.
@@ -74,6 +71,10 @@ class ModelsHandlers:
                 return self.serve(request, name, confirmed)
             case "discard":
                 return self.discard(request, name, confirmed)
+            case "push" if confirmed:
+                return self.push(request, name, getattr(event, "repository", ""))
+            case "push":
+                return *self.show(request, f"push {name}"), banner_html(self.studio.loader.state)
             case _:
                 return *self.show(request, f"changes {name}"), banner_html(self.studio.loader.state)
 
@@ -85,6 +86,22 @@ class ModelsHandlers:
     def discard(self, request: gr.Request, name: str, confirmed: bool = False) -> tuple[str, str, str]:
         """Delete a model that was never in service."""
         return self._decide(request, "discard", discard_model, name, confirmed)
+
+    def push(self, request: gr.Request, name: str, repository: Any) -> tuple[str, str, str]:
+        """Make a model the newest version of a repository on the Hugging Face Hub."""
+        studio, asked = self.studio, ""
+        try:
+            person = studio.access.require(request, Role.ADMIN)
+            target = payloads.text(repository or "", "The repository").strip()
+            model = servable(studio.settings, studio.loader, name)
+            address = push_model(find(model.name, studio.settings.models), target)
+            studio.store.database.transact(
+                lambda session: log_action(session, person.name, "push", model=name, repository=target)
+            )
+            said = f'<p class="done" role="status">Pushed {escape(model.title)} to {escape(address)}</p>'
+        except M3AgiqaError as error:
+            said, asked = messages.message(str(error)), f"push {name}"
+        return said, self.show(request, asked)[1], banner_html(studio.loader.state)
 
     def _decide(
         self,
@@ -204,7 +221,7 @@ def models_list(
     `asked` is what waits for a confirmation or is opened, e.g. "discard NAME"; `kept` are models that were
     ever in service; `changes` is what is opened of a model with "changes NAME".
     """
-    lines = [f"<p>{TRAINING_NOTE}</p>"]
+    lines = []
     if wanted is not None and wanted != served:
         lost, instead = escape(display_name(wanted)), escape(display_name(served))
         lines.append(
@@ -245,6 +262,7 @@ def _card(
             )
     else:
         buttons = ""
+    push = _push(name, title, asked_here == "push") if is_admin and model.card else ""
     if model.registered_at:
         origin = f"Registered {model.registered_at:%Y-%m-%d %H:%M} UTC as {name}"
     else:
@@ -261,8 +279,23 @@ def _card(
         f'<header><h3>{title}</h3><span class="buttons">{buttons}</span></header>'
         f"{learned_from}{verdict}"
         f'<p class="note">{origin}</p>'
-        f"{comparison_table(model.comparison) if model.comparison else ''}{_words(model.comparison)}{opened}"
+        f"{comparison_table(model.comparison) if model.comparison else ''}{_words(model.comparison)}"
+        f"{opened}{push}"
         f"</article>"
+    )
+
+
+def _push(name: str, title: str, is_open: bool) -> str:
+    """A button that asks where to, then the field for it; both are read by static/models.js."""
+    if not is_open:
+        return (
+            f'<button class="push" type="button" data-model="{name}" aria-label="Push {title} to the Hub">'
+            "Push to the Hub</button>"
+        )
+    return (
+        '<p class="push-to"><label>Repository on the Hugging Face Hub; a new one is private'
+        '<input name="repository" placeholder="organisation/name"></label>'
+        f'<button class="push" type="button" data-model="{name}" data-confirmed="true">Push</button></p>'
     )
 
 

@@ -2,11 +2,13 @@
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
+  const repository = button.closest("article")?.querySelector("[name=repository]")?.value;
   for (const each of element.querySelectorAll("button")) each.disabled = true;
   button.textContent = "One moment …"; // everything comes anew once it is done, or has failed
   trigger("click", {
     action: button.dataset.action ?? button.className,
     model: button.dataset.model,
+    repository,
     confirmed: button.dataset.confirmed === "true",
   });
 });

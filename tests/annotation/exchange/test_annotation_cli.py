@@ -59,7 +59,7 @@ def test_the_data_folder_can_be_given(table: Path, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["import", "nowhere.csv"], "There is no file or folder nowhere.csv."),
-        (["export", "--out", "out"], "There are no annotations yet, so there is nothing to export."),
+        (["export", "--out", "out"], "There are no annotations yet: nobody has scored an image."),
     ],
 )
 def test_errors_are_one_sentence(

@@ -365,6 +365,25 @@ def test_the_list_turns_its_pages_with_the_open_case(
     assert listed(shown(link)["list"]) == ["s0"]
 
 
+def test_a_view_under_a_name_opens_again_for_everybody(studio: Studio, handlers: FailuresHandlers) -> None:
+    opened_to_all(studio)
+    ann, bob = (as_role(studio, role) for role in (Role.ANNOTATOR, Role.VIEWER))
+    message, listed = ann.save_view(
+        asked(), "<worst>", *values(text="red", order=Order.OVER, case="1|quality")
+    )
+    assert said(message) == "" and "&lt;worst&gt;" in listed and "data-remove" in listed
+    assert said(ann.save_view(asked(), " ", *values())[0]) == "The view has no name; give one."
+    assert said(bob.save_view(asked(), "mine", *values())[0]) and "mine" not in bob.views(asked())
+    assert 'data-open="1"' in bob.views(asked())
+    views, *outputs = bob.click_view(asked(), SimpleNamespace(open="1"))
+    assert shown(outputs)["list"].count("<li>") == 1 and "order=over" in shown(outputs)["link"]
+    assert said(shown(outputs)["message"]) == ""
+    _, *outputs = handlers.click_view(asked(), SimpleNamespace(open="77"))
+    assert "no longer there" in said(shown(outputs)["message"])
+    views, *_ = handlers.click_view(asked(), SimpleNamespace(remove="1"))
+    assert views == handlers.views(asked()) == ""
+
+
 def test_an_annotator_queues_the_selection(studio: Studio) -> None:
     opened_to_all(studio)
     told = as_role(studio, Role.ANNOTATOR).queue(asked(), "", 3, *values(text="red"))

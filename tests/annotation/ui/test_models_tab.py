@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hub_server import Hub
+from seeded_cases import add, say
 from signed_in import SignedIn
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -267,7 +269,6 @@ def test_the_list_shows_before_and_after_and_trusts_no_text(settings: Settings, 
     hostile = ServableModel('"><script>', Card("<b>", "1", "nano", "", "f", {}, {}))
     assert "<script>" not in models_list([hostile], "nano", "<i>", is_admin=True)
     assert "No model has been trained from corrections yet" in models_list([], "nano", None, True)
-    assert "corrected descriptions reach no checkpoint yet" in listed
 
 
 def test_of_a_models_path_people_are_told_the_last_part(studio: Studio, tmp_path: Path) -> None:
@@ -355,24 +356,47 @@ def test_the_panel_says_what_would_be_used_and_how_the_last_one_ended(
     assert "There are no annotations yet" in panel and "<button" not in panel and not again.active
     scored_image(store, png)
     panel, _ = handlers.follow(REQUEST)
-    assert "Retrain from 1 new correction</button>" in panel
     assert '<th scope="row">Quality</th>' in panel and "<td>1</td></tr>" in panel
+    assert "There is too little to retrain from" in panel and "<button" not in panel
     assert "Words: 0 images with descriptions to learn from, 0 held out." in panel
     assert "Left out: 1 description of one word" in panel and "How long it takes is known once" in panel
+
+    for number in range(20):
+        say(store, add(store, number, f"prompt {number}"), {Aspect.QUALITY: 3.0}, "ann")
+    assert "Retrain from 21 new corrections</button>" in handlers.follow(REQUEST)[0]
 
     retraining.folder.mkdir(parents=True)
     state = RetrainingState("<lead>", "2026-11-30T08:15:00+00:00", 1, "host")
     ends = [
         (state, "&lt;lead&gt; on 2026-11-30 08:15 UTC, was interrupted. The next one goes on from there."),
         (replace(state, ended_at="x", error="<It> failed."), "has made no model: &lt;It&gt; failed."),
-        (replace(state, ended_at="x", candidate="new", newest_correction=1), "has made new."),
+        (replace(state, ended_at="x", candidate="new", newest_correction=21), "has made new."),
     ]
     retraining.log.write_text("<log>")
     for last, sentence in ends:
         (retraining.folder / "state.json").write_text(json.dumps(asdict(last)))
         panel, _ = handlers.follow(REQUEST)
         assert sentence in panel and ("&lt;log&gt;" in panel) == (last.candidate is None)
-    assert "Retrain again</button>" in panel
+    assert "Retrain again</button>" in panel and "Nothing was corrected since" in panel
+
+
+def test_an_admin_pushes_a_model_to_the_hub(studio: Studio, candidate: str, hub: Hub) -> None:
+    handlers = ModelsHandlers(studio)
+    _, listed, _ = handlers.click(REQUEST, SimpleNamespace(action="push", model=candidate))
+    assert listed.count('name="repository"') == 1 and hub.messages == []
+    push = SimpleNamespace(action="push", model=candidate, confirmed=True, repository="judge")
+    message, listed, _ = handlers.click(REQUEST, push)
+    assert "give it as organisation/name" in message and 'name="repository"' in listed
+    push.repository = "team/judge"
+    message, listed, _ = handlers.click(REQUEST, push)
+    assert f"Pushed mine 1 to {hub.url}/team/judge" in message and 'name="repository"' not in listed
+    assert hub.messages == ["mine-1"] and hub.private == {"team/judge": True}
+    for role in (Role.VIEWER, Role.ANNOTATOR):
+        others = ModelsHandlers(replace(studio, access=SignedIn(role)))
+        assert "this takes an admin" in others.click(REQUEST, push)[0]
+        assert 'class="push"' not in others.show(REQUEST)[1]
+    assert "no longer registered" in handlers.push(REQUEST, "../x", "team/judge")[0]
+    assert len(hub.messages) == 1
 
 
 def test_while_it_runs_pages_ask_again_and_the_new_model_comes_up_at_the_end(
