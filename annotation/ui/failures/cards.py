@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -194,7 +195,7 @@ def _pages(selected: pd.DataFrame, first: int) -> str:
     return f'<p class="note pages">Cases {first + 1:,} to {last:,} of {len(selected):,} {buttons}</p>'
 
 
-def _list_row(row: tuple, current: bool, one_aspect: bool) -> str:
+def _list_row(row: Any, current: bool, one_aspect: bool) -> str:
     about = [] if one_aspect else [row.aspect]
     about += [row.generator] if row.generator else []
     scores = f"{row.mos:.1f} → {row.predicted:.1f}"
@@ -317,7 +318,7 @@ def _facts(case: tuple) -> str:
 
 
 def _aspect(
-    row: tuple, opinions: Sequence[Opinion], people: Mapping[str, str], names: ModelNames, open_one: bool
+    row: Any, opinions: Sequence[Opinion], people: Mapping[str, str], names: ModelNames, open_one: bool
 ) -> str:
     scale = MosScale(row.scale_low, row.scale_high)
     predictions = _prediction(names.model, row)
@@ -339,14 +340,14 @@ def _aspect(
     )
 
 
-def _score(row: tuple, names: ModelNames) -> str:
+def _score(row: Any, names: ModelNames) -> str:
     interval = f", 95 % from {row.mos_low:.1f} to {row.mos_high:.1f}" if not math.isnan(row.mos_low) else ""
     people = "person" if row.raters == 1 else "people"
     count = "" if math.isnan(row.raters) else f" ({row.raters:.0f} {people}{interval})"
     return f'<p class="people-score note">{escape(names.mos)} <b>{row.mos:.2f}</b>{count}</p>'
 
 
-def _track(row: tuple, scale: MosScale, names: ModelNames) -> str:
+def _track(row: Any, scale: MosScale, names: ModelNames) -> str:
     """Where on the scale people and the models are."""
 
     def at(mos: float) -> str:
@@ -369,7 +370,7 @@ def _track(row: tuple, scale: MosScale, names: ModelNames) -> str:
     )
 
 
-def _prediction(model: str, row: tuple, prefix: str = "") -> str:
+def _prediction(model: str, row: Any, prefix: str = "") -> str:
     """What one model says; `prefix` is that of its columns."""
     columns = ("predicted", "error", "rating", "spoken_rating", "description")
     predicted, error, rating, spoken, description = (getattr(row, prefix + name) for name in columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,9 @@ def map_svg(selected: pd.DataFrame, images: ImageMap, chosen: Key | None) -> str
         selected.index,
     )
     drawn = selected.iloc[np.argsort(~is_chosen, kind="stable")].drop_duplicates("image")
+    rows: list[Any] = list(drawn.itertuples(index=False))
     marks = [
-        mark
-        for row in reversed(list(drawn.itertuples(index=False)))
-        if (mark := _mark(row, images.places[images.rows[row.image]], chosen))
+        mark for row in reversed(rows) if (mark := _mark(row, images.places[images.rows[row.image]], chosen))
     ]
     size = MAP_SIDE_PX + 2 * MARGIN_PX
     without = len(drawn) - len(marks)
@@ -47,7 +47,7 @@ def map_svg(selected: pd.DataFrame, images: ImageMap, chosen: Key | None) -> str
     )
 
 
-def _mark(row: tuple, at: np.ndarray, chosen: Key | None) -> str:
+def _mark(row: Any, at: np.ndarray, chosen: Key | None) -> str:
     """A point, "" for an image without a place."""
     if np.isnan(at[0]):
         return ""
