@@ -266,5 +266,6 @@ def test_images_are_chosen_on_their_map_and_by_likeness(new_page: NewPage, app: 
     expect(page.locator("#failures-list button").first).to_have_attribute("data-case", "3|quality")
     page.get_by_role("button", name="Show all cases").click()
     lists(page, 1, 2, 3, 4)
-    again = open_tab(new_page, app, address.removeprefix("/"))
+    phone = {"width": 390, "height": 844}  # where the tab is in a menu
+    again = open_tab(new_page, app, address.removeprefix("/"), viewport=phone)
     lists(again, 3)

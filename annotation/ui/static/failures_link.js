@@ -3,7 +3,11 @@
   const tab = new URLSearchParams(location.search).get("tab");
   if (!/^[a-z]+$/.test(tab ?? "")) return;
   const open = () => {
-    const button = document.getElementById(`${tab}-tab-button`);
+    // On narrow pages some tabs are in a menu, whose buttons have nothing but their text.
+    const inMenu = [...document.querySelectorAll(".overflow-menu button")];
+    const button =
+      document.getElementById(`${tab}-tab-button`) ??
+      inMenu.find((each) => each.textContent.trim().toLowerCase().startsWith(tab.slice(0, 5)));
     button?.click();
     return Boolean(button);
   };
