@@ -167,6 +167,7 @@ def test_a_click_on_a_point_shows_the_right_image(new_page: NewPage, app: Server
 def test_filters_and_a_link_that_reopens_the_same_view(new_page: NewPage, app: Server) -> None:
     page = open_tab(new_page, app, permissions=["clipboard-read", "clipboard-write"])
     choose(page, "model", "first 1.0")
+    expect(page.locator("#failures-agreement")).to_contain_text("first 1.0")  # the filters follow the model
     choose(page, "generator", "dalle")
     expect(page.locator("#failures-list li")).to_have_count(2)
     page.get_by_role("radio", name="Under").check()
