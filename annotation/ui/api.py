@@ -40,6 +40,7 @@ from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL, check_count, parse_
 STATUS_INTERVAL = 1.0  # seconds after which a status is told again: only then Gradio sees that nobody listens
 ARGUMENT_ERRORS = ("Parameter `", "No value provided", "Too many arguments")  # of gradio_client.utils
 EXAMPLE_URL = "https://raw.githubusercontent.com/gradio-app/gradio/main/test/test_files/"
+EXAMPLE_WEIGHTS = "quality=2,authenticity=1"
 EXAMPLE_IMAGES = [EXAMPLE_URL + name for name in ("bus.png", "cheetah1.jpg")]
 
 
@@ -235,6 +236,7 @@ def publish(studio: Studio) -> None:
         images = _files(f"{MIN_IMAGES} to {MAX_IMAGES} images")
         order = gr.Radio([OVERALL, *map(str, Aspect)], value=OVERALL, label="Order")
         with_map, weights = gr.Checkbox(label="With map"), gr.Textbox(label="Weights")
+        weights.example_payload = lambda: EXAMPLE_WEIGHTS  # type: ignore[method-assign]
         csv_file, counts = gr.File(label="CSV"), gr.JSON(label="Counts")
         endpoints: list[tuple[Any, list[Any], list[Any]]] = [
             (handlers.assess, [gr.Image(label="Image"), prompt, with_map], [gr.JSON(label="Assessment")]),

@@ -27,8 +27,9 @@ from annotation.retraining import Retraining
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.ui import api, theme, thumbnails, zero_gpu
-from annotation.ui.access import Access
+from annotation.ui.access import Access, UsersAccess
 from annotation.ui.annotate.tab import annotate_tab
+from annotation.ui.api_snippets import use_code_snippets
 from annotation.ui.assess.examples import EXAMPLES_FOLDER
 from annotation.ui.assess.tab import assess_tab
 from annotation.ui.compare.tab import compare_tab
@@ -108,6 +109,7 @@ def serve(studio: Studio) -> None:
         from annotation.ui.mcp_server import use_mcp_server  # a second to import, which few need
 
         use_mcp_server()
+    use_code_snippets(has_token=isinstance(studio.access, UsersAccess))
     demo = build(studio)
     if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it

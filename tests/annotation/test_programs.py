@@ -28,6 +28,7 @@ from waiting import run_async, wait_until
 
 from annotation.store import Database
 from annotation.store.api_tokens import current_token, make_token, revoke_token
+from annotation.ui.api_snippets import TOKEN_PLACEHOLDER
 from annotation.users import Role, read_users, remove_user
 from m3agiqa.assessment import Assessment
 
@@ -148,7 +149,12 @@ def test_three_endpoints_are_documented_and_no_other_is_a_tool(team: Team) -> No
         "weights",
     }
     for endpoint in named.values():
-        assert endpoint["description"] and ".pdf" not in str(endpoint["code_snippets"])
+        assert endpoint["description"] and set(endpoint["code_snippets"]) == {
+            "python",
+            "javascript",
+            "bash",
+            "cli",
+        }
     tools = json.loads(team.curl("vic", "mcp/schema")[1])
     assert [tool["name"] for tool in tools] == ["assess", "compare", "score"]
     assert all(tool["description"] and tool["inputSchema"]["properties"] for tool in tools)
@@ -168,6 +174,32 @@ def test_curl_gets_what_the_command_prints(team: Team) -> None:
         "correspondence": 1.0,
         "authenticity": 1.0,
     }
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize(
+    ("name", "told"), [("assess", '"quality"'), ("compare", '"place"'), ("score", "scores.csv")]
+)
+def test_the_snippets_of_the_page_run_as_they_stand(
+    team: Team,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, colour in (("a.png", "red"), ("b.png", "blue")):
+        shutil.copy(team.folder / f"{colour}.png", file)
+    endpoint = json.loads(team.curl("vic", "info")[1])["named_endpoints"][f"/{name}"]
+    shown = {
+        language: text.replace(TOKEN_PLACEHOLDER, team.tokens["vic"])
+        for language, text in endpoint["code_snippets"].items()
+    }
+    ran = subprocess.run(["bash", "-c", shown["bash"]], capture_output=True, text=True, timeout=60)
+    assert "event: complete" in ran.stdout and told in ran.stdout, ran
+    exec(shown["python"], {})
+    assert told.replace('"', "'") in capsys.readouterr().out
 
 
 def test_weights_decide_the_order_and_a_map_comes_on_request(team: Team) -> None:
