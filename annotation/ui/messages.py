@@ -49,6 +49,8 @@ def doing(state: RunState) -> str:
             if state.ranking is not None:
                 return f"{len(state.ranking.images)} judged so far"
             return "Writing" if state.descriptions else "Looking at the image"
+        case RunStage.STOPPING:
+            return "Stopping"
         case RunStage.FINISHED:
             return "Done"
         case RunStage.STOPPED:

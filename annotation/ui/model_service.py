@@ -56,6 +56,11 @@ class Observable(Generic[State]):
     def set_state(self, state: State) -> None:
         with self._changed:
             self.state = state
+            self.wake()
+
+    def wake(self) -> None:
+        """Have everybody who waits ask their `stop` again, and those who follow look at the state again."""
+        with self._changed:
             self._changed.notify_all()
             for wake in self._followers:
                 wake()
@@ -202,11 +207,6 @@ class ModelLoader(Observable[LoadState]):
             raise state.error
         assert state.assessor is not None
         return state.assessor
-
-    def wake(self) -> None:
-        """Have everybody who waits ask their `stop` again."""
-        with self._changed:
-            self._changed.notify_all()
 
     def _run(self) -> None:
         def progress(message: str, fraction: float) -> None:

@@ -40,6 +40,7 @@ class RunStage(StrEnum):
     LOADING = "loading"
     WAITING = "waiting"
     ASSESSING = "assessing"
+    STOPPING = "stopping"
     FINISHED = "finished"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -100,6 +101,11 @@ class ModelRun(Observable[RunState], ABC):
         self._stop.set()
         self._loader.wake()
         self._line.wake()
+        self.wake()
+
+    def told(self, state: RunState) -> RunState:
+        """As the page tells it: after `stop` the model may first have to end its look at the image."""
+        return replace(state, stage=RunStage.STOPPING) if self._stop.is_set() and not state.over else state
 
     @property
     @abstractmethod

@@ -78,8 +78,11 @@ class AssessHandlers:
         run = self.runs.begin(visitor, upload, prompt or "")
         try:
             async for state in run.follow(CLOCK_INTERVAL):
-                if not run.discarded:
-                    yield self.show(state, run.seconds, prompt=run.prompt)
+                if (
+                    run.discarded
+                ):  # the page starts no other run until this ends, and the model may be slow to stop
+                    break
+                yield self.show(run.told(state), run.seconds, prompt=run.prompt)
         finally:  # also when the page has been closed meanwhile
             self.runs.forget(visitor, run)
             with anyio.CancelScope(shield=True):

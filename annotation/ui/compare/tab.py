@@ -107,7 +107,7 @@ class CompareHandlers:
         return (
             comparison,
             grid_html(comparison, places),
-            f'<p role="status">{escape(messages.doing(run.state))} {run.seconds:.1f} s</p>',
+            f'<p role="status">{escape(messages.doing(run.told(run.state)))} {run.seconds:.1f} s</p>',
             messages.message(message or run.state.error),
             gr.update(interactive=not busy),
             gr.update(visible=busy),

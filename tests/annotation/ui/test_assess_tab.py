@@ -1,4 +1,6 @@
 import asyncio
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,8 @@ from annotation.ui.assess.examples import EXAMPLE_IMAGES
 from annotation.ui.assess.tab import NO_IMAGE, AssessHandlers, ShownImage
 from annotation.ui.images import Upload, browser_copy
 from m3agiqa.aspects import Aspect
+from m3agiqa.assessment import DescriptionDelta
+from m3agiqa.errors import Stopped
 
 ANN = SimpleNamespace(session_hash="ann")
 
@@ -139,6 +143,49 @@ def test_buttons_swap_while_it_runs(handlers, assessor, upload):
     assert last.assessed is None
     assert last.assess["interactive"]
     assert not last.stop["visible"]
+
+
+@pytest.fixture
+def slow_to_stop(assessor, monkeypatch) -> Iterator[threading.Event]:
+    """The model heeds Stop once this is set."""
+    go = threading.Event()
+
+    def stream(*_: object, **__: object) -> Iterator[DescriptionDelta]:
+        yield DescriptionDelta(Aspect.QUALITY, "one")
+        assert go.wait(10)
+        raise Stopped("Stopped on request.")
+
+    monkeypatch.setattr(assessor, "stream", stream)
+    yield go
+    go.set()
+
+
+def test_stop_is_seen_before_the_model_heeds_it(handlers, upload, slow_to_stop):
+    async def stop() -> list[str]:
+        run = handlers.assess(payload(upload), "teal", ANN)
+        while "one" not in Shown(*await anext(run)).cards:
+            pass
+        await handlers.stop(ANN)
+        stopping = Shown(*await anext(run)).status
+        slow_to_stop.set()
+        return [stopping, [Shown(*state).status async for state in run][-1]]
+
+    stopping, stopped = run_async(stop(), 5)
+    assert "Stopping" in stopping and "Stopped" in stopped
+
+
+def test_another_image_need_not_wait_for_a_model_that_is_slow_to_stop(handlers, box, upload, slow_to_stop):
+    """The page takes no press of Assess as long as the run before is followed."""
+    box.put(payload(upload))
+
+    async def change() -> Shown:
+        run = handlers.assess(payload(upload), "teal", ANN)
+        while "one" not in Shown(*await anext(run)).cards:
+            pass
+        box.put(None)
+        return Shown(*[state async for state in run][-1])
+
+    assert is_blank(run_async(change(), 5))
 
 
 def test_closing_the_page_ends_the_run(handlers, assessor, upload):
