@@ -157,7 +157,7 @@ def _content(source: ImageSource, size: int = -1) -> bytes:
 
 
 _OTHER_FORMATS = (
-    (rb".{4}ftyp(?:hei|hev|mif1|msf1)", "a HEIC picture"),
+    (rb".{4}ftyp(?:hei|hev|mif1|msf1)", _HEIC := "a HEIC picture"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (rb"[^\0]*<svg\b", "an SVG drawing"),
     (rb"%PDF-", "a PDF document"),
@@ -173,7 +173,9 @@ def _unreadable(source: ImageSource) -> str:
     start = _content(source, 2000)
     for pattern, name in _OTHER_FORMATS:
         if re.match(pattern, start, re.DOTALL):
-            plugin = " Where pillow-heif is installed, it can be read." if "HEIC" in name else ""
+            if name == _HEIC and "HEIF" in IMAGE_FORMATS:
+                return f"This is {name}, which cannot be read: it is damaged or cut off. Save it again."
+            plugin = " Where pillow-heif is installed, it can be read." if name == _HEIC else ""
             return f"This is {name}, which cannot be read. Save it as PNG or JPEG.{plugin}"
     return "This is not an image that can be read. Give a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
 
