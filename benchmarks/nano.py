@@ -107,8 +107,8 @@ class Published:
 def _unpacked(assessor: Assessor) -> NanoBackbone:
     """The backbone with the language model as the library runs it."""
     backbone = NanoBackbone.from_base()
-    backbone.connector = assessor.backbone.connector
-    backbone.vision = assessor.backbone.vision
+    backbone.image_encoder.connector = assessor.backbone.image_encoder.connector
+    backbone.image_encoder.vision = assessor.backbone.image_encoder.vision
     return backbone
 
 

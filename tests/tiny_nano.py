@@ -31,5 +31,5 @@ def tiny_nano() -> NanoBackbone:
     )
     llm = LlamaForCausalLM(config).eval().requires_grad_(False)
     nano = NanoBackbone(EfficientNetLite0().eval().requires_grad_(False), llm, fast)
-    nano.connector.eval()
+    nano.image_encoder.connector.eval()
     return nano

@@ -100,12 +100,16 @@ def nano() -> NanoBackbone:
 
 def with_prompt_aligners(*seeds: int) -> NanoBackbone:
     nano = tiny_nano()
-    nano.prompt_aligners = PromptAligners([PromptAligner(made_up(nano.hidden_size, seed)) for seed in seeds])
+    nano.image_encoder.prompt_aligners = PromptAligners(
+        [PromptAligner(made_up(nano.hidden_size, seed)) for seed in seeds]
+    )
     return nano
 
 
 def match(nano: NanoBackbone, prompt: str, *images: Image.Image) -> Tensor:
-    return nano.prompt_aligners.match(nano.encode_images(views(images)).aligned, prompt, nano.word_states)
+    return nano.image_encoder.prompt_aligners.match(
+        nano.image_encoder.encode(images).aligned, prompt, nano.word_states
+    )
 
 
 def test_prompts_match_differently_and_each_image_for_itself(
@@ -134,20 +138,20 @@ def test_what_is_not_understood_matches_as_is_usual(
 @given(st.text(max_size=60))
 def test_any_text_can_be_matched(text: str) -> None:
     nano = ALWAYS
-    found = nano.prompt_aligners.match(SIGHTS, f"a dog and {text}", nano.word_states)
+    found = nano.image_encoder.prompt_aligners.match(SIGHTS, f"a dog and {text}", nano.word_states)
     assert found.isfinite().all() and found.abs().max() <= MAX_MATCH
 
 
 ALWAYS = with_prompt_aligners(0, 1)
 with torch.inference_mode():
-    SIGHTS = ALWAYS.encode_images(views([Image.new("RGB", (64, 64), "teal")])).aligned
+    SIGHTS = ALWAYS.image_encoder.encode([Image.new("RGB", (64, 64), "teal")]).aligned
 
 
 def test_a_word_that_stands_in_every_text_tells_nothing(picture: Image.Image) -> None:
     nano = tiny_nano()
     weights = made_up(nano.hidden_size)
     weights["rarity"][0] = 0.0
-    nano.prompt_aligners = PromptAligners([PromptAligner(weights)])
+    nano.image_encoder.prompt_aligners = PromptAligners([PromptAligner(weights)])
     assert match(nano, "a dog", picture).isfinite().all()
 
 
@@ -183,7 +187,7 @@ def test_only_conversations_about_the_prompt_hear_of_the_match(
 ) -> None:
     request = Request(picture, whole(Aspect.QUALITY, Aspect.CORRESPONDENCE))
     quality, correspondence = nano.encode([request])
-    nano.prompt_aligners = with_prompt_aligners(2, 3).prompt_aligners
+    nano.image_encoder.prompt_aligners = with_prompt_aligners(2, 3).image_encoder.prompt_aligners
     same, other = nano.encode([request])
     assert torch.equal(quality, same)
     header = len(nano.chat.before_image)
@@ -212,7 +216,7 @@ def test_a_folder_keeps_the_prompt_aligner(
     nano: NanoBackbone, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
-    save_file(nano.connector.state_dict(), tmp_path / CONNECTOR_FILE)
+    save_file(nano.image_encoder.connector.state_dict(), tmp_path / CONNECTOR_FILE)
     without = NanoBackbone.load(tmp_path)
     save_file(nano.parts["matchers"].module.state_dict(), tmp_path / PROMPT_ALIGNERS_FILE)
     loaded, begun = NanoBackbone.load(tmp_path), NanoBackbone.for_training(tmp_path)

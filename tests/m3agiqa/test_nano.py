@@ -212,7 +212,7 @@ def test_answers_are_what_the_assistant_says(picture: Image.Image) -> None:
 def test_gradient_checkpointing_gives_the_same_gradients(picture: Image.Image, seen: bool) -> None:
     def run(checkpointing: bool) -> tuple[list[Tensor], int]:
         nano, calls = tiny_nano(), []
-        tuned = [nano.connector.requires_grad_()]
+        tuned = [nano.image_encoder.connector.requires_grad_()]
         for name in ("vision", "language"):
             part = nano.parts[name]
             lora = LoraConfig(r=2, target_modules=part.lora, init_lora_weights=False)
@@ -259,10 +259,16 @@ def test_a_vision_adapter_changes_what_is_seen(
     shown = views([picture])
     both = NanoBackbone.load(tmp_path / "both")
     language = NanoBackbone.load(tmp_path / "language")
-    assert torch.equal(language.image_features(shown).grid_cells, base.image_features(shown).grid_cells)
-    for found, plain in zip(both.image_features(shown)[:2], base.image_features(shown)[:2], strict=True):
+    assert torch.equal(
+        language.image_encoder.features(shown).grid_cells, base.image_encoder.features(shown).grid_cells
+    )
+    for found, plain in zip(
+        both.image_encoder.features(shown)[:2], base.image_encoder.features(shown)[:2], strict=True
+    ):
         assert not torch.allclose(found, plain, atol=1e-2)
-    assert not any("lora" in name for name, _ in both.vision.named_parameters()), "merged: as fast as without"
+    assert not any("lora" in name for name, _ in both.image_encoder.vision.named_parameters()), (
+        "merged: as fast as without"
+    )
 
 
 def test_without_a_language_adapter_the_language_model_is_the_base(
@@ -348,14 +354,11 @@ class TestPerAspect:
     def test_base_weights_are_in_memory_once(self, folder: Path) -> None:
         backbones = NanoBackbone.load(folder).backbones.values()
 
-        def storages(kind: str) -> list[set[int]]:
-            return [
-                {p.data_ptr() for n, p in getattr(b, kind).named_parameters() if "lora" not in n}
-                for b in backbones
-            ]
-
-        for kind in ("llm", "vision"):
-            first, second = storages(kind)
+        for part in (lambda nano: nano.llm, lambda nano: nano.image_encoder.vision):
+            first, second = (
+                {w.data_ptr() for name, w in part(nano).named_parameters() if "lora" not in name}
+                for nano in backbones
+            )
             assert first == second and first
 
     def test_an_aspect_without_adapters_is_named(self, folder: Path, picture: Image.Image) -> None:
@@ -373,18 +376,18 @@ def test_the_quality_encoder_is_read_where_a_checkpoint_has_one(
         del connector[f"opinions.{name}"]  # as in checkpoints of nano 0.4.0
     save_file(connector, folder / CONNECTOR_FILE)
     without = NanoBackbone.load(folder)
-    assert not without.connector.quality_regressor.encoder_weight.any()
+    assert not without.image_encoder.connector.quality_regressor.encoder_weight.any()
     fitted = {"opinions.encoder_weight": torch.ones(2), "opinions.gate_bias": torch.tensor(1.0)}
     save_file(connector | fitted, folder / CONNECTOR_FILE)
     save_file({"out.bias": torch.tensor([1.0, 5.0, -2.0])}, folder / QUALITY_ENCODER_FILE)
     fitted_one = NanoBackbone.load(folder)
-    logits = [nano.encode_images(views([picture])).quality_logits for nano in (without, fitted_one)]
+    logits = [nano.image_encoder.encode([picture]).quality_logits for nano in (without, fitted_one)]
     assert torch.allclose(logits[1] - logits[0], torch.tensor([[0.5, -1.0]])), (
         "quality and authenticity, by half"
     )
-    fitted_one.connector.quality_regressor.gate_bias.zero_()
-    fitted_one.quality_encoder = torch.nn.Module()  # which cannot be called, and need not be
-    assert torch.equal(fitted_one.encode_images(views([picture])).quality_logits, logits[0])
+    fitted_one.image_encoder.connector.quality_regressor.gate_bias.zero_()
+    fitted_one.image_encoder.quality_encoder = torch.nn.Module()  # which cannot be called, and need not be
+    assert torch.equal(fitted_one.image_encoder.encode([picture]).quality_logits, logits[0])
 
 
 def test_an_image_is_seen_once_however_often_it_is_asked_about(
@@ -393,8 +396,10 @@ def test_an_image_is_seen_once_however_often_it_is_asked_about(
     write_adapters(tmp_path / "learned", 1)
     nano = NanoBackbone.load(tmp_path / "learned")
     seen: list[int] = []
-    see = nano.image_features
-    monkeypatch.setattr(nano, "image_features", lambda shown: seen.append(len(shown.whole)) or see(shown))
+    see = nano.image_encoder.features
+    monkeypatch.setattr(
+        nano.image_encoder, "features", lambda shown: seen.append(len(shown.whole)) or see(shown)
+    )
     first = nano.encode([Request(picture, whole(Aspect.QUALITY))])
     other = nano.encode([Request(picture.rotate(180), whole(Aspect.QUALITY))])
     again = nano.encode([Request(picture.copy(), whole(Aspect.QUALITY))])

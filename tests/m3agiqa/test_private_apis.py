@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from m3agiqa.backbones.cpu_precision import fast_dtype
 from m3agiqa.backbones.nano.packed_decoder import packed_linear
 
 NAMES = {
+    "cpu_precision": ["torch:ops.mkldnn._is_mkldnn_bf16_supported"],
     "packed_decoder": [
-        "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         "torch:ops.mkldnn._reorder_linear_weight",
         "torch:ops.mkldnn._linear_pointwise",
     ],
@@ -67,3 +68,13 @@ def test_packed_weights_multiply_as_others() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x = (torch.randn(rows, 8, generator=generator).bfloat16() for rows in (16, 3))
     torch.testing.assert_close(packed_linear(weight)(x), x @ weight.T, atol=0.1, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", {torch.float32, fast_dtype()})
+def test_each_row_is_multiplied_as_if_it_were_alone(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(rows, 576, generator=generator).to(dtype) for rows in (960, 40))
+    product = packed_linear(weight)
+    together = product(x)
+    for count in (1, 2, 3, 5, 31, 33):
+        assert torch.equal(product(x[:count]), together[:count])

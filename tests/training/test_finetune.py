@@ -25,7 +25,7 @@ from m3agiqa import Aspect
 from m3agiqa.conversation import Conversation, Turn
 from m3agiqa.errors import InputError
 from training.stages.curriculum import Lesson
-from training.stages.finetune import FinetuneConfig, about, finetune, rate, teach
+from training.stages.finetune import FinetuneConfig, _accelerator, about, finetune, rate, teach
 
 ROOT = Path(__file__).parents[2]
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
@@ -133,6 +133,16 @@ def test_texts_alone_teach_a_vision_encoder_nothing(tmp_path: Path) -> None:
 def test_a_precision_that_does_not_work_here_is_named(tmp_path: Path, precision: str) -> None:
     with pytest.raises(InputError, match=f"mixed_precision .{precision}."):
         taught(tmp_path, FinetuneConfig(mixed_precision=precision))
+
+
+@pytest.mark.parametrize(("is_fast", "expected"), [(True, "bf16"), (False, "no")])
+def test_16_bit_is_left_out_where_the_processor_is_slow_at_it(
+    is_fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.stages.finetune.has_fast_bfloat16", lambda: is_fast)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert _accelerator(FinetuneConfig(mixed_precision="bf16")).mixed_precision == expected
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @given(steps=st.integers(1, 5000), warmup=st.floats(0, 0.5), final=st.floats(0, 1))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,8 +53,9 @@ class Encoder:
 
     def __init__(self) -> None:
         self.word_states = Letters()
-        self.vision = torch.nn.Module()
-        self.vision._fc = torch.nn.Linear(HEAD_CHANNELS, 1000)
+        vision = torch.nn.Module()
+        vision._fc = torch.nn.Linear(HEAD_CHANNELS, 1000)
+        self.image_encoder = SimpleNamespace(vision=vision)
 
 
 def drawn(count: int, seed: int = 0) -> tuple[list[Sample], ImageFeatures]:
@@ -90,7 +92,7 @@ def encoder() -> Encoder:
 
 def material(samples: list[Sample], seen: ImageFeatures, encoder: Encoder) -> AlignmentData:
     told = [texts_of_sample(sample, row, SCALE) for row, sample in enumerate(samples)]
-    return AlignmentData(seen, told, encoder.vision._fc.weight.detach(), encoder.word_states)
+    return AlignmentData(seen, told, encoder.image_encoder.vision._fc.weight.detach(), encoder.word_states)
 
 
 def test_new_images_match_what_they_show(encoder: Encoder) -> None:

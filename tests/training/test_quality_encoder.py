@@ -20,8 +20,8 @@ from training.nano.fit_quality_encoder import EncoderConfig, cached_maps, learne
 CONFIG = EncoderConfig(epochs=2, batch=4)
 
 
-class Backbone:
-    """What fitting needs of nano."""
+class Encoder:
+    """What fitting needs of an ImageEncoder."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -56,20 +56,20 @@ def test_a_folded_convolution_does_what_it_did_with_its_normalization(pointwise:
 
 
 def test_folded_stages_do_what_the_published_ones_do() -> None:
-    backbone = Backbone()
+    encoder = Encoder()
     shown = views([Image.effect_noise((300, 300), 80).convert("RGB")])
-    stages = backbone.vision(shown.whole)
+    stages = encoder.vision(shown.whole)
     x = early_maps(stages)
-    for block in backbone.quality_encoder.blocks:
+    for block in encoder.quality_encoder.blocks:
         x = block(x)
-    assert torch.allclose(F.relu6(backbone.quality_encoder.head(x)), stages[-1], atol=1e-4)
+    assert torch.allclose(F.relu6(encoder.quality_encoder.head(x)), stages[-1], atol=1e-4)
 
 
 def test_unfitted_scores_are_0() -> None:
-    backbone = Backbone()
+    encoder = Encoder()
     shown = views([Image.new("RGB", (300, 300)), Image.effect_noise((600, 600), 80).convert("RGB")])
-    windows = [early_maps(backbone.vision(each)) for each in shown.windows]
-    scores = backbone.quality_encoder(early_maps(backbone.vision(shown.whole)), windows)
+    windows = [early_maps(encoder.vision(each)) for each in shown.windows]
+    scores = encoder.quality_encoder(early_maps(encoder.vision(shown.whole)), windows)
     assert torch.equal(scores, torch.zeros(2, len(ENCODED_ASPECTS)))
 
 
@@ -88,7 +88,7 @@ def interrupted_at_the_end(steps: Iterator[int]) -> Callable:
 def test_it_learns_what_was_scored_and_resumes_as_if_it_had_not_stopped(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Backbone()
+    whole = Encoder()
     published = {name: value.clone() for name, value in whole.quality_encoder.state_dict().items()}
     fit_quality_encoder.fit_quality_encoder(whole, samples, tmp_path / "whole", CONFIG, seed=0)
     learned = learned_weights(whole.quality_encoder)
@@ -105,9 +105,9 @@ def test_it_learns_what_was_scored_and_resumes_as_if_it_had_not_stopped(
     steps = iter(range(len(samples) // CONFIG.batch + 1))
     monkeypatch.setattr(fit_quality_encoder._Loss, "__call__", interrupted_at_the_end(steps))
     with pytest.raises(KeyboardInterrupt):
-        fit_quality_encoder.fit_quality_encoder(Backbone(), samples, tmp_path / "stopped", CONFIG, seed=0)
+        fit_quality_encoder.fit_quality_encoder(Encoder(), samples, tmp_path / "stopped", CONFIG, seed=0)
     monkeypatch.undo()
-    resumed = Backbone()
+    resumed = Encoder()
     fit_quality_encoder.fit_quality_encoder(resumed, samples, tmp_path / "stopped", CONFIG, seed=0)
     for name, value in resumed.quality_encoder.state_dict().items():
         assert torch.equal(value, after[name]), name

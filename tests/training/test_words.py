@@ -27,8 +27,7 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessment import AspectResult
 from m3agiqa.backbones import BACKBONE_CLASSES
 from m3agiqa.backbones.base import Generation, Request
-from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone
-from m3agiqa.backbones.nano import model as nano_model
+from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone, image_encoder
 from m3agiqa.backbones.nano.connector import Connector, ImageFeatures
 from m3agiqa.backbones.nano.efficientnet_lite import CHANNEL_GROUPS, N_STATISTICS, Views, views
 from m3agiqa.backbones.nano.grounded_text import SENTENCES, FirstEstimate, write_first_estimates
@@ -86,7 +85,7 @@ def _quick() -> Iterator[None]:
             kept[key] = views(images)
         return kept[key]
 
-    def image_features(self: NanoBackbone, shown: Views) -> ImageFeatures:
+    def image_features(self: image_encoder.ImageEncoder, shown: Views) -> ImageFeatures:
         brightness = float(shown.pixels.mean())
         generator = torch.Generator().manual_seed(int(1e6 * brightness))
         statistics = torch.full((1, 2 * N_STATISTICS), 8 * brightness - 4)
@@ -97,8 +96,8 @@ def _quick() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: copy.deepcopy(nano)))
-        patch.setattr(NanoBackbone, "image_features", image_features)
-        patch.setattr(nano_model, "views", cached_views)
+        patch.setattr(image_encoder.ImageEncoder, "features", image_features)
+        patch.setattr(image_encoder, "views", cached_views)
         yield
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect, MosScale
+from m3agiqa.backbones.cpu_precision import fast_autocast
 from m3agiqa.backbones.nano import (
     ADAPTER_FOLDER,
     CONNECTOR_FILE,
@@ -95,11 +96,12 @@ def align(
     """
     torch.manual_seed(config.seed)
     backbone = NanoBackbone.for_training(init_from)
+    image_encoder = backbone.image_encoder
     train = _train_views(samples, extras, scale, config) if "connector" in config.parts else []
     judged = [sample for sample in samples if any(aspect in sample.mos for aspect in JUDGED_ASPECTS)]
     originals = [view_of(sample, scale) for sample in judged]
     if "quality_encoder" in config.parts:
-        fit_quality_encoder(backbone, samples, out, config.encoder, config.seed)
+        fit_quality_encoder(image_encoder, samples, out, config.encoder, config.seed)
     shown = list(dict.fromkeys([*train, *originals]))
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
@@ -107,24 +109,24 @@ def align(
     own_features = select_rows(features, [rows[view] for view in originals])
     data = regression_data(judged, scale, own_features)
     held_out = held_out_quality_logits(data)
-    regressor = backbone.connector.quality_regressor
+    regressor = image_encoder.connector.quality_regressor
     report = _fit_and_measure(regressor, judged, data, held_out)
     if "prompt_alignment" in config.parts:
         files = {view.image: row for view, row in reversed(rows.items())}
-        backbone.prompt_aligners, alignment = fit_and_hold_out(
+        image_encoder.prompt_aligners, alignment = fit_and_hold_out(
             backbone, samples, extras, scale, features, files
         )
         report |= alignment.facts
         report["left_out_srcc"] |= _correspondence_srcc(alignment, judged, held_out)
-    backbone.prompt_aligners.set_share(MATCH_SHARE)
+    image_encoder.prompt_aligners.set_share(MATCH_SHARE)
     write_first_estimates(out, fit_first_estimates(backbone, judged, own_features, scale))
     if "connector" in config.parts:
         grid_cells = features.grid_cells[[rows[view] for view in train]]
         _train_connector(backbone, train, grid_cells, out, config)
-    save_file(backbone.connector.state_dict(), out / CONNECTOR_FILE)
-    save_file(backbone.prompt_aligners.state_dict(), out / PROMPT_ALIGNERS_FILE)
+    save_file(image_encoder.connector.state_dict(), out / CONNECTOR_FILE)
+    save_file(image_encoder.prompt_aligners.state_dict(), out / PROMPT_ALIGNERS_FILE)
     if "quality_encoder" in config.parts:
-        save_file(learned_weights(backbone.quality_encoder), out / QUALITY_ENCODER_FILE)
+        save_file(learned_weights(image_encoder.quality_encoder), out / QUALITY_ENCODER_FILE)
     elif init_from is not None and (init_from / QUALITY_ENCODER_FILE).exists():
         shutil.copy(init_from / QUALITY_ENCODER_FILE, out / QUALITY_ENCODER_FILE)
     if init_from is not None and (init_from / ADAPTER_FOLDER).is_dir():
@@ -145,8 +147,8 @@ def _train_connector(
         torch.manual_seed(1000 * config.seed + number)  # so that resuming changes nothing
         losses = []
         for rows in torch.randperm(len(grid_cells)).split(config.batch):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = aligner(grid_cells[rows], rows)
+            with fast_autocast():
+                loss = aligner(grid_cells[rows].float(), rows)
             loss.backward()
             losses.append(loss.item())
             torch.nn.utils.clip_grad_norm_(aligner.parameters(), 1.0)
@@ -224,7 +226,7 @@ class _Aligner(nn.Module):
 
     def __init__(self, backbone: NanoBackbone, train: list[View]) -> None:
         super().__init__()
-        self.connector = backbone.connector
+        self.connector = backbone.image_encoder.connector
         words_of_views = [set(backbone.chat.words(" ".join(view.texts))) for view in train]
         counts = Counter(word for words in words_of_views for word in words)
         # Words said of nearly everything tell nothing, and rare ones cannot be learned.

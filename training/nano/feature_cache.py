@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from m3agiqa.aspects import MosScale
+from m3agiqa.backbones.cpu_precision import fast_autocast
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.nano.connector import ImageFeatures
 from m3agiqa.backbones.nano.efficientnet_lite import views
+from m3agiqa.backbones.nano.image_encoder import ImageEncoder
 from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample
@@ -77,7 +79,9 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
             path = folder / f"{start:06}.safetensors"
             if not path.exists():
                 with atomic_path(path) as partial:
-                    save_file(dict(zip(FILE_KEYS, _features(backbone, shard), strict=True)), partial)
+                    save_file(
+                        dict(zip(FILE_KEYS, _features(backbone.image_encoder, shard), strict=True)), partial
+                    )
             tensors = load_file(path)
             parts.append(ImageFeatures(*(tensors[key] for key in FILE_KEYS)))
             progress.update(len(shard))
@@ -90,12 +94,12 @@ def select_rows(features: ImageFeatures, rows: list[int]) -> ImageFeatures:
 
 
 @torch.inference_mode()
-def _features(backbone: NanoBackbone, shown: Sequence[View]) -> ImageFeatures:
+def _features(image_encoder: ImageEncoder, shown: Sequence[View]) -> ImageFeatures:
     batches = []
     for start in range(0, len(shown), ENCODER_BATCH_SIZE):
         images = [view.open() for view in shown[start : start + ENCODER_BATCH_SIZE]]
-        with torch.autocast("cpu", torch.bfloat16):
-            features = backbone.image_features(views(images))
+        with fast_autocast():
+            features = image_encoder.features(views(images))
         batches.append(features._replace(grid_cells=features.grid_cells.bfloat16()))
     return _concatenated(batches)
 

@@ -51,13 +51,14 @@ def _logits(
 ) -> list[float]:
     if not samples:
         return []
-    quality_logits = backbone.connector.quality_logits(features).float()
+    image_encoder = backbone.image_encoder
+    quality_logits = image_encoder.connector.quality_logits(features).float()
     if aspect in JUDGED_ASPECTS:
         return quality_logits[:, JUDGED_ASPECTS.index(aspect)].tolist()
-    aligned = backbone.prompt_aligners.align(features)
+    aligned = image_encoder.prompt_aligners.align(features)
     logits = []
     for row, sample in enumerate(samples):
         own = [each.of(row) for each in aligned]
-        match = backbone.prompt_aligners.match(own, sample.prompt or "", backbone.word_states)[0]
+        match = image_encoder.prompt_aligners.match(own, sample.prompt or "", backbone.word_states)[0]
         logits.append(float(correspondence_logit(match, quality_logits[row])))
     return logits

@@ -146,7 +146,7 @@ def alignment_data(
         texts_of_captions(captions, rows[image]) for image, captions in photographs if image in rows
     ]
     return AlignmentData(
-        features, image_texts, backbone.vision._fc.weight.detach().float(), backbone.word_states
+        features, image_texts, backbone.image_encoder.vision._fc.weight.detach().float(), backbone.word_states
     )
 
 

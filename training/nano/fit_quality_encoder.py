@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from m3agiqa.backbones.nano import NanoBackbone
+from m3agiqa.backbones.cpu_precision import fast_autocast
 from m3agiqa.backbones.nano.efficientnet_lite import (
     WHOLE_PIXELS,
     EfficientNetLite0,
@@ -30,6 +30,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     reduced,
     squashed,
 )
+from m3agiqa.backbones.nano.image_encoder import ImageEncoder
 from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE, windows
 from m3agiqa.backbones.nano.quality_encoder import (
     ENCODED_ASPECTS,
@@ -77,13 +78,13 @@ class EarlyMaps:
 
 
 def fit_quality_encoder(
-    backbone: NanoBackbone, samples: Sequence[Sample], out: Path, config: EncoderConfig, seed: int
+    image_encoder: ImageEncoder, samples: Sequence[Sample], out: Path, config: EncoderConfig, seed: int
 ) -> None:
-    """Fine-tune the backbone's quality encoder on the training split; resumes from `out`, epoch by epoch."""
+    """Fine-tune the quality encoder on the training split; resumes from `out`, epoch by epoch."""
     torch.manual_seed(seed)
     train = [sample for sample in samples if sample.split == "train" and sample.mos]
-    maps_of = cache(lambda: cached_maps(backbone.vision, train, out / MAPS_FOLDER))  # not if all is done
-    encoder, loss_of = backbone.quality_encoder.train(), _Loss(train, config)
+    maps_of = cache(lambda: cached_maps(image_encoder.vision, train, out / MAPS_FOLDER))  # not if all is done
+    encoder, loss_of = image_encoder.quality_encoder.train(), _Loss(train, config)
     optimizer = _optimizer(encoder, config)
     steps = max(1, len(train) // config.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -97,8 +98,8 @@ def fit_quality_encoder(
         for rows in np.array_split(order[: steps * config.batch], steps):
             whole = maps.whole[rows, rng.integers(0, 2, len(rows))]
             near = maps.windows[rows, rng.integers(0, 2 * N_WINDOWS, len(rows))]
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = encoder(whole, near.split(1))
+            with fast_autocast():
+                scores = encoder(whole.float(), near.float().split(1))
             loss = loss_of(scores.float(), torch.from_numpy(rows))
             loss.backward()
             nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
@@ -161,7 +162,7 @@ def _maps(vision: EfficientNetLite0, sample: Sample) -> EarlyMaps:
     others = [encoder_input(_mirrored(_random_window(image, rng))) for _ in range(N_WINDOWS)]
 
     def early(pixels: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             return early_maps(vision(pixels, N_EARLY_STAGES)).bfloat16()
 
     return EarlyMaps(early(whole), early(torch.stack([*usual, *others])))

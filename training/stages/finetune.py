@@ -29,6 +29,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.backbones import backbone_class
 from m3agiqa.backbones.adapters import without_peft_notice
 from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
+from m3agiqa.backbones.cpu_precision import has_fast_bfloat16
 from m3agiqa.errors import InputError
 from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.json_lines import write_json
@@ -72,7 +73,7 @@ class FinetuneConfig:
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass: about a third slower, in much less memory."""
     mixed_precision: str = "bf16"
-    """"no", "bf16", or "fp16" for GPUs that lack bfloat16."""
+    """"no", "bf16" (on a CPU, only if that is quick there), or "fp16" for GPUs that lack bfloat16."""
     save_every: int = 50
     """Steps between resumable states."""
     seed: int = 0
@@ -198,6 +199,8 @@ def _accelerator(config: FinetuneConfig) -> Accelerator:
     # A batch of texts leaves connector and vision encoder without gradients.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     precision = config.mixed_precision
+    if precision == "bf16" and PartialState().device.type == "cpu" and not has_fast_bfloat16():
+        precision = "no"
     try:
         accelerator = Accelerator(
             mixed_precision=precision,

@@ -20,6 +20,7 @@ from transformers.masking_utils import eager_mask
 
 from m3agiqa.aspects import RATING_WORDS
 from m3agiqa.backbones.chat import ChatTokens
+from m3agiqa.backbones.cpu_precision import fast_dtype
 from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.conversation import Conversation
 from m3agiqa.files import is_intact, sealed_folder
@@ -59,7 +60,7 @@ AttentionMaskInterface.register("m3agiqa_grouped", eager_mask)
 
 
 def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The language model in bfloat16 and its tokenizer, both from one GGUF file.
+    """The language model and its tokenizer, both from one GGUF file.
 
     Unpacking GGUF takes far longer than reading safetensors, so the result is kept beside it.
     """
@@ -76,7 +77,7 @@ def load_language_model(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
                 tokenizer.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(unpacked)
         model = AutoModelForCausalLM.from_pretrained(
-            unpacked, dtype=torch.bfloat16, attn_implementation="m3agiqa_grouped"
+            unpacked, dtype=fast_dtype(), attn_implementation="m3agiqa_grouped"
         )
     return model.eval().requires_grad_(False), tokenizer
 

