@@ -248,7 +248,7 @@ def read_parquet(path: Path) -> Table:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
     except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
-        raise InputError(f"{path} cannot be read as Parquet: {error}.") from error
+        raise InputError(f"{path} cannot be read as Parquet: {str(error).rstrip('.')}.") from error
     read = [name for name in schema.names if field_of(name) in ("image", "prompt")]
     for name in read:
         if "binary" in str(schema.field(name).type):
