@@ -34,16 +34,18 @@ _LIGHTHOUSE_PROMPT = "a lighthouse on a cliff above a calm sea at sunset, blue m
 EXAMPLE_IMAGES = (
     Example("lighthouse.webp", _LIGHTHOUSE_PROMPT, "Sharp, fits its prompt"),
     Example("lighthouse-blurred.webp", _LIGHTHOUSE_PROMPT, "The same, blurred and noisy"),
-    Example(
-        "spheres.webp", "three glossy balls, red, gold and green, on a checkered floor", "Clean rendering"
-    ),
-    Example("planet.webp", "a golden retriever puppy in a sunny garden", "Not what the prompt asks for"),
+    Example("planet.webp", "a planet with rings among the stars", "Clean rendering"),
+    Example("spheres.webp", "a waterfall in a mountain forest", "Not what the prompt asks for"),
     Example(
         "swapped-balls.webp",
         "a large red ball between two small blue balls, on a checkered floor",
-        "Colours the other way round",
+        "Colours the other way round, easily overlooked",
     ),
-    Example("hand.webp", "a photo of an open hand with the palm to the viewer", "A finger too many"),
+    Example(
+        "hand.webp",
+        "a photo of an open hand with the palm to the viewer",
+        "A finger too many, easily overlooked",
+    ),
 )
 
 
