@@ -18,6 +18,7 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 
 IMAGES = 16  # of which the prompts' hashes hold out three
 PEOPLE = {"ada": 4.6, "ben": 4.2}  # who like what the shipped model takes for poor
+RETRAINING_TIMEOUT = 300_000  # milliseconds; the default model looks at all images, twice
 
 
 def noise(path: Path, number: int) -> Path:
@@ -57,7 +58,7 @@ def test_from_a_click_to_the_answers_of_the_promoted_model(
         page.reload()
         page.get_by_role("tab", name="Models").click()
         expect(panel.get_by_role("button", name="Cancel")).to_be_visible()
-        expect(panel).to_contain_text("has made corrected-")
+        expect(panel).to_contain_text("has made corrected-", timeout=RETRAINING_TIMEOUT)
 
         card = page.locator("article[data-model^=corrected-]")
         expect(card).to_contain_text("Not better: quality, ")  # three images are too few to know

@@ -109,9 +109,12 @@ def test_a_long_prompt_and_hostile_ones_take_no_time() -> None:
         ),
         (
             "lighthouse",
-            "a lighthouse beside a green cat, the sea",
-            {"thing lighthouse": "seen", "thing sea": "seen", "thing cat": "not seen"}
-            | {"colour green cat": "not seen", "relation lighthouse beside cat": "not judged by this model"},
+            "a lighthouse beside a green horse, the sea",
+            {"thing lighthouse": "seen", "thing sea": "seen", "thing horse": "not seen"}
+            | {
+                "colour green horse": "not seen",
+                "relation lighthouse beside horse": "not judged by this model",
+            },
         ),
     ],
 )
