@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from annotation.failures.image_map import IMAGES_AT_ONCE, NEAR_DUPLICATE, nano_encoder
+from annotation.failures.image_map import IMAGES_AT_ONCE, MIN_DUPLICATE_SIMILARITY, nano_encoder
 from m3agiqa.images import open_image
 
 
@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.write(
         f"{len(pairs):,} pairs of different images: 99.9 % below {np.quantile(pairs, 0.999):.2f}\n"
     )
-    for pair in np.flatnonzero(pairs >= NEAR_DUPLICATE):
+    for pair in np.flatnonzero(pairs >= MIN_DUPLICATE_SIMILARITY):
         sys.stdout.write(f"  {pairs[pair]:.3f} {chosen[first[pair]].name} {chosen[second[pair]].name}\n")
     for name, change in CHANGES.items():
         products = (vectors(chosen[: args.changed], change) * own[: args.changed]).sum(axis=1)
-        found = (products >= NEAR_DUPLICATE).mean()
+        found = (products >= MIN_DUPLICATE_SIMILARITY).mean()
         sys.stdout.write(f"{name}: {found:.0%} found, median {np.median(products):.2f}\n")
 
 

@@ -66,6 +66,10 @@ class Order(StrEnum):
     LOSS = "loss"
 
 
+CHOICES_OF_FIELDS = {"side": Side, "words": Words, "nearer": Nearer, "order": Order, "plot": Plot}
+"""Fields of a view that are one of some choices."""
+
+
 @dataclass(frozen=True)
 class View:
     """Every field has a value that means "all"; links leave those out."""
@@ -113,15 +117,7 @@ class View:
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> View:
         """What a link asks for; a value that makes no sense (an old or mistyped link) means all."""
-        kinds = {
-            "side": Side,
-            "words": Words,
-            "nearer": Nearer,
-            "order": Order,
-            "plot": Plot,
-            "least": _limit,
-            "most": _limit,
-        }
+        kinds: dict[str, Any] = {**CHOICES_OF_FIELDS, "least": _limit, "most": _limit}
         values: dict[str, Any] = {}
         for field in fields(cls):
             text = query.get(field.name, "")[:LONGEST_TEXT]

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Encode = Callable[[Sequence[Image.Image]], np.ndarray]
 """N RGB images -> [N, d], each of length 1."""
 
-NEAR_DUPLICATE = 0.8
+MIN_DUPLICATE_SIMILARITY = 0.8
 """Dot product from which on two images are near-duplicates (benchmarks/near_duplicates.py)."""
 MOST_SIMILAR = 24
 """Images of a group "similar to", that image included."""
@@ -48,8 +48,8 @@ KEY_BYTES = 16
 WAIT_SECONDS = 0.2  # between two looks whether the machine is free again
 
 NEAR_DUPLICATES = "near-duplicates"
-SIMILAR_TO = "similar to: "
-AREA = "area: "
+SIMILAR_PREFIX = "similar to: "
+AREA_PREFIX = "area: "
 AREA_POINTS = re.compile(r"[01]\.?\d{0,3},[01]\.?\d{0,3}( [01]\.?\d{0,3},[01]\.?\d{0,3}){2,149}")
 AREA_GRID = 1000  # cells a side, in which an area is drawn to see what lies in it
 
@@ -97,7 +97,7 @@ class ImageMap:
         pairs = [np.empty((0, 2), int)]
         for start in range(0, size, ROWS_AT_ONCE):
             likeness = self.vectors[start : start + ROWS_AT_ONCE] @ self.vectors.T
-            pairs.append(np.add(np.argwhere(likeness >= NEAR_DUPLICATE), [start, 0]))
+            pairs.append(np.add(np.argwhere(likeness >= MIN_DUPLICATE_SIMILARITY), [start, 0]))
         first, second = np.concatenate(pairs).T
         graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
         _, groups = connected_components(graph, directed=False)
@@ -115,14 +115,14 @@ class ImageMap:
 
 def is_image_group(name: str) -> bool:
     """Whether a group of cases by this name is one of images, which needs their map."""
-    return name == NEAR_DUPLICATES or name.startswith((SIMILAR_TO, AREA))
+    return name == NEAR_DUPLICATES or name.startswith((SIMILAR_PREFIX, AREA_PREFIX))
 
 
 def group_title(name: str) -> str:
     """What people call a group of cases, by its name in links."""
-    if name.startswith(SIMILAR_TO):
-        return f"images like {name.removeprefix(SIMILAR_TO)}, the most alike first"
-    return "the area marked on the map" if name.startswith(AREA) else name
+    if name.startswith(SIMILAR_PREFIX):
+        return f"images like {name.removeprefix(SIMILAR_PREFIX)}, the most alike first"
+    return "the area marked on the map" if name.startswith(AREA_PREFIX) else name
 
 
 def group_ranks(table: pd.DataFrame, images: ImageMap, name: str) -> pd.Series:
@@ -131,12 +131,12 @@ def group_ranks(table: pd.DataFrame, images: ImageMap, name: str) -> pd.Series:
     ranks = np.full(len(images.vectors), np.nan)
     if name == NEAR_DUPLICATES:
         ranks = np.where(images.duplicates >= 0, images.duplicates, np.nan)
-    elif name.startswith(SIMILAR_TO):
-        files = table["image"][table["item"] == name.removeprefix(SIMILAR_TO)]
+    elif name.startswith(SIMILAR_PREFIX):
+        files = table["image"][table["item"] == name.removeprefix(SIMILAR_PREFIX)]
         if len(files):
             similar = images.similar(files.iloc[0])
             ranks[similar] = range(len(similar))
-    elif AREA_POINTS.fullmatch(points := name.removeprefix(AREA)):
+    elif AREA_POINTS.fullmatch(points := name.removeprefix(AREA_PREFIX)):
         ranks[_inside(images.places, points)] = 0
     return pd.Series(ranks[rows], table.index)
 

@@ -17,7 +17,7 @@ from annotation.failures.filters import Place, key_at
 from annotation.failures.filters import place as place_of
 from annotation.failures.image_map import (
     NEAR_DUPLICATES,
-    SIMILAR_TO,
+    SIMILAR_PREFIX,
     ImageMap,
     MapProgress,
     group_title,
@@ -273,8 +273,9 @@ def case_detail(
     return (
         f'<article class="failure panel" data-case="{escape(str(key))}" aria-label="The open case">'
         f'<header><h3>Case {place.position + 1:,} of {count:,}</h3><div class="steps">'
-        f'<button type="button" class="similar" data-slice="{escape(SIMILAR_TO + key.item)}">Similar images'
-        f"</button>{_step('previous', place.previous)}{_step('next', place.next)}</div></header>"
+        f'<button type="button" class="similar" data-slice="{escape(SIMILAR_PREFIX + key.item)}">'
+        "Similar images</button>"
+        f"{_step('previous', place.previous)}{_step('next', place.next)}</div></header>"
         f'<div class="about-image">{_figure(Path(case.image), case.prompt)}{_facts(case)}</div>'
         f'<div class="aspects">{sections}</div></article>'
     )

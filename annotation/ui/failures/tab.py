@@ -19,6 +19,7 @@ from annotation.failures.catalogue import Catalogue, Choices
 from annotation.failures.error_table import DataSet, Key, Version
 from annotation.failures.export_and_queue import queue_items, queue_samples, to_csv
 from annotation.failures.filters import (
+    CHOICES_OF_FIELDS,
     Nearer,
     Order,
     Plot,
@@ -447,15 +448,7 @@ CONTROL_NAMES = [field.name for field in fields(View) if field.name not in STATE
 
 def _view(values: Sequence[Any]) -> View:
     """From the controls' values. Raises InputError for limits that are none, and for what no page sends."""
-    kinds = {
-        "side": Side,
-        "words": Words,
-        "nearer": Nearer,
-        "order": Order,
-        "plot": Plot,
-        "least": float,
-        "most": float,
-    }
+    kinds: dict[str, Any] = {**CHOICES_OF_FIELDS, "least": float, "most": float}
     given = dict(zip([*CONTROL_NAMES, *STATE_NAMES], values, strict=True))
     try:
         chosen = {
