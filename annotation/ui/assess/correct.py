@@ -90,6 +90,8 @@ class AssessedImage:
         self.upload = upload
         self.quality_map: QualityMap | None = None
         """Once somebody has asked for it."""
+        self.latest_map_choice: object = None
+        """Tells the newest choice of a map from those before it."""
         self._record: _Record | None = None
         self._saved: dict[Aspect, list[SavedResponse]] = {aspect: [] for aspect in Aspect}
         self._lock = threading.Lock()

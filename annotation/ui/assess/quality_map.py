@@ -66,11 +66,17 @@ class MapHandlers:
     async def show(
         self, choice: Any, assessed: AssessedImage | None, request: gr.Request
     ) -> AsyncIterator[str]:
-        """The map of the chosen aspect, and how far it is meanwhile; it is computed once an assessment."""
+        """The map of the chosen aspect, and how far it is meanwhile; it is computed once an assessment.
+
+        A newer choice ends the answer to an older one, whose event may still run.
+        """
         visitor = request.session_hash or ""
-        if assessed is None or choice not in MAPPED_ASPECTS:
-            if assessed is not None:
-                self.runs.stop(visitor)
+        if assessed is None:
+            yield ""
+            return
+        assessed.latest_map_choice = this_choice = object()
+        if choice not in MAPPED_ASPECTS:
+            self.runs.stop(visitor)
             yield ""
             return
         if assessed.quality_map is None:
@@ -78,6 +84,8 @@ class MapHandlers:
             self.runs.start(visitor, run)
             try:
                 async for state in run.follow(CLOCK_INTERVAL):
+                    if assessed.latest_map_choice is not this_choice:
+                        return
                     yield _progress(state)
             finally:
                 self.runs.forget(visitor, run)

@@ -271,7 +271,13 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
     assess.click(lambda: handlers.map.offer(None), outputs=[choice, quality_map], queue=False, **quiet)
     for ended in (assessing, changing):
         ended.then(handlers.map.offer, inputs=assessed, outputs=[choice, quality_map], **quiet)
-    choice.input(handlers.map.show, inputs=[choice, assessed], outputs=quality_map, **quiet)
+    choice.input(
+        handlers.map.show,
+        inputs=[choice, assessed],
+        outputs=quality_map,
+        trigger_mode="multiple",  # "off" ends a map that is still computed
+        **quiet,
+    )
     gr.on([prompt.change, origin.change, status.change], js="() => followPrompt()")
     message.change(js="() => bringIntoView('#message [role=alert]:not(:empty)', 'nearest')")
     correct.wire(handlers.correct, cards, assessed)

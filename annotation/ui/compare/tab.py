@@ -203,6 +203,7 @@ def compare_tab(studio: Studio) -> None:
             handlers.arrange,
             inputs=[shown, *arranged],
             outputs=[grid, message],
+            trigger_mode="always_last",
             show_progress="hidden",
             concurrency_limit=None,
             api_visibility="private",

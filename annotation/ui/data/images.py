@@ -178,7 +178,15 @@ def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
         trigger_mode="always_last",
         **raw,
     )
-    grid.click(handlers.choose, inputs=[text, state, page], outputs=[message, grid, page, detail], **raw)
+    # One after the other, so that the answer to the last click comes last.
+    grid.click(
+        handlers.choose,
+        inputs=[text, state, page],
+        outputs=[message, grid, page, detail],
+        trigger_mode="multiple",
+        concurrency_limit=1,
+        **raw,
+    )
     queue.click(
         handlers.queue, inputs=[ticked, text, state, overlap], outputs=message, js=TICKED_IMAGES, **raw
     )

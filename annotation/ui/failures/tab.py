@@ -671,6 +671,8 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
     save.click(handlers.save_view, inputs=[view_name, *view], outputs=[message, views], **quiet)
     views.click(handlers.click_view, outputs=[views, *arranged], **quiet)
     unassessed.click(handlers.assess_scored, outputs=unassessed, **quiet)
-    open_to_all.input(handlers.open_answers, inputs=open_to_all, outputs=message, **quiet)
+    open_to_all.input(
+        handlers.open_answers, inputs=open_to_all, outputs=message, trigger_mode="always_last", **quiet
+    )
     demo.load(js=theme.javascript("failures_link.js"))
     return handlers

@@ -101,6 +101,25 @@ def test_while_it_is_made_it_says_how_far_it_is_and_can_be_left(
     assert "Map of quality" in shown(handlers, "quality", assessed)[-1]
 
 
+def test_a_newer_choice_ends_the_answer_to_an_older_one(
+    handlers: MapHandlers, assessed: AssessedImage, maps: list[int], assessor: Any
+) -> None:
+    assessor.go.clear()
+
+    async def change_ones_mind() -> list[str]:
+        seen = []
+        async for html in handlers.show("quality", assessed, ANN):
+            seen.append(html)
+            if 'value="3"' in html:
+                assert [html async for html in handlers.show(NO_MAP, assessed, ANN)] == [""]
+                assessor.go.set()
+        return seen
+
+    seen = run_async(change_ones_mind(), 10)
+    assert 'value="3"' in seen[-1], "nothing after the newer answer"
+    assert "Map of quality" in shown(handlers, "quality", assessed)[-1]
+
+
 def test_another_model_and_what_cannot_be_mapped_are_told(
     handlers: MapHandlers, assessed: AssessedImage, assessor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -299,5 +299,12 @@ def test_pages_ask_again_while_a_model_loads(studio: Studio) -> None:
     go.set()
 
 
+def test_no_choice_is_dropped_while_the_one_before_is_answered(studio: Studio) -> None:
+    choosing = {"input", "change", "release"}
+    for fn in build(studio).fns.values():
+        if fn.fn and choosing & {event for _, event in fn.targets}:
+            assert fn.trigger_mode != "once", fn.fn
+
+
 def test_pages_hold_no_connection(studio: Studio) -> None:
     assert build(studio).config["connect_heartbeat"] is False
