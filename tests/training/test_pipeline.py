@@ -1,8 +1,10 @@
-"""The whole chain on a few drawn images with the real base weights: killed at random, it ends the same."""
+"""The whole chain on a few drawn images with a tiny nano: killed at random, it ends the same."""
 
 import json
 import random
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +12,13 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from drawings import COLOURS, SHAPES, draw
-from forked_training import start_training
+from forked_training import start
 from PIL import Image
+from tiny_nano import tiny_nano
 from waiting import wait_until
 
 from m3agiqa import Aspect, Assessor
+from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.checkpoint.card import CARD_FILE, read_card
 from training.__main__ import main
 
@@ -36,6 +40,23 @@ SETTINGS = {
     "fit": {"dim": 8, "blocks": 2, "epochs": 2, "batch": 16, "lr": 0.005},
     "seeds": [0, 1],
 }
+
+
+def use_tiny_nano(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
+
+
+def train(*arguments: str) -> None:
+    """In a process of its own."""
+    use_tiny_nano(pytest.MonkeyPatch())
+    sys.exit(main(list(arguments)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_nano() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_nano(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +106,7 @@ def killed(settings: Path, whole: tuple[Path, float], tmp_path_factory: pytest.T
     print(f"kills drawn with seed {seed}")  # noqa: T201 - shown when the test fails
     rng = random.Random(seed)
     for file in ("align/made_from.sha256", "finetune/finetune.json"):
-        process = start_training("run", str(settings), "--run", str(run))
+        process = start(train, "run", str(settings), "--run", str(run))
         try:
             wait_until(lambda file=file: (run / file).exists(), LONGEST_RUN)
             time.sleep(rng.uniform(0, 0.3) * whole[1])
