@@ -12,7 +12,6 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import MOS_DIGITS, AspectResult, Assessment, DescriptionDelta, Event
-from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import (
     Backbone,
     ChecksElements,
@@ -23,11 +22,13 @@ from m3agiqa.backbones.base import (
     Request,
     readable_prompt,
 )
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.backbones.placement import Placement, Quantization
-from m3agiqa.checkpoint.card import Card, load_predictor, read_card
+from m3agiqa.checkpoint.card import Card, read_card
+from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.checkpoint.revisions import Revision
-from m3agiqa.conversation import Conversation, normalized_prompt
+from m3agiqa.conversation import MAX_PROMPT, Conversation, normalized_prompt
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
@@ -37,8 +38,6 @@ from m3agiqa.prompt_elements import CheckedElement, prompt_elements
 from m3agiqa.quality_map import QualityMap, Report
 from m3agiqa.ranking import Ranking, ranked_as_assessed
 from m3agiqa.threads import follow_load
-
-MAX_PROMPT = 8000  # characters
 
 
 class Assessor:
@@ -299,16 +298,6 @@ class Assessor:
                 f"it cannot judge {', '.join(missing) or 'nothing'}."
             )
         return list(dict.fromkeys(aspects))
-
-
-def clean_prompt(prompt: str | None) -> str | None:
-    """As `normalized_prompt`, to be kept whole: raises InputError when it is too long."""
-    text = normalized_prompt(prompt)
-    if text and len(text) > MAX_PROMPT:
-        raise InputError(
-            f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be kept. Shorten it."
-        )
-    return text
 
 
 def _aspects(request: Request) -> list[Aspect]:

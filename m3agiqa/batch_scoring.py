@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from m3agiqa.assessment import ASPECT_COLUMNS, Assessment
-from m3agiqa.assessor import Assessor
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import lock
 from m3agiqa.score_inputs import ScoreRow
 from m3agiqa.tables import harmless
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 RESULT_COLUMNS = (
     *("image", "prompt", *ASPECT_COLUMNS),

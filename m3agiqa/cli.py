@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from tqdm import tqdm
 
 from m3agiqa import __version__
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import LIKELY_NOTE, AspectResult, Assessment, DescriptionDelta
-from m3agiqa.assessor import Assessor
 from m3agiqa.backbones.placement import Quantization
 from m3agiqa.batch_scoring import ScoreFile, score
 from m3agiqa.checkpoint.revisions import parse_revision
@@ -49,6 +48,9 @@ from m3agiqa.ray_scoring import score_on_ray
 from m3agiqa.score_inputs import ScoreRow, read_rows
 from m3agiqa.score_parts import DEFAULT_PART_SIZE, PartedScores
 from m3agiqa.tables import TABLE_SUFFIXES
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
 MAX_PORT = 2**16 - 1
@@ -435,6 +437,8 @@ def _score_on_ray(args: argparse.Namespace) -> None:
     )
     folder = Path(args.model)
     model = str(folder.absolute()) if folder.is_dir() else args.model
+    from m3agiqa.assessor import Assessor
+
     load = partial(Assessor.from_pretrained, model, **_placement(args))
     with tqdm(unit="image", file=sys.stderr, smoothing=0) as bar:
 
@@ -589,6 +593,10 @@ def _memory(_: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> Assessor:
+    from m3agiqa.assessor import (
+        Assessor,  # PyTorch and transformers, which help and refusals need not wait for
+    )
+
     with _loading_bar() as progress:
         return Assessor.from_pretrained(args.model, progress, **_placement(args))
 

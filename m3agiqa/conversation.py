@@ -10,6 +10,8 @@ from m3agiqa.aspects import Aspect, Rating
 from m3agiqa.errors import InputError
 from m3agiqa.prompt_elements import PromptElement
 
+MAX_PROMPT = 8000  # characters
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -73,6 +75,16 @@ def normalized_prompt(prompt: str | None) -> str | None:
     """White space folded; None if nothing is left."""
     text = " ".join((prompt or "").split())
     return text.encode("utf-8", "replace").decode() or None  # lone surrogates cannot be tokenized
+
+
+def clean_prompt(prompt: str | None) -> str | None:
+    """As `normalized_prompt`, to be kept whole: raises InputError when it is too long."""
+    text = normalized_prompt(prompt)
+    if text and len(text) > MAX_PROMPT:
+        raise InputError(
+            f"The prompt has {len(text):,} characters; at most {MAX_PROMPT:,} can be kept. Shorten it."
+        )
+    return text
 
 
 def _question(

@@ -13,16 +13,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3agiqa.assessor import Assessor
 from m3agiqa.batch_scoring import BATCH_SIZE, ScoreFile, score
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import atomic_path
 from m3agiqa.score_inputs import ScoreRow
 from m3agiqa.score_parts import PARTS_ARE_KEPT, ParquetPart, PartedScores
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 MEMORY_PER_WORKER = 2e9  # bytes, by default, of a worker without a GPU; nano needs about 1.3e9
 OBJECT_STORE_BYTES = 256 * 2**20  # of a cluster that is started here; only numbers of parts pass through it

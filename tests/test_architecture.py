@@ -1,6 +1,8 @@
 """Imports point one way: app -> annotation, training -> m3agiqa; one name means one thing."""
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +36,12 @@ def test_imports_point_one_way(package: str) -> None:
     forbidden = {*ALLOWED, "app", "tests", "benchmarks"} - ALLOWED[package]
     wrong = {str(path.relative_to(ROOT)): names for path in modules if (names := imported(path) & forbidden)}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("module", ["m3agiqa.cli", "annotation.__main__"])
+def test_help_and_refusals_do_not_wait_for_pytorch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 STAGE = "a stage of a run, and the work that it does"

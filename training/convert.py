@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint.card import save_predictor
+from m3agiqa.checkpoint.predictor_weights import save_predictor
 from m3agiqa.errors import InputError
 from m3agiqa.files import sha256
 from m3agiqa.json_lines import write_json

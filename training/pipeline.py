@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones import backbone_class
-from m3agiqa.checkpoint.card import Card, read_card, save_predictor
+from m3agiqa.backbones.loading import backbone_class
+from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.comparison import Comparison
+from m3agiqa.checkpoint.predictor_weights import save_predictor
 from m3agiqa.checkpoint.registry import Candidate
 from m3agiqa.checkpoint.registry import register as register_checkpoint
 from m3agiqa.errors import InputError

@@ -16,10 +16,11 @@ import yaml
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.checkpoint.calibration import Calibration
-from m3agiqa.checkpoint.card import Card, find_checkpoint, load_predictor, read_card
+from m3agiqa.checkpoint.card import Card, find_checkpoint, read_card
 from m3agiqa.checkpoint.comparison import ComparedWords
+from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.errors import InputError
 from m3agiqa.files import is_stamped, write_atomically
 from m3agiqa.predictor.config import PredictorConfig

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
-from m3agiqa.backbones import backbone_class, load_backbone
 from m3agiqa.backbones.base import Request
+from m3agiqa.backbones.loading import backbone_class, load_backbone
 from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.backbones.nano.grounded_text import write_first_estimates
 from m3agiqa.backbones.nano.head_adapter import HEAD_ADAPTER_FILE

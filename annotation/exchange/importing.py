@@ -28,7 +28,7 @@ from annotation.store.image_files import StoredImage
 from annotation.store.log import log_action
 from annotation.store.models import GoldAnswer, Image
 from m3agiqa.aspects import COMMON_SCALE, Aspect
-from m3agiqa.assessor import clean_prompt
+from m3agiqa.conversation import clean_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
 

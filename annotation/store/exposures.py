@@ -14,7 +14,7 @@ from annotation.store.database import Database, query_chunks, storable
 from annotation.store.models import Annotator, AnswersOf, Correction, Exposure, Item, Prompt
 from annotation.store.people import annotator_named
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import clean_prompt
+from m3agiqa.conversation import clean_prompt
 from m3agiqa.files import sha256
 
 ItemAspect = tuple[int, Aspect]

@@ -23,8 +23,8 @@ from annotation.store.models import (
 )
 from annotation.store.people import annotator_named
 from m3agiqa import assessment as assessed
-from m3agiqa.assessor import clean_prompt
 from m3agiqa.checkpoint.card import Card
+from m3agiqa.conversation import clean_prompt
 from m3agiqa.errors import InputError
 
 DEMO_SOURCE = "demo"

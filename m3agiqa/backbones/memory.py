@@ -12,7 +12,8 @@ from accelerate import infer_auto_device_map
 from accelerate.utils import CustomDtype, compute_module_sizes
 from torch import nn
 
-from m3agiqa.backbones.placement import Placement, Quantization, main_device, quantization_config
+from m3agiqa.backbones.devices import check_placement, main_device, quantization_config
+from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.control_groups import CONTROL_GROUPS, OWN_GROUPS, own_groups
 from m3agiqa.errors import InputError, TooLittleMemory
 
@@ -37,7 +38,7 @@ def fitting(
     `decoder` is the part of it that Placement.quantize is about, `work` the bytes that are needed beside its
     weights. Raises TooLittleMemory, and what Placement.check does.
     """
-    placement.check()
+    check_placement(placement)
     device, bits = main_device(placement.device), placement.quantize
     needs = {each: weight_bytes(model, decoder, dtype, each)[""] + work for each in PRECISIONS}
     options: dict[str, object] = {"dtype": dtype, "device_map": {"": device}}

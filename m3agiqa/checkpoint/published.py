@@ -28,7 +28,8 @@ from m3agiqa.backbones.minicpm.head import head_blocks
 from m3agiqa.backbones.minicpm.loading import check_room, check_transformers
 from m3agiqa.backbones.minicpm.memory import Work
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
-from m3agiqa.checkpoint.card import Card, save_predictor, write_card
+from m3agiqa.checkpoint.card import Card, write_card
+from m3agiqa.checkpoint.predictor_weights import save_predictor
 from m3agiqa.checkpoint.revisions import Revision, check_revision, revision_of
 from m3agiqa.download.hub import commit, snapshot, version_of
 from m3agiqa.download.pypi import Progress, home

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from m3agiqa.assessor import MAX_PROMPT
+from m3agiqa.conversation import MAX_PROMPT
 from m3agiqa.image_metadata.generators import PROMPT_SOURCES
 from m3agiqa.image_metadata.places import texts_behind_pixels, texts_in_metadata
 from m3agiqa.images import METADATA_LEFT_OUT, ImageSource

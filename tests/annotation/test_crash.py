@@ -162,12 +162,12 @@ def studio(servers: Servers, tmp_path: Path, database_url: str, png: Callable[[i
 
 def test_twenty_people_save_over_http_at_once(studio: Studio) -> None:
     # How many corrections a database takes is in store/test_many_writers.py; here the server takes the time.
-    people = studio.prepare(items=10, overlap=20, people=20)
+    people = studio.prepare(items=4, overlap=20, people=20)
     server = studio.serve()
     with ThreadPoolExecutor(len(people)) as pool:
         list(pool.map(Person.work, people))
     forked_apps().kill(server)
-    studio.check(people, items=10, overlap=20)
+    studio.check(people, items=4, overlap=20)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

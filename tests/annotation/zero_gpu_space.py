@@ -100,7 +100,8 @@ from m3agiqa.assessment import Event  # noqa: E402
 from m3agiqa.backbones.base import Delta, Generation, Request  # noqa: E402
 from m3agiqa.backbones.minicpm import backbone as minicpm  # noqa: E402
 from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE  # noqa: E402
-from m3agiqa.checkpoint.card import Card, save_predictor, write_card  # noqa: E402
+from m3agiqa.checkpoint.card import Card, write_card  # noqa: E402
+from m3agiqa.checkpoint.predictor_weights import save_predictor  # noqa: E402
 from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
 from m3agiqa.predictor.model import Predictor  # noqa: E402
 

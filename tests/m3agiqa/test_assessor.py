@@ -27,10 +27,9 @@ from m3agiqa import (
     Stopped,
 )
 from m3agiqa.assessment import Event
-from m3agiqa.assessor import MAX_PROMPT, clean_prompt
 from m3agiqa.backbones.base import Generation, Request, readable_prompt
 from m3agiqa.backbones.nano.language_model import load_language_model
-from m3agiqa.conversation import Conversation
+from m3agiqa.conversation import MAX_PROMPT, Conversation, clean_prompt
 
 # --- rules ---------------------------------------------------------------------------------------
 

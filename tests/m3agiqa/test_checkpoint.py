@@ -5,19 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from m3agiqa import Aspect, Assessor, InputError, MosScale, WeightsError, backbones
-from m3agiqa.backbones import load_backbone
+from m3agiqa import Aspect, Assessor, InputError, MosScale, WeightsError
+from m3agiqa.backbones.loading import BACKBONE_CLASSES, load_backbone
 from m3agiqa.checkpoint.calibration import Calibration
-from m3agiqa.checkpoint.card import (
-    CARD_FILE,
-    Card,
-    find_checkpoint,
-    load_predictor,
-    predictor_file,
-    read_card,
-    save_predictor,
-    write_card,
-)
+from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, predictor_file, read_card, write_card
+from m3agiqa.checkpoint.predictor_weights import load_predictor, save_predictor
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor
 
@@ -181,6 +173,6 @@ def test_backbone_without_its_files(folder: Path, monkeypatch: pytest.MonkeyPatc
         def load(cls, folder: Path, progress: object, placement: object) -> None:
             (folder / "connector.safetensors").read_bytes()
 
-    monkeypatch.setitem(backbones.BACKBONE_CLASSES, "incomplete", Incomplete)
+    monkeypatch.setitem(BACKBONE_CLASSES, "incomplete", Incomplete)
     with pytest.raises(WeightsError, match=r"cannot be loaded: .*connector\.safetensors"):
         load_backbone("incomplete", folder)

@@ -12,6 +12,7 @@ from torch import nn
 
 from m3agiqa import InputError
 from m3agiqa.backbones import memory
+from m3agiqa.backbones.devices import main_device
 from m3agiqa.backbones.memory import (
     enough_for_work,
     enough_to_load,
@@ -24,7 +25,7 @@ from m3agiqa.backbones.memory import (
     too_little,
 )
 from m3agiqa.backbones.per_aspect import sharing_copy
-from m3agiqa.backbones.placement import Placement, main_device
+from m3agiqa.backbones.placement import Placement
 from m3agiqa.errors import TooLittleMemory
 
 GB = 10**9

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 from m3agiqa import Aspect
-from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Generation, Request
 from m3agiqa.backbones.hf import backbone as hf
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.backbones.minicpm import MiniCPMBackbone
 from m3agiqa.backbones.minicpm import backbone as minicpm
 from m3agiqa.backbones.minicpm.slicing import Slicing

@@ -19,10 +19,10 @@ from transformers import BertConfig, BertModel
 from transformers.utils import is_torchvision_available
 
 from m3agiqa import Aspect, Rating
-from m3agiqa.backbones import backbone_class, load_backbone
 from m3agiqa.backbones.base import Delta, Generation, Request, readable_prompt
 from m3agiqa.backbones.base_model import BaseModel
 from m3agiqa.backbones.hf import HfBackbone
+from m3agiqa.backbones.loading import backbone_class, load_backbone
 from m3agiqa.backbones.per_aspect import PerAspect
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError, Stopped, WeightsError

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from m3agiqa import Aspect
-from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Generation, Request
 from m3agiqa.backbones.hf import HfBackbone
 from m3agiqa.backbones.hf.backbone import ADAPTER_FOLDER
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.backbones.memory import spread, weight_bytes
 from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.conversation import Conversation

@@ -9,7 +9,7 @@ import pytest
 from hub_server import NOBODY, Hub, reached, serving
 
 from m3agiqa import InputError, WeightsError
-from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.download import hub
 from m3agiqa.download.hub import (
     FOLDER_VARIABLE,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, PngImagePlugin
 
-from m3agiqa.assessor import MAX_PROMPT
+from m3agiqa.conversation import MAX_PROMPT
 from m3agiqa.image_metadata import LEFT_OUT, EmbeddedPrompt, find_prompt
 from m3agiqa.image_metadata.generators import PROMPT_SOURCES
 from m3agiqa.images import open_image

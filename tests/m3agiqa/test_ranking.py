@@ -165,7 +165,7 @@ def test_the_first_image_comes_first_and_stop_is_heard(assessor: Assessor) -> No
 
 @pytest.fixture(autouse=True)
 def loaded(assessor: Assessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.Assessor, "from_pretrained", lambda *_, **options: assessor)
+    monkeypatch.setattr(Assessor, "from_pretrained", lambda *_, **options: assessor)
 
 
 def test_the_command_prints_a_table(

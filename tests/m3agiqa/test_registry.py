@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from m3agiqa import Aspect, InputError, MosScale, WeightsError
-from m3agiqa.checkpoint.card import Card, predictor_file, save_predictor, write_card
+from m3agiqa.checkpoint.card import Card, predictor_file, write_card
 from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison, rmse_fall
+from m3agiqa.checkpoint.predictor_weights import save_predictor
 from m3agiqa.checkpoint.registry import REGISTRATION_FILE, candidates, find, register
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor

@@ -9,7 +9,7 @@ import pytest
 from drawings import COLOURS, SHAPES, draw
 from scripted_backbone import ScriptedBackbone
 
-from m3agiqa.backbones import BACKBONE_CLASSES
+from m3agiqa.backbones.loading import BACKBONE_CLASSES
 from training.nano import fit_prompt_alignment
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from m3agiqa.aspects import RATING_WORDS, Aspect, MosScale
-from m3agiqa.backbones import NanoBackbone
 from m3agiqa.backbones.base import Delta, Generation, Request
+from m3agiqa.backbones.nano import NanoBackbone
 from m3agiqa.conversation import Conversation
 from m3agiqa.samples import Sample, write_samples
 from training import pipeline

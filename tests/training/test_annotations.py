@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from scripted_backbone import QUICK, ScriptedBackbone, begun_run, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones import BACKBONE_CLASSES
-from m3agiqa.checkpoint.card import load_predictor, predictor_file, read_card
+from m3agiqa.backbones.loading import BACKBONE_CLASSES
+from m3agiqa.checkpoint.card import predictor_file, read_card
 from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
+from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.checkpoint.registry import candidates
 from m3agiqa.errors import InputError
 from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples, write_samples

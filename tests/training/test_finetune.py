@@ -247,7 +247,7 @@ def test_deepspeed_splits_everything_and_keeps_it_in_main_memory() -> None:
 def test_adapters_of_a_checkpoint_learn_on_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3agiqa.backbones.BACKBONE_CLASSES", {"tiny": TinyBackbone})
+    monkeypatch.setattr("m3agiqa.backbones.loading.BACKBONE_CLASSES", {"tiny": TinyBackbone})
     batches, first, second = tiny_batches(tmp_path / "images"), tmp_path / "first", tmp_path / "second"
     finetune(batches, None, first, replace(EVERYTHING, save_every=50), "tiny")
     finetune(batches, first, second, replace(EVERYTHING, tune=("language",), save_every=50), "tiny")
@@ -261,7 +261,7 @@ def test_adapters_of_a_checkpoint_learn_on_and_the_others_stay(
 
 
 def test_an_adapter_for_each_aspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m3agiqa.backbones.BACKBONE_CLASSES", {"tiny": TinyBackbone})
+    monkeypatch.setattr("m3agiqa.backbones.loading.BACKBONE_CLASSES", {"tiny": TinyBackbone})
     batches, out = tiny_batches(tmp_path / "images"), tmp_path / "out"
     chosen = (Aspect.QUALITY, Aspect.CORRESPONDENCE)
     config = replace(EVERYTHING, aspects=chosen, save_every=50)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from scripted_backbone import ScriptedBackbone, drawings
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones import BACKBONE_CLASSES
 from m3agiqa.backbones.base_model import BaseModel
+from m3agiqa.backbones.loading import BACKBONE_CLASSES
 from m3agiqa.errors import WeightsError
 from training.data.variants import own_variants
 from training.stages.describe import describe

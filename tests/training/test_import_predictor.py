@@ -9,7 +9,7 @@ from lightning_checkpoint import Surprise, Theirs, lightning_file
 from safetensors.torch import save_file
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint.card import load_predictor
+from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.predictor.config import PredictorConfig
 from m3agiqa.predictor.model import Predictor
 from training.__main__ import main

@@ -28,7 +28,7 @@ from annotation.store.log import promote
 from annotation.ui.model_service import model_to_serve
 from m3agiqa import Assessor
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.backbones import BACKBONE_CLASSES
+from m3agiqa.backbones.loading import BACKBONE_CLASSES
 from m3agiqa.checkpoint.registry import Candidate, candidates, find
 from m3agiqa.metrics import rmse, srcc
 from m3agiqa.samples import Sample, read_samples, write_samples

@@ -25,15 +25,16 @@ from tiny_nano import tiny_nano
 from m3agiqa import Assessor
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessment import AspectResult
-from m3agiqa.backbones import BACKBONE_CLASSES
 from m3agiqa.backbones.base import Generation, Request
+from m3agiqa.backbones.loading import BACKBONE_CLASSES
 from m3agiqa.backbones.nano import CONNECTOR_FILE, NanoBackbone, image_encoder
 from m3agiqa.backbones.nano.connector import Connector, ImageFeatures
 from m3agiqa.backbones.nano.efficientnet_lite import CHANNEL_GROUPS, N_STATISTICS, Views, views
 from m3agiqa.backbones.nano.grounded_text import SENTENCES, FirstEstimate, write_first_estimates
 from m3agiqa.backbones.nano.head_adapter import HeadAdapter
-from m3agiqa.checkpoint.card import Card, load_predictor, read_card, save_predictor, write_card
+from m3agiqa.checkpoint.card import Card, read_card, write_card
 from m3agiqa.checkpoint.comparison import Comparison
+from m3agiqa.checkpoint.predictor_weights import load_predictor, save_predictor
 from m3agiqa.checkpoint.registry import Candidate, candidates
 from m3agiqa.conversation import Conversation
 from m3agiqa.images import open_image

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones import load_backbone
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.metrics import plcc, srcc

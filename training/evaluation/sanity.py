@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint.card import load_predictor, read_card
+from m3agiqa.checkpoint.card import read_card
+from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.samples import Sample
 from training.data.variants import SANITY_DAMAGES, sanity_variants
 from training.evaluation.evaluate import share_lower

@@ -16,8 +16,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, Rating
-from m3agiqa.backbones import load_backbone
 from m3agiqa.backbones.base import Backbone, Delta, Generation, Request
+from m3agiqa.backbones.loading import load_backbone
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.grouping import batched_by_size

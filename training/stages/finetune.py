@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones import backbone_class
 from m3agiqa.backbones.adapters import without_peft_notice
 from m3agiqa.backbones.base import NotesBase, Part, Request, TrainableBackbone
 from m3agiqa.backbones.cpu_precision import has_fast_bfloat16
+from m3agiqa.backbones.loading import backbone_class
 from m3agiqa.errors import InputError
 from m3agiqa.files import latest_folder, replace_folder
 from m3agiqa.json_lines import write_json

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m3agiqa.aspects import Aspect, Rating
-from m3agiqa.backbones import backbone_class
 from m3agiqa.backbones.base import BASE_FILE, NotesBase
+from m3agiqa.backbones.loading import backbone_class
 from m3agiqa.errors import WeightsError
 from m3agiqa.files import sha256, write_atomically
 from m3agiqa.json_lines import read_json_lines

@@ -22,7 +22,7 @@ from annotation.ui.context import Studio
 from annotation.ui.images import Upload, browser_copy
 from annotation.ui.model_service import banner_html
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import MAX_PROMPT
+from m3agiqa.conversation import MAX_PROMPT
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import EmbeddedPrompt, find_prompt
 

@@ -21,7 +21,7 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 NO_NUMBER = "<small>–</small>"
 BIN_WIDTH = 0.5  # points of MOS per bar
 MAX_LEAST_CERTAIN = 50  # images that the table of mean opinions shows
-MAX_PROMPT = 120  # characters of it
+MAX_SHOWN_PROMPT = 120  # characters of it
 MAX_CONTRADICTIONS = 10  # images that are listed
 
 NO_OPINIONS = (
@@ -277,7 +277,7 @@ def _who(name: object, only: str | None) -> str:
 
 
 def _shortened(text: str) -> str:
-    return escape(text if len(text) <= MAX_PROMPT else text[: MAX_PROMPT - 1] + "…")
+    return escape(text if len(text) <= MAX_SHOWN_PROMPT else text[: MAX_SHOWN_PROMPT - 1] + "…")
 
 
 # --- what they share ---------------------------------------------------------------------------

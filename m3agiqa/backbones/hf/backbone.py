@@ -32,6 +32,7 @@ from m3agiqa.backbones.adapters import load_adapter
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
 from m3agiqa.backbones.base_model import MODEL_FILES, BaseModel
 from m3agiqa.backbones.chat import ChatTokens, answers_of
+from m3agiqa.backbones.devices import check_placement, settle
 from m3agiqa.backbones.element_questions import check_by_questions, logits_after
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.hf.chat import TemplateChat
@@ -40,7 +41,7 @@ from m3agiqa.backbones.hf.processor import load_processor
 from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
 from m3agiqa.backbones.memory import enough_for_work, enough_to_load, fitting
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
-from m3agiqa.backbones.placement import AS_PUBLISHED, Placement, settle
+from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.conversation import Conversation
 from m3agiqa.download.hub import version
@@ -95,7 +96,7 @@ class HfBackbone:
         cls, source: BaseModel, progress: Progress | None = None, placement: Placement = AS_PUBLISHED
     ) -> Self:
         """The model as it was published. Raises WeightsError."""
-        placement.check()
+        check_placement(placement)
         folder = source.files(progress)
         if progress:
             progress(f"Loading {source.title}", 0.0)

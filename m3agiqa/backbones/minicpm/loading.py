@@ -13,12 +13,13 @@ from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 
+from m3agiqa.backbones.devices import main_device, settle
 from m3agiqa.backbones.memory import enough_to_load, fitting
 from m3agiqa.backbones.minicpm.base_weights import base_folder
 from m3agiqa.backbones.minicpm.memory import USUAL_WORK, Work, memory_needed
 from m3agiqa.backbones.minicpm.model import MODEL_TYPE, MiniCPMV, MiniCPMVConfig
 from m3agiqa.backbones.minicpm.slicing import Slicing
-from m3agiqa.backbones.placement import Placement, Quantization, main_device, settle
+from m3agiqa.backbones.placement import Placement, Quantization
 from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.errors import WeightsError
 

@@ -15,7 +15,7 @@ from annotation.store.database import StoreError
 from annotation.store.models import AuditEntry, GoldAnswer, Item, QueueEntry
 from annotation.store.queue import take
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.assessor import MAX_PROMPT
+from m3agiqa.conversation import MAX_PROMPT
 from m3agiqa.errors import InputError
 
 Png = Callable[[int], bytes]

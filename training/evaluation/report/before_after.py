@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from m3agiqa.aspects import Aspect, MosScale
-from m3agiqa.checkpoint.card import Card, load_predictor, read_card
+from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.comparison import (
     Agreement,
     ChangedImage,
@@ -19,6 +19,7 @@ from m3agiqa.checkpoint.comparison import (
     Comparison,
     rmse_fall,
 )
+from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.metrics import plcc, rmse, srcc
 from m3agiqa.samples import Sample
 from training.data.variants import own_variants
