@@ -12,7 +12,7 @@ from torch import nn
 
 from m3agiqa import InputError
 from m3agiqa.backbones import memory
-from m3agiqa.backbones.devices import main_device
+from m3agiqa.backbones.devices import check_placement, main_device
 from m3agiqa.backbones.memory import (
     enough_for_work,
     enough_to_load,
@@ -91,7 +91,7 @@ def test_unknown_devices_are_reported(asked: str) -> None:
 
 def test_unknown_precisions_are_reported() -> None:
     with pytest.raises(InputError, match="cannot be quantized to '3bit'"):
-        Placement("cpu", "3bit").check()
+        check_placement(Placement("cpu", "3bit"))
 
 
 # --- spreading --------------------------------------------------------------------------------
