@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageStat
 from test_batch_scoring import records, run
 
-from m3agiqa import Assessor, InputError, batch_scoring
-from m3agiqa.backbones.nano import model as nano_model
+from m3agiqa import Aspect, AspectResult, Assessment, InputError, Rating, batch_scoring
+from m3agiqa.aspects import COMMON_SCALE
+from m3agiqa.images import open_image
 from m3agiqa.ray_scoring import PartScorer, cluster, score_on_ray
 from m3agiqa.score_inputs import read_rows
 from m3agiqa.score_parts import PartedScores
@@ -26,7 +27,6 @@ IMAGES = 5
 UNREADABLE = 3
 PART_SIZE = 2
 BATCH_SIZE = 1
-MAX_TOKENS = 2
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,27 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def dies_in_the_second_batch(folder: Path) -> Assessor:
-    """nano with short descriptions; the first worker that begins a second batch is killed there."""
-    nano_model.MAX_NEW_TOKENS, batch_scoring.BATCH_SIZE = MAX_TOKENS, BATCH_SIZE
-    assessor = Assessor.from_pretrained("nano")
+class PixelAssessor:
+    """Judges an image by its mean pixel, so that workers start quickly; benchmarks/scale.py has nano."""
+
+    card = SimpleNamespace(title="pixels 1", learned_from="nobody")
+
+    def assess_all(self, subjects: Sequence[tuple[str, str | None]]) -> list[Assessment]:
+        return [self._assessment(open_image(image), prompt) for image, prompt in subjects]
+
+    def _assessment(self, image: Image.Image, prompt: str | None) -> Assessment:
+        mos = 1 + ImageStat.Stat(image.convert("L")).mean[0] / 64
+        results = {
+            aspect: AspectResult(aspect, f"Grey {mos} of {prompt}.", Rating.FAIR, mos, mos, COMMON_SCALE)
+            for aspect in Aspect
+        }
+        return Assessment(None, prompt, results, self.card.title, self.card.learned_from, 0.0)
+
+
+def dies_in_the_second_batch(folder: Path) -> PixelAssessor:
+    """The first worker that begins a second batch is killed there."""
+    batch_scoring.BATCH_SIZE = BATCH_SIZE
+    assessor = PixelAssessor()
     assess_all, batches = assessor.assess_all, []
 
     def assess(subjects: Sequence[Any]) -> list[Any]:
@@ -82,7 +99,7 @@ def stand_in(title: str) -> Any:
     return SimpleNamespace(card=card, assess_all=lambda subjects: [InputError("Not judged.")] * len(subjects))
 
 
-def refuse() -> Assessor:
+def refuse() -> Any:
     raise InputError("There is no model of this name")
 
 
@@ -126,9 +143,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         cluster(None).__enter__()
 
 
-def test_a_worker_is_killed_and_nothing_is_lost(
-    ray: Any, table: Path, tmp_path: Path, assessor: Assessor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_is_killed_and_nothing_is_lost(ray: Any, table: Path, tmp_path: Path) -> None:
     """The same rows with the same scores as in one process, in parts of Parquet."""
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "parts"
@@ -140,9 +155,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(
         *(f"part-00000{number}.parquet" for number in range(3)),
     ]
     parts = parquet.read_table(out).to_pylist()
-    monkeypatch.setattr(nano_model, "MAX_NEW_TOKENS", MAX_TOKENS)
-    monkeypatch.setattr(batch_scoring, "BATCH_SIZE", BATCH_SIZE)
-    run(table, tmp_path / "out.csv", assessor)
+    run(table, tmp_path / "out.csv", PixelAssessor())
     alone = records(tmp_path / "out.csv")
     assert [as_texts(row) for row in parts] == alone
     assert "There is no file" in parts[UNREADABLE]["error"]
