@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from m3agiqa import Aspect, Rating  # noqa: E402
-from m3agiqa.backbones.loading import load_backbone  # noqa: E402
 from m3agiqa.backbones.base import Request  # noqa: E402
+from m3agiqa.backbones.loading import load_backbone  # noqa: E402
 from m3agiqa.checkpoint.card import find_checkpoint  # noqa: E402
 from m3agiqa.conversation import Conversation  # noqa: E402
 from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
