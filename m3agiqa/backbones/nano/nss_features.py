@@ -45,6 +45,13 @@ MAX_OCTAVE_SIDE = (
 MIN_OCTAVE_SIDE = 16  # pixels
 N_OCTAVES = 5  # halvings of the size at which detail is measured
 
+AUTOCORRELATION_LAGS = (1, 2)  # pixels at half size; by longer ones textures differ, too
+FLAT_VARIANCE = 0.02  # of normalized luminance, about 0.25 in most images and 0 where nothing is shown
+MIN_STEP = 6.0  # of 255 levels between neighbours
+EQUAL_LEVELS = 0.5  # of 255 levels; neighbours with a smaller difference are equal
+FEW_STEPS = 100  # of an image; so few say nothing
+N_LOST_DETAIL = 2
+
 SHAPE_GRID = np.arange(0.2, 10.001, 0.001)  # of a generalised Gaussian: 2 is the usual one
 SHAPE_RATIOS = gamma(2 / SHAPE_GRID) ** 2 / (gamma(1 / SHAPE_GRID) * gamma(3 / SHAPE_GRID))
 
@@ -183,6 +190,31 @@ def _fit(values: Map) -> tuple[float, float, float, float]:
     shape = SHAPE_GRID[min(np.searchsorted(SHAPE_RATIOS, ratio), len(SHAPE_GRID) - 1)]
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape)) * gamma(2 / shape) / gamma(1 / shape)
     return float(shape), float((sigma_right - sigma_left) * scale), left, right
+
+
+def lost_detail(image: Image.Image) -> Map:
+    """[N_LOST_DETAIL]: autocorrelation and pixelation of an RGB image, which hardly depend on what it shows.
+
+    Autocorrelation: how far normalized luminance at half size is like that of its neighbours, summed over
+    AUTOCORRELATION_LAGS. It is high where blur, smearing or enlargement took detail, and about 0 where there
+    was none to take. Pixelation: the share of steps in luminance that have equal pixels on both sides.
+    """
+    level = np.asarray(image, np.float32) @ LUMINANCE_WEIGHTS
+    normal = _normalized(_halved(level / 255))[0]
+    alike = sum(
+        float((normal[:, lag:] * normal[:, :-lag]).mean() + (normal[lag:] * normal[:-lag]).mean()) / 2
+        for lag in AUTOCORRELATION_LAGS
+    )
+    steps = between_equals = 0
+    for lines in (level, level.T):
+        change = np.abs(np.diff(lines, axis=1))
+        is_step, equal = change[:, 1:-1] > MIN_STEP, change < EQUAL_LEVELS
+        steps += np.count_nonzero(is_step)
+        between_equals += np.count_nonzero(is_step & equal[:, :-2] & equal[:, 2:])
+    return np.array(
+        [alike / (float((normal**2).mean()) + FLAT_VARIANCE), between_equals / (steps + FEW_STEPS)],
+        np.float32,
+    )
 
 
 # --- sharpness and noise -------------------------------------------------------------------------------

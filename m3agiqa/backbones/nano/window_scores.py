@@ -1,8 +1,8 @@
-"""Where an image looks bad: the part of the quality regressor that windows of own pixels decide.
+"""Where an image looks bad: what of the quality regressor can be told of windows of own pixels.
 
-Of the regressor's terms those of the vision encoder's early stages at own pixels are means over windows, so
-that every window has its share of them. They show best where an image is damaged (benchmarks/quality_map.py);
-terms of natural scene statistics and of the window as a whole rather follow what is shown there.
+Of the regressor's terms those of the vision encoder's stages at own pixels are means over windows, so that
+every window has its share of them. The other terms rather follow what a window shows. In their place stands
+lost detail, where a window has lost more of it than windows of undamaged images differ in.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -19,7 +20,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     encoder_input,
     statistics,
 )
-from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE
+from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE, Map, lost_detail
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.errors import InputError, Stopped
 from m3agiqa.quality_map import QualityMap, Report, even_parts
@@ -27,10 +28,15 @@ from m3agiqa.quality_map import QualityMap, Report, even_parts
 MIN_MAP_SIDE = 128  # pixels; windows must be larger than the coarsest map's stride
 MIN_WINDOWS, MAX_WINDOWS = 4, 8  # a side; more only where windows would leave gaps
 WINDOWS_AT_ONCE = 4
-FULL_COLOUR = 0.4  # of a logit; undamaged images have less, damaged ones about as much (medians 0.2 and 0.45)
+FULL_COLOUR = 0.6  # of a logit; undamaged images have less, damaged ones more (medians 0.2 and 1.1)
+USUAL_DIFFERENCE = 0.1  # of lost detail, from the median window; undamaged images have a spread of 0.07
+LOST_DETAIL_WEIGHTS = np.array([[1.5, 0.7], [0.9, 1.2]])
+"""[JUDGED_ASPECTS, N_LOST_DETAIL], logits: how far the regressor's other terms fall where blur, smearing and
+pixelation of whole images raise these numbers (`python benchmarks/quality_map.py FOLDER --weights`)."""
 WINDOW_METHOD = (
     "How the score of the image's own pixels, in standard deviations over images, would differ if all of the "
-    "image were as this window, beside the median window."
+    "image were as this window, beside the median window. Detail that is lost there counts by how much the "
+    "score of whole images falls with it."
 )
 
 
@@ -52,16 +58,28 @@ def window_scores(
         min(MAX_WINDOWS, max(MIN_WINDOWS, math.ceil(length / WINDOW_SIDE))) for length in image.size
     )
     side = min(WINDOW_SIDE, *(length // 2 for length in image.size))
-    parts, logits = even_parts(image.size, (columns, rows), side), []
+    parts, logits, lost = even_parts(image.size, (columns, rows), side), [], []
     for first in range(0, len(parts), WINDOWS_AT_ONCE):
         report(first, len(parts))
         if stop():
             raise Stopped("Stopped on request.")
         windows = [
-            encoder_input(image.crop((left, top, left + width, top + height)))
+            image.crop((left, top, left + width, top + height))
             for left, top, width, height in parts[first : first + WINDOWS_AT_ONCE]
         ]
-        maps = vision(torch.stack(windows).to(next(vision.parameters())), N_STATISTICS_STAGES)
+        inputs = torch.stack([encoder_input(window) for window in windows])
+        maps = vision(inputs.to(next(vision.parameters())), N_STATISTICS_STAGES)
         logits.append(regressor.of_own_pixels(statistics(maps)))
-    scores = dict(zip(JUDGED_ASPECTS, torch.cat(logits).T.tolist(), strict=True))
-    return QualityMap.of(image.size, parts, scores, WINDOW_METHOD, FULL_COLOUR)
+        lost += [lost_detail(window) for window in windows]
+    is_judged = regressor.weight.any(dim=0).cpu().numpy()
+    weights = LOST_DETAIL_WEIGHTS.T * is_judged
+    own_share = torch.cat(logits).cpu().numpy()
+    scores = (own_share - unusual_loss(np.stack(lost), np.median(lost, axis=0)) @ weights).T.tolist()
+    return QualityMap.of(
+        image.size, parts, dict(zip(JUDGED_ASPECTS, scores, strict=True)), WINDOW_METHOD, FULL_COLOUR
+    )
+
+
+def unusual_loss(lost: Map, usual: Map) -> Map:
+    """[..., N_LOST_DETAIL]: how far lost detail is above the usual by more than USUAL_DIFFERENCE."""
+    return (lost - usual - USUAL_DIFFERENCE).clip(0)
