@@ -40,6 +40,12 @@ class Stopped(M3AgiqaError):
     """The run was stopped on request."""
 
 
+def heed(stop: Callable[[], bool]) -> None:
+    """Raises Stopped once `stop` answers True."""
+    if stop():
+        raise Stopped("Stopped on request.")
+
+
 def _command_line_option(name: str, value: str) -> str:
     if not value:
         return f"--{name}"

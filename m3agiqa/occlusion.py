@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.errors import Stopped
+from m3agiqa.errors import heed
 from m3agiqa.quality_map import QualityMap, Report, even_parts
 
 PARTS_PER_SIDE = 4
@@ -35,8 +35,7 @@ def occlusion_map(
     whole, lost = judge(image), []
     for number, (left, top, width, height) in enumerate(parts):
         report(number, len(parts))
-        if stop():
-            raise Stopped("Stopped on request.")
+        heed(stop)
         covered = image.copy()
         covered.paste(mean, (left, top, left + width, top + height))
         without = judge(covered)

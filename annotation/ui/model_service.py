@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -243,27 +244,36 @@ class ModelLoader(Observable[LoadState]):
 # --- turns -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """Somebody's place in the waiting line."""
+
+    stop: Callable[[], bool]
+
+
 class WaitingLine:
     """First come, first served: visitors take turns at the model; whoever stops waiting leaves the line."""
 
     def __init__(self) -> None:
-        self._tickets: deque[object] = deque()
+        self._tickets: deque[Ticket] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
     def turn(self, stop: Callable[[], bool], on_place: Callable[[int], None]) -> Iterator[None]:
         """Wait until it is one's turn and keep it for the `with` block.
 
-        `on_place` hears the place in the line (2 is next) while waiting, whenever it may have changed.
-        Raises Stopped once `stop` answers True; it is asked when the line changes, and after `wake`.
+        `on_place` hears the place in the line (2 is next) while waiting, whenever it may have changed; who
+        has been stopped, but is not done yet, does not count. Raises Stopped once `stop` answers True; it is
+        asked when the line changes, and after `wake`.
         """
-        ticket = object()
+        ticket = Ticket(stop)
         with self._changed:
             self._tickets.append(ticket)
         try:
             with self._changed:
-                while not stop() and (place := self._tickets.index(ticket) + 1) > 1:
-                    on_place(place)
+                while not stop() and self._tickets[0] is not ticket:
+                    before = islice(self._tickets, self._tickets.index(ticket))
+                    on_place(1 + sum(not other.stop() for other in before))
                     self._changed.wait()
             if stop():
                 raise Stopped("Stopped while waiting.")

@@ -71,7 +71,8 @@ class Backbone(Protocol):
     ) -> Iterator[Delta | Generation]:
         """Generate descriptions in conversations that are opened with round 1; a Generation ends each row.
 
-        `stop` is asked before every token; once it answers True, Stopped is raised.
+        `stop` is asked before every token, by some also while they look; once it answers True, Stopped is
+        raised.
         """
         ...
 

@@ -329,7 +329,7 @@ function undo() {
     for (const aspect of Object.keys(entry.said)) Object.assign(entry.said[aspect], record.said[aspect]);
     keepDraft(entry);
     tell("");
-    report(record.skipped ? "Back at the image you skipped" : "Taken back; change it and save again");
+    report(record.skipped ? "Back at the image you skipped" : "Taken back: save it again");
     putBack(entry);
     await refill();
   });
@@ -624,8 +624,12 @@ function keyOf({ key, code }) {
 
 const isTyping = (target) => root.contains(target) && target.matches("textarea, [type=text], select");
 
+// Also on the tab's other buttons, such as Import, which keep the focus.
+const isForUs = (target) =>
+  target === document.body || root.contains(target) || Boolean(target.closest("[role=tabpanel] button"));
+
 function onKey(event) {
-  if (!onShow() || event.isComposing || !(root.contains(event.target) || event.target === document.body)) return;
+  if (!onShow() || event.isComposing || !isForUs(event.target)) return;
   count();
   if (isTyping(event.target)) {
     if (event.key === "Escape") root.focus({ preventScroll: true });

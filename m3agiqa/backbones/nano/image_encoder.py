@@ -33,7 +33,7 @@ from m3agiqa.backbones.nano.window_scores import window_scores
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import sharing_copy
 from m3agiqa.conversation import Conversation
-from m3agiqa.errors import WeightsError
+from m3agiqa.errors import WeightsError, heed
 from m3agiqa.quality_map import QualityMap, Report
 
 CONNECTOR_FILE = "connector.safetensors"
@@ -98,13 +98,15 @@ class ImageEncoder:
 
     # --- images -> features -> tokens --------------------------------------------------------
 
-    def features(self, shown: Views) -> ImageFeatures:
+    def features(self, shown: Views, stop: Callable[[], bool] = lambda: False) -> ImageFeatures:
         """Of N images, as the connector and the prompt aligners take them."""
         kind = next(self.vision.parameters())
         whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
+        heed(stop)
         counts = [len(windows) for windows in shown.windows]
         together = torch.cat(shown.windows).to(kind).contiguous(memory_format=torch.channels_last)
         window_maps = self.vision(together)
+        heed(stop)
         of_windows = torch.stack([each.mean(0) for each in statistics(window_maps).split(counts)])
         image_statistics = torch.cat([statistics(fine), of_windows], dim=1)
         appearance = shown.appearance.to(kind.device)
@@ -119,16 +121,26 @@ class ImageEncoder:
             scores[:, [ENCODED_ASPECTS.index(aspect) for aspect in JUDGED_ASPECTS]].float(),
         )
 
-    def encode(self, images: Sequence[Image.Image]) -> EncodedImages:
-        """Visual tokens of N images, and what prompts are compared with."""
+    def encode(
+        self, images: Sequence[Image.Image], stop: Callable[[], bool] = lambda: False
+    ) -> EncodedImages:
+        """Visual tokens of N images, and what prompts are compared with.
+
+        `stop` is asked in between; once it answers True, Stopped is raised.
+        """
         # One by one while serving, as convolutions round otherwise for several images at once.
         batches = [[image] for image in images] if self.is_serving else [images]
-        return EncodedImages.of([self.encode_views(views(batch)) for batch in batches])
+        parts = []
+        for batch in batches:
+            heed(stop)
+            parts.append(self.encode_views(views(batch), stop))
+        return EncodedImages.of(parts)
 
-    def encode_views(self, shown: Views) -> EncodedImages:
+    def encode_views(self, shown: Views, stop: Callable[[], bool] = lambda: False) -> EncodedImages:
         """As `encode`, of images that were cut into views already, in one batch."""
+        heed(stop)
         with fast_autocast() if self.is_serving else nullcontext():
-            features = self.features(shown)
+            features = self.features(shown, stop)
         features = features._replace(grid_cells=features.grid_cells.to(self.connector.grid_embedding.dtype))
         quality_logits = self.connector.quality_logits(features)
         tokens = self.connector(features, quality_logits)

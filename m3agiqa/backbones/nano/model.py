@@ -57,7 +57,7 @@ from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
 from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
-from m3agiqa.errors import InputError
+from m3agiqa.errors import InputError, heed
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
 from m3agiqa.quality_map import QualityMap, Report
 
@@ -277,7 +277,8 @@ class NanoBackbone:
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Generation]:
         self._check_questions(requests)
-        prefix = self._prefix([request.image for request in requests])
+        prefix = self._prefix([request.image for request in requests], stop)
+        heed(stop)
         self._described = [request.image for request in requests], prefix.images
         state, _ = self._forward(prefix, requests, pad_left=True)
         closings = []
@@ -330,30 +331,35 @@ class NanoBackbone:
 
     # --- images ------------------------------------------------------------------------------
 
-    def _embed_prefix(self, images: Sequence[Image.Image | None]) -> tuple[Tensor, EncodedImages | None]:
+    def _embed_prefix(
+        self, images: Sequence[Image.Image | None], stop: Callable[[], bool] = lambda: False
+    ) -> tuple[Tensor, EncodedImages | None]:
         """Embeddings of chat header and visual tokens [N, P, d], and what the latter were made of."""
         header = self._tensor(self.chat.before_image).expand(len(images), -1)
         embedded, encoded = self._embed(header), None
         shown = [image for image in images if image is not None]
         if shown:
-            encoded = self.image_encoder.encode(shown)
+            encoded = self.image_encoder.encode(shown, stop)
             embedded = torch.cat([embedded, encoded.tokens.to(embedded.dtype)], dim=1)
         return embedded, encoded
 
-    def _prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
+    def _prefix(
+        self, images: Sequence[Image.Image | None], stop: Callable[[], bool] = lambda: False
+    ) -> _Prefix:
         """What conversations begin with; a single image's is kept for a while where nothing is trained."""
         image = images[0]
         if self.decoder is None or len(images) > 1 or image is None:
-            return self._compute_prefix(images)
+            return self._compute_prefix(images, stop)
         key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-        prefix = self._recent.pop(key, None) or self._compute_prefix(images)
+        prefix = self._recent.pop(key, None) or self._compute_prefix(images, stop)
         self._recent[key] = prefix
         while len(self._recent) > CACHED_IMAGES:
             self._recent.popitem(last=False)
         return prefix
 
-    def _compute_prefix(self, images: Sequence[Image.Image | None]) -> _Prefix:
-        embedded, encoded = self._embed_prefix(images)
+    def _compute_prefix(self, images: Sequence[Image.Image | None], stop: Callable[[], bool]) -> _Prefix:
+        embedded, encoded = self._embed_prefix(images, stop)
+        heed(stop)
         cache = new_cache()
         mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
         hidden = self._decode(embedded, mask, mask.cumsum(1) - 1, cache)

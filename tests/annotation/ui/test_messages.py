@@ -16,6 +16,8 @@ def test_place_in_the_queue():
     assert "You are number 2 in the queue: one visitor is before you" in second
     third = messages.status(RunState(stage=RunStage.WAITING, place=3))
     assert "You are number 3 in the queue: 2 visitors are before you" in third
+    first = messages.status(RunState(stage=RunStage.WAITING, place=1))
+    assert "You are next" in first and "number" not in first
 
 
 def test_status_shows_loading_and_the_time():

@@ -254,6 +254,25 @@ def test_stopping_leaves_the_line_and_lets_the_next_one_move_up():
         assert len(line) == 1
 
 
+def test_who_has_been_stopped_does_not_count_before_those_who_wait():
+    line, stopped, places = WaitingLine(), threading.Event(), []
+
+    def next_visitor() -> None:
+        with line.turn(never, places.append):
+            pass
+
+    with line.turn(stopped.is_set, lambda place: None):
+        waiting = threading.Thread(target=next_visitor)
+        waiting.start()
+        wait_until(lambda: places == [2])
+        stopped.set()
+        line.wake()
+        wait_until(lambda: places == [2, 1])
+        assert waiting.is_alive(), "the model is not free before the one who was stopped has left"
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
 def test_stopped_before_the_turn_never_gets_it():
     line = WaitingLine()
     with pytest.raises(Stopped), line.turn(lambda: True, lambda place: None):
