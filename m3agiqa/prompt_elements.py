@@ -97,6 +97,12 @@ FRAMING_PHRASE = re.compile(
     r"portrait|render(?:ing)?|shot|art|still|sticker|poster|logo|screenshot|view|sculpture|watercolou?r))\s+of\s+",
     re.IGNORECASE,
 )
+INSTRUCTION = re.compile(
+    r"^(?:please\s+)?(?:create|design|draw|generate|imagine|make|paint|produce|render|sketch)\s+(?:me\s+)?"
+    r"(?=(?:an?|the|some|one|two|three|\d+)\s)",
+    re.IGNORECASE,
+)
+"""What a chat is told to do, which nobody expects to see."""
 TEXT_BEFORE = (
     r"(?:text|words?|letters?|caption|title|titled|label(?:l?ed)?|sign|banner|logo|saying|says?|reads?|reading|"
     r"written|writing|spell(?:s|ing)|inscription|headline|slogan|that says)[\s:,]*"
@@ -139,7 +145,7 @@ def without_commands(prompt: str) -> str:
 
 
 def _of_segment(segment: str) -> Iterator[PromptElement]:
-    lowered = segment.lower().strip(" .!?'\"")
+    lowered = INSTRUCTION.sub("", segment.lower().strip(" .!?'\""))
     if not lowered or _bare(lowered) in BOOSTER_WORDS:
         return
     if (style := _style(lowered)) is not None:

@@ -70,6 +70,18 @@ def test_nothing_to_see(prompt: str | None) -> None:
     assert prompt_elements(prompt) == ()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("Generate an oil painting of a mermaid", "an oil painting of a mermaid"),
+        ("on a canvas, create a scene of a person", "on a canvas, a scene of a person"),
+        ("please draw me two foxes", "two foxes"),
+    ],
+)
+def test_what_a_chat_is_told_to_do_is_no_thing(prompt: str, plain: str) -> None:
+    assert named(prompt) == named(plain) != []
+
+
 def test_a_far_place_is_no_thing() -> None:
     assert named("a castle on a hill in the distance") == named("a castle on a hill")
 

@@ -155,7 +155,10 @@ def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
         theme.html('<section class="figures"><h3>Images</h3></section>')
         with gr.Row():
             text = gr.Textbox(
-                label="Search", placeholder="prompt, file, generator or source", elem_id="images-text"
+                label="Search",
+                placeholder="prompt, file, generator or source",
+                min_width=280,
+                elem_id="images-text",
             )
             state = gr.Dropdown(
                 STATE_CHOICES, value=ItemState.ALL, label="Annotation", elem_id="images-state"

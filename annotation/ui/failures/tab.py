@@ -62,7 +62,10 @@ from m3agiqa.errors import InputError, M3AgiqaError
 
 NOTHING_YET = "There is nothing to look into yet: assess images and have people score them, or train a model."
 NO_MODEL = "No model has assessed an image here yet."
-NO_SCORES = "No person has scored an image that this model has assessed."
+NO_SCORES = (
+    "No person has scored an image that this model has assessed. Score some on the Annotate tab, or correct "
+    "what the model says on the Assess tab."
+)
 
 HIDDEN_ANSWERS = (
     "Here you find what you have scored yourself, and how others and the model judge it: nothing yet. "
