@@ -306,6 +306,8 @@ def test_a_zip_is_imported_through_the_page(sign_in: SignIn, tmp_path: Path):
     page.click("#import-start")
     expect(page.locator("#import-result")).to_contain_text("2 images added")
     shown(page)
+    page.keyboard.press("4")  # the button that was pressed last takes no keys away
+    expect(page.locator(".annotate output").first).to_have_text("4.0")
     expect(page.locator(".progress")).to_contain_text("0 of 2 in all")
     page.click("#import-start")
     expect(page.locator("#import-result")).to_contain_text("0 images added, 2 known already")

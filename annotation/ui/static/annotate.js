@@ -38,7 +38,8 @@ async function call(name, ...data) {
     body,
     keepalive: body.length < 60000, // goes through even if the page is closed meanwhile
   });
-  if (response.status === 401) throw new Refused("You are signed out. Reload the page and sign in again.");
+  if (response.status === 401)
+    throw new Refused("You are signed out. Sign in again in another tab, then go on here: nothing is lost.");
   if ([502, 503, 504].includes(response.status)) throw new Error("The server is away.");
   const answer = await response.json();
   if (!response.ok || "error" in answer)
