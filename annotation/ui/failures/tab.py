@@ -177,6 +177,13 @@ class FailuresHandlers:
         except M3AgiqaError as error:
             return _empty(str(error))
 
+    def sort(self, request: gr.Request, *values: Any) -> Shown:
+        """Another order: figures and points stay, as a browser takes a second to draw thousands again."""
+        message, agreement, points, *others = self.show(request, *values)
+        if any(others):
+            agreement = points = gr.skip()
+        return message, agreement, points, *others
+
     def follow(self, request: gr.Request, *values: Any) -> Shown:
         """How far the map is that a page waits for; once it is there, what it shows."""
         try:
@@ -629,7 +636,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         **quiet,
     )
     # Not `input` of the text: Gradio leaves out what Backspace, Delete and pasting do to it.
-    filters = [aspect, side, least, most, generator, tag, words, nearer, order, plot]
+    filters = [aspect, side, least, most, generator, tag, words, nearer, plot]
     gr.on(
         [*(control.input for control in filters), text.change],
         handlers.show,
@@ -638,6 +645,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         trigger_mode="always_last",
         **quiet,
     )
+    order.input(handlers.sort, inputs=view, outputs=shown, trigger_mode="always_last", **quiet)
     gr.on(
         [agreement.click, points.select, detail.select],
         handlers.choose_slice,

@@ -167,6 +167,12 @@ def test_coming_back_to_the_tab_keeps_the_view_and_brings_what_is_new(
     assert shown(outputs)["case"] == "1|authenticity"
 
 
+def test_another_order_draws_no_points_again(handlers: FailuresHandlers) -> None:
+    given = values(aspect="quality", order=Order.BEST)
+    page, anew = shown(handlers.sort(asked(), *given)), shown(handlers.show(asked(), *given))
+    assert page == {**anew, "agreement": gr.skip(), "scatter": gr.skip()}
+
+
 def test_two_models_stand_side_by_side(handlers: FailuresHandlers) -> None:
     page = shown(handlers.show(asked(), *values(other="db:2", order=Order.GAIN)))
     assert "first 1.0 on quality" in page["detail"] and "second 1.0 on quality" in page["detail"]
