@@ -12,18 +12,26 @@ hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one
 hypothesis.settings.load_profile("any machine")
 
 SLOW_FILES = (
-    "test_pipeline.py",
     "test_assess.py",
-    "test_annotate.py",
+    "test_pipeline.py",
     "test_crash.py",
-    "test_correct_cards.py",
-    "test_failures.py",
+    "test_annotate.py",
     "test_assessor.py",
-    "test_finetune.py",
+    "test_retraining_loop.py",
+    "test_cli.py",
+    "test_failures.py",
     "test_align.py",
-    "test_data.py",
-    "test_queue.py",
+    "test_batch_scoring.py",
     "test_proxies.py",
+    "test_example_programs.py",
+    "test_finetune.py",
+    "test_wheel.py",
+    "test_ray_scoring.py",
+    "test_quality_encoder.py",
+    "test_zero_gpu.py",
+    "test_retraining.py",
+    "test_spaces.py",
+    "test_nano.py",
     "test_ablate.py",
 )
 """Those of half a minute and more, the longest one first."""

@@ -420,11 +420,11 @@ def test_memory_stays_as_it_is(
 ) -> None:
     """The process as a whole: benchmarks/score_memory.py."""
     monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 2)
-    monkeypatch.setattr("m3agiqa.batch_scoring.BATCH_SIZE", 3)
-    for number in range(9):
+    monkeypatch.setattr("m3agiqa.batch_scoring.BATCH_SIZE", 2)
+    for number in range(6):
         picture.resize((64, 64)).rotate(number).save(pictures / f"{number}.png")
     path = pictures / "rows.csv"
-    path.write_text("image\n" + "".join(f"{number}.png\n" for number in range(9)))
+    path.write_text("image\n" + "".join(f"{number}.png\n" for number in range(6)))
     with ScoreFile(tmp_path / "out.csv") as output:
         output.start(assessor.card.title)
         held = [tensor_bytes() for _ in score(read_rows(path), output, assessor)]
