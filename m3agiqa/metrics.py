@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy
 
 from m3agiqa.aspects import RATING_WORDS, Rating
 
@@ -18,12 +18,12 @@ Ratings = Sequence[Rating | None]
 
 def srcc(predicted: Scores, true: Scores) -> float:
     """Spearman's rank-order correlation, -1 to 1; NaN if either side is constant."""
-    return _correlation(stats.spearmanr, predicted, true)
+    return _correlation(scipy.stats.spearmanr, predicted, true)
 
 
 def plcc(predicted: Scores, true: Scores) -> float:
     """Pearson's linear correlation, -1 to 1, without a logistic fit; NaN if either side is constant."""
-    return _correlation(stats.pearsonr, predicted, true)
+    return _correlation(scipy.stats.pearsonr, predicted, true)
 
 
 def plcc_logistic(predicted: Scores, true: Scores) -> float:
@@ -37,12 +37,12 @@ def plcc_logistic(predicted: Scores, true: Scores) -> float:
     linear = plcc(predicted, true)
     if math.isnan(linear) or len(true) <= 4:
         return linear
-    x, y = stats.zscore(np.asarray(predicted, float)), stats.zscore(np.asarray(true, float))
+    x, y = scipy.stats.zscore(np.asarray(predicted, float)), scipy.stats.zscore(np.asarray(true, float))
 
     def lost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         # Given b3 and b4, the best b1 and b2 are a linear regression, which leaves 1 - r² of the variance.
         middle, width = parameters[0], math.exp(parameters[1])
-        mapped = special.expit((x - middle) / width)
+        mapped = scipy.special.expit((x - middle) / width)
         slope = mapped * (mapped - 1) / width
         steps = np.stack([slope, slope * (x - middle)])  # derivatives by middle and log(width)
         mapped -= mapped.mean()
@@ -55,13 +55,15 @@ def plcc_logistic(predicted: Scores, true: Scores) -> float:
 
     bounds = [(x.min() - 3, x.max() + 3), (math.log(0.02), math.log(10))]  # from a step to a straight line
     starts = [(0.0, math.log(width)) for width in (0.1, 0.5, 3)]
-    fits = [optimize.minimize(lost, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
+    fits = [
+        scipy.optimize.minimize(lost, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts
+    ]
     return max(abs(linear), math.sqrt(max(0.0, 1 - min(fit.fun for fit in fits))))
 
 
 def krcc(predicted: Scores, true: Scores) -> float:
     """Kendall's tau-b, -1 to 1; NaN if either side is constant."""
-    return _correlation(stats.kendalltau, predicted, true)
+    return _correlation(scipy.stats.kendalltau, predicted, true)
 
 
 def _correlation(test: Callable[[Scores, Scores], Any], predicted: Scores, true: Scores) -> float:

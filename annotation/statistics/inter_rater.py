@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from m3agiqa.metrics import srcc
 
@@ -71,7 +71,7 @@ def krippendorff_alpha(opinions: pd.DataFrame) -> Coefficient:
     items, raters = shared["item_id"].nunique(), shared["annotator"].nunique()
     if items < 2:
         return Coefficient(math.nan, items, raters, reason="No two images have been scored by two people.")
-    ranks = pd.Series(stats.rankdata(scores[shared.index]), shared.index)
+    ranks = pd.Series(scipy.stats.rankdata(scores[shared.index]), shared.index)
     total = ranks.var()
     if total == 0:
         return Coefficient(math.nan, items, raters, reason="All scores are the same, so nothing can differ.")
@@ -191,7 +191,7 @@ def _icc_interval(
     ratio = raters * single * between_raters / error
     rest = items * (1 + (raters - 1) * single) - raters * single
     freedom = (raters - 1) * (items - 1) * (ratio + rest) ** 2 / ((items - 1) * ratio**2 + rest**2)
-    lower, upper = stats.f.ppf(0.975, items - 1, freedom), stats.f.ppf(0.975, freedom, items - 1)
+    lower, upper = scipy.stats.f.ppf(0.975, items - 1, freedom), scipy.stats.f.ppf(0.975, freedom, items - 1)
     if not (math.isfinite(lower) and math.isfinite(upper)):
         return math.nan, math.nan
     others = raters * between_raters + (raters * items - raters - items) * error
