@@ -52,6 +52,11 @@ FORM_BUTTONS = (
 SIGN_IN = '<p class="hint">Sign in as an annotator to correct this.</p>'
 UNEXPECTED_ERROR = "Something unexpected went wrong, and this was not saved; the app's log says more."
 
+ASSESSMENT_LOST = (
+    "The server no longer has this page's assessment: it has started anew, or a day has passed. Copy what "
+    "you typed, then assess the image again."
+)
+
 # A card for each aspect, in their order; gr.skip() for those that stay as they are.
 Cards = tuple[str | dict, ...]
 
@@ -241,7 +246,7 @@ class CorrectHandlers:
             person = self.access.require(request, Role.ANNOTATOR)
             aspect = payloads.aspect(data.get("aspect"))
             if assessed is None:
-                raise InputError("There is no assessment to correct; assess the image again.")
+                raise InputError(ASSESSMENT_LOST)
         except M3AgiqaError as error:
             raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
         try:
@@ -301,7 +306,7 @@ def wire(handlers: CorrectHandlers, card_parts: list[gr.HTML], assessed: gr.Stat
                 concurrency_limit=None,
                 api_name=f"correct_{handler.__name__}",  # `save` and `undo` are endpoints for everybody
                 api_visibility="private",
-            )
+            ).failure(js="() => document.dispatchEvent(new Event('unanswered'))")
 
 
 def _buttons(aspect: Aspect, saved: SavedResponse | None) -> str:

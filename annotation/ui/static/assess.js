@@ -53,7 +53,7 @@ const ask = window.fetch;
 window.fetch = async (...request) => {
   const response = await ask(...request);
   if (response.status !== 401 || !new URL(response.url).pathname.endsWith("/queue/join")) return response;
-  document.dispatchEvent(new Event("signedout"));
+  document.dispatchEvent(new Event("unanswered"));
   const detail =
     'You are signed out. <a href="." target="_blank">Sign in again</a> in another tab, then repeat this here: ' +
     "what you typed stays on this page.";

@@ -56,7 +56,7 @@ function send(event, data, seconds = 0) {
   trigger(event, { aspect: form().dataset.aspect, ...data, token: token(JSON.stringify(data)), seconds });
 }
 
-document.addEventListener("signedout", () => busy(false)); // no answer will come (assess.js)
+document.addEventListener("unanswered", () => busy(false)); // no card will come (assess.js, correct.py)
 
 function save() {
   send("save", readForm(form()), (performance.now() - opened) / 1000);
