@@ -184,6 +184,10 @@ def _parse(line: str) -> User:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"There is no users file {path}. Make it with python -m annotation users add NAME --role admin."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"The users file {path} cannot be read: {reason}.") from error
