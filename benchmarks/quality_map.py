@@ -6,8 +6,8 @@ out. Images may look worst elsewhere anyway, so 100 % is not the aim. How often 
 that of an undamaged image (area under the ROC curve) says whether depth tells damage from what is shown, and
 how often the worst part of undamaged images is among their smoothest quarter, whether sky counts as damage.
 
-Nano's weights of lost detail come from `--weights`: from half of the images, of which all was damaged. The
-figures are of the other half, and of further kinds of damage that the weights do not know.
+Nano's weights come from `--weights`: from half of the images, of which all was damaged. The figures are of
+the other half, and of further kinds of damage that the weights do not know.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 from scipy.ndimage import uniform_filter1d
+from scipy.optimize import nnls
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,9 +35,9 @@ sys.path.insert(0, str(ROOT))
 from m3agiqa import Assessor  # noqa: E402
 from m3agiqa.backbones.nano.efficientnet_lite import N_STATISTICS, views  # noqa: E402
 from m3agiqa.backbones.nano.image_encoder import ImageEncoder  # noqa: E402
-from m3agiqa.backbones.nano.nss_features import Map, lost_detail, windows  # noqa: E402
+from m3agiqa.backbones.nano.nss_features import Map, texture_signs, windows  # noqa: E402
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS  # noqa: E402
-from m3agiqa.backbones.nano.window_scores import unusual_loss  # noqa: E402
+from m3agiqa.backbones.nano.window_scores import departures  # noqa: E402
 from m3agiqa.images import is_image_name, open_image  # noqa: E402
 from m3agiqa.quality_map import MapPart  # noqa: E402
 
@@ -87,15 +88,14 @@ def noisy(piece: Image.Image, side: int) -> Image.Image:
 
 Damage = Callable[[Image.Image, int], Image.Image]
 """Takes a piece of an image, and the shorter side of the whole image in pixels."""
-DAMAGES: dict[str, Damage] = {"blurred": blurred, "smeared": smeared, "pixelated": pixelated}
+DAMAGES: dict[str, Damage] = {"blurred": blurred, "smeared": smeared, "pixelated": pixelated, "noisy": noisy}
 OTHER_DAMAGES: dict[str, Damage] = {
     "slightly blurred": slightly_blurred,
     "shaken": shaken,
     "enlarged": enlarged,
     "compressed": compressed,
-    "noisy": noisy,
 }
-"""Nothing is chosen or fitted on these."""
+"""Nothing is fitted on these."""
 UNDAMAGED = "undamaged"
 
 
@@ -138,30 +138,33 @@ def smoothest(image: Image.Image, parts: Sequence[MapPart]) -> list[MapPart]:
 
 
 def print_weights(encoder: ImageEncoder, images: Sequence[Image.Image]) -> None:
-    """LOST_DETAIL_WEIGHTS by least squares: what damage of whole images takes from the regressor's terms
-    other than those of own pixels.
+    """DEPARTURE_WEIGHTS by least squares, none below 0: what damage of whole images takes from the logits
+    without the share of own pixels.
     """
-    losses: list[Map] = []
+    departed: list[Map] = []
     falls: list[Map] = []
     for image in tqdm(images, unit="image"):
         usual, before = image_signs(encoder, image)
         for damage in DAMAGES.values():
-            lost, after = image_signs(encoder, damage(image, min(image.size)))
-            losses.append(unusual_loss(lost, usual))
+            signs, after = image_signs(encoder, damage(image, min(image.size)))
+            departed.append(departures(signs, usual))
             falls.append(before - after)
-    weights = np.linalg.lstsq(np.array(losses), np.array(falls), rcond=None)[0]
     print(f"Weights of {len(images)} images:")
-    for aspect, each in zip(JUDGED_ASPECTS, weights.T, strict=True):
-        print(f"  {aspect:<13} autocorrelation {each[0]:.2f}, pixelation {each[1]:.2f}")
+    for aspect, fall in zip(JUDGED_ASPECTS, np.array(falls).T, strict=True):
+        weights, _ = nnls(np.array(departed), fall)
+        names = ("more autocorrelation", "pixelation", "less autocorrelation")
+        print(
+            f"  {aspect:<13}", *(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True))
+        )
 
 
 @torch.inference_mode()
 def image_signs(encoder: ImageEncoder, image: Image.Image) -> tuple[Map, Map]:
-    """Of a whole image: lost detail, and logits without the share of own pixels [JUDGED_ASPECTS]."""
+    """Of a whole image: signs of texture, and logits without the share of own pixels [JUDGED_ASPECTS]."""
     features = encoder.features(views([image]))
     share = encoder.connector.quality_regressor.of_own_pixels(features.statistics[:, N_STATISTICS:])
     rest = encoder.connector.quality_logits(features) - share
-    return np.mean([lost_detail(window) for window in windows(image)], axis=0), rest[0].float().numpy()
+    return np.mean([texture_signs(window) for window in windows(image)], axis=0), rest[0].float().numpy()
 
 
 def measured(assessor: Assessor, image: Image.Image, quarter: int) -> Iterator[dict[str, Any]]:
@@ -204,7 +207,7 @@ def print_hits(assessor: Assessor, images: Sequence[Image.Image], random: Random
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[EXAMPLES_FOLDER], metavar="FOLDER")
-    parser.add_argument("--images", type=int, default=20, help="to take of each folder's half, at random")
+    parser.add_argument("--images", type=int, default=16, help="to take of each folder's half, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images and quarters")
     parser.add_argument("--model", default="nano", help="shipped name or checkpoint folder")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from m3agiqa import Aspect, Assessor, InputError, QualityMap, Stopped
 from m3agiqa.backbones.base import Request
-from m3agiqa.backbones.nano.nss_features import lost_detail
-from m3agiqa.backbones.nano.window_scores import USUAL_DIFFERENCE, unusual_loss
+from m3agiqa.backbones.nano.nss_features import texture_signs
+from m3agiqa.backbones.nano.window_scores import departures
 from m3agiqa.quality_map import MAX_OPACITY, MapPart, even_parts
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from quality_map import DAMAGES, damaged, quarter_of
+from quality_map import DAMAGES, OTHER_DAMAGES, damaged, quarter_of
 
 MAPPED = (Aspect.QUALITY, Aspect.AUTHENTICITY)
 
@@ -44,18 +44,24 @@ def test_the_worst_part_lies_where_an_image_is_damaged_not_in_its_sky(assessor: 
     for seed in range(2):
         image = dead_leaves(seed)
         image.paste(sky, (0, 0))
-        for quarter, damage in enumerate(DAMAGES, 1):
+        for quarter, damage in enumerate(("blurred", "smeared", "pixelated"), 1):
             found = assessor.quality_map(damaged(image, quarter, damage))
             assert {quarter_of(found.worst(aspect), image.size) for aspect in MAPPED} == {quarter}, damage
 
 
-def test_lost_detail_tells_damage_from_emptiness() -> None:
-    usual, empty = lost_detail(dead_leaves(0)), lost_detail(Image.linear_gradient("L").convert("RGB"))
-    lost = {name: lost_detail(damage(dead_leaves(0), 384)) - usual for name, damage in DAMAGES.items()}
-    assert all(autocorrelation > 3 * USUAL_DIFFERENCE for autocorrelation, _ in lost.values())
-    assert [name for name, (_, pixelation) in lost.items() if pixelation > USUAL_DIFFERENCE] == ["pixelated"]
-    assert not unusual_loss(empty, usual).any()
-    assert not lost_detail(Image.new("RGB", (256, 256), "white")).any()
+def test_signs_of_texture_tell_damage_from_emptiness() -> None:
+    image, empty = dead_leaves(0), Image.linear_gradient("L").convert("RGB")
+    usual = texture_signs(image)
+    seen = {
+        name: (departures(texture_signs(damage(image, 384)), usual) > 0).tolist()
+        for name, damage in (DAMAGES | OTHER_DAMAGES).items()
+    }
+    assert seen.pop("pixelated") == [True, True, False]
+    assert seen.pop("noisy") == [False, False, True]
+    seen.pop("compressed")  # is not seen
+    assert all(each == [True, False, False] for each in seen.values()), seen
+    assert not departures(texture_signs(empty), usual)[:2].any()
+    assert not texture_signs(Image.new("RGB", (256, 256), "white")).any()
 
 
 def test_the_default_model_says_how_far_it_is_and_can_be_stopped(assessor: Assessor) -> None:

@@ -50,7 +50,6 @@ FLAT_VARIANCE = 0.02  # of normalized luminance, about 0.25 in most images and 0
 MIN_STEP = 6.0  # of 255 levels between neighbours
 EQUAL_LEVELS = 0.5  # of 255 levels; neighbours with a smaller difference are equal
 FEW_STEPS = 100  # of an image; so few say nothing
-N_LOST_DETAIL = 2
 
 SHAPE_GRID = np.arange(0.2, 10.001, 0.001)  # of a generalised Gaussian: 2 is the usual one
 SHAPE_RATIOS = gamma(2 / SHAPE_GRID) ** 2 / (gamma(1 / SHAPE_GRID) * gamma(3 / SHAPE_GRID))
@@ -192,12 +191,12 @@ def _fit(values: Map) -> tuple[float, float, float, float]:
     return float(shape), float((sigma_right - sigma_left) * scale), left, right
 
 
-def lost_detail(image: Image.Image) -> Map:
-    """[N_LOST_DETAIL]: autocorrelation and pixelation of an RGB image, which hardly depend on what it shows.
+def texture_signs(image: Image.Image) -> Map:
+    """[2]: autocorrelation and pixelation of an RGB image, which hardly depend on what it shows.
 
     Autocorrelation: how far normalized luminance at half size is like that of its neighbours, summed over
-    AUTOCORRELATION_LAGS. It is high where blur, smearing or enlargement took detail, and about 0 where there
-    was none to take. Pixelation: the share of steps in luminance that have equal pixels on both sides.
+    AUTOCORRELATION_LAGS. Blur, smearing and enlargement raise it, noise lowers it; where nothing is shown it
+    is about 0. Pixelation: the share of steps in luminance that have equal pixels on both sides.
     """
     level = np.asarray(image, np.float32) @ LUMINANCE_WEIGHTS
     normal = _normalized(_halved(level / 255))[0]

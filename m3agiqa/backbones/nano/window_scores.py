@@ -2,7 +2,8 @@
 
 Of the regressor's terms those of the vision encoder's stages at own pixels are means over windows, so that
 every window has its share of them. The other terms rather follow what a window shows. In their place stands
-lost detail, where a window has lost more of it than windows of undamaged images differ in.
+how far a window's texture departs from that of the image, where it departs by more than windows of undamaged
+images do: detail is lost, or noise was added.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
     encoder_input,
     statistics,
 )
-from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE, Map, lost_detail
+from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE, Map, texture_signs
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
 from m3agiqa.errors import InputError, heed
 from m3agiqa.quality_map import QualityMap, Report, even_parts
@@ -28,15 +29,15 @@ from m3agiqa.quality_map import QualityMap, Report, even_parts
 MIN_MAP_SIDE = 128  # pixels; windows must be larger than the coarsest map's stride
 MIN_WINDOWS, MAX_WINDOWS = 4, 8  # a side; more only where windows would leave gaps
 WINDOWS_AT_ONCE = 4
-FULL_COLOUR = 0.6  # of a logit; undamaged images have less, damaged ones more (medians 0.2 and 1.1)
-USUAL_DIFFERENCE = 0.1  # of lost detail, from the median window; undamaged images have a spread of 0.07
-LOST_DETAIL_WEIGHTS = np.array([[1.5, 0.7], [0.9, 1.2]])
-"""[JUDGED_ASPECTS, N_LOST_DETAIL], logits: how far the regressor's other terms fall where blur, smearing and
-pixelation of whole images raise these numbers (`python benchmarks/quality_map.py FOLDER --weights`)."""
+FULL_COLOUR = 0.6  # of a logit; undamaged images have less, damaged ones more (medians 0.2 and 0.9)
+USUAL_DIFFERENCE = 0.1  # of signs of texture, from the median window; undamaged images have a spread of 0.07
+DEPARTURE_WEIGHTS = np.array([[1.7, 0.7, 1.8], [1.0, 1.0, 0.7]])
+"""[JUDGED_ASPECTS, 3], logits: how far the regressor's other terms fall where whole images are blurred,
+smeared, pixelated or noisy (`python benchmarks/quality_map.py FOLDER --weights`, 30 images)."""
 WINDOW_METHOD = (
     "How the score of the image's own pixels, in standard deviations over images, would differ if all of the "
-    "image were as this window, beside the median window. Detail that is lost there counts by how much the "
-    "score of whole images falls with it."
+    "image were as this window, beside the median window. Detail that is lost there, and noise, count by "
+    "how much the score of whole images falls with them."
 )
 
 
@@ -58,7 +59,7 @@ def window_scores(
         min(MAX_WINDOWS, max(MIN_WINDOWS, math.ceil(length / WINDOW_SIDE))) for length in image.size
     )
     side = min(WINDOW_SIDE, *(length // 2 for length in image.size))
-    parts, logits, lost = even_parts(image.size, (columns, rows), side), [], []
+    parts, logits, signs = even_parts(image.size, (columns, rows), side), [], []
     for first in range(0, len(parts), WINDOWS_AT_ONCE):
         report(first, len(parts))
         heed(stop)
@@ -69,16 +70,19 @@ def window_scores(
         inputs = torch.stack([encoder_input(window) for window in windows])
         maps = vision(inputs.to(next(vision.parameters())), N_STATISTICS_STAGES)
         logits.append(regressor.of_own_pixels(statistics(maps)))
-        lost += [lost_detail(window) for window in windows]
+        signs += [texture_signs(window) for window in windows]
     is_judged = regressor.weight.any(dim=0).cpu().numpy()
-    weights = LOST_DETAIL_WEIGHTS.T * is_judged
+    weights = DEPARTURE_WEIGHTS.T * is_judged
     own_share = torch.cat(logits).cpu().numpy()
-    scores = (own_share - unusual_loss(np.stack(lost), np.median(lost, axis=0)) @ weights).T.tolist()
+    scores = (own_share - departures(np.stack(signs), np.median(signs, axis=0)) @ weights).T.tolist()
     return QualityMap.of(
         image.size, parts, dict(zip(JUDGED_ASPECTS, scores, strict=True)), WINDOW_METHOD, FULL_COLOUR
     )
 
 
-def unusual_loss(lost: Map, usual: Map) -> Map:
-    """[..., N_LOST_DETAIL]: how far lost detail is above the usual by more than USUAL_DIFFERENCE."""
-    return (lost - usual - USUAL_DIFFERENCE).clip(0)
+def departures(signs: Map, usual: Map) -> Map:
+    """Texture signs [..., 2], and usual ones -> [..., 3], how far they differ by more than
+    USUAL_DIFFERENCE: more autocorrelation, more pixelation, less autocorrelation.
+    """
+    more, less = signs - usual, usual[..., :1] - signs[..., :1]
+    return (np.concatenate([more, less], axis=-1) - USUAL_DIFFERENCE).clip(0)
