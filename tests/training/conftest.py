@@ -8,8 +8,10 @@ from random import Random
 import pytest
 from drawings import COLOURS, SHAPES, draw
 from scripted_backbone import ScriptedBackbone
+from tiny_nano import tiny_nano
 
 from m3agiqa.backbones.loading import BACKBONE_CLASSES
+from m3agiqa.backbones.nano import NanoBackbone
 from training.nano import fit_prompt_alignment
 
 
@@ -20,6 +22,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedBackbone]:
     monkeypatch.setattr(ScriptedBackbone, "asked", [])
     monkeypatch.setattr(ScriptedBackbone, "fails_at", None)
     return ScriptedBackbone
+
+
+@pytest.fixture
+def tiny_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What learns is a tiny nano, with random weights."""
+    monkeypatch.setattr(NanoBackbone, "from_base", classmethod(lambda cls, progress=None: tiny_nano()))
 
 
 @pytest.fixture

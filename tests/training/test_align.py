@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tiny_nano import tiny_nano
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE
@@ -27,11 +28,11 @@ def test_an_image_is_changed_at_random_but_repeatably(data: Path) -> None:
     assert len({plain, changed, blurred}) == 3
 
 
-@pytest.mark.usefixtures("two_folds")
+@pytest.mark.usefixtures("two_folds", "tiny_base")
 def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path: Path) -> None:
     align(load_teacher(data), data, TEACHER_SCALE, tmp_path, AlignConfig(epochs=2, batch=16))
     weights = load_file(tmp_path / CONNECTOR_FILE)
-    Connector(576).load_state_dict(weights)
+    Connector(tiny_nano().llm.config.hidden_size).load_state_dict(weights)
     assert all(value.isfinite().all() for value in weights.values())
     told = json.loads((tmp_path / DONE_FILE).read_text())
     assert set(told["validation_srcc"]) == {"quality", "authenticity"}
@@ -43,7 +44,7 @@ def test_aligned_connector_loads_and_tells_what_it_reached(data: Path, tmp_path:
     assert not (tmp_path / FEATURES_FOLDER).exists(), "a gigabyte that is no longer needed"
 
 
-@pytest.mark.usefixtures("two_folds")
+@pytest.mark.usefixtures("two_folds", "tiny_base")
 def test_without_quality_and_validation_there_is_less_to_show_and_to_report(
     data: Path, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ def noisy(folder: Path, count: int = 34) -> list[Sample]:
     return samples
 
 
-@pytest.mark.usefixtures("two_folds")
+@pytest.mark.usefixtures("two_folds", "tiny_base")
 def test_readers_agree_on_sources_that_they_were_fitted_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
