@@ -40,7 +40,7 @@ class Stopped(M3AgiqaError):
     """The run was stopped on request."""
 
 
-def heed(stop: Callable[[], bool]) -> None:
+def raise_if_stopped(stop: Callable[[], bool]) -> None:
     """Raises Stopped once `stop` answers True."""
     if stop():
         raise Stopped("Stopped on request.")

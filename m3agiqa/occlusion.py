@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.errors import heed
+from m3agiqa.errors import raise_if_stopped
 from m3agiqa.quality_map import QualityMap, Report, even_parts
 
 PARTS_PER_SIDE = 4
@@ -35,7 +35,7 @@ def occlusion_map(
     whole, lost = judge(image), []
     for number, (left, top, width, height) in enumerate(parts):
         report(number, len(parts))
-        heed(stop)
+        raise_if_stopped(stop)
         covered = image.copy()
         covered.paste(mean, (left, top, left + width, top + height))
         without = judge(covered)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.assessment import ASPECT_COLUMNS, MOS_DIGITS, Assessment
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
-from m3agiqa.errors import InputError, M3AgiqaError, heed
+from m3agiqa.errors import InputError, M3AgiqaError, raise_if_stopped
 from m3agiqa.images import ImageSource, open_image
 from m3agiqa.tables import csv_text, decimal_number
 
@@ -285,7 +285,7 @@ def ranked_as_assessed(
     size = 1
     while waiting:
         batch, waiting, size = waiting[:size], waiting[size:], BATCH_SIZE
-        heed(stop)
+        raise_if_stopped(stop)
         judged = assessor.assess_all([(images[index], prompt) for index in batch], stop)
         for index, answer in zip(batch, judged, strict=True):
             if isinstance(answer, Assessment):

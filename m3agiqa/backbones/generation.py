@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 from m3agiqa.aspects import RATING_WORDS
 from m3agiqa.backbones.base import Delta, Generation
 from m3agiqa.backbones.kv_cache import DecoderState, padded
-from m3agiqa.errors import heed
+from m3agiqa.errors import raise_if_stopped
 from m3agiqa.threads import follow_load
 
 MIN_ENDED_SHARE = 0.25  # share of a batch's rows that must have ended before they are rated
@@ -176,7 +176,7 @@ def generate(batch: GenerationBatch, stop: Callable[[], bool]) -> Iterator[Delta
     Raises Stopped once `stop`, asked before every token, answers True.
     """
     while batch.rows:
-        heed(stop)
+        raise_if_stopped(stop)
         follow_load()
         yield from batch.step()
         ended = [i for i, done in enumerate(batch.done) if done]

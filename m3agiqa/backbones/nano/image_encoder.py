@@ -33,7 +33,7 @@ from m3agiqa.backbones.nano.window_scores import window_scores
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import sharing_copy
 from m3agiqa.conversation import Conversation
-from m3agiqa.errors import WeightsError, heed
+from m3agiqa.errors import WeightsError, raise_if_stopped
 from m3agiqa.quality_map import QualityMap, Report
 
 CONNECTOR_FILE = "connector.safetensors"
@@ -102,11 +102,11 @@ class ImageEncoder:
         """Of N images, as the connector and the prompt aligners take them."""
         kind = next(self.vision.parameters())
         whole, fine = self.vision(shown.whole.to(kind)), self.vision(shown.fine.to(kind))
-        heed(stop)
+        raise_if_stopped(stop)
         counts = [len(windows) for windows in shown.windows]
         together = torch.cat(shown.windows).to(kind).contiguous(memory_format=torch.channels_last)
         window_maps = self.vision(together)
-        heed(stop)
+        raise_if_stopped(stop)
         of_windows = torch.stack([each.mean(0) for each in statistics(window_maps).split(counts)])
         image_statistics = torch.cat([statistics(fine), of_windows], dim=1)
         appearance = shown.appearance.to(kind.device)
@@ -132,13 +132,13 @@ class ImageEncoder:
         batches = [[image] for image in images] if self.is_serving else [images]
         parts = []
         for batch in batches:
-            heed(stop)
+            raise_if_stopped(stop)
             parts.append(self.encode_views(views(batch), stop))
         return EncodedImages.of(parts)
 
     def encode_views(self, shown: Views, stop: Callable[[], bool] = lambda: False) -> EncodedImages:
         """As `encode`, of images that were cut into views already, in one batch."""
-        heed(stop)
+        raise_if_stopped(stop)
         with fast_autocast() if self.is_serving else nullcontext():
             features = self.features(shown, stop)
         features = features._replace(grid_cells=features.grid_cells.to(self.connector.grid_embedding.dtype))

@@ -57,7 +57,7 @@ from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
 from m3agiqa.download.pypi import EFFICIENTNET_LITE0, SMOLLM2_135M, Progress, weight_path
-from m3agiqa.errors import InputError, heed
+from m3agiqa.errors import InputError, raise_if_stopped
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
 from m3agiqa.quality_map import QualityMap, Report
 
@@ -278,7 +278,7 @@ class NanoBackbone:
     ) -> Iterator[Delta | Generation]:
         self._check_questions(requests)
         prefix = self._prefix([request.image for request in requests], stop)
-        heed(stop)
+        raise_if_stopped(stop)
         self._described = [request.image for request in requests], prefix.images
         state, _ = self._forward(prefix, requests, pad_left=True)
         closings = []
@@ -359,7 +359,7 @@ class NanoBackbone:
 
     def _compute_prefix(self, images: Sequence[Image.Image | None], stop: Callable[[], bool]) -> _Prefix:
         embedded, encoded = self._embed_prefix(images, stop)
-        heed(stop)
+        raise_if_stopped(stop)
         cache = new_cache()
         mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
         hidden = self._decode(embedded, mask, mask.cumsum(1) - 1, cache)

@@ -23,7 +23,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
 )
 from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE, Map, texture_signs
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, QualityRegressor
-from m3agiqa.errors import InputError, heed
+from m3agiqa.errors import InputError, raise_if_stopped
 from m3agiqa.quality_map import QualityMap, Report, even_parts
 
 MIN_MAP_SIDE = 128  # pixels; windows must be larger than the coarsest map's stride
@@ -62,7 +62,7 @@ def window_scores(
     parts, logits, signs = even_parts(image.size, (columns, rows), side), [], []
     for first in range(0, len(parts), WINDOWS_AT_ONCE):
         report(first, len(parts))
-        heed(stop)
+        raise_if_stopped(stop)
         windows = [
             image.crop((left, top, left + width, top + height))
             for left, top, width, height in parts[first : first + WINDOWS_AT_ONCE]
