@@ -222,7 +222,8 @@ def _annotator(person: AnnotatorSummary) -> list[str]:
 
 
 def _signed(points: float) -> str:
-    return NO_NUMBER if math.isnan(points) else f"{points:+.2f}".replace("-", "−")
+    # 0 is added, as a small negative number would round to −0.00.
+    return NO_NUMBER if math.isnan(points) else f"{round(points, 2) + 0:+.2f}".replace("-", "−")
 
 
 def _bias(subject: Subject | None) -> str:

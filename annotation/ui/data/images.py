@@ -145,7 +145,11 @@ def _state(given: Any) -> ItemState:
 
 
 def _people(item: ItemSummary) -> str:
-    return f"{item.people} of {item.wanted} people" if item.wanted else f"{item.people} people, not queued"
+    return (
+        f"{item.people} of {item.wanted} {'person' if item.wanted == 1 else 'people'}"
+        if item.wanted
+        else f"{item.people} people, not queued"
+    )
 
 
 def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
