@@ -12,10 +12,9 @@ demo: $(VENV)/installed ## install, and open the app on http://127.0.0.1:7860
 train: $(VENV)/installed-train ## install what `python -m training` needs
 	@echo "Ready: . $(VENV)/bin/activate && python -m training --help"
 
-# Three workers with one thread each, as tests of the page wait a good part of their time; the longest files first
-# (tests/conftest.py).
+# Two workers with one thread each; three take as long on two cores. The longest files come first (tests/conftest.py).
 test: $(VENV)/installed-dev browser ## all tests; those of the page in a real Chromium
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What changes most often, and may break the backbones.
 NEWEST := transformers peft accelerate tokenizers huggingface_hub safetensors

@@ -209,6 +209,7 @@ def test_what_no_box_takes_is_named(scripted_page: NewPage, picture: Path, tmp_p
         file.truncate(201 * 2**20)
     page = scripted_page()
     alert, below = page.locator("#message [role=alert]"), page.locator("#assess-tab .upload-problem")
+    page.wait_for_load_state("networkidle")  # until the page has its scripts, it takes no drop
     drop(page, "#image", letter)
     expect(alert).to_contain_text("This is a PDF document")
     drop(page, "#image", photo)

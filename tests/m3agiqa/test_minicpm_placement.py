@@ -160,7 +160,7 @@ def own_adapters(folder: Path) -> Path:
 
 
 def test_without_bitsandbytes_it_says_what_to_install(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m3agiqa.backbones.placement.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("m3agiqa.backbones.devices.is_bitsandbytes_available", lambda: False)
     with pytest.raises(WeightsError, match="pip install --upgrade bitsandbytes"):
         load_model(base, device="cpu", quantize="4bit")
 

@@ -398,7 +398,7 @@ def test_an_image_is_seen_once_however_often_it_is_asked_about(
     seen: list[int] = []
     see = nano.image_encoder.features
     monkeypatch.setattr(
-        nano.image_encoder, "features", lambda shown: seen.append(len(shown.whole)) or see(shown)
+        nano.image_encoder, "features", lambda shown, stop: seen.append(len(shown.whole)) or see(shown)
     )
     first = nano.encode([Request(picture, whole(Aspect.QUALITY))])
     other = nano.encode([Request(picture.rotate(180), whole(Aspect.QUALITY))])

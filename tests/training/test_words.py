@@ -86,7 +86,7 @@ def _quick() -> Iterator[None]:
             kept[key] = views(images)
         return kept[key]
 
-    def image_features(self: image_encoder.ImageEncoder, shown: Views) -> ImageFeatures:
+    def image_features(self: image_encoder.ImageEncoder, shown: Views, stop: object) -> ImageFeatures:
         brightness = float(shown.pixels.mean())
         generator = torch.Generator().manual_seed(int(1e6 * brightness))
         statistics = torch.full((1, 2 * N_STATISTICS), 8 * brightness - 4)
