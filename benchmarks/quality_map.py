@@ -6,8 +6,8 @@ out. Images may look worst elsewhere anyway, so 100 % is not the aim. How often 
 that of an undamaged image (area under the ROC curve) says whether depth tells damage from what is shown, and
 how often the worst part of undamaged images is among their smoothest quarter, whether sky counts as damage.
 
-Nano's weights come from `--weights`: from half of the images, of which all was damaged. The figures are of
-the other half, and of further kinds of damage that the weights do not know.
+Nano's weights come from `--weights`: from half of the images, which are damaged as a whole. The figures are
+of the other half, and of further kinds of damage that the weights do not know.
 """
 
 from __future__ import annotations
@@ -220,6 +220,8 @@ def main() -> None:
         names = sorted(path for path in folder.rglob("*") if is_image_name(path))
         half = [path for path in names if is_reported(path) != args.weights]
         chosen += random.sample(half, min(args.images, len(half)))
+    if not chosen:
+        parser.error("There is no image of this half; give a folder with more of them.")
     images = [open_image(path) for path in chosen]
     if args.weights:
         print_weights(assessor.backbone.image_encoder, images)

@@ -31,6 +31,10 @@ __all__ = [
 __version__ = "0.4.2"  # also that of the shipped checkpoint
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """`Assessor` is imported when it is first used, as PyTorch and transformers take seconds."""
     if name == "Assessor":

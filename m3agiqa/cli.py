@@ -593,9 +593,8 @@ def _memory(_: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> Assessor:
-    from m3agiqa.assessor import (
-        Assessor,  # PyTorch and transformers, which help and refusals need not wait for
-    )
+    # Not at the top, as it brings PyTorch and transformers, which help and refusals need not wait for.
+    from m3agiqa.assessor import Assessor
 
     with _loading_bar() as progress:
         return Assessor.from_pretrained(args.model, progress, **_placement(args))

@@ -102,7 +102,7 @@ INSTRUCTION = re.compile(
     r"(?=(?:an?|the|some|one|two|three|\d+)\s)",
     re.IGNORECASE,
 )
-"""What a chat is told to do, which nobody expects to see."""
+"""An instruction such as "create" or "draw me": it is no element of the image."""
 TEXT_BEFORE = (
     r"(?:text|words?|letters?|caption|title|titled|label(?:l?ed)?|sign|banner|logo|saying|says?|reads?|reading|"
     r"written|writing|spell(?:s|ing)|inscription|headline|slogan|that says)[\s:,]*"

@@ -42,7 +42,7 @@ def doing(state: RunState) -> str:
             return f"Waiting for the model: {state.load.progress}"
         case RunStage.WAITING:
             if state.place == 1:
-                return "You are next: the image before is being stopped"
+                return "You are next: what is before you is being stopped"
             before = "one visitor is" if state.place == 2 else f"{state.place - 1} visitors are"
             return f"You are number {state.place} in the queue: {before} before you"
         case RunStage.ASSESSING:

@@ -36,7 +36,7 @@ def fitting(
     """Options of transformers' `from_pretrained` for a model, given as it is on the meta device.
 
     `decoder` is the part of it that Placement.quantize is about, `work` the bytes that are needed beside its
-    weights. Raises TooLittleMemory, and what Placement.check does.
+    weights. Raises TooLittleMemory, and what check_placement does.
     """
     check_placement(placement)
     device, bits = main_device(placement.device), placement.quantize

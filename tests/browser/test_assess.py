@@ -473,6 +473,10 @@ def test_chips_explain_themselves_and_a_map_lies_over_the_image(new_page: NewPag
 
     expect(choice).to_be_visible()
     expect(buttons).to_be_hidden()  # the choice takes their place
+    page.get_by_role("radio", name="Quality").check()
+    page.get_by_role("radio", name="Off").check()
+    page.wait_for_load_state("networkidle")  # both have been answered, and the last choice counts
+    expect(page.locator("#quality-map")).to_have_text("")
     place = "document.querySelector('#cards').getBoundingClientRect().top + scrollY"
     top = page.evaluate(place)
     page.get_by_role("radio", name="Quality").check()

@@ -65,7 +65,7 @@ class MapHandlers:
 
     async def show(
         self, choice: Any, assessed: AssessedImage | None, request: gr.Request
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[Any]:
         """The map of the chosen aspect, and how far it is meanwhile; it is computed once an assessment.
 
         A newer choice ends the answer to an older one, whose event may still run.
@@ -85,12 +85,14 @@ class MapHandlers:
             try:
                 async for state in run.follow(CLOCK_INTERVAL):
                     if assessed.latest_map_choice is not this_choice:
-                        return
+                        break
                     yield _progress(state)
             finally:
                 self.runs.forget(visitor, run)
-            assessed.quality_map = run.state.quality_map
-        if assessed.quality_map is not None:
+            assessed.quality_map = assessed.quality_map or run.state.quality_map
+        if assessed.latest_map_choice is not this_choice:
+            yield gr.skip()  # else Gradio sends the last value of this event again at its end
+        elif assessed.quality_map is not None:
             yield map_html(assessed.quality_map, Aspect(choice))
 
 

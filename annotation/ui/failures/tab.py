@@ -637,15 +637,22 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
     )
     # Not `input` of the text: Gradio leaves out what Backspace, Delete and pasting do to it.
     filters = [aspect, side, least, most, generator, tag, words, nearer, plot]
-    gr.on(
-        [*(control.input for control in filters), text.change],
-        handlers.show,
-        inputs=view,
-        outputs=shown,
-        trigger_mode="always_last",
-        **quiet,
-    )
-    order.input(handlers.sort, inputs=view, outputs=shown, trigger_mode="always_last", **quiet)
+    # One after the other, so that the answer to the last change comes last.
+    for events, handler in (
+        ([*(control.input for control in filters), text.change], handlers.show),
+        ([order.input], handlers.sort),
+    ):
+        gr.on(
+            events,
+            handler,
+            inputs=view,
+            outputs=shown,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            concurrency_limit=1,
+            concurrency_id="arrange failure cases",
+            **raw,
+        )
     gr.on(
         [agreement.click, points.select, detail.select],
         handlers.choose_slice,
