@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from tqdm import tqdm
 
-from m3agiqa import __version__
+import m3agiqa
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import LIKELY_NOTE, AspectResult, Assessment, DescriptionDelta
 from m3agiqa.backbones.placement import Quantization
@@ -48,9 +48,6 @@ from m3agiqa.ray_scoring import score_on_ray
 from m3agiqa.score_inputs import ScoreRow, read_rows
 from m3agiqa.score_parts import DEFAULT_PART_SIZE, PartedScores
 from m3agiqa.tables import TABLE_SUFFIXES
-
-if TYPE_CHECKING:
-    from m3agiqa.assessor import Assessor
 
 APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
 MAX_PORT = 2**16 - 1
@@ -84,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="m3agiqa",
         description="Judges AI-generated images the way people do: quality, correspondence, authenticity.",
     )
-    parser.add_argument("--version", action="version", version=f"m3agiqa {__version__}")
+    parser.add_argument("--version", action="version", version=f"m3agiqa {m3agiqa.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
@@ -287,7 +284,7 @@ def _assess(args: argparse.Namespace) -> None:
         _print(quality_map.method)
 
 
-def _quality_map(assessor: Assessor, image: str, assessment: Assessment) -> QualityMap:
+def _quality_map(assessor: m3agiqa.Assessor, image: str, assessment: Assessment) -> QualityMap:
     with tqdm(unit="part", leave=False, disable=None, file=sys.stderr) as bar:
 
         def report(done: int, total: int) -> None:
@@ -437,9 +434,7 @@ def _score_on_ray(args: argparse.Namespace) -> None:
     )
     folder = Path(args.model)
     model = str(folder.absolute()) if folder.is_dir() else args.model
-    from m3agiqa.assessor import Assessor
-
-    load = partial(Assessor.from_pretrained, model, **_placement(args))
+    load = partial(m3agiqa.Assessor.from_pretrained, model, **_placement(args))
     with tqdm(unit="image", file=sys.stderr, smoothing=0) as bar:
 
         def show(done: int, total: int) -> None:
@@ -592,12 +587,9 @@ def _memory(_: argparse.Namespace) -> None:
 # --- terminal ----------------------------------------------------------------------------------
 
 
-def _load(args: argparse.Namespace) -> Assessor:
-    # Not at the top, as it brings PyTorch and transformers, which help and refusals need not wait for.
-    from m3agiqa.assessor import Assessor
-
+def _load(args: argparse.Namespace) -> m3agiqa.Assessor:
     with _loading_bar() as progress:
-        return Assessor.from_pretrained(args.model, progress, **_placement(args))
+        return m3agiqa.Assessor.from_pretrained(args.model, progress, **_placement(args))
 
 
 def _placement(args: argparse.Namespace) -> dict[str, Any]:

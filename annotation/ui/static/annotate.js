@@ -626,11 +626,11 @@ function keyOf({ key, code }) {
 const isTyping = (target) => root.contains(target) && target.matches("textarea, [type=text], select");
 
 // Also on the tab's other buttons, such as Import, which keep the focus.
-const isForUs = (target) =>
+const takesKeys = (target) =>
   target === document.body || root.contains(target) || Boolean(target.closest("[role=tabpanel] button"));
 
 function onKey(event) {
-  if (!onShow() || event.isComposing || !isForUs(event.target)) return;
+  if (!onShow() || event.isComposing || !takesKeys(event.target)) return;
   count();
   if (isTyping(event.target)) {
     if (event.key === "Escape") root.focus({ preventScroll: true });
