@@ -27,6 +27,18 @@ from m3agiqa.errors import M3AgiqaError
 __all__ = ["Access", "Forbidden", "Person", "Role", "SpaceAccess", "UsersAccess"]
 
 LOCAL_USER = "local"
+# Gradio's page for signing in takes HTML here, and has nothing else to change it by: it says "Incorrect
+# Credentials" and has no title.
+SIGN_IN_HTML = """<title>Sign in to M3-AGIQA Studio</title>
+<style>
+  .creds { font-size: 0; }
+  .creds::after {
+    font-size: 1rem;
+    content: "This name and password do not belong together. Try again, or ask whoever runs this server.";
+  }
+  @media (pointer: coarse) { input { font-size: 1rem !important; } }
+</style>
+Sign in with the name and password that you were given."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ class UsersAccess(Access):
         tokens = Middleware(BearerTokens, users=self.users, database=database, quota=quota)
         return {
             "auth": self._check,
-            "auth_message": "Sign in with the name and password that you were given.",
+            "auth_message": SIGN_IN_HTML,
             "app_kwargs": {"lifespan": self._restore_sessions, "middleware": [tokens]},
         }
 

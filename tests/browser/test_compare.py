@@ -34,6 +34,7 @@ def images(tmp_path: Path) -> list[Path]:
 def compare(page: Page, images: list[Path], prompt: str = "a plain colour") -> None:
     page.set_input_files("#compare-files input[type=file]", images)
     expect(page.locator("#compare-files")).to_contain_text("black")
+    expect(page.locator("#compare-message")).to_have_text("")  # whatever was wrong with the images before
     page.fill("#compare-prompt textarea", prompt)
     page.click("#compare")
     expect(page.locator("#compare-status")).to_contain_text("Done")
@@ -67,6 +68,9 @@ def test_four_images_are_ordered_flipped_picked_and_undone(
     new_page: NewPage, scripted_server: Server, images: list[Path]
 ) -> None:
     page = new_page(url=scripted_server.url, tab="Compare")
+    expect(page.locator("#compare-order")).to_be_hidden()  # nothing is there to be ordered
+    page.click("#compare")
+    expect(page.locator("#compare-message")).to_contain_text("2 to 24 can be compared")
     compare(page, images)
     assert order(page) == ["grey.tif", "red.png", "green.webp", "black.png"]
     page.get_by_role("radio", name="Quality").check()
@@ -107,9 +111,15 @@ def test_four_images_are_ordered_flipped_picked_and_undone(
     page.keyboard.press("Space")
     assert (shown(page), centre(page)) == ("grey.tif", pytest.approx(before, abs=0.01))
 
-    page.keyboard.press("Enter")
+    # By buttons, as on a touch screen.
+    view = page.locator(".flicker")
+    view.get_by_role("button", name="Next image").click()
+    assert shown(page) == "red.png"
+    view.get_by_role("button", name="Flip to 2").click()
+    assert shown(page) == "grey.tif"
+    view.get_by_role("button", name="Pick as best").click()
     expect(page.locator("#compare-grid .verdict")).to_contain_text("You picked grey.tif")
-    expect(page.locator(".flicker")).to_be_visible()
+    expect(view.get_by_role("button", name="Your pick")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(".flicker")).to_be_hidden()
     expect(page.locator(".compared .picked img")).to_have_attribute("alt", "grey.tif")
@@ -118,10 +128,18 @@ def test_four_images_are_ordered_flipped_picked_and_undone(
     expect(page.locator(".compared .picked")).to_have_count(0)
 
 
-def test_a_phone_shows_the_tab_without_scrolling_sideways(
+def test_a_phone_shows_two_images_side_by_side_and_no_small_targets(
     new_page: NewPage, scripted_server: Server, images: list[Path]
 ) -> None:
-    page = new_page(url=scripted_server.url, tab="Compare")
-    page.set_viewport_size({"width": 390, "height": 844})
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = new_page("/?tab=compare", url=scripted_server.url, **phone)
+    expect(page.locator("#compare-files")).to_be_visible()
     compare(page, images)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tops = "cards => cards.slice(0, 2).map((each) => each.getBoundingClientRect().top)"
+    first, second = page.locator(".compared > li").evaluate_all(tops)
+    assert first == second
+    heights = "parts => parts.map((each) => each.getBoundingClientRect().height)"
+    targets = page.locator("#compare-tab :is(.html-container button, label:has([type=radio])), [role=tab]")
+    shown = targets.filter(visible=True).evaluate_all(heights)
+    assert len(shown) > 10 and min(shown) >= 40

@@ -279,7 +279,9 @@ def test_an_annotator_signs_in_corrects_and_signs_out(
         page.get_by_label("password").fill(secret)
         page.get_by_role("button", name="Login").click()
         if secret == "wrong":
-            expect(page.get_by_text("Incorrect Credentials")).to_be_visible()
+            expect(page.locator(".creds")).to_have_css("font-size", "0px")  # Gradio's words
+            said = page.locator(".creds").evaluate("each => getComputedStyle(each, '::after').content")
+            assert "do not belong together" in said
     expect(page.locator("#who")).to_contain_text("Signed in as ann (annotator)")
     card = assess(page, image)
     card.get_by_role("button", name="This is right").click()

@@ -82,6 +82,15 @@ class ImageComparison:
         """The latest that is not undone."""
         return self._picks[-1] if self._picks else None
 
+    @property
+    def order_note(self) -> str:
+        """Why the page has another order than the one that was asked for; "" if it has that."""
+        ranking = self.ranking
+        if ranking is None or not ranking.images or self.order in ranking.orders:
+            return ""
+        why = "by this model" if ranking.prompt else "without a prompt"
+        return f"{self.order.capitalize()} is not judged {why}; this is the overall order."
+
     def places(self) -> list[Standing]:
         """In the order of the page; overall where its aspect is not judged. Raises InputError."""
         ranking = self.ranking

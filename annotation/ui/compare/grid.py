@@ -19,16 +19,24 @@ VERDICT_WORDS = {
     Difference.EQUAL: "about equal to the next",
     Difference.UNKNOWN: "",
 }
-KEYS_HINT = (
-    '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> walk, <kbd>Space</kbd> flips between this image and the '
-    "one before, <kbd>Z</kbd> shows own pixels, <kbd>Enter</kbd> picks the best, <kbd>Esc</kbd> closes "
-    f'the view.</p><p class="note">{DIFFERENCE_NOTE}</p>'
+LOOK_HINT = (
+    '<p class="note look-hint">Press an image to see it large, and to flip between two at the same place. '
+    '<span class="keys">Keys: <kbd>←</kbd> <kbd>→</kbd> walk, <kbd>Space</kbd> flips to the image before, '
+    "<kbd>Z</kbd> shows the actual size, <kbd>Enter</kbd> picks the best, <kbd>Esc</kbd> closes the view."
+    "</span></p>"
+)
+SCALE_NOTE = (
+    '<p class="note">Scores are on a scale from 1 to 5; people would likely score within the small numbers '
+    f"beside them. {DIFFERENCE_NOTE}</p>"
 )
 VIEWER_HTML = (
     '<dialog class="flicker" aria-label="Two images in turn"><div class="stage"></div>'
     '<footer><p role="status"></p>'
+    '<button type="button" data-do="before" aria-label="Previous image">←</button>'
+    '<button type="button" data-do="after" aria-label="Next image">→</button>'
     '<button type="button" data-do="flip">Flip</button>'
-    '<button type="button" data-do="zoom" aria-pressed="false">Own pixels</button>'
+    '<button type="button" data-do="zoom" aria-pressed="false">Actual size</button>'
+    '<button type="button" data-do="pick">Pick as best</button>'
     '<button type="button" data-do="close">Close</button></footer></dialog>'
 )
 
@@ -45,8 +53,9 @@ def grid_html(comparison: ImageComparison, places: list[Standing]) -> str:
     )
     left_out = f'<ul class="left-out">{left_out}</ul>' if left_out else ""
     over = comparison.run.state.over and places
-    done = f"{_picked(comparison)}{_downloads(comparison)}{KEYS_HINT}" if over else ""
-    return f'{left_out}<ol class="compared">{cards}</ol>{done}{VIEWER_HTML if places else ""}'
+    hint = LOOK_HINT if over else ""
+    done = f"{_picked(comparison)}{_downloads(comparison)}{SCALE_NOTE}" if over else ""
+    return f'{left_out}{hint}<ol class="compared">{cards}</ol>{done}{VIEWER_HTML if places else ""}'
 
 
 def _card(comparison: ImageComparison, standing: Standing, may_pick: bool) -> str:
@@ -61,7 +70,7 @@ def _card(comparison: ImageComparison, standing: Standing, may_pick: bool) -> st
     picked = comparison.pick is not None and comparison.pick.index == image.index
     button = (
         f'<button type="button" data-do="pick" aria-pressed="{str(picked).lower()}">'
-        f"{'Your pick' if picked else 'Pick'}</button>"
+        f"{'Your pick' if picked else 'Pick as best'}</button>"
         if may_pick
         else ""
     )

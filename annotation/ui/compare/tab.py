@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from html import escape
 from typing import Any
@@ -78,7 +79,7 @@ class CompareHandlers:
             return gr.skip(), messages.message("")
         try:
             self._arrange(comparison, order, weights)
-            return grid_html(comparison, comparison.places()), messages.message("")
+            return grid_html(comparison, comparison.places()), messages.message(comparison.order_note)
         except M3AgiqaError as error:
             return gr.skip(), messages.message(str(error))
 
@@ -108,7 +109,7 @@ class CompareHandlers:
             comparison,
             grid_html(comparison, places),
             f'<p role="status">{escape(messages.doing(run.told(run.state)))} {run.seconds:.1f} s</p>',
-            messages.message(message or run.state.error),
+            messages.message(message or run.state.error or comparison.order_note),
             gr.update(interactive=not busy),
             gr.update(visible=busy),
         )
@@ -197,6 +198,9 @@ def compare_tab(studio: Studio) -> None:
         concurrency_limit=None,  # the waiting line says who is next
         api_visibility="private",
     )
+    # A sentence about the images before would be wrong for these.
+    no_message = f"() => {json.dumps(messages.message(''))}"
+    files.change(None, outputs=message, js=no_message, show_progress="hidden", api_visibility="private")
     stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
     for event in (order.change, *(weight.release for weight in weights)):
         event(

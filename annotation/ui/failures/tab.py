@@ -378,7 +378,7 @@ class FailuresHandlers:
         with self.studio.store.database.reading() as session:
             own = {(str(item), aspect) for item, aspect in exposures.scored_by(session, person.name)}
         keys = zip(table["item"], table["aspect"], strict=True)
-        return table[[key in own for key in keys]].reset_index(drop=True)
+        return table.loc[[key in own for key in keys]].reset_index(drop=True)
 
     def _note_shown(self, resolved: ResolvedView, rows: pd.DataFrame) -> None:
         """Whoever has these rows before them has read people's scores and the model's."""

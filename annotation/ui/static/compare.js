@@ -67,9 +67,16 @@ function draw() {
     image.style.top = `${room.height / 2 - y * height}px`;
     image.style.visibility = image.dataset.index === now ? "visible" : "hidden";
   }
-  view().querySelector('[role="status"]').textContent =
-    `${card(now).querySelector("h4").textContent} (${zoomed ? "own pixels" : "whole"})`;
-  view().querySelector('[data-do="zoom"]').setAttribute("aria-pressed", zoomed);
+  const button = (action) => view().querySelector(`[data-do="${action}"]`);
+  view().querySelector('[role="status"]').textContent = card(now).querySelector("h4").textContent;
+  button("zoom").setAttribute("aria-pressed", zoomed);
+  button("flip").textContent = `Flip to ${card(other()).querySelector(".place").textContent}`;
+  button("before").disabled = now === cards()[0].dataset.index;
+  button("after").disabled = now === cards().at(-1).dataset.index;
+  const ofCard = card(now).querySelector('[data-do="pick"]'); // viewers have none
+  button("pick").hidden = !ofCard;
+  button("pick").textContent = ofCard?.textContent ?? "";
+  button("pick").setAttribute("aria-pressed", ofCard?.ariaPressed ?? false);
 }
 
 function flip() {
@@ -103,10 +110,12 @@ element.addEventListener("pointerdown", () => (dragged = false));
 
 element.addEventListener("click", (event) => {
   const action = event.target.closest("[data-do]")?.dataset.do;
-  const index = event.target.closest("[data-index]")?.dataset.index;
+  const index = event.target.closest("li[data-index]")?.dataset.index ?? now;
   if (action === "look") look(index);
   else if (action === "pick") pick(index);
   else if (action === "undo") trigger("undo", { pick: Number(event.target.dataset.pick) });
+  else if (action === "before") walk(-1);
+  else if (action === "after") walk(1);
   else if (action === "flip") flip();
   else if (action === "zoom") zoom();
   else if (action === "close") view().close();

@@ -110,6 +110,8 @@ def test_pages_without_a_comparison_and_wrong_messages(handlers, files) -> None:
 def test_files_to_download_follow_the_order(handlers, files) -> None:
     *_, (comparison, *_) = press(handlers, files, None)
     assert isinstance(comparison, ImageComparison)
+    _, message = handlers.arrange(comparison, "correspondence", 1, 1, 1)
+    assert "Correspondence is not judged without a prompt; this is the overall order." in message
     grid, _ = handlers.arrange(comparison, "quality", 2, 0, 1)
     [encoded] = re.findall(r"data:application/json;base64,([^\"]+)", grid)
     told = json.loads(base64.b64decode(encoded))

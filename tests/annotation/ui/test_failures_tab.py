@@ -221,6 +221,7 @@ def test_nothing_at_all_is_a_sentence(store: Store, loader: ModelLoader, tmp_pat
     judge(store, add(store), BOTH)
     _, *outputs = handlers.open(asked(), False, *values())
     assert said(shown(outputs)["message"]) == NO_SCORES
+    assert said(shown(as_role(empty, Role.VIEWER).show(asked(), *values()))["message"]) == NO_SCORES
     write_run(tmp_path / "x", "one", [run_row(tmp_path / "x.png")])
     _, *outputs = handlers.open(asked(data="run:ffffffffffff"), False, *values())
     assert shown(outputs)["case"] == "s1|quality"
