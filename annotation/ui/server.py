@@ -45,15 +45,23 @@ log = logging.getLogger(__name__)
 
 
 DELETE_CACHE = (3600, 24 * 3600)  # seconds between two looks for old uploads, and their greatest age
+QUEUE_INTERVAL = (
+    0.02  # seconds between two looks for events that wait; Gradio's 0.001 keep 7 % of a core busy
+)
 
 
 class Page(gr.Blocks):
-    """Blocks that hold no connection open while nothing happens.
+    """Blocks that use neither the processor nor a connection while nothing happens.
 
-    Gradio's pages do so to be noticed when they are closed. A browser allows six connections to a server, so
-    that the seventh tab would stay blank. What a page is for ends by itself: its run with the run's own
-    stream, its values in the server's memory after their time.
+    Gradio's pages hold a connection open to be noticed when they are closed. A browser allows six connections
+    to a server, so that the seventh tab would stay blank. What a page is for ends by itself: its run with the
+    run's own stream, its values in the server's memory after their time.
     """
+
+    def queue(self, *args: Any, **options: Any) -> Page:
+        super().queue(*args, **options)
+        self._queue.sleep_when_free = self._queue.progress_update_sleep_when_free = QUEUE_INTERVAL
+        return self
 
     def get_config_file(self) -> BlocksConfigDict:
         return {**super().get_config_file(), "connect_heartbeat": False}

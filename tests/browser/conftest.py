@@ -55,16 +55,11 @@ def free_writing_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, browser: Browser, free_writing_nano: Path
-) -> Iterator[Server]:
-    """The app with its model loaded; the first time ever, that downloads it."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    with serve(log, M3AGIQA_MODEL=str(free_writing_nano)) as running:
-        page = browser.new_page()
-        page.goto(running.url)
-        expect(page.locator("#model .banner:not(.loading)")).to_contain_text("Model", timeout=DOWNLOAD * 1000)
-        page.close()
+def server(tmp_path_factory: pytest.TempPathFactory, free_writing_nano: Path) -> Iterator[Server]:
+    """The app, which loads its model; the first time ever, that downloads it."""
+    with serve(
+        tmp_path_factory.mktemp("server") / "log.txt", M3AGIQA_MODEL=str(free_writing_nano)
+    ) as running:
         yield running
 
 
@@ -87,12 +82,21 @@ def new_page(
 ) -> Iterator[Callable[..., Page]]:
     """Opens the app as a new visitor; keyword arguments go to the browser context.
 
-    Without `url` it is that of `server`, which is started then; `login` is a user of `serve_team`. Pages that
-    one test opens share no context.
+    Without `url` it is that of `server`, which is started then, and its model is loaded. `login` is a user of
+    `serve_team`; `requests` takes the addresses of all that the page asks for. Pages that one test opens
+    share no context.
     """
     contexts: list[tuple[str, BrowserContext]] = []
 
-    def open_page(path: str = "/", url: str = "", login: str = "", tab: str = "", **options: object) -> Page:
+    def open_page(
+        path: str = "/",
+        url: str = "",
+        login: str = "",
+        tab: str = "",
+        requests: list[str] | None = None,
+        **options: object,
+    ) -> Page:
+        default = not url
         url = url or request.getfixturevalue("server").url
         key = f"{url} {login} {options}"
         context = idle_contexts.pop(key, None) or browser.new_context(accept_downloads=True, **options)
@@ -102,7 +106,12 @@ def new_page(
             form = {"username": login, "password": PASSWORD}
             expect(context.request.post(f"{url}/login", form=form)).to_be_ok()
         page = context.new_page()
+        if requests is not None:
+            page.on("request", lambda asked: requests.append(asked.url))
         page.goto(url + path)
+        if default:
+            banner = page.locator("#model .banner:not(.loading)")
+            expect(banner).to_contain_text("Model", timeout=DOWNLOAD * 1000)
         if tab:
             page.get_by_role("tab", name=tab).click()
         else:

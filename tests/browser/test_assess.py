@@ -56,13 +56,13 @@ def stop(page: Page) -> None:
     expect(page.locator("#assess")).to_be_enabled()
 
 
-def test_three_cards_fill_side_by_side_and_end_with_scores(new_page: NewPage, picture: Path):
-    page = new_page()
-    elsewhere = []
-    page.on("request", lambda request: elsewhere.append(request.url))
-    page.reload()
-    expect(page.locator("#assess")).to_be_enabled()
-    assess(page, picture)
+def test_three_cards_fill_side_by_side_and_end_with_scores_and_maps(new_page: NewPage, picture: Path):
+    page = new_page(requests=(requests := []))
+    choice, buttons = page.locator("#map-choice"), page.get_by_role("button", name="Upload file")
+    expect(choice).to_be_hidden()
+    put_in(page, picture)
+    expect(buttons).to_be_visible()
+    page.click("#assess")
     expect(page.locator("#stop")).to_be_visible()
     expect(page.locator("#assess")).to_be_disabled()
     wait_for_text(page)
@@ -97,11 +97,72 @@ def test_three_cards_fill_side_by_side_and_end_with_scores(new_page: NewPage, pi
         gauge.locator(".fill").evaluate("bar => Promise.all(bar.getAnimations().map(a => a.finished))")
         filled = gauge.locator(".fill").bounding_box()["width"] / gauge.bounding_box()["width"]
         assert filled == pytest.approx((judged["mos"] - low) / (high - low), abs=0.05)
+    _chips_explain_themselves(page)
+    _maps_lie_over_the_image(page)
     local = (page.url, "data:", "blob:")
-    assert [url for url in elsewhere if not url.startswith(local)] == [], "no request to another server"
+    assert [url for url in requests if not url.startswith(local)] == [], "no request to another server"
+    assert len(requests) > 10
 
 
-def test_ctrl_enter_and_stop_mid_generation(new_page: NewPage, server: Server, picture: Path):
+def _chips_explain_themselves(page: Page) -> None:
+    chip = page.locator("#card-correspondence details", has_text="tent").first
+    expect(chip.locator("p")).to_be_hidden()
+    chip.locator("summary").press("Enter")
+    expect(chip.locator("p")).to_contain_text("The words “tent”, with the image as a whole")
+
+
+def _maps_lie_over_the_image(page: Page) -> None:
+    choice, buttons = page.locator("#map-choice"), page.get_by_role("button", name="Upload file")
+    expect(choice).to_be_visible()
+    expect(buttons).to_be_hidden()  # the choice takes their place
+    page.get_by_role("radio", name="Quality").check()
+    page.get_by_role("radio", name="Off").check()
+    page.wait_for_load_state("networkidle")  # both have been answered, and the last choice counts
+    expect(page.locator("#quality-map")).to_have_text("")
+    place = "document.querySelector('#cards').getBoundingClientRect().top + scrollY"
+    top = page.evaluate(place)
+    page.get_by_role("radio", name="Quality").check()
+    overlay = page.get_by_role("img", name=re.compile("Map of quality: worst at the"))
+    expect(overlay).to_be_visible()
+    expect(page.locator("#quality-map")).to_contain_text(re.compile("Worst: (upper|middle|lower)"))
+    assert page.evaluate(place) == top, "nothing moves"
+    shown, over = page.locator("#image img").bounding_box(), overlay.bounding_box()
+    for start, extent in (("x", "width"), ("y", "height")):
+        assert over[extent] == pytest.approx(256, abs=1), "as the image, which is not enlarged"
+        middle = shown[start] + shown[extent] / 2
+        assert over[start] + over[extent] / 2 == pytest.approx(middle, abs=1.5)
+    page.get_by_role("radio", name="Authenticity").check()
+    expect(page.get_by_role("img", name=re.compile("Map of authenticity"))).to_be_visible()
+    page.get_by_role("radio", name="Off").check()
+    expect(overlay).to_be_hidden()
+    page.get_by_role("radio", name="Quality").check()
+    expect(overlay).to_be_visible()
+    page.get_by_role("button", name="Remove Image").click()
+    expect(overlay).to_be_hidden()
+    expect(choice).to_be_hidden()
+
+
+def again(page: Page) -> None:
+    """Until the model is in the middle of its descriptions, and those of the run before are gone."""
+    page.click("#assess")
+    expect(page.locator(".ended")).to_have_count(0)
+    wait_for_text(page)
+
+
+def _busy(server: Server, seconds: float) -> float:
+    """The share of a core that the server uses now."""
+    before, began = server.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (server.cpu_seconds() - before) / (time.monotonic() - began)
+
+
+def _busy_after_a_run(server: Server) -> float:
+    """A second later; a run goes on for several times as long as this looks at it."""
+    time.sleep(1)
+    return _busy(server, 2)
+
+
+def test_stop_and_closing_the_page_end_a_run_and_no_other(new_page: NewPage, server: Server, picture: Path):
     page, other = new_page(), new_page()
     put_in(other, picture)
     put_in(page, picture)
@@ -123,40 +184,17 @@ def test_ctrl_enter_and_stop_mid_generation(new_page: NewPage, server: Server, p
     expect(page.locator("#status")).to_contain_text("You are number 2 in the queue")
     stop(page)  # in the line, too
     expect(other.locator("#stop")).to_be_visible()
+    working = _busy(server, 0.3)
     stop(other)
+    idle = _busy_after_a_run(server)
+    assert idle < min(0.25, working / 2), "the model's own work has ended, too"
+    assert other.locator(".ended").first.inner_text() == "Stopped."
 
-
-def test_stop_ends_the_models_own_work(new_page: NewPage, server: Server, picture: Path):
-    page = new_page()
-    assess(page, picture)
-    wait_for_text(page)
-    before, began = server.cpu_seconds(), time.monotonic()
-    time.sleep(0.3)  # a run takes several times as long
-    working = (server.cpu_seconds() - before) / (time.monotonic() - began)
-    page.click("#stop")
-    time.sleep(1)
-    before = server.cpu_seconds()
-    time.sleep(2)
-    idle = (server.cpu_seconds() - before) / 2
-    assert page.locator(".ended").first.inner_text() == "Stopped."
-    assert idle < 0.25, f"{idle:.2f} s of processor time a second after Stop; {working:.2f} s before it"
-    assert idle < working / 2
-
-
-def test_closing_the_page_ends_its_run(new_page: NewPage, server: Server, picture: Path):
-    page, next_one = new_page(), new_page()
-    put_in(next_one, picture)
-    assess(page, picture)
-    wait_for_text(page)
-    page.close()
-    time.sleep(1)
-    before = server.cpu_seconds()
-    time.sleep(2)  # a run takes several times as long
-    idle = (server.cpu_seconds() - before) / 2
-    assert idle < 0.25, f"{idle:.2f} s of processor time a second after the page was closed"
-    next_one.click("#assess")  # and nobody waits behind it
-    wait_for_text(next_one)
-    stop(next_one)
+    again(other)
+    other.close()
+    assert _busy_after_a_run(server) < 0.25
+    again(page)  # and nobody waits behind it
+    stop(page)
 
 
 def test_two_visitors_at_once_get_both_their_answers(new_page: NewPage, picture: Path):
@@ -173,13 +211,16 @@ def test_two_visitors_at_once_get_both_their_answers(new_page: NewPage, picture:
         assert json.loads(base64.b64decode(href.partition(",")[2]))["prompt"] == prompt
 
 
-def test_an_image_that_cannot_be_read_is_told_in_a_sentence(new_page: NewPage, tmp_path: Path):
+def test_no_image_and_one_that_cannot_be_read_are_told_in_a_sentence(scripted_page: NewPage, tmp_path: Path):
     """The sentences of all kinds are in test_images.py."""
+    page = scripted_page()
+    alert = page.locator("#message [role=alert]")
+    page.click("#assess")
+    expect(alert).to_contain_text("There is no image yet")
+    expect(page.locator("#assess")).to_be_enabled()
     (tmp_path / "text.png").write_text("This is no image.")
     sentence = "This is not an image that can be read."
-    page = new_page()
     page.set_input_files("#image input[type=file]", tmp_path / "text.png")
-    alert = page.locator("#message [role=alert]")
     expect(alert).to_contain_text(sentence)  # as soon as it is uploaded
     expect(page.locator("#image img")).to_be_hidden()  # no icon of a broken image
     page.click("#assess")
@@ -240,36 +281,50 @@ def _animated(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
-@pytest.mark.parametrize(
-    ("name", "save"),
-    [
-        ("animated.gif", _animated),
-        ("cmyk.jpg", lambda path: Image.new("CMYK", (64, 64), "red").save(path)),
-        ("sixteen.png", lambda path: Image.new("I;16", (64, 64), 30_000).save(path)),
-        ("alpha.webp", lambda path: Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(path)),
-        ("scan.tiff", lambda path: Image.new("RGB", (64, 64), "red").save(path)),
-        ("scan.jp2", lambda path: Image.new("RGB", (64, 64), "red").save(path)),
-    ],
-)
-def test_unusual_images_are_assessed(scripted_page: NewPage, tmp_path: Path, name, save):
-    path = tmp_path / name
-    save(path)
+UNUSUAL_IMAGES: dict[str, Callable[[Path], None]] = {
+    "animated.gif": _animated,
+    "cmyk.jpg": lambda path: Image.new("CMYK", (64, 64), "red").save(path),
+    "sixteen.png": lambda path: Image.new("I;16", (64, 64), 30_000).save(path),
+    "alpha.webp": lambda path: Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(path),
+    "scan.tiff": lambda path: Image.new("RGB", (64, 64), "red").save(path),
+    "scan.jp2": lambda path: Image.new("RGB", (64, 64), "red").save(path),
+}
+
+
+def remove_image(page: Page) -> None:
+    """And with it its cards."""
+    page.click('#image button[aria-label="Remove Image"]')
+    expect(page.locator(".card.idle")).to_have_count(3)
+
+
+def test_unusual_images_are_assessed(scripted_page: NewPage, tmp_path: Path):
     page = scripted_page()
-    assess(page, path)
-    wait_for_text(page)
-    page.wait_for_function("document.querySelector('#image img').naturalWidth === 64")  # it is shown
-    expect(page.locator("#message [role=alert]")).to_be_hidden()
+    for name, save in UNUSUAL_IMAGES.items():
+        save(tmp_path / name)
+        assess(page, tmp_path / name)
+        wait_for_text(page)
+        page.wait_for_function("document.querySelector('#image img').naturalWidth === 64")  # it is shown
+        expect(page.locator("#message [role=alert]")).to_be_hidden()
+        expect(page.locator("#download")).to_be_visible()
+        remove_image(page)
 
 
-def test_no_image_is_told(new_page: NewPage):
-    page = new_page()
-    page.click("#assess")
-    expect(page.locator("#message [role=alert]")).to_contain_text("There is no image yet")
-    expect(page.locator("#assess")).to_be_enabled()
-
-
-def test_what_is_about_a_prompt_goes_with_it(scripted_page: NewPage, picture: Path, tmp_path: Path):
+def test_a_prompt_comes_and_goes_with_its_image(scripted_page: NewPage, picture: Path, tmp_path: Path):
+    info = PngInfo()
+    info.add_text(
+        "parameters", "a fox in <snow>\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 1"
+    )
+    Image.open(picture).save(generated := tmp_path / "generated.png", pnginfo=info)
     page, other = scripted_page(), tmp_path / "other.png"
+    put_in(page, generated, prompt=None)
+    expect(page.locator("#prompt textarea")).to_have_value("a fox in <snow>")
+    expect(page.locator("#prompt-origin")).to_contain_text(
+        "Prompt read from the image file: A1111 parameters"
+    )
+    page.click('#image button[aria-label="Remove Image"]')
+    expect(page.locator("#prompt textarea")).to_have_value("")
+    expect(page.locator("#prompt-origin")).to_be_hidden()
+
     Image.new("RGB", (64, 64), "red").save(other)
     box, status = page.locator("#prompt textarea"), page.locator("#status")
     assess(page, picture)
@@ -283,8 +338,7 @@ def test_what_is_about_a_prompt_goes_with_it(scripted_page: NewPage, picture: Pa
     box.fill(f" {PROMPT}\n")
     expect(status).to_contain_text("Done", use_inner_text=True)
 
-    page.click('#image button[aria-label="Remove Image"]')
-    expect(page.locator(".card.idle")).to_have_count(3)
+    remove_image(page)
     expect(status).to_have_text("")
     page.set_input_files("#image input[type=file]", other)
     expect(page.locator("#prompt-origin")).to_contain_text("The prompt before was for another image")
@@ -305,107 +359,6 @@ def test_ten_tabs_of_one_browser(scripted_page: NewPage, picture: Path):
         expect(page.locator("#download")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    "screen",
-    [
-        {"viewport": {"width": 1366, "height": 768}},
-        {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
-    ],
-    ids=["desktop", "phone"],
-)
-def test_cards_keep_their_place(scripted_page: NewPage, screen):
-    page = scripted_page(**screen)
-    expect(page.locator("#model .banner:not(.loading)")).to_be_visible()
-    top = "[...document.querySelectorAll('.card, #image, [role=tablist], #model')].map("
-    top += "part => [part.id, part.getBoundingClientRect().top + scrollY])"
-    before = dict(page.evaluate(top))
-    assert before[""] < before["image"] < before["card-quality"]
-    assert (before["model"] > before["card-quality"]) == ("is_mobile" in screen), "on a phone it comes last"
-    assert "Ctrl" not in page.locator("body").inner_text()
-    if "is_mobile" not in screen:
-        expect(page.locator("#card-quality header")).to_be_in_viewport()
-    page.click(".example >> nth=0")
-    expect(page.locator("#image img")).to_be_visible()
-    page.click("#assess")
-    expect(page.locator("#download")).to_be_visible()
-    after = dict(page.evaluate(top))
-    for card in (f"card-{aspect}" for aspect in ASPECTS):
-        assert after[card] == pytest.approx(before[card], abs=1)
-    expect(page.locator("#card-quality header")).to_be_in_viewport()
-
-
-def test_without_a_prompt_the_correspondence_card_says_why(scripted_page: NewPage, picture: Path):
-    page = scripted_page()
-    assess(page, picture, prompt="")
-    wait_for_text(page)
-    expect(page.locator("#card-correspondence")).to_contain_text("there is no prompt")
-    assert page.locator("#card-authenticity .description").inner_text().strip()
-
-
-def test_the_prompt_in_the_file_is_offered(new_page: NewPage, picture: Path, tmp_path: Path):
-    info = PngInfo()
-    info.add_text(
-        "parameters", "a fox in <snow>\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 1"
-    )
-    path = tmp_path / "generated.png"
-    Image.open(picture).save(path, pnginfo=info)
-    page = new_page()
-    put_in(page, path, prompt=None)
-    expect(page.locator("#prompt textarea")).to_have_value("a fox in <snow>")
-    expect(page.locator("#prompt-origin")).to_contain_text(
-        "Prompt read from the image file: A1111 parameters"
-    )
-    page.click('#image button[aria-label="Remove Image"]')
-    expect(page.locator("#prompt textarea")).to_have_value("")
-    expect(page.locator("#prompt-origin")).to_be_hidden()
-
-
-def test_assess_waits_for_an_image_that_is_being_uploaded(scripted_page: NewPage, picture: Path):
-    page = scripted_page()
-    page.route("**/upload?*", lambda route: (page.wait_for_timeout(1500), route.continue_()))
-    page.set_input_files("#image input[type=file]", picture)
-    expect(page.locator("#image .uploading")).to_be_visible()
-    page.click("#assess")
-    assert page.locator("#image img").count() == 0, "the upload was over too soon to test this"
-    wait_for_text(page)
-    expect(page.locator("#message [role=alert]")).to_be_hidden()
-
-
-def test_an_example_fills_image_and_prompt(new_page: NewPage):
-    page = new_page()
-    page.click(".example >> nth=0")
-    expect(page.locator("#image img")).to_be_visible()
-    expect(page.locator("#prompt textarea")).to_have_value(re.compile("lighthouse"))
-
-
-def test_an_image_can_be_pasted(scripted_page: NewPage, picture: Path):
-    page = scripted_page()
-    page.evaluate(
-        """async (base64) => {
-            const bytes = await (await fetch("data:image/png;base64," + base64)).blob();
-            const clipboard = new DataTransfer();
-            clipboard.items.add(new File([bytes], "image.png", { type: "image/png" }));
-            document.body.dispatchEvent(
-                new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
-        }""",
-        base64.b64encode(picture.read_bytes()).decode(),
-    )
-    expect(page.locator("#image img")).to_be_visible()
-    page.click("#assess")
-    wait_for_text(page)
-
-
-def test_a_phone_shows_it_all_without_scrolling_sideways(scripted_page: NewPage, picture: Path):
-    page = scripted_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    assess(page, picture)
-    wait_for_text(page)
-    widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
-    assert max(widths) <= 390
-    boxes = {aspect: page.locator(f"#card-{aspect}").bounding_box() for aspect in ASPECTS}
-    assert boxes["quality"]["y"] < boxes["authenticity"]["y"] < boxes["correspondence"]["y"], "stacked"
-    assert all(box["width"] > 300 for box in boxes.values())
-
-
 def _luminance(colour: str) -> float:
     red, green, blue = (
         v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
@@ -419,9 +372,7 @@ def _contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_is_legible_in_both_themes(new_page: NewPage, theme):
-    page = new_page(f"/?__theme={theme}")
+def _expect_legible(page: Page, theme: str) -> None:
     style = """([selector, property]) => getComputedStyle(document.querySelector(selector))[property]"""
     card = page.evaluate(style, ["#card-quality", "backgroundColor"])
     body = page.evaluate("""() => {
@@ -441,6 +392,74 @@ def test_text_is_legible_in_both_themes(new_page: NewPage, theme):
         assert _contrast(colour, ground) >= 4.5, (selector, colour, ground)
 
 
+@pytest.mark.parametrize(
+    ("screen", "theme"),
+    [
+        ({"viewport": {"width": 1366, "height": 768}}, "light"),
+        ({"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}, "dark"),
+    ],
+    ids=["desktop", "phone"],
+)
+def test_cards_keep_their_place(scripted_page: NewPage, screen, theme):
+    """And are legible there, without scrolling sideways."""
+    page = scripted_page(f"/?__theme={theme}", **screen)
+    _expect_legible(page, theme)
+    expect(page.locator("#model .banner:not(.loading)")).to_be_visible()
+    top = "[...document.querySelectorAll('.card, #image, [role=tablist], #model')].map("
+    top += "part => [part.id, part.getBoundingClientRect().top + scrollY])"
+    before = dict(page.evaluate(top))
+    assert before[""] < before["image"] < before["card-quality"]
+    assert (before["model"] > before["card-quality"]) == ("is_mobile" in screen), "on a phone it comes last"
+    assert "Ctrl" not in page.locator("body").inner_text()
+    if "is_mobile" not in screen:
+        expect(page.locator("#card-quality header")).to_be_in_viewport()
+    page.click(".example >> nth=0")
+    expect(page.locator("#image img")).to_be_visible()
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile("lighthouse"))
+    page.click("#assess")
+    expect(page.locator("#download")).to_be_visible()
+    after = dict(page.evaluate(top))
+    for card in (f"card-{aspect}" for aspect in ASPECTS):
+        assert after[card] == pytest.approx(before[card], abs=1)
+    expect(page.locator("#card-quality header")).to_be_in_viewport()
+    widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
+    assert max(widths) <= screen["viewport"]["width"]
+    if "is_mobile" in screen:
+        boxes = {aspect: page.locator(f"#card-{aspect}").bounding_box() for aspect in ASPECTS}
+        assert boxes["quality"]["y"] < boxes["authenticity"]["y"] < boxes["correspondence"]["y"], "stacked"
+        assert all(box["width"] > 300 for box in boxes.values())
+
+
+def test_assess_waits_for_an_image_that_is_being_uploaded(scripted_page: NewPage, picture: Path):
+    page = scripted_page()
+    page.route("**/upload?*", lambda route: (page.wait_for_timeout(1500), route.continue_()))
+    page.set_input_files("#image input[type=file]", picture)
+    expect(page.locator("#image .uploading")).to_be_visible()
+    page.click("#assess")
+    assert page.locator("#image img").count() == 0, "the upload was over too soon to test this"
+    wait_for_text(page)
+    expect(page.locator("#message [role=alert]")).to_be_hidden()
+
+
+def test_an_image_can_be_pasted_and_assessed_without_a_prompt(scripted_page: NewPage, picture: Path):
+    page = scripted_page()
+    page.evaluate(
+        """async (base64) => {
+            const bytes = await (await fetch("data:image/png;base64," + base64)).blob();
+            const clipboard = new DataTransfer();
+            clipboard.items.add(new File([bytes], "image.png", { type: "image/png" }));
+            document.body.dispatchEvent(
+                new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(picture.read_bytes()).decode(),
+    )
+    expect(page.locator("#image img")).to_be_visible()
+    page.click("#assess")
+    wait_for_text(page)
+    expect(page.locator("#card-correspondence")).to_contain_text("there is no prompt")
+    assert page.locator("#card-authenticity .description").inner_text().strip()
+
+
 def test_a_tampered_weight_file_is_told_on_the_page(new_page: NewPage, picture: Path, tmp_path: Path):
     folder = shutil.copytree(find_checkpoint("nano"), tmp_path / "tampered")
     assert (folder / CARD_FILE).is_file()
@@ -456,45 +475,3 @@ def test_a_tampered_weight_file_is_told_on_the_page(new_page: NewPage, picture: 
         expect(page.locator("#message [role=alert]")).to_contain_text(sentence)
         expect(page.locator("#assess")).to_be_enabled()
         page.close()
-
-
-def test_chips_explain_themselves_and_a_map_lies_over_the_image(new_page: NewPage, picture: Path):
-    page = new_page()
-    choice, buttons = page.locator("#map-choice"), page.get_by_role("button", name="Upload file")
-    expect(choice).to_be_hidden()
-    put_in(page, picture)
-    expect(buttons).to_be_visible()
-    page.click("#assess")
-    expect(page.locator("#download")).to_be_visible()
-    chip = page.locator("#card-correspondence details", has_text="tent").first
-    expect(chip.locator("p")).to_be_hidden()
-    chip.locator("summary").press("Enter")
-    expect(chip.locator("p")).to_contain_text("The words “tent”, with the image as a whole")
-
-    expect(choice).to_be_visible()
-    expect(buttons).to_be_hidden()  # the choice takes their place
-    page.get_by_role("radio", name="Quality").check()
-    page.get_by_role("radio", name="Off").check()
-    page.wait_for_load_state("networkidle")  # both have been answered, and the last choice counts
-    expect(page.locator("#quality-map")).to_have_text("")
-    place = "document.querySelector('#cards').getBoundingClientRect().top + scrollY"
-    top = page.evaluate(place)
-    page.get_by_role("radio", name="Quality").check()
-    overlay = page.get_by_role("img", name=re.compile("Map of quality: worst at the"))
-    expect(overlay).to_be_visible()
-    expect(page.locator("#quality-map")).to_contain_text(re.compile("Worst: (upper|middle|lower)"))
-    assert page.evaluate(place) == top, "nothing moves"
-    shown, over = page.locator("#image img").bounding_box(), overlay.bounding_box()
-    for start, extent in (("x", "width"), ("y", "height")):
-        assert over[extent] == pytest.approx(256, abs=1), "as the image, which is not enlarged"
-        middle = shown[start] + shown[extent] / 2
-        assert over[start] + over[extent] / 2 == pytest.approx(middle, abs=1.5)
-    page.get_by_role("radio", name="Authenticity").check()
-    expect(page.get_by_role("img", name=re.compile("Map of authenticity"))).to_be_visible()
-    page.get_by_role("radio", name="Off").check()
-    expect(overlay).to_be_hidden()
-    page.get_by_role("radio", name="Quality").check()
-    expect(overlay).to_be_visible()
-    page.get_by_role("button", name="Remove Image").click()
-    expect(overlay).to_be_hidden()
-    expect(choice).to_be_hidden()
