@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +19,12 @@ class Aspect(StrEnum):
     def needs_prompt(self) -> bool:
         """Correspondence compares image and prompt, so it has no meaning without a prompt."""
         return self is Aspect.CORRESPONDENCE
+
+
+def aspects_text(aspects: Iterable[Aspect], conjunction: str = "and") -> str:
+    """A list for readers, e.g. "quality, correspondence and authenticity"; "" for none."""
+    *others, last = [str(aspect) for aspect in aspects] or [""]
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 class Rating(StrEnum):

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
+from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale, aspects_text
 from m3agiqa.assessment import ASPECT_COLUMNS, MOS_DIGITS, Assessment
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
 from m3agiqa.errors import InputError, M3AgiqaError, raise_if_stopped
@@ -350,7 +350,7 @@ def _shares(weights: Mapping[Aspect, float], judged: Mapping[Aspect, object]) ->
     own = {aspect: weights.get(aspect, 0.0) for aspect in judged if weights.get(aspect, 0.0) > 0}
     if not own:
         raise InputError(
-            f"Nothing is left of the overall score; give {' or '.join(judged)} a weight above 0."
+            f"Nothing is left of the overall score; give {aspects_text(judged, 'or')} a weight above 0."
         )
     return {aspect: weight / sum(own.values()) for aspect, weight in own.items()}
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, aspects_text
 from m3agiqa.backbones.base import BASE_FILE
 from m3agiqa.checkpoint.card import CARD_FILE, Card, predictor_file, read_card, write_card
 from m3agiqa.errors import InputError
@@ -95,7 +95,7 @@ def _learned_from(run: RunFolder) -> str:
         text += f"; {len(pairs):,} pairs of images in the order of people's picks"
     if run.kept:
         assert run.start_card is not None
-        text += f"; {' and '.join(run.kept)} judged as by {run.start_card.title}, for lack of scores"
+        text += f"; {aspects_text(run.kept)} judged as by {run.start_card.title}, for lack of scores"
     return text
 
 

@@ -22,7 +22,7 @@ from annotation.settings import Settings, as_variable
 from annotation.store import Store
 from annotation.store.log import ever_promoted, log_action, promote, promoted
 from annotation.ui import theme, zero_gpu
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, aspects_text
 from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
 from m3agiqa.checkpoint.comparison import Comparison
@@ -319,7 +319,7 @@ class ServableModel:
         if self.registered_at is None:
             return ""
         doubt = self.comparison.doubt if self.comparison else "it was compared with no other model"
-        lost = f"it does not judge {' and '.join(self.lost)}, as the one in service does" if self.lost else ""
+        lost = f"it does not judge {aspects_text(self.lost)}, as the one in service does" if self.lost else ""
         return "; ".join(filter(None, (doubt, lost)))
 
 

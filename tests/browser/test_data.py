@@ -86,6 +86,17 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     expect(page.locator("#export-message [role=alert]")).to_contain_text("cannot be an export")
 
     page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("link", name="Images").click()
+    last = page.locator("#data-images li").last
+    last.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Queue the ticked").click()
+    expect(page.locator("#images-queued")).to_contain_text("1 image is in the annotation queue")
+    expect(page.locator("#images-queued")).to_be_in_viewport(ratio=1)
+    last.get_by_role("button").click()
+    expect(page.locator("#images-detail img")).to_be_in_viewport()
+    page.locator("#images-detail").get_by_role("button", name="Close").click()
+    expect(page.locator("#images-detail img")).to_be_hidden()
+    expect(last.get_by_role("button")).to_be_focused()
     parts = page.locator("#data-export .block")
     assert not parts.evaluate_all("blocks => blocks.filter(each => each.scrollWidth > each.clientWidth)")
 

@@ -93,7 +93,7 @@ def choose(page: Page, control: str, option: str) -> None:
 
 def lists(page: Page, *items: int) -> None:
     """The list has these items, in this order."""
-    rows = page.locator("#failures-list button")
+    rows = page.locator("#failures-list li button")
     expect(rows).to_have_count(len(items))
     for index, item in enumerate(items):
         expect(rows.nth(index)).to_have_attribute("data-case", f"{item}|quality")
@@ -146,7 +146,7 @@ def test_a_click_on_a_point_shows_the_right_image(new_page: NewPage, app: Server
     page.mouse.click(box["x"] - 3, box["y"] - 3)
     shows(page, 2)
     # Without a mouse: rows with the arrows and Enter, neighbours with left and right.
-    page.locator("#failures-list button").first.focus()
+    page.locator("#failures-list li button").first.focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
@@ -259,14 +259,21 @@ def test_images_are_chosen_on_their_map_and_by_likeness(new_page: NewPage, app: 
     page.mouse.up()
     lists(page, 3)
     shows(page, 3)
-    expect(page.locator("#failures-agreement")).to_contain_text("Shown: the area marked on the map")
+    expect(page.locator("#failures-list")).to_contain_text("Shown: the area marked on the map")
     address = page.locator("#failures-link a").get_attribute("href")
     page.get_by_role("button", name="Similar images").click()
-    expect(page.locator("#failures-agreement")).to_contain_text("Shown: images like 3")
+    expect(page.locator("#failures-list")).to_contain_text("Shown: images like 3")
     expect(page.locator("#failures-list li")).to_have_count(4)
-    expect(page.locator("#failures-list button").first).to_have_attribute("data-case", "3|quality")
+    expect(page.locator("#failures-list li button").first).to_have_attribute("data-case", "3|quality")
     page.get_by_role("button", name="Show all cases").click()
     lists(page, 1, 2, 3, 4)
-    phone = {"width": 390, "height": 844}  # where the tab is in a menu
-    again = open_tab(new_page, app, address.removeprefix("/"), viewport=phone)
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    again = open_tab(new_page, app, address.removeprefix("/"), **phone)  # where the tab is in a menu
     lists(again, 3)
+    # Far below the list one is told what is shown, and a point that is touched brings its case into sight.
+    expect(again.locator("#failures-agreement").get_by_role("button", name="Show all cases")).to_be_visible()
+    again.locator("#failures-list").get_by_role("button", name="Show all cases").tap()
+    lists(again, 1, 2, 3, 4)
+    point(again, 2).tap()
+    shows(again, 2)
+    expect(again.locator("#failures-detail h3")).to_be_in_viewport()

@@ -44,6 +44,9 @@ def test_an_admin_puts_a_candidate_into_service_without_a_restart(
     expect(card).to_contain_text("Not better: quality, 40 images: RMSE falls by 0.70")
     card.get_by_role("button", name="into service").press("Enter")
     expect(page.locator("#models-message")).to_contain_text("Press again")
+    page.set_viewport_size({"width": 1280, "height": 300})  # the model is far down the page
+    card.get_by_role("row", name="Quality, scored by people").scroll_into_view_if_needed()
+    expect(page.locator("#models-message [role=alert]")).to_be_in_viewport(ratio=1)
     card.get_by_role("button", name="into service all the same").press("Enter")
     expect(card.locator(".in-service")).to_be_visible()
     expect(page.locator("#models-message")).to_have_text("")

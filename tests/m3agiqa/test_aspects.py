@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from m3agiqa import Aspect, MosScale, Rating
-from m3agiqa.aspects import RATING_WORDS
+from m3agiqa.aspects import RATING_WORDS, aspects_text
 
 finite = st.floats(-1e6, 1e6)
 
@@ -15,6 +15,12 @@ def scales(draw: st.DrawFn) -> MosScale:
     low, high = sorted((draw(finite), draw(finite)))
     assume(high - low > 1e-3)
     return MosScale(low, high)
+
+
+def test_aspects_are_listed_as_people_do() -> None:
+    assert aspects_text(Aspect) == "quality, correspondence and authenticity"
+    assert aspects_text(list(Aspect)[:2], "or") == "quality or correspondence"
+    assert aspects_text([Aspect.QUALITY]) == "quality" and aspects_text([]) == ""
 
 
 @given(scales(), finite)

@@ -27,8 +27,8 @@ ORDER_LABELS = {
 POOL_LABELS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}
 
 IMPORT_HINT = (
-    "Drop images, a ZIP archive, or a CSV file (columns image, prompt, generator) together with its images; "
-    "or choose a folder. What is known already is recognised."
+    "Images, a ZIP archive, or a CSV file (columns image, prompt, generator) together with its images; "
+    "or a folder. What is known already is recognised."
 )
 
 # What the page says of its keys; what they do is in static/annotate.js (KEYS).

@@ -132,8 +132,8 @@ class ImagesHandlers:
         image = preview(self.studio.store.images.path(item.file))
         alt = escape(item.prompt or item.name)
         return (
-            f'<article class="image-detail panel"><img src="{image.url}" alt="{alt}">'
-            f"<dl>{listed}</dl></article>"
+            f'<article class="image-detail panel" data-item="{item.id}"><img src="{image.url}" alt="{alt}">'
+            f'<div><dl>{listed}</dl><button type="button" data-do="close">Close</button></div></article>'
         )
 
 
@@ -168,13 +168,15 @@ def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
                 STATE_CHOICES, value=ItemState.ALL, label="Annotation", elem_id="images-state"
             )
         message = theme.html(messages.message(""), elem_id="images-message")
-        detail = theme.html("", elem_id="images-detail")
+        detail = theme.html("", elem_id="images-detail", script=theme.javascript("images_detail.js"))
         grid = theme.html("", elem_id="data-images", script=theme.javascript("button_data.js"))
-        with gr.Row(elem_id="images-queue"):
-            overlap = gr.Number(
-                studio.settings.overlap, label="Annotators per image", precision=0, min_width=130
-            )
-            queue = gr.Button("Put the ticked images, or all that match, into the queue", size="md")
+        with gr.Column(elem_id="images-queue"):
+            with gr.Row():
+                overlap = gr.Number(
+                    studio.settings.overlap, label="Annotators per image", precision=0, min_width=130
+                )
+                queue = gr.Button("Queue the ticked images, or all that match", size="md")
+            queued = theme.html(messages.message(""), elem_id="images-queued")
     page, ticked = gr.State(0), gr.Textbox(visible="hidden")
     raw: dict[str, Any] = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
     gr.on(
@@ -195,6 +197,6 @@ def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
         **raw,
     )
     queue.click(
-        handlers.queue, inputs=[ticked, text, state, overlap], outputs=message, js=TICKED_IMAGES, **raw
-    )
+        handlers.queue, inputs=[ticked, text, state, overlap], outputs=queued, js=TICKED_IMAGES, **raw
+    ).then(handlers.show, inputs=[text, state, page], outputs=[message, grid, page], **raw)
     return section

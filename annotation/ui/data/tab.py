@@ -28,6 +28,11 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.tables import csv_text
 
+PARTS_HTML = (
+    '<nav aria-label="Parts of this tab"><a href="#data-agreement">Agreement</a> '
+    '<a href="#data-means">Scores</a> <a href="#data-annotators">Annotators</a> '
+    '<a href="#data-all-images">Images</a> <a href="#data-export">Export</a></nav>'
+)
 AGGREGATES_ONLY = (
     '<section class="figures"><h3>Annotators</h3><p>Who may annotate sees their own figures here, admins '
     "those of everybody.</p></section>"
@@ -255,8 +260,9 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     """Build the components within the tab and wire them up; it is brought up to date when entered."""
     handlers = DataHandlers(studio)
     with gr.Row(elem_id="data-head"):
-        message = theme.html(messages.message(""), elem_id="data-message")
+        theme.html(PARTS_HTML)
         refresh = gr.Button("Refresh", elem_id="data-refresh", size="sm", scale=0, min_width=110)
+    message = theme.html(messages.message(""), elem_id="data-message")
     summary = theme.html("", elem_id="data-summary")
     agreement = theme.html("", elem_id="data-agreement")
     means = theme.html("", elem_id="data-means")

@@ -101,11 +101,15 @@ def _number(value: float) -> str:
 
 
 def chosen_group(name: str) -> str:
-    """Which group of cases is shown alone, and the way back."""
+    """Which group of cases is shown alone, and the way back.
+
+    It stands above the list; on phones below the map, too, which is far from the list.
+    """
     if not name:
         return ""
     return (
         f'<p class="chosen-group">Shown: {escape(group_title(name))}. '
+        '<a href="#failures-list">To the cases</a> '
         '<button type="button" data-slice="">Show all cases</button></p>'
     )
 
@@ -173,7 +177,8 @@ def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> s
     more = _pages(selected, first) if len(selected) > MAX_LISTED else ""
     heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
     return (
-        f'<p class="note">{heads}. Tick cases to download or queue these alone.</p>'
+        f'<p class="note">{heads}. Tick cases to <a href="#failures-actions">download or queue</a> these '
+        "alone.</p>"
         f'<ol class="cases panel" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
     )
 
@@ -232,7 +237,10 @@ def queued_html(queued: Queued, overlap: int) -> str:
     """How queuing went, in sentences."""
     images = "1 image is" if queued.items == 1 else f"{queued.items:,} images are"
     each = "1 annotator" if overlap == 1 else f"{overlap} annotators each"
-    known = "" if queued.new == queued.items else f" ({queued.items - queued.new:,} had been there before)"
+    known = ""
+    if queued.new != queued.items:
+        before = f"{queued.items - queued.new:,} had been there before"
+        known = f" ({before}; to have more people score them, ask for more annotators per image)"
     left = ""
     if queued.left_out:
         left = f"<p>{len(queued.left_out):,} left out. {escape(queued.left_out[0])}</p>"

@@ -341,7 +341,9 @@ class FailuresHandlers:
                 shown = messages.message(sentence), *shown[1:]
         except M3AgiqaError as error:
             shown = _empty(str(error))
-        return *_updates(view, choices, person, is_open, unassessed), *shown
+        # Where nobody else can sign in, there is nobody to open the answers to.
+        may_open = person.role.allows(Role.ADMIN) and self.studio.access.has_login
+        return *_updates(view, choices, person, may_open, is_open, unassessed), *shown
 
     def _resolve(self, request: gr.Request, view: View) -> ResolvedView:
         """The cases of a view. Raises InputError for what is gone, Forbidden for whom may not look."""
@@ -427,7 +429,8 @@ class FailuresHandlers:
     def _list(self, resolved: ResolvedView, key: Key | None) -> str:
         first = list_page(resolved.selected, key) * MAX_LISTED
         self._note_shown(resolved, resolved.selected.iloc[first : first + MAX_LISTED])
-        return case_list(resolved.selected, key, bool(resolved.view.aspect))
+        listed = case_list(resolved.selected, key, bool(resolved.view.aspect))
+        return chosen_group(resolved.view.slice) + listed
 
     def _slices(self, resolved: ResolvedView) -> str:
         """Of all cases of the chosen aspect, whatever else is filtered."""
@@ -479,7 +482,9 @@ def _ticked(selected: pd.DataFrame, ticked: Any) -> pd.DataFrame:
     return selected[chosen] if any(chosen) else selected
 
 
-def _updates(view: View, choices: Choices, person: Person, is_open: bool, unassessed: int) -> tuple[Any, ...]:
+def _updates(
+    view: View, choices: Choices, person: Person, may_open: bool, is_open: bool, unassessed: int
+) -> tuple[Any, ...]:
     """Of all controls but the open case, and of those that only annotators and admins have."""
     compared = bool(view.other)
     offered = {
@@ -498,7 +503,6 @@ def _updates(view: View, choices: Choices, person: Person, is_open: bool, unasse
         if name == "nearer":
             update["visible"] = compared
         updates.append(gr.update(**update))
-    is_admin = person.role.allows(Role.ADMIN)
     return (
         *updates,
         gr.update(
@@ -507,7 +511,7 @@ def _updates(view: View, choices: Choices, person: Person, is_open: bool, unasse
             interactive=True,
         ),
         gr.update(visible=person.role.allows(Role.ANNOTATOR)),
-        gr.update(visible=is_admin, value=is_open),
+        gr.update(visible=may_open, value=is_open),
     )
 
 
@@ -654,7 +658,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
             **raw,
         )
     gr.on(
-        [agreement.click, points.select, detail.select],
+        [agreement.click, points.select, listed.select, detail.select],
         handlers.choose_slice,
         inputs=view,
         outputs=shown,

@@ -1,11 +1,18 @@
 // Points, list rows and the open case's buttons: whatever has a data-case opens that case.
 // Runs once in each of the three parts of the tab; `element` is the part.
-const open = (target) => target?.dataset.case && trigger("click", { case: target.dataset.case });
+const detail = () => document.querySelector("#failures-detail");
+
+function open(target) {
+  if (!target?.dataset.case) return;
+  detail().dataset.asked = target.dataset.case;
+  trigger("click", { case: target.dataset.case });
+}
 
 function nearestPoint(svg, event) {
   const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
   let best = null;
-  let least = 14; // of the plot's units: a finger does not hit a point
+  // In the plot's units: a finger does not hit a point, and plots are small on phones.
+  let least = event.pointerType === "touch" ? Math.max(14, 22 / svg.getScreenCTM().a) : 14;
   for (const circle of svg.querySelectorAll(".points circle:not(.end)")) {
     const away = Math.hypot(circle.cx.baseVal.value - at.x, circle.cy.baseVal.value - at.y);
     if (away < least) [best, least] = [circle, away];
@@ -57,6 +64,13 @@ if (element.closest("#failures-scatter")) {
   setInterval(() => element.querySelector(".waiting")?.checkVisibility() && trigger("tick", {}), 1000);
 }
 
+// The list alone scrolls: the page stays where one reads.
+function showInList(row) {
+  const list = row.closest(".cases");
+  const [around, at] = [list, row].map((each) => each.getBoundingClientRect());
+  list.scrollTop += Math.min(0, at.top - around.top) + Math.max(0, at.bottom - around.bottom);
+}
+
 const openCase = () => document.querySelector("#failures-detail .failure")?.dataset.case;
 let left; // the case that was open when a key last asked for its neighbour
 
@@ -88,11 +102,16 @@ if (element.closest("#failures-detail")) {
   watch("value", () => {
     if (step) element.querySelector(`.${step}:enabled`)?.focus();
     const current = openCase();
+    // On phones the points are far below the case that they open.
+    const { top } = detail().getBoundingClientRect();
+    const isAway = top < 0 || top > innerHeight * 0.6;
+    if (isAway && detail().dataset.asked === current) detail().scrollIntoView();
+    delete detail().dataset.asked;
     for (const part of document.querySelectorAll("#failures-scatter, #failures-list")) {
       part.querySelectorAll("[aria-current]").forEach((mark) => mark.removeAttribute("aria-current"));
       const mark = part.querySelector(`[data-case="${CSS.escape(current ?? "")}"]`);
       mark?.setAttribute("aria-current", "true");
-      if (mark?.matches("button")) mark.scrollIntoView({ block: "nearest" });
+      if (mark?.matches("button")) showInList(mark);
       else mark?.parentNode.append(mark); // on top of its neighbours
     }
   });

@@ -102,8 +102,7 @@ def test_pages_without_a_comparison_and_wrong_messages(handlers, files) -> None:
     ):
         assert sentence in handlers.pick(comparison, event(**data), ANN)[1]
     assert (
-        "give quality or correspondence or authenticity"
-        in handlers.arrange(comparison, "overall", 0, 0, 0)[1]
+        "give quality, correspondence or authenticity" in handlers.arrange(comparison, "overall", 0, 0, 0)[1]
     )
 
 

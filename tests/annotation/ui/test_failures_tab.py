@@ -481,6 +481,9 @@ def test_an_admin_opens_all_answers_and_closes_them_again(studio: Studio) -> Non
     annotator, admin = as_role(studio, Role.ANNOTATOR), as_role(studio, Role.ADMIN)
     assert shown(annotator.show(asked(), *values()))["case"] == "1|quality"
     assert admin.arrange(asked(), *values())[len(CONTROL_NAMES) + 2] == gr.update(visible=True, value=True)
+    assert not FailuresHandlers(studio, Prefetch(studio)).arrange(asked(), *values())[len(CONTROL_NAMES) + 2][
+        "visible"
+    ], "nobody else is there"
     assert "takes an admin" in said(annotator.open_answers(asked(), False))
     admin.open_answers(asked(), False)
     assert said(shown(annotator.show(asked(), *values()))["message"]) == HIDDEN_ANSWERS
