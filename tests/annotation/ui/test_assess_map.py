@@ -78,7 +78,8 @@ def test_a_map_is_made_once_and_shown_with_its_worst_part(
     assert "-1.88. By &lt;hand&gt;." in html
     [other] = shown(handlers, "authenticity", assessed)
     assert "This model does not judge authenticity." in other
-    assert shown(handlers, NO_MAP, assessed) == shown(handlers, "quality", None) == [""]
+    assert shown(handlers, NO_MAP, assessed) == shown(handlers, NO_MAP, None) == [""]
+    assert "assess it again" in shown(handlers, "quality", None)[0]
     assert maps == [0]
 
 
