@@ -171,7 +171,6 @@ def compare_tab(studio: Studio) -> None:
             value=OVERALL,
             label="Order",
             min_width=280,
-            scale=2,
         )
         weights = [
             gr.Slider(
