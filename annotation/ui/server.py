@@ -11,13 +11,8 @@ import signal
 import sys
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
 
 import gradio as gr
-import httpx
-from gradio.block_function import BlockFunction
-from gradio.data_classes import BlocksConfigDict
-from gradio.state_holder import SessionState
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -39,46 +34,13 @@ from annotation.ui.failures.tab import failures_tab
 from annotation.ui.header import page_head
 from annotation.ui.model_service import ModelLoader, follow_model, from_registry, model_banner, model_to_serve
 from annotation.ui.models.tab import models_tab
+from annotation.ui.page import Page
 from m3agiqa.errors import InputError, M3AgiqaError
 
 log = logging.getLogger(__name__)
 
 
 DELETE_CACHE = (3600, 24 * 3600)  # seconds between two looks for old uploads, and their greatest age
-QUEUE_INTERVAL = (
-    0.02  # seconds between two looks for events that wait; Gradio's 0.001 keep 7 % of a core busy
-)
-
-
-class Page(gr.Blocks):
-    """Blocks that use neither the processor nor a connection while nothing happens.
-
-    Gradio's pages hold a connection open to be noticed when they are closed. A browser allows six connections
-    to a server, so that the seventh tab would stay blank. What a page is for ends by itself: its run with the
-    run's own stream, its values in the server's memory after their time.
-    """
-
-    def queue(self, *args: Any, **options: Any) -> Page:
-        super().queue(*args, **options)
-        self._queue.sleep_when_free = self._queue.progress_update_sleep_when_free = QUEUE_INTERVAL
-        return self
-
-    def get_config_file(self) -> BlocksConfigDict:
-        return {**super().get_config_file(), "connect_heartbeat": False}
-
-    async def preprocess_data(
-        self,
-        block_fn: BlockFunction,
-        inputs: list[Any],
-        state: SessionState | None,
-        explicit_call: bool = False,
-    ) -> list[Any]:
-        """A sentence where a file cannot be had: Gradio itself gives no reason."""
-        try:
-            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
-        except (ValueError, OSError, httpx.HTTPError) as error:
-            sentence = "A file cannot be taken; upload it first (/gradio_api/upload), or give a public URL."
-            raise gr.Error(sentence, print_exception=False) from error
 
 
 def build(studio: Studio) -> gr.Blocks:

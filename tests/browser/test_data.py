@@ -5,8 +5,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from app_server import Server, serve_team
+from app_server import PASSWORD, Server, serve_team
 from playwright.sync_api import Page, expect
 from seeded_cases import add, say
 
@@ -104,9 +105,10 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     # What was exported holds everybody's names: others cannot have it by its address either.
     packed = next((team_server.data / "exports").glob("*.zip")).resolve()
     for name in ("boss", "vera"):
-        other = sign_in(name)
-        answer = other.request.get(f"{team_server.url}/gradio_api/file={packed}")
-        assert answer.status in (403, 404)
+        with httpx.Client(base_url=team_server.url) as other:
+            assert other.post("/login", data={"username": name, "password": PASSWORD}).is_success
+            assert other.get("/config").is_success
+            assert other.get(f"/gradio_api/file={packed}").status_code in (403, 404)
 
 
 def test_an_annotator_sees_themselves_alone(sign_in: SignIn) -> None:
