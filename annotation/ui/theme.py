@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 STATIC_FOLDER = Path(__file__).parent / "static"
+PAGE_SCRIPTS = ("assess.js", "uploads.js", "links.js")
 
 # System fonts: the page asks no other server for anything.
 _SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -58,7 +59,7 @@ def launch_options() -> dict:
     return {
         "theme": theme(),
         "css_paths": [base, *sorted(set(STATIC_FOLDER.glob("*.css")) - {base})],
-        "head": f"<script>{javascript('assess.js')}</script><script>{javascript('uploads.js')}</script>",
+        "head": "".join(f"<script>{javascript(name)}</script>" for name in PAGE_SCRIPTS),
         "footer_links": ["api", "settings", "gradio"],
         "run_history": False,
     }

@@ -272,6 +272,9 @@ def test_images_are_chosen_on_their_map_and_by_likeness(new_page: NewPage, app: 
     lists(again, 3)
     # Far below the list one is told what is shown, and a point that is touched brings its case into sight.
     expect(again.locator("#failures-agreement").get_by_role("button", name="Show all cases")).to_be_visible()
+    again.get_by_role("link", name="To the cases").tap()
+    expect(again.locator("#failures-list .cases")).to_be_in_viewport()
+    assert address.removeprefix(app.url) in again.url, "the page was not loaded anew"
     again.locator("#failures-list").get_by_role("button", name="Show all cases").tap()
     lists(again, 1, 2, 3, 4)
     point(again, 2).tap()
