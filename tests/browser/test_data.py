@@ -99,6 +99,8 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     page.locator("#images-detail").get_by_role("button", name="Close").click()
     expect(page.locator("#images-detail img")).to_be_hidden()
     expect(last.get_by_role("button")).to_be_focused()
+    last.get_by_role("button").click()
+    expect(page.locator("#images-detail img")).to_be_in_viewport()
     parts = page.locator("#data-export .block")
     assert not parts.evaluate_all("blocks => blocks.filter(each => each.scrollWidth > each.clientWidth)")
 

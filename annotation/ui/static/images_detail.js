@@ -3,7 +3,7 @@ watch("value", () => element.querySelector(".image-detail")?.scrollIntoView({ bl
 
 element.addEventListener("click", (event) => {
   if (!event.target.closest("[data-do=close]")) return;
-  const detail = element.querySelector(".image-detail");
-  detail.hidden = true;
-  document.querySelector(`#data-images button[data-item="${detail.dataset.item}"]`)?.focus();
+  const { item } = element.querySelector(".image-detail").dataset;
+  props.value = "";
+  document.querySelector(`#data-images button[data-item="${item}"]`)?.focus();
 });
