@@ -14,6 +14,7 @@ import gradio.http_server
 import gradio.networking
 import gradio.oauth
 import scripted_app
+from huggingface_hub import constants
 
 
 def start(log: str, environment: dict[str, str]) -> int:
@@ -26,6 +27,7 @@ def start(log: str, environment: dict[str, str]) -> int:
         gradio.http_server.INITIAL_PORT_VALUE = int(os.environ["GRADIO_SERVER_PORT"])  # read at import
         for name in ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL"):
             setattr(gradio.oauth, name, os.environ.get(name))  # likewise
+        constants.ENDPOINT = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)  # likewise
         gradio.networking.url_ok = lambda url: True  # on a busy machine it does not wait long enough
         try:
             scripted_app.main()

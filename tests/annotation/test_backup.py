@@ -2,12 +2,12 @@
 
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
-from app_server import serve
+from app_server import serve_scripted
 from hub_server import NOBODY, Hub, reached
 from PIL import Image
 from sqlalchemy import func, select
@@ -105,14 +105,14 @@ def test_a_server_that_is_asked_to_end_copies_what_is_new_first(
     hub: Hub, settings: Settings, tmp_path: Path
 ) -> None:
     environment = {"HF_ENDPOINT": hub.url, "M3AGIQA_BACKUP": REPOSITORY, "M3AGIQA_BACKUP_MINUTES": "1000"}
-    app = (sys.executable, Path(__file__).parents[1] / "scripted_app.py")
-    with serve(tmp_path / "log.txt", app, M3AGIQA_DATA=str(settings.data), **environment) as running:
+    environment |= {"HF_TOKEN": "hf_token", "M3AGIQA_DATA": str(settings.data)}
+    with serve_scripted(tmp_path / "log.txt", **environment) as running:
         wait_until(lambda: len(hub.messages) == 1)
         store = Store.open(settings.database_url, settings.images)
         correct(store, "red")
         store.close()
         running.process.terminate()
-        running.process.wait(60)
+        wait_until(lambda: running.process.status() == psutil.STATUS_ZOMBIE)
     assert len(hub.messages) == 2
     shutil.rmtree(settings.data)
     backup.restore(settings)
