@@ -90,7 +90,7 @@ class Assessor:
         return cls(backbone, predictors, card, others)
 
     def assess(
-        self, image: ImageSource, prompt: str | None = None, aspects: Sequence[Aspect] | None = None
+        self, image: ImageSource, prompt: str | None = None, aspects: Sequence[str] | None = None
     ) -> Assessment:
         """Judge one image; see `stream`."""
         *_, assessment = self.stream(image, prompt, aspects)
@@ -101,14 +101,15 @@ class Assessor:
         self,
         image: ImageSource,
         prompt: str | None = None,
-        aspects: Sequence[Aspect] | None = None,
+        aspects: Sequence[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Yield deltas of all aspects as they are generated, then their results, last the Assessment.
 
-        Without `aspects` all are judged, except correspondence where there is no prompt. Of a prompt that is
-        too long for the model its beginning is read; see AspectResult.read_characters. Raises InputError for
-        what cannot be judged, and Stopped once `stop` answers True.
+        `aspects` are members of Aspect or their names, one or several; without them all are judged, except
+        correspondence where there is no prompt. Of a prompt that is too long for the model its beginning is
+        read; see AspectResult.read_characters. Raises InputError for what cannot be judged, and Stopped once
+        `stop` answers True.
         """
         started = time.perf_counter()
         follow_load()
@@ -228,7 +229,7 @@ class Assessor:
         }
 
     def _request(
-        self, image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None = None
+        self, image: ImageSource, prompt: str | None, aspects: Sequence[str] | None = None
     ) -> Request:
         prompt = normalized_prompt(prompt)
         chosen = self._choose(aspects, prompt)
@@ -287,17 +288,18 @@ class Assessor:
             seconds=seconds,
         )
 
-    def _choose(self, aspects: Sequence[Aspect] | None, prompt: str | None) -> list[Aspect]:
+    def _choose(self, aspects: Sequence[str] | None, prompt: str | None) -> list[Aspect]:
         known = list(self.predictors)
         if aspects is None:
             return [aspect for aspect in known if prompt or not aspect.needs_prompt]
+        aspects = [aspects] if isinstance(aspects, str) else aspects
         missing = [aspect for aspect in aspects if aspect not in known]
         if missing or not aspects:
             raise InputError(
                 f"{self.card.title} judges {', '.join(known)}; "
                 f"it cannot judge {', '.join(missing) or 'nothing'}."
             )
-        return list(dict.fromkeys(aspects))
+        return list(dict.fromkeys(map(Aspect, aspects)))
 
 
 def _aspects(request: Request) -> list[Aspect]:

@@ -52,6 +52,7 @@ def few_resamples() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.evaluation.evaluate.bootstrap_interval", quick)
+        patch.setattr("training.stages.leave_source_out.BOOTSTRAP_DRAWS", 50)
         yield
 
 

@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,38 @@ import pytest
 from PIL import Image, ImageFilter
 
 from annotation.ui.assess.examples import EXAMPLES_FOLDER
-from m3agiqa import Aspect, Assessor
+from m3agiqa import Aspect, Assessment, Assessor, M3AgiqaError
+from m3agiqa.images import ImageSource
 
 FOLDER = Path(__file__).parents[1] / "examples"
 PROMPTS = {"lighthouse": "a lighthouse at dusk", "planet": "a planet with rings"}
 
 
+class AssessesOnce(Assessor):
+    """The examples judge the same few pictures again and again; a picture with its prompt is judged once."""
+
+    def __init__(self, assessor: Assessor) -> None:
+        super().__init__(assessor.backbone, assessor.predictors, assessor.card, assessor.others)
+        self.known: dict[tuple[bytes, str | None], Assessment | M3AgiqaError] = {}
+
+    def assess_all(
+        self, subjects: Sequence[tuple[ImageSource, str | None]], *options: Any
+    ) -> list[Assessment | M3AgiqaError]:
+        keys = [(Path(str(image)).read_bytes(), prompt) for image, prompt in subjects]
+        new = {key: subject for key, subject in zip(keys, subjects, strict=True) if key not in self.known}
+        self.known.update(zip(new, super().assess_all(list(new.values()), *options), strict=True))
+        return [self.known[key] for key in keys]
+
+
+@pytest.fixture(scope="module")
+def assesses_once(assessor: Assessor) -> AssessesOnce:
+    return AssessesOnce(assessor)
+
+
 @pytest.fixture(autouse=True)
-def loaded_once(assessor: Assessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def loaded_once(assesses_once: AssessesOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working folder is empty, and the default model that every example loads is there."""
-    monkeypatch.setattr(Assessor, "from_pretrained", lambda name: assessor)
+    monkeypatch.setattr(Assessor, "from_pretrained", lambda name: assesses_once)
     monkeypatch.chdir(tmp_path)
 
 

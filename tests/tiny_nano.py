@@ -1,11 +1,12 @@
 """A nano without its weights."""
 
+from unittest.mock import patch
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from m3agiqa.backbones.nano import NanoBackbone
-from m3agiqa.backbones.nano.efficientnet_lite import EfficientNetLite0
+from m3agiqa.backbones.nano import NanoBackbone, efficientnet_lite
 from m3agiqa.backbones.nano.language_model import END_OF_TURN
 
 
@@ -30,6 +31,16 @@ def tiny_nano() -> NanoBackbone:
         attn_implementation="m3agiqa_grouped",
     )
     llm = LlamaForCausalLM(config).eval().requires_grad_(False)
-    nano = NanoBackbone(EfficientNetLite0().eval().requires_grad_(False), llm, fast)
+    nano = NanoBackbone(tiny_vision().eval().requires_grad_(False), llm, fast)
     nano.image_encoder.connector.eval()
     return nano
+
+
+def tiny_vision() -> efficientnet_lite.EfficientNetLite0:
+    """Of one narrow block for each stage, whose maps are as large and deep as the real ones."""
+    stages = [
+        (1, kernel, stride, min(expansion, 2), channels)
+        for _, kernel, stride, expansion, channels in efficientnet_lite.STAGE_SETTINGS
+    ]
+    with patch.object(efficientnet_lite, "STAGE_SETTINGS", stages):
+        return efficientnet_lite.EfficientNetLite0()

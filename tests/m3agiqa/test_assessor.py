@@ -112,6 +112,10 @@ def test_without_a_prompt_correspondence_is_left_out(
 def test_chosen_aspects(scripted: Assessor, picture: Image.Image) -> None:
     chosen = [Aspect.AUTHENTICITY, Aspect.QUALITY, Aspect.AUTHENTICITY]
     assert list(scripted.assess(picture, "a ball", chosen).aspects) == [Aspect.AUTHENTICITY, Aspect.QUALITY]
+    assert list(scripted.assess(picture, "a ball", ["authenticity", "quality"]).aspects) == chosen[:2]
+    assert list(scripted.assess(picture, "a ball", "quality").aspects) == [Aspect.QUALITY]
+    with pytest.raises(InputError, match="cannot judge beauty"):
+        scripted.assess(picture, "a ball", ["quality", "beauty"])
     with pytest.raises(InputError, match="cannot judge nothing"):
         scripted.assess(picture, "a ball", [])
     del scripted.predictors[Aspect.QUALITY]

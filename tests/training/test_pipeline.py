@@ -37,7 +37,7 @@ SETTINGS = {
     "curriculum": {"warmup_captions": 2, "warmup_ratings": 2, "warmup_batch": 2, "epochs": 0.75, "batch": 2},
     "finetune": {"tune": ["connector", "language"], "rank": 2, "save_every": 2},
     "encode": True,
-    "fit": {"dim": 8, "blocks": 2, "epochs": 2, "batch": 16, "lr": 0.005},
+    "fit": {"dim": 8, "extractor": "lstm", "blocks": 1, "epochs": 2, "batch": 16, "lr": 0.005},
     "seeds": [0, 1],
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from tiny_nano import tiny_vision
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect
@@ -23,9 +24,9 @@ CONFIG = EncoderConfig(epochs=2, batch=4)
 class Encoder:
     """What fitting needs of an ImageEncoder."""
 
-    def __init__(self) -> None:
+    def __init__(self, vision: Callable[[], EfficientNetLite0] = tiny_vision) -> None:
         torch.manual_seed(0)
-        self.vision = EfficientNetLite0().eval().requires_grad_(False)
+        self.vision = vision().eval().requires_grad_(False)
         for module in self.vision.modules():
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight)  # else nothing is left at the end of the stages
@@ -56,7 +57,7 @@ def test_a_folded_convolution_does_what_it_did_with_its_normalization(pointwise:
 
 
 def test_folded_stages_do_what_the_published_ones_do() -> None:
-    encoder = Encoder()
+    encoder = Encoder(EfficientNetLite0)
     shown = views([Image.effect_noise((300, 300), 80).convert("RGB")])
     stages = encoder.vision(shown.whole)
     x = early_maps(stages)
