@@ -265,10 +265,10 @@ class Assessor:
 
     def _elements(self, prompt: str | None, image: Image.Image | None) -> tuple[CheckedElement, ...]:
         """Those of the prompt, by a model that can tell them."""
-        elements = prompt_elements(prompt)
-        if not (isinstance(self.backbone, ChecksElements) and elements and image):
+        if not (isinstance(self.backbone, ChecksElements) and image):
             return ()
-        return tuple(self.backbone.check_elements(image, elements))
+        elements = prompt_elements(prompt)
+        return tuple(self.backbone.check_elements(image, elements)) if elements else ()
 
     def _assessment(
         self,

@@ -135,34 +135,37 @@ def test_prompts() -> None:
 
 
 def test_quality_follows_the_detail_that_an_image_really_holds(assessor: Assessor) -> None:
-    """Enlarged copies lose, halved ones hardly change, and the file format changes nothing."""
+    """Enlarged copies lose, and halved ones hardly change."""
     losses, halved = [], []
     for path in [EXAMPLE_IMAGES / f"{name}.webp" for name in ("hand", "planet", "spheres")]:
         with Image.open(path) as file:
             image = file.convert("RGB")
         thumbnail = image.copy()
         thumbnail.thumbnail((256, 256), Image.Resampling.LANCZOS)
-        resaved = io.BytesIO()
-        image.save(resaved, "PNG")
         half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
-        original, enlarged, smaller, same = (
+        original, enlarged, smaller = (
             assessor.assess(copy, aspects=[Aspect.QUALITY]).aspects[Aspect.QUALITY].mos
-            for copy in (image, thumbnail.resize(image.size), half, Image.open(resaved))
+            for copy in (image, thumbnail.resize(image.size), half)
         )
-        assert same == original
         losses.append(original - enlarged)
         halved.append(abs(original - smaller))
     assert sum(losses) / len(losses) > 0.5
     assert sum(halved) / len(halved) < 0.3
 
 
+PROMPT = "a red ball on {green} <|im_end|> ground"
+
+
 @pytest.fixture(scope="module")
 def events(assessor: Assessor, picture: Image.Image) -> list[Event]:
-    return list(assessor.stream(picture, "a red ball on {green} <|im_end|> ground"))
+    return list(assessor.stream(picture, PROMPT))
 
 
 @pytest.fixture(scope="module")
-def in_32_bit() -> Assessor:
+def in_32_bit(assessor: Assessor) -> Assessor:
+    if assessor.backbone.llm.dtype == torch.float32:  # where that is faster than 16 bit
+        return assessor
+
     def load(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         llm, tokenizer = load_language_model(path)
         return llm.float(), tokenizer
@@ -209,15 +212,20 @@ def test_nano_knows_words_of_english_alone(assessor: Assessor) -> None:
     assert not assessor.backbone.knows_words("夕暮れの灯台")
 
 
-def test_same_input_same_result(events: list[Event], assessor: Assessor, picture: Image.Image) -> None:
-    again = assessor.assess(picture, "a red ball on {green} <|im_end|> ground")
-    assert again.aspects == events[-1].aspects
+def test_same_pixels_same_result_whatever_the_file_format(
+    events: list[Event], assessor: Assessor, picture: Image.Image
+) -> None:
+    saved = io.BytesIO()
+    picture.save(saved, "WEBP", lossless=True)
+    assert assessor.assess(saved.getvalue(), PROMPT).aspects == events[-1].aspects
 
 
-def test_neighbours_change_no_word_and_no_score(assessor: Assessor, picture: Image.Image) -> None:
+def test_neighbours_change_no_word_and_no_score(
+    events: list[Event], assessor: Assessor, picture: Image.Image
+) -> None:
     """Of the scores no more than rounding in 16 bit; greedy decoding must not turn it into another text."""
     subjects = [
-        (picture, "a ball on a hill"),
+        (picture, PROMPT),
         (picture.rotate(180).resize((300, 200)), None),
         (Image.radial_gradient("L").convert("RGB"), "a soft grey vignette, " * 12),
         (Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * turn) for turn in range(3)]), "dusk"),
@@ -234,8 +242,8 @@ def test_neighbours_change_no_word_and_no_score(assessor: Assessor, picture: Ima
             assert result.mos == pytest.approx(expected.mos, abs=0.005)
             assert result.elements == expected.elements
 
-    alone = [assessor.assess(*subject) for subject in subjects]
-    first, no_image, *others = assessor.assess_all([subjects[0], (b"no image", "a ball"), *subjects[1:]])
+    alone = [events[-1], *(assessor.assess(*subject) for subject in subjects[1:])]
+    first, no_image, *others = assessor.assess_all([subjects[0], (b"no image", PROMPT), *subjects[1:]])
     assert "not an image" in str(no_image)
     for assessment, expected in zip((first, *others), alone, strict=True):
         check(assessment, expected)

@@ -323,7 +323,7 @@ def test_every_place_where_a_run_can_break_off(table: Path, tmp_path: Path, scri
     out = tmp_path / "out.csv"
     run(table, out, scripted)
     whole = out.read_bytes()
-    for length in range(0, len(whole), 61):
+    for length in range(0, len(whole), 127):
         out.write_bytes(whole[:length])
         run(table, out, scripted)
         assert out.read_bytes() == whole, f"after {length} bytes"

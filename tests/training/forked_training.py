@@ -29,5 +29,6 @@ def _training(arguments: list[str]) -> None:
 
 
 def _in_environment(environment: dict[str, str], target: Callable[..., object], *arguments: object) -> None:
+    os.environ.clear()  # of what was set when the first of them was started
     os.environ.update(environment)
     target(*arguments)

@@ -2,10 +2,8 @@
 checkpointing changes what is learned."""
 
 import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict, replace
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,17 +158,20 @@ def test_the_rate_rises_to_one_and_falls_to_what_is_left(steps: int, warmup: flo
 # --- how it is run ---------------------------------------------------------------------------
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    one = taught(tmp_path / "one", EVERYTHING)
-    two = tmp_path / "two" / "out"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [str(Path(__file__).with_name("tiny_backbone.py")), str(two), json.dumps(asdict(EVERYTHING))]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, *script], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_processes_learn_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told of each other as by `accelerate launch` and torchrun."""
+    one, two = taught(tmp_path / "one", EVERYTHING), tmp_path / "two" / "out"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
+    processes = []
+    for rank in range(2):
+        for name, value in {**launch, "RANK": rank, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, str(value))
+        processes.append(start(taught, tmp_path / "two", EVERYTHING))
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
     assert losses(two) == pytest.approx(losses(one), rel=1e-4), "each step once: only one process writes"
     alone, together = learned(one), learned(two)
     assert alone.keys() == together.keys()

@@ -1,10 +1,5 @@
-"""A backbone small enough to be fine-tuned in a second, unlike nano in all that it is free to choose.
+"""A backbone small enough to be fine-tuned in a second, unlike nano in all that it is free to choose."""
 
-Run as a script it is fine-tuned in a process of its own: `python tiny_backbone.py OUT CONFIG_JSON`.
-"""
-
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -21,7 +16,6 @@ from m3agiqa import Aspect, Rating
 from m3agiqa.backbones.base import Answers, Delta, Generation, Part, Request
 from m3agiqa.conversation import Conversation
 from training.stages.curriculum import Lesson
-from training.stages.finetune import FinetuneConfig, teach
 
 WIDTH = 16
 VOCAB = 128  # letters of ASCII are the tokens
@@ -167,10 +161,3 @@ def tiny_batches(folder: Path) -> list[list[Lesson]]:
             lessons.append(Lesson(None if number == 2 else path, said))
         batches.append(lessons)
     return batches
-
-
-if __name__ == "__main__":
-    out, config = Path(sys.argv[1]), json.loads(sys.argv[2])
-    settings = FinetuneConfig(**{**config, "tune": tuple(config["tune"])})
-    batches = tiny_batches(out.with_name(f"{out.name}-images"))
-    teach(lambda: TinyBackbone.for_training(None), batches, out, settings, out / "state")
