@@ -4,7 +4,6 @@ from unittest.mock import patch
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from m3agiqa.backbones.nano import NanoBackbone, efficientnet_lite
@@ -44,12 +43,4 @@ def tiny_vision() -> efficientnet_lite.EfficientNetLite0:
         for _, kernel, stride, expansion, channels in efficientnet_lite.STAGE_SETTINGS
     ]
     with patch.object(efficientnet_lite, "STAGE_SETTINGS", stages):
-        return seeing(efficientnet_lite.EfficientNetLite0())
-
-
-def seeing(vision: efficientnet_lite.EfficientNetLite0) -> efficientnet_lite.EfficientNetLite0:
-    """With random weights that leave something at the end of the stages; those of torch do not."""
-    for module in vision.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-    return vision
+        return efficientnet_lite.EfficientNetLite0()

@@ -186,7 +186,7 @@ def whole(*aspects: Aspect) -> tuple[Conversation, ...]:
 
 
 def close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    return all(torch.allclose(a, b, atol=1e-3) for a, b in zip(found, expected, strict=True))
+    return all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
 
 
 def test_lora_goes_into_the_pointwise_convolutions() -> None:
@@ -265,7 +265,7 @@ def test_a_vision_adapter_changes_what_is_seen(
     for found, plain in zip(
         both.image_encoder.features(shown)[:2], base.image_encoder.features(shown)[:2], strict=True
     ):
-        assert not torch.allclose(found, plain, atol=1e-2)
+        assert (found - plain).norm() > 0.01 * plain.norm()
     assert not any("lora" in name for name, _ in both.image_encoder.vision.named_parameters()), (
         "merged: as fast as without"
     )

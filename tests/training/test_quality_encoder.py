@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from tiny_nano import seeing, tiny_vision
+from tiny_nano import tiny_vision
 from torch.nn import functional as F
 
 from m3agiqa.aspects import Aspect
@@ -26,7 +26,10 @@ class Encoder:
 
     def __init__(self, vision: Callable[[], EfficientNetLite0] = tiny_vision) -> None:
         torch.manual_seed(0)
-        self.vision = seeing(vision()).eval().requires_grad_(False)
+        self.vision = vision().eval().requires_grad_(False)
+        for module in self.vision.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)  # else nothing is left at the end of the stages
         self.quality_encoder = QualityEncoder(self.vision).eval().requires_grad_(False)
 
 
