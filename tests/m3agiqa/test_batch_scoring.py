@@ -421,10 +421,10 @@ def test_memory_stays_as_it_is(
     """The process as a whole: benchmarks/score_memory.py."""
     monkeypatch.setattr("m3agiqa.backbones.nano.model.MAX_NEW_TOKENS", 2)
     monkeypatch.setattr("m3agiqa.batch_scoring.BATCH_SIZE", 2)
-    for number in range(6):
+    for number in range(4):
         picture.resize((64, 64)).rotate(number).save(pictures / f"{number}.png")
     path = pictures / "rows.csv"
-    path.write_text("image\n" + "".join(f"{number}.png\n" for number in range(6)))
+    path.write_text("image\n" + "".join(f"{number}.png\n" for number in range(4)))
     with ScoreFile(tmp_path / "out.csv") as output:
         output.start(assessor.card.title)
         held = [tensor_bytes() for _ in score(read_rows(path), output, assessor)]

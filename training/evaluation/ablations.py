@@ -196,8 +196,7 @@ def _train(jobs: list[Job], out: Path, processes: int, total: int) -> Iterator[d
                 yield _result(job, out)
                 progress.update()
             return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, _begin, (processes,)) as pool:
+        with ProcessPoolExecutor(processes, _context(), _begin, (processes,)) as pool:
             try:
                 for future in as_completed([pool.submit(_result, job, out) for job in jobs]):
                     yield future.result()
@@ -205,6 +204,15 @@ def _train(jobs: list[Job], out: Path, processes: int, total: int) -> Iterator[d
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Processes are forked from one that has imported everything, where the system can do that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _begin(processes: int) -> None:
