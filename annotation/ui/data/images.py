@@ -78,9 +78,10 @@ class ImagesHandlers:
             with store.database.reading() as session:
                 ids = matching_items(session, self._search(request, text, state))
             chosen = {int(item) for item in str(ticked or "").split() if item.isdecimal()}
-            ids = [item for item in ids if item in chosen] or ids
             if not ids:
                 raise InputError("No image matches, so there is nothing to queue.")
+            if chosen and not (ids := [item for item in ids if item in chosen]):
+                raise InputError("None of the ticked images matches any more; tick images anew.")
             return queued_html(queue_items(store, ids, wanted, person.name), wanted)
         except M3AgiqaError as error:
             return messages.message(str(error))

@@ -473,13 +473,18 @@ def _view(values: Sequence[Any]) -> View:
 
 
 def _ticked(selected: pd.DataFrame, ticked: Any) -> pd.DataFrame:
-    """The selected cases that are ticked in the list, one key a line; all if none is."""
+    """The selected cases that are ticked in the list, one key a line; all if none is.
+
+    Raises InputError for ticks of which none is selected any more.
+    """
     keys = set(str(ticked or "").splitlines())
     chosen = [
         str(Key(item, aspect)) in keys
         for item, aspect in zip(selected["item"], selected["aspect"], strict=True)
     ]
-    return selected[chosen] if any(chosen) else selected
+    if keys and not any(chosen):
+        raise InputError("None of the ticked cases matches these filters any more; tick cases anew.")
+    return selected[chosen] if keys else selected
 
 
 def _updates(

@@ -110,6 +110,7 @@ def test_ticked_images_or_all_that_match_are_queued(
     assert "1 image is" in handlers.queue(REQUEST, "", "dalle", "all", 3)
     assert queue() == {items[0]: 3, items[1]: 2, items[2]: 1}
     assert "nothing to queue" in handlers.queue(REQUEST, "", "no such text", "all", 1)
+    assert "tick images anew" in handlers.queue(REQUEST, str(items[2]), "dalle", "all", 5), "not all others"
     assert "whole number" in handlers.queue(REQUEST, "", "", "all", 0)
 
 

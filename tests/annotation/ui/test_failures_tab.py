@@ -291,6 +291,7 @@ def test_ticked_cases_are_taken_alone(handlers: FailuresHandlers) -> None:
     rows = Path(file).read_text("utf-8-sig").splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["2"]
     assert said(handlers.queue(asked(), "2|quality", 1, *values())).startswith("1 image is")
+    assert "tick cases anew" in said(handlers.queue(asked(), "99|quality", 1, *values())), "not all others"
 
 
 def test_a_group_of_cases_that_stands_out_shows_its_cases_alone(
