@@ -41,7 +41,7 @@ class Settings:
     runs: Path = Path("runs")
     """M3AGIQA_RUNS: folder of training runs, whose reports the failure cases tab shows."""
     overlap: int = 1
-    """M3AGIQA_OVERLAP: annotators per image (1 to MOST_ANNOTATORS), unless an import says otherwise."""
+    """M3AGIQA_OVERLAP: annotators per image (1 to 100), unless an import says otherwise."""
     gold_every: int = 10
     """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image, if there are any; 0: none."""
     retrain_after: int = 0

@@ -432,6 +432,7 @@ def test_a_viewer_cannot(sign_in: SignIn, team: Server):
     page = sign_in("vera")
     expect(page.locator(".annotate [role=alert]")).to_contain_text("vera is signed in as a viewer")
     assert page.locator(".aspect").count() == 0
+    expect(page.get_by_role("button", name="Add images to the queue")).to_be_hidden()
     for name, data in {
         "take": [2, "random", "all", False, False],
         "look": [item, False],
