@@ -70,10 +70,11 @@ def loading() -> Iterator[None]:
         yield
 
 
-def requested_duration(image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None) -> int:
+def requested_duration(image: ImageSource, prompt: str | None, aspects: Sequence[str] | None) -> int:
     """Seconds of a GPU to ask for, by the aspects to judge and the slices that the image is cut into."""
     chosen = aspects or [aspect for aspect in Aspect if prompt or not aspect.needs_prompt]
-    return START_SECONDS + len(chosen) * (SECONDS_PER_ASPECT + SECONDS_PER_SLICE * _count_slices(image))
+    count = 1 if isinstance(chosen, str) else len(chosen)
+    return START_SECONDS + count * (SECONDS_PER_ASPECT + SECONDS_PER_SLICE * _count_slices(image))
 
 
 def _count_slices(image: ImageSource) -> int:
@@ -100,7 +101,7 @@ class OnDemand(Assessor):
         super().__init__(assessor.backbone, assessor.predictors, assessor.card, assessor.others)
 
         def judge(
-            image: ImageSource, prompt: str | None, aspects: Sequence[Aspect] | None
+            image: ImageSource, prompt: str | None, aspects: Sequence[str] | None
         ) -> Iterator[Event | M3AgiqaError]:
             """What the process with the GPU does: it has the assessor from the fork, all else is pickled."""
             try:
@@ -114,7 +115,7 @@ class OnDemand(Assessor):
         self,
         image: ImageSource,
         prompt: str | None = None,
-        aspects: Sequence[Aspect] | None = None,
+        aspects: Sequence[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """As Assessor.stream; `stop` also ends the wait for a GPU. Raises GpuError if there is none."""

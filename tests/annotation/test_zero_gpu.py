@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,11 @@ def test_the_same_events_come_from_a_process_that_has_a_gpu(found) -> None:
         ((1024, 1024), "a ball", None, 6 + 3 * (11 + 7)),  # an overview and six slices
         ((3000, 3000), "a ball", None, 6 + 3 * (11 + 10)),  # nine slices at most
         (None, "a ball", [Aspect.CORRESPONDENCE], 6 + 12),
+        (None, "a ball", "quality", 6 + 12),
     ],
 )
 def test_the_seconds_asked_for_follow_the_work(
-    size: tuple[int, int] | None, prompt: str | None, aspects: list[Aspect] | None, seconds: int
+    size: tuple[int, int] | None, prompt: str | None, aspects: Sequence[str] | None, seconds: int
 ) -> None:
     image = Image.new("L", size) if size else b"no image"
     assert zero_gpu.requested_duration(image, prompt, aspects) == seconds
