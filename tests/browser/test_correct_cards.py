@@ -198,6 +198,10 @@ def test_a_form_that_is_open_survives_what_happens_to_other_cards(
     expect(page.locator("#card-authenticity .saved")).to_be_visible()
     expect(card.get_by_label("Description")).to_have_value("Half a")
     expect(card.get_by_role("button", name="Save")).to_be_visible()
+    with page.expect_event("dialog") as asked:  # as signing out does, too
+        page.evaluate("setTimeout(() => location.reload())")
+    asked.value.dismiss()
+    expect(card.get_by_label("Description")).to_have_value("Half a")
 
     # Another image, and the judgement of the one before goes with what was typed about it.
     page.click(".example >> nth=0")
@@ -206,6 +210,8 @@ def test_a_form_that_is_open_survives_what_happens_to_other_cards(
     expect(page.locator("#card-authenticity").get_by_role("button", name="This is right")).to_be_visible()
     card.get_by_role("button", name="Edit").click()
     expect(card.get_by_label("Description")).to_have_value(SCRIPTED_TEXT)
+    leaves = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    assert page.evaluate(leaves), "nothing was typed, and nothing is asked"
 
 
 def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(

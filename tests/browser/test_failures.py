@@ -210,6 +210,10 @@ def test_two_models_side_by_side_out_as_csv_and_into_the_queue(new_page: NewPage
     page = open_tab(new_page, app, "?tab=failures&model=db:1&data=db")
     choose(page, "other", "second 1.0")
     expect(page.locator("#failures-agreement")).to_contain_text("second 1.0 is nearer to people in 2 of 4")
+    chosen = page.locator("#failures-aspect input:checked")
+    chosen.hover()
+    background = chosen.evaluate("button => getComputedStyle(button).backgroundColor")
+    assert background != "rgb(255, 255, 255)", "its white dot is seen under the mouse, too"
     choose(page, "nearer", "The second model is")
     choose(page, "order", "Second model nearer by most")
     lists(page, 1, 2)

@@ -48,6 +48,14 @@ document.addEventListener("click", (event) => {
   box.focus();
 });
 
+// Leaving the page, or signing out, asks first while a correction is unsaved: a card keeps no draft.
+const isChanged = ({ value, defaultValue, checked, defaultChecked }) =>
+  value !== defaultValue || checked !== defaultChecked;
+window.addEventListener("beforeunload", (event) => {
+  const fields = document.querySelectorAll(".card[data-mode=edit] :is(input, textarea)");
+  if ([...fields].some(isChanged)) event.preventDefault();
+});
+
 // An event that the server does not take, because the session has ended: the page and what was typed stay.
 const ask = window.fetch;
 window.fetch = async (...request) => {
