@@ -155,7 +155,7 @@ def test_ten_images_by_keyboard_only(sign_in: SignIn, team: Server):
         if turn % 2 == 0:
             press(page, "Enter")
     expect(page.locator(".annotate .empty")).to_contain_text("Nothing is waiting for you")
-    expect(page.locator(".progress")).to_contain_text("10 of 10 in all")
+    expect(page.locator(".progress")).to_contain_text("10 of 10 annotations in all")
     assert sorted(order) == items
 
     opinions = said(team, items)
@@ -289,7 +289,7 @@ def test_blind_mode_really_hides(sign_in: SignIn, team: Server):
     expect(page.locator('[data-aspect="quality"] .rating')).to_be_visible()
     press(page, "5", "Enter", "Enter")  # changed after the answer was seen; the rest is left out
     expect(page.locator(".annotate .empty")).to_be_visible()
-    expect(page.locator(".progress")).to_contain_text("2 of 2 in all")
+    expect(page.locator(".progress")).to_contain_text("2 of 2 annotations in all")
     blind = said(team, items).groupby("item_id").blind.agg(set)
     assert blind.to_dict() == {first: {True}, second: {False}}
 
@@ -320,7 +320,7 @@ def test_a_zip_is_imported_through_the_page_and_what_cannot_be_is_told(sign_in: 
     shown(page)
     page.keyboard.press("4")  # the button that was pressed last takes no keys away
     expect(page.locator(".annotate output").first).to_have_text("4.0")
-    expect(page.locator(".progress")).to_contain_text("0 of 2 in all")
+    expect(page.locator(".progress")).to_contain_text("0 of 2 annotations in all")
     page.click("#import-start")
     expect(page.locator("#import-result")).to_contain_text("0 images added, 2 known already")
 

@@ -93,7 +93,7 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     page.get_by_role("button", name="Queue the ticked").click()
     expect(page.locator("#images-queued")).to_contain_text("1 image is in the annotation queue")
     expect(page.locator("#images-queued")).to_be_in_viewport(ratio=1)
-    expect(last).to_contain_text("2 of 1 person")
+    expect(last).to_contain_text("scored by 2, 1 wanted")
     last.get_by_role("button").click()
     expect(page.locator("#images-detail img")).to_be_in_viewport()
     page.locator("#images-detail").get_by_role("button", name="Close").click()

@@ -146,11 +146,8 @@ def _state(given: Any) -> ItemState:
 
 
 def _people(item: ItemSummary) -> str:
-    return (
-        f"{item.people} of {item.wanted} {'person' if item.wanted == 1 else 'people'}"
-        if item.wanted
-        else f"{item.people} people, not queued"
-    )
+    wanted = f"{item.wanted} wanted" if item.wanted else "not queued"
+    return f"scored by {item.people}, {wanted}"
 
 
 def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:

@@ -68,8 +68,8 @@ NO_SCORES = (
 )
 
 HIDDEN_ANSWERS = (
-    "Here you find what you have scored yourself, and how others and the model judge it: nothing yet. "
-    "An admin can open all cases."
+    "Here annotators find what they have scored themselves, and how others and the model judge it; there is "
+    "nothing of yours yet. An admin can open all cases to everybody."
 )
 
 ALL_CHOICE = [("All", "")]

@@ -402,7 +402,7 @@ function showProgress({ mine, left, done, total, skipped }) {
   bar.value = done;
   part("mine").textContent = `${mine} by you`;
   part("left").textContent = `${left} ${left === 1 ? "image" : "images"} left for you`;
-  part("all").textContent = `${done} of ${total} in all`;
+  part("all").textContent = `${done} of ${total} annotations in all`;
   part("all").title =
     "Every image counts once for each annotator that it needs." + (skipped ? ` You have skipped ${skipped}.` : "");
   part("empty-title").textContent = total ? "Nothing is waiting for you" : "The queue is empty";

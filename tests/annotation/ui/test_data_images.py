@@ -75,7 +75,7 @@ def test_images_are_searched(
 def test_an_image_is_done_when_as_many_as_wanted_are_through(
     handlers: ImagesHandlers, items: list[int], store: Store
 ) -> None:
-    assert "1 of 2 people" in handlers.show(REQUEST, "", "open")[1]
+    assert "scored by 1, 2 wanted" in handlers.show(REQUEST, "", "open")[1]
     score(store, items[1], "lee")
     assert ids(handlers.show(REQUEST, "", "done")[1]) == [items[1]]
 
