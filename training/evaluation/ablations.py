@@ -196,7 +196,7 @@ def _train(jobs: list[Job], out: Path, processes: int, total: int) -> Iterator[d
                 yield _result(job, out)
                 progress.update()
             return
-        with ProcessPoolExecutor(processes, _context(), _begin, (processes,)) as pool:
+        with ProcessPoolExecutor(processes, _process_context(), _begin, (processes,)) as pool:
             try:
                 for future in as_completed([pool.submit(_result, job, out) for job in jobs]):
                     yield future.result()
@@ -206,7 +206,7 @@ def _train(jobs: list[Job], out: Path, processes: int, total: int) -> Iterator[d
                 raise
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _process_context() -> multiprocessing.context.BaseContext:
     """Processes are forked from one that has imported everything, where the system can do that."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

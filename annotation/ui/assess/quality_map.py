@@ -22,7 +22,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.quality_map import QualityMap
 
 NO_MAP = "off"
-FORGOTTEN = "The server no longer has this image; assess it again to see where it looks bad."
+IMAGE_FORGOTTEN = "The server no longer has this image; assess it again to see where it looks bad."
 MAPPED_ASPECTS = tuple(aspect for aspect in Aspect if not aspect.needs_prompt)
 
 
@@ -73,7 +73,7 @@ class MapHandlers:
         """
         visitor = request.session_hash or ""
         if assessed is None:  # the server has forgotten it: it has started anew, or a day has passed
-            yield messages.message(FORGOTTEN) if choice in MAPPED_ASPECTS else ""
+            yield messages.message(IMAGE_FORGOTTEN) if choice in MAPPED_ASPECTS else ""
             return
         assessed.latest_map_choice = this_choice = object()
         if choice not in MAPPED_ASPECTS:
