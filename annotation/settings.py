@@ -22,43 +22,43 @@ class Settings:
     """Each field's first line names its variable."""
 
     data: Path = Path("data")
-    """M3AGIQA_DATA: folder of the database, the image files and registered models."""
+    """M3AGIQA_DATA: folder of database, images and registered models."""
     database_url: str = ""
     """DATABASE_URL: any of SQLAlchemy's (default: annotations.db in the data folder)."""
     model: str = "nano"
     """M3AGIQA_MODEL: a model's name or a checkpoint folder; a promoted model goes before it."""
     revision: Revision | None = None
-    """M3AGIQA_REVISION: of this model, if it comes from the Hugging Face Hub: a branch, tag or commit, or
-    REPOSITORY=REVISION for each repository that it is made of, separated by commas."""
+    """M3AGIQA_REVISION: branch, tag or commit of this model on the Hugging Face Hub, or REPOSITORY=REVISION
+    for each of its repositories, with commas."""
     quantize: Quantization | None = None
-    """M3AGIQA_QUANTIZE: 4bit or 8bit, for a model that is served in less memory (default: as published)."""
+    """M3AGIQA_QUANTIZE: 4bit or 8bit, to serve a model in less memory."""
     device: str | None = None
     """M3AGIQA_DEVICE: cpu, cuda, cuda:N or auto (default: the GPU if there is one)."""
     auth: Path | None = None
     """M3AGIQA_AUTH: file of users with hashed passwords and roles (default: one local user)."""
     admins: frozenset[str] = frozenset()
-    """M3AGIQA_ADMINS: on Hugging Face Spaces, names of users who are admins, separated by commas."""
+    """M3AGIQA_ADMINS: on Hugging Face Spaces, names of admins, separated by commas."""
     runs: Path = Path("runs")
-    """M3AGIQA_RUNS: folder of training runs, whose reports the failure cases tab shows."""
+    """M3AGIQA_RUNS: folder of training runs, for the Failure cases tab."""
     overlap: int = 1
     """M3AGIQA_OVERLAP: annotators per image (1 to 100), unless an import says otherwise."""
     gold_every: int = 10
-    """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image, if there are any; 0: none."""
+    """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image; 0: none."""
     retrain_after: int = 0
-    """M3AGIQA_RETRAIN_AFTER: new corrections after which a retraining starts by itself; 0: never."""
+    """M3AGIQA_RETRAIN_AFTER: new corrections that start a retraining; 0: never."""
     backup: str = ""
-    """M3AGIQA_BACKUP: organisation/name of a private data set on the Hugging Face Hub: database, images and
-    registered models are copied to it, and a server without a database begins with the copy."""
+    """M3AGIQA_BACKUP: organisation/name of a private data set on the Hub for copies of database, images and
+    registered models, with which a server without a database begins."""
     backup_minutes: int = 5
     """M3AGIQA_BACKUP_MINUTES: minutes between two copies."""
     blind: bool = False
-    """M3AGIQA_BLIND=1: annotators always score before they see the model's answer (else they may choose)."""
+    """M3AGIQA_BLIND=1: blind mode for all annotators (else they may choose)."""
     keep: bool = True
     """M3AGIQA_KEEP=0: assessments without a correction are not stored."""
     quota: int = 0
-    """M3AGIQA_QUOTA: images that the programs of one user may have judged in an hour; 0: any number."""
+    """M3AGIQA_QUOTA: images judged for one user's programs in an hour; 0: any number."""
     mcp: bool = False
-    """M3AGIQA_MCP=1: the endpoints for programs are tools for agents, too, at /gradio_api/mcp/."""
+    """M3AGIQA_MCP=1: tools for agents at /gradio_api/mcp/."""
 
     def __post_init__(self) -> None:
         if not self.database_url:

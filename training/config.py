@@ -49,66 +49,64 @@ class RunConfig:
     data: DataConfig
     """The data set and its split."""
     annotations: Path | None = None
-    """Folder of an export of annotations, which goes before the data: people's descriptions and scores
-    replace others, and count by the number of people."""
+    """Export of annotations, which goes before the data. People's descriptions and scores replace others,
+    and count by the number of people."""
     before: str | None = None
-    """Checkpoint that the new one is compared with where there are annotations; null: that of `start`, or
-    nano."""
+    """Checkpoint to compare with where there are annotations; null: `start`, or nano."""
     name: str = "nano"
-    """Name of the checkpoint that comes out."""
+    """Name of the new checkpoint."""
     version: str = "0.1.0"
-    """Of the checkpoint."""
+    """Of the new checkpoint."""
     learned_from: str = "{count:,} images with mean opinion scores"
-    """What it learned from and whose scores these are, for users; {count} is the number of training
-    images."""
+    """What it learned from, for users; {count} is the number of training images. Says whose scores these
+    are."""
     backbone: str = "nano"
-    """nano, minicpm, or hf:organisation/name (or a folder) for an image-text-to-text model of
-    transformers."""
+    """nano, minicpm or hf:organisation/name. The last is an image-text-to-text model of transformers, from
+    the Hub or a folder."""
     start: str | None = SHIPPED_BACKBONE
-    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: that of nano, base
-    weights for other backbones."""
+    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: nano's, for others
+    base weights."""
     teacher: TeacherConfig | None = None
-    """Stage distill; null where the data has descriptions already, or none are wanted."""
+    """Stage distill; null: no descriptions by a teacher."""
     extras: Path | None = None
-    """Folder with captions/, agi-unlabelled/ and m3-agiqa-conversations/ for align and the warm-up."""
+    """Folder with captions/, agi-unlabelled/ and m3-agiqa-conversations/, for align and warm-up."""
     align: AlignConfig | None = None
-    """Stage align, for backbones with a connector of their own (nano); null: as `start` has it."""
+    """Stage align, for nano; null: as `start` has it."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig | None = None
-    """Stage finetune; null: the backbone of `start` is used as it is."""
+    """Stage finetune; null: `start`'s backbone as it is."""
     words: WordsConfig | None = None
-    """Stage words, with annotations: learn from people's descriptions where there are enough; null: left
-    out."""
+    """Stage words, with annotations; null: left out. Learns from people's descriptions where there are
+    enough."""
     server: ServerConfig | None = None
-    """Server whose model describes the images, so that the backbone only encodes; null: the backbone
-    itself."""
+    """Server whose model describes the images; null: the backbone does. With a server it only encodes."""
     made_up: bool = False
-    """Whether synthetic negatives (damaged copies, wrong prompts) are described too, for the losses of
-    predictors and the sanity check. Adds about a half to describe."""
+    """Whether synthetic negatives (damaged copies, wrong prompts) are described too. The losses of predictors
+    and the sanity check need them; this adds about a half to describe."""
     described_limit: int | None = None
-    """Only so many training images are described and train the predictors; null: all. Describing takes
-    longest by far, and the predictors need fewer images than the backbone."""
+    """Training images that are described and train the predictors; null: all. Describing takes longest by
+    far, and the predictors need fewer images than the backbone."""
     processes: int = 1
     """Processes that share describe and encode on this machine."""
     encode: bool = False
-    """Stage encode: also read the data's own descriptions, to see what better ones would gain. What a server
-    said is read in any case."""
+    """Stage encode: also read the data's own descriptions. This shows what better ones would gain; what a
+    server said is read in any case."""
     fit: FitConfig = field(default_factory=FitConfig)
     adapt: bool = False
-    """Move the predictors of `start` as far as the scores carry them, by cross-validation
-    (training.stages.adapt); false, or for an aspect that `start` has no predictor of: train one from random
-    weights."""
+    """Move the predictors of `start` as far as the scores carry them; false: train new ones. By
+    cross-validation (training.stages.adapt); an aspect that `start` has no predictor of gets a new one in any
+    case."""
     seeds: tuple[int, ...] = (0,)
-    """Of predictors; the best by validation is kept."""
+    """Of predictors; the best is kept."""
     ship_seeds: bool = False
-    """Whether the checkpoint has the predictors of all seeds: their spread says how sure a MOS is."""
+    """Whether predictors of all seeds are kept. Their spread says how sure a MOS is."""
     select_on: Literal["validation", "test"] = "validation"
-    """Where the best epoch and seed are chosen; test repeats the paper, whose data has no validation part,
-    and flatters the numbers."""
+    """Where the best epoch and seed are chosen; test, as in the paper, flatters the numbers. The paper's
+    data has no validation part."""
     transfer: FitConfig | None = None
-    """Stage transfer: settings of refits without a source of images; null: left out."""
+    """Stage transfer: settings of the refits; null: left out."""
     seed: int = 0
-    """Of what is drawn outside of the other seeds' reach: prompts, damages, the order of lessons."""
+    """Of all other draws. Prompts, damages, the order of lessons."""
 
     @property
     def learns_words(self) -> bool:
