@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ Product = Callable[[Tensor], Tensor]
 TYPICAL_ROWS = 3  # of a product during generation for one image, which the packing is optimized for
 MAX_ROWS = 32  # of a product; kernels for more rows add up in another order, as those for a single row may
 POSITIONS_BLOCK = 64  # attention over a multiple of this many columns rounds alike, however many they are
+ATTENTION_BLOCK = 512  # a multiple of it; rows whose columns end in the same one attend together
 
 
 @dataclass(frozen=True)
@@ -73,31 +75,39 @@ class PackedDecoder:
         """Append [B, L, d] to the cache and return the last layer's normalized states [B, L, d].
 
         mask [B, S] is 1 for what a row may see of all S cached and new columns, positions [B, L] are those
-        of the new ones.
+        of the new ones. Padding is left out of everything, and its states are zero: a row costs what it would
+        alone, however long another one is.
         """
-        batch, length, _ = embedded.shape
-        places = _Places.of(mask[:, -length:].bool(), positions, cache.get_seq_length())
-        cos, sin = (part[:, :, None] for part in self.rotary(embedded, positions))  # [B, L, 1, width]
+        places = _Places.of(mask[:, -embedded.shape[1] :].bool(), positions, cache.get_seq_length())
+        x = embedded.flatten(0, 1)[places.own]
+        cos, sin = (part[0, :, None] for part in self.rotary(x, positions.flatten()[places.own][None]))
         half = self.width // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-        n_rotated, shared = self.heads + self.groups, self.heads // self.groups
-        later = torch.arange(places.room) > positions.repeat(1, shared)[..., None]
-        hidden_columns = torch.zeros(later.shape, dtype=embedded.dtype)
-        hidden_columns = hidden_columns.masked_fill_(later, torch.finfo(embedded.dtype).min)[:, None]
-        x = embedded
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)  # [T, 1, width], as cos
+        n_rotated = self.heads + self.groups
+        hidden_columns = [run.hidden_columns(x.dtype, self.heads // self.groups) for run in places.runs]
         for index, layer in enumerate(self.layers):
-            qkv = layer.qkv(self._norm(x, layer.before_attention)).view(batch, length, -1, self.width)
-            qk = qkv[:, :, :n_rotated]
+            qkv = layer.qkv(self._norm(x, layer.before_attention)).view(len(x), -1, self.width)
+            qk = qkv[:, :n_rotated]
             qk = qk * cos + torch.cat([qk[..., half:], qk[..., :half]], dim=-1) * sin
-            keys, values = cache.update(qk[:, :, self.heads :], qkv[:, :, n_rotated:], index, places)
-            query = qk[:, :, : self.heads].transpose(1, 2)
-            query = query.reshape(batch, self.groups, shared * length, self.width)
-            mixed = F.scaled_dot_product_attention(query, keys, values, hidden_columns)
-            mixed = mixed.view(batch, self.heads, length, self.width).transpose(1, 2)
-            x = x + layer.out(mixed.reshape(batch, length, -1))
+            keys, values = cache.update(qk[:, self.heads :], qkv[:, n_rotated:], index, places)
+            mixed = [
+                self._attend(qk[run.new, : self.heads], keys[run.rows], values[run.rows], hidden)
+                for run, hidden in zip(places.runs, hidden_columns, strict=True)
+            ]
+            x = x + layer.out(torch.cat(mixed))
             gate, up = layer.gate_up(self._norm(x, layer.before_feedforward)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        return self._norm(x, self.last_norm)
+        states = torch.zeros_like(embedded)
+        states.view(-1, states.shape[-1])[places.own] = self._norm(x, self.last_norm)
+        return states
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, hidden_columns: Tensor) -> Tensor:
+        """query [n * L, H, width] of n rows, keys and values [n, G, S, width] -> [n * L, H * width]."""
+        rows, room = len(keys), hidden_columns.shape[-1]
+        query = query.view(rows, -1, self.heads, self.width).transpose(1, 2)
+        query = query.reshape(rows, self.groups, -1, self.width)  # heads that share a key one after another
+        mixed = F.scaled_dot_product_attention(query, keys[:, :, :room], values[:, :, :room], hidden_columns)
+        return mixed.view(rows, self.heads, -1, self.width).transpose(1, 2).flatten(0, 1).flatten(1)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
@@ -127,6 +137,27 @@ def _by_rows(product: Product) -> Product:
 
 
 @dataclass(frozen=True)
+class _Run:
+    """Consecutive rows of a batch that attend alike: as many new columns each, and as much room."""
+
+    rows: slice
+    new: slice
+    """Their new columns, of all T."""
+    positions: Tensor
+    """Of these, [n, L]."""
+    room: int
+
+    def hidden_columns(self, dtype: torch.dtype, shared: int) -> Tensor:
+        """What attention adds, [n, 1, shared * L, room]: no new column sees what stands later in its row.
+
+        `shared` query heads have one key head.
+        """
+        later = torch.arange(self.room) > self.positions.repeat(1, shared)[..., None]
+        hidden = torch.zeros(later.shape, dtype=dtype)
+        return hidden.masked_fill_(later, torch.finfo(dtype).min)[:, None]
+
+
+@dataclass(frozen=True)
 class _Places:
     """Where the new columns of a batch go in a cache by position."""
 
@@ -134,16 +165,33 @@ class _Places:
     """Numbers [T] of the columns, of all B * L, that are no padding."""
     target: Tensor
     """Where these go, [T], of all B * room."""
+    n_rows: int
     room: int
     """Positions that the cache must have, a multiple of POSITIONS_BLOCK."""
+    runs: list[_Run]
 
     @classmethod
     def of(cls, own: Tensor, positions: Tensor, room: int) -> _Places:
         """In a cache that has room for so many positions already."""
-        room = max(room, -(-(int(positions.max()) + 1) // POSITIONS_BLOCK) * POSITIONS_BLOCK)
+        room = max(room, _in_blocks(int(positions.max()) + 1, POSITIONS_BLOCK))
         start = torch.arange(len(own))[:, None] * room
         chosen = own.flatten().nonzero()[:, 0]
-        return cls(chosen, (positions + start).flatten()[chosen], room)
+        ends = positions.masked_fill(~own, -1).amax(1).tolist()
+        rooms = [min(room, _in_blocks(end + 1, ATTENTION_BLOCK)) for end in ends]
+        runs, row, new = [], 0, 0
+        for (length, needed), alike in groupby(zip(own.sum(1).tolist(), rooms, strict=True)):
+            n_rows = len(list(alike))
+            columns, after = slice(new, new + n_rows * length), row + n_rows
+            if length:
+                at = positions.flatten()[chosen[columns]].view(n_rows, length)
+                runs.append(_Run(slice(row, after), columns, at, needed))
+            row, new = after, columns.stop
+        return cls(chosen, (positions + start).flatten()[chosen], len(own), room, runs)
+
+
+def _in_blocks(positions: int, block: int) -> int:
+    """As many, rounded up to whole blocks."""
+    return -(-positions // block) * block
 
 
 class PositionLayer(DynamicLayer):
@@ -156,22 +204,22 @@ class PositionLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: _Places, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Of PackedDecoder, new columns [B, L, G, width] with their places; else as the library's own."""
+        """Of PackedDecoder, new columns [T, G, width] with their places; else as the library's own."""
         if not args:
             return super().update(key_states, value_states, **kwargs)
         (places,) = args
-        batch, _, groups, width = key_states.shape
+        _, groups, width = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys = self.values = key_states.new_zeros(batch, 0, groups * width)
+            self.keys = self.values = key_states.new_zeros(places.n_rows, 0, groups * width)
         missing = places.room - self.keys.shape[1]
         if missing > 0:
             self.keys, self.values = (F.pad(x, (0, 0, 0, missing)) for x in (self.keys, self.values))
         for cached, new in ((self.keys, key_states), (self.values, value_states)):
-            rows = new.reshape(-1, groups * width)
-            rows = rows if len(places.own) == len(rows) else rows[places.own]
-            cached.view(-1, groups * width).index_copy_(0, places.target, rows)
-        keys, values = (x.view(batch, -1, groups, width).transpose(1, 2) for x in (self.keys, self.values))
+            cached.view(-1, groups * width).index_copy_(0, places.target, new.flatten(1))
+        keys, values = (
+            x.view(places.n_rows, -1, groups, width).transpose(1, 2) for x in (self.keys, self.values)
+        )
         return keys, values
 
 
