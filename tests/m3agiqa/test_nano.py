@@ -38,7 +38,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
 from m3agiqa.backbones.nano.grounded_text import SENTENCES, FirstEstimate
 from m3agiqa.backbones.nano.language_model import END_OF_TURN
 from m3agiqa.backbones.nano.nss_features import N_APPEARANCE
-from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, new_cache
+from m3agiqa.backbones.nano.packed_decoder import ATTENTION_BLOCK, PackedDecoder, new_cache
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 
@@ -281,18 +281,20 @@ def test_without_a_language_adapter_the_language_model_is_the_base(
         assert torch.allclose(states, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("filled", ["left", "right", "nowhere"])
-def test_the_quick_decoder_is_the_language_model(filled: str) -> None:
+@pytest.mark.parametrize(
+    ("filled", "first"), [("left", 9), ("right", 9), ("nowhere", 9), ("left", ATTENTION_BLOCK + 9)]
+)
+def test_the_quick_decoder_is_the_language_model(filled: str, first: int) -> None:
     llm = tiny_nano().llm
     decoder = PackedDecoder(copy.deepcopy(llm))
     generator = torch.Generator().manual_seed(1)
-    mask = torch.ones(3, 9, dtype=torch.long)
+    mask = torch.ones(3, first, dtype=torch.long)
     if filled == "left":
-        mask[0, :4] = 0
+        mask[0, : first - 5] = 0
     elif filled == "right":
         mask[1, 5:] = 0
     slow, quick = new_cache(), new_cache()
-    for length in (9, 1, 4, 1):  # the image, a token, a question, a token
+    for length in (first, 1, 4, 1):  # the image, a token, a question, a token
         embedded = torch.randn(3, length, llm.config.hidden_size, generator=generator)
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -length:]
         with torch.inference_mode():
