@@ -38,8 +38,8 @@ def test_imports_point_one_way(package: str) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("module", ["m3agiqa.cli", "annotation.__main__"])
-def test_help_and_refusals_do_not_wait_for_pytorch(module: str) -> None:
+@pytest.mark.parametrize("module", ["m3agiqa.cli", "annotation.__main__", "annotation.ui.server"])
+def test_help_refusals_and_the_page_do_not_wait_for_pytorch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

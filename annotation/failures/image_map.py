@@ -25,11 +25,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import svds
 
-from m3agiqa.backbones.nano.efficientnet_lite import content_vectors, pretrained_encoder
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import atomic_path
 from m3agiqa.images import open_image
-from m3agiqa.threads import follow_load
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +153,17 @@ def _inside(places: np.ndarray, points: str) -> np.ndarray:
 
 def nano_encoder() -> Encode:
     """The published vision encoder of nano. Raises WeightsError."""
+    # These take seconds to import, in which the page can answer already.
+    from m3agiqa.backbones.nano.efficientnet_lite import content_vectors, pretrained_encoder
+    from m3agiqa.threads import follow_load
+
     encoder = pretrained_encoder()
-    return lambda images: content_vectors(encoder, images).numpy()
+
+    def encode(images: Sequence[Image.Image]) -> np.ndarray:
+        follow_load()
+        return content_vectors(encoder, images).numpy()
+
+    return encode
 
 
 class ImageMaps:
@@ -248,7 +255,6 @@ class ImageMaps:
                 except InputError:
                     self._unreadable.add(key)
             if images:
-                follow_load()
                 found = dict(zip(keys, encode(images).astype(np.float16), strict=True))
                 with self._lock:
                     self._vectors.update(found)

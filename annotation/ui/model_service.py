@@ -14,7 +14,7 @@ from datetime import datetime
 from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import gradio as gr
 
@@ -23,12 +23,14 @@ from annotation.store import Store
 from annotation.store.log import ever_promoted, log_action, promote, promoted
 from annotation.ui import theme, zero_gpu
 from m3agiqa.aspects import Aspect, aspects_text
-from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card, local_checkpoint, read_card, shipped
 from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.checkpoint.registry import candidates, discard, registered
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped, TooLittleMemory, WeightsError
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +124,8 @@ def from_registry(settings: Settings) -> Callable[[str, Progress], Assessor]:
     """Loads a registered model by its name there, and any other by name or path, placed as settings say."""
 
     def load(name: str, progress: Progress) -> Assessor:
+        from m3agiqa.assessor import Assessor  # takes seconds, in which the page can answer already
+
         try:
             with zero_gpu.loading():
                 assessor = Assessor.from_pretrained(
@@ -154,7 +158,7 @@ class ModelLoader(Observable[LoadState]):
     def __init__(
         self,
         name: str,
-        load: Callable[[str, Progress], Assessor] = Assessor.from_pretrained,
+        load: Callable[[str, Progress], Assessor],
         instead: str | None = None,
     ) -> None:
         """`instead`: the model to serve if this one, which was promoted, cannot be loaded."""

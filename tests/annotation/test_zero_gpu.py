@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from annotation.ui import zero_gpu
+from annotation.ui import gpu_on_demand, zero_gpu
 from m3agiqa import Aspect
 
 SCRIPT = Path(__file__).with_name("zero_gpu_space.py")
@@ -61,7 +61,7 @@ def test_the_seconds_asked_for_follow_the_work(
     size: tuple[int, int] | None, prompt: str | None, aspects: Sequence[str] | None, seconds: int
 ) -> None:
     image = Image.new("L", size) if size else b"no image"
-    assert zero_gpu.requested_duration(image, prompt, aspects) == seconds
+    assert gpu_on_demand.requested_duration(image, prompt, aspects) == seconds
 
 
 def test_events_come_while_the_model_is_still_speaking(found) -> None:

@@ -7,7 +7,7 @@ import io
 from collections.abc import AsyncIterator, Iterable, Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -17,9 +17,11 @@ from annotation.ui.assess.runs import CLOCK_INTERVAL, ModelRun, Runs, RunStage, 
 from annotation.ui.images import Upload
 from annotation.ui.model_service import ModelLoader, WaitingLine
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import Assessor
 from m3agiqa.errors import InputError
 from m3agiqa.quality_map import QualityMap
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 NO_MAP = "off"
 IMAGE_FORGOTTEN = "The server no longer has this image; assess it again to see where it looks bad."

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annotation.store import Database, exposures
 from annotation.store.models import AnswersOf
@@ -21,12 +21,14 @@ from annotation.ui.images import Upload
 from annotation.ui.model_service import LoadState, ModelLoader, Observable, WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import AspectResult, Assessment, DescriptionDelta
-from m3agiqa.assessor import Assessor
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import M3AgiqaError, Stopped
 from m3agiqa.quality_map import QualityMap
 from m3agiqa.ranking import Ranking
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -17,10 +18,12 @@ from annotation.ui.assess.runs import ModelRun, RunStage
 from annotation.ui.context import Studio
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
-from m3agiqa.assessor import Assessor
 from m3agiqa.conversation import normalized_prompt
 from m3agiqa.errors import InputError
 from m3agiqa.ranking import OVERALL, RankedImage, Ranking, Standing, check_count, ranked_as_assessed
+
+if TYPE_CHECKING:
+    from m3agiqa.assessor import Assessor
 
 
 class ComparisonRun(ModelRun):
