@@ -54,6 +54,15 @@ class Hub:
         self.names.setdefault(repository, {}).update(dict.fromkeys(("main", *names), commit))
         return commit
 
+    def newest(self, repository: str) -> Path:
+        """The folder with the files of a repository's newest commit."""
+        return self.commits[repository][self.names[repository]["main"]]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """With this, a process of its own reaches it and may write."""
+        return {"HF_ENDPOINT": self.url, "HF_TOKEN": "hf_token"}
+
 
 @contextmanager
 def serving() -> Iterator[Hub]:

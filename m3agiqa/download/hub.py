@@ -26,10 +26,12 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     constants,
+    get_token,
     snapshot_download,
 )
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -45,6 +47,7 @@ RepositoryKind = Literal["model", "dataset"]
 
 FOLDER_VARIABLE = "M3AGIQA_HUB_FOLDER"
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+TOKEN_ADVICE = "It takes a token that may write there: hf auth login, or HF_TOKEN and a new start."
 SAMPLED_PIECES, PIECE_BYTES = 64, 2**16
 """Of a large file so many pieces of so many bytes say which file it is."""
 
@@ -102,6 +105,11 @@ def push_folder(
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise InputError(f"{repository[:80]!r} is no repository on the Hub; give it as organisation/name.")
+    if get_token() is None:
+        raise InputError(
+            f"{tag} was not pushed, because there is no token for the Hugging Face Hub where this runs. "
+            f"{TOKEN_ADVICE}"
+        )
     try:
         api = HfApi()
         api.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
@@ -125,10 +133,14 @@ def push_folder(
             repo_type=kind,
         )
         api.create_tag(repository, tag=tag, revision=commit.oid, repo_type=kind, exist_ok=True)
-    except Exception as error:  # of its HTTP client, of the Hub, of the name
+    except HfHubHTTPError as error:
+        answer = error.server_message or f"status {error.response.status_code}"
         raise InputError(
-            f"{tag} could not be pushed to {repository}: {reason(error)}. It takes a token that may write "
-            "there: hf auth login, or HF_TOKEN."
+            f"{tag} could not be pushed to {repository}, the Hub says: {answer.rstrip('.')}. {TOKEN_ADVICE}"
+        ) from error
+    except Exception as error:  # of its HTTP client, of the name, of the disk
+        raise InputError(
+            f"{tag} could not be pushed to {repository}: {reason(error)}. It is kept here; push it again."
         ) from error
     return commit.commit_url
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from app_server import PASSWORD, PATIENCE, Server, serve, serve_scripted
+from hub_server import Hub, serving
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
@@ -64,9 +65,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, free_writing_nano: Path) ->
 
 
 @pytest.fixture(scope="session")
-def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hugging Face Hub that takes what is pushed."""
+    with serving() as hub:
+        hub.folder = tmp_path_factory.mktemp("hub")
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def scripted_server(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Server]:
     """The app with a quick model that follows a script, see scripted_app.py; one local user."""
-    with serve_scripted(tmp_path_factory.mktemp("scripted") / "log.txt") as running:
+    with serve_scripted(tmp_path_factory.mktemp("scripted") / "log.txt", **hub.environment) as running:
         yield running
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from app_server import PASSWORD, Server, serve_team
+from hub_server import Hub
 from playwright.sync_api import Page, expect
 from seeded_cases import add, say
 
@@ -31,12 +32,13 @@ def score(data: Path, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def team_server(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Server]:
     """The app for a team whose zoe and roberta have scored eight images."""
     folder = tmp_path_factory.mktemp("data")
     for number in range(8):
         score(folder / "data", number)
-    with serve_team(folder, zoe=Role.ANNOTATOR, boss=Role.ADMIN, vera=Role.VIEWER) as running:
+    roles = {"zoe": Role.ANNOTATOR, "boss": Role.ADMIN, "vera": Role.VIEWER}
+    with serve_team(folder, hub.environment, **roles) as running:
         yield running
 
 
@@ -52,7 +54,7 @@ def sign_in(new_page: Callable[..., Page], team_server: Server) -> SignIn:
     return open_tab
 
 
-def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Server) -> None:
+def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Server, hub: Hub) -> None:
     page = sign_in("boss")
     people = page.locator("#data-annotators")
     expect(people.get_by_role("row", name="zoe")).to_contain_text("+0.40")
@@ -78,6 +80,20 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
         samples = archive.read(names["samples.jsonl"]).decode().splitlines()
     assert manifest["name"] == "spring"
     assert len(samples) == manifest["counts"]["samples"] == 9
+    made, repository = Path(download.value.suggested_filename).stem, page.get_by_label("Data set on the")
+    repository.fill("spring")
+    page.click("#export-push")
+    expect(page.locator("#export-message [role=alert]")).to_contain_text("give it as organisation/name")
+    expect(repository).to_have_value("spring")
+    repository.fill("team/spring")
+    page.click("#export-push")
+    done = page.locator("#export-message .done")
+    expect(done).to_contain_text(f"Pushed {made} to {hub.url}/team/spring/commit/")
+    assert made in hub.names["team/spring"] and hub.private["team/spring"]
+    pushed = hub.newest("team/spring")
+    assert (pushed / "samples.jsonl").read_text().splitlines() == samples
+    assert len(list((pushed / "images").iterdir())) == 9
+
     with page.expect_download() as download:
         page.click("#data-csv")
     assert len(Path(download.value.path()).read_text().splitlines()) == 1 + 9

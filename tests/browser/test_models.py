@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app_server import Server
+from hub_server import Hub
 from playwright.sync_api import Page, expect
 
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.log import promoted
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint.card import Card, write_card
+from m3agiqa.checkpoint.card import Card, read_card, write_card
 from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison
 from m3agiqa.checkpoint.registry import register
 
@@ -30,8 +31,8 @@ def candidate(folder: Path, models: Path) -> str:
     return register(folder, models, Comparison("nano 0.2.0", "nano 0.2.0+annotations-3", rows)).name
 
 
-def test_an_admin_puts_a_candidate_into_service_without_a_restart(
-    new_page: Callable[..., Page], scripted_server: Server, tmp_path: Path
+def test_an_admin_pushes_a_candidate_and_puts_it_into_service_without_a_restart(
+    new_page: Callable[..., Page], scripted_server: Server, tmp_path: Path, hub: Hub
 ) -> None:
     settings = Settings(data=scripted_server.data)
     name = candidate(tmp_path / "made", settings.models)
@@ -40,6 +41,23 @@ def test_an_admin_puts_a_candidate_into_service_without_a_restart(
     card = page.locator(f'article[data-model="{name}"]')
     expect(card).to_contain_text(LEARNED)
     expect(card.get_by_role("row", name="Quality, scored by people")).to_contain_text("0.410 → 0.700")
+
+    card.get_by_role("button", name="to the Hub").click()
+    repository = card.get_by_label("Repository on the Hugging Face Hub")
+    expect(repository).to_be_focused()
+    page.keyboard.type("judge")
+    page.keyboard.press("Enter")
+    expect(page.locator("#models-message")).to_contain_text("'judge' is no repository on the Hub")
+    expect(repository).to_have_value("judge")
+    expect(repository).to_be_focused()
+    expect(repository).to_be_in_viewport()
+    repository.fill("team/judge")
+    card.get_by_role("button", name="Push").click()
+    pushed = page.locator("#models-message .done")
+    expect(pushed).to_contain_text(f"Pushed nano 0.2.0+annotations-3 to {hub.url}/team/judge/commit/")
+    assert read_card(hub.newest("team/judge")).learned_from == LEARNED
+    assert "nano-0.2.0+annotations-3" in hub.names["team/judge"]
+    expect(card.get_by_role("button", name="to the Hub")).to_be_enabled()
 
     expect(card).to_contain_text("Not better: quality, 40 images: RMSE falls by 0.70")
     card.get_by_role("button", name="into service").press("Enter")

@@ -56,10 +56,13 @@ class ModelsHandlers:
         self.retraining = Retraining(studio.settings)
         self._known: tuple[Any, Material] | None = None
 
-    def show(self, request: gr.Request, asked: str = "") -> Shown:
-        """The tab is entered; `asked`: what waits for a confirmation, or is opened, e.g. "promote NAME"."""
+    def show(self, request: gr.Request, asked: str = "", repository: str = "") -> Shown:
+        """The tab is entered; `asked`: what waits for a confirmation, or is opened, e.g. "promote NAME".
+
+        `repository` is what stands in the field of "push NAME".
+        """
         try:
-            return messages.message(""), self._list(request, asked)
+            return messages.message(""), self._list(request, asked, repository)
         except M3AgiqaError as error:
             return messages.message(str(error)), ""
 
@@ -89,7 +92,7 @@ class ModelsHandlers:
 
     def push(self, request: gr.Request, name: str, repository: Any) -> tuple[str, str, str]:
         """Make a model the newest version of a repository on the Hugging Face Hub."""
-        studio, asked = self.studio, ""
+        studio, asked, target = self.studio, "", ""
         try:
             person = studio.access.require(request, Role.ADMIN)
             target = payloads.text(repository or "", "The repository").strip()
@@ -101,7 +104,7 @@ class ModelsHandlers:
             said = f'<p class="done" role="status">Pushed {escape(model.title)} to {escape(address)}</p>'
         except M3AgiqaError as error:
             said, asked = messages.message(str(error)), f"push {name}"
-        return said, self.show(request, asked)[1], banner_html(studio.loader.state)
+        return said, self.show(request, asked, target)[1], banner_html(studio.loader.state)
 
     def _decide(
         self,
@@ -126,7 +129,7 @@ class ModelsHandlers:
         message, listed = self.show(request, asked)
         return messages.message(problem) if problem else message, listed, banner_html(studio.loader.state)
 
-    def _list(self, request: gr.Request, asked: str) -> str:
+    def _list(self, request: gr.Request, asked: str, repository: str) -> str:
         studio = self.studio
         person = studio.access.person(request)
         is_admin = person.role.allows(Role.ADMIN)
@@ -137,7 +140,7 @@ class ModelsHandlers:
         changes = ""
         if is_admin and opened is not None and opened.comparison is not None:
             changes = self._changes(person, opened.comparison)
-        return models_list(models, studio.loader.name, wanted, is_admin, asked, kept, changes)
+        return models_list(models, studio.loader.name, wanted, is_admin, asked, kept, changes, repository)
 
     def _changes(self, person: Person, comparison: Comparison) -> str:
         """The images that changed most; whoever sees them has read the models' and people's scores."""
@@ -215,11 +218,13 @@ def models_list(
     asked: str = "",
     kept: Collection[str] = (),
     changes: str = "",
+    repository: str = "",
 ) -> str:
     """All models as HTML; `served` judges now, `wanted` is the one that was promoted last.
 
     `asked` is what waits for a confirmation or is opened, e.g. "discard NAME"; `kept` are models that were
-    ever in service; `changes` is what is opened of a model with "changes NAME".
+    ever in service; `changes` is what is opened of a model with "changes NAME", `repository` stands in
+    the field of "push NAME".
     """
     lines = []
     if wanted is not None and wanted != served:
@@ -231,13 +236,20 @@ def models_list(
     if not any(model.registered_at for model in models):
         lines.append(f"<p>{NO_CANDIDATE}</p>")
     cards = "".join(
-        _card(model, model.name == served, is_admin, asked, model.name in kept, changes) for model in models
+        _card(model, model.name == served, is_admin, asked, model.name in kept, changes, repository)
+        for model in models
     )
     return f'{"".join(lines)}<div class="models">{cards}</div>'
 
 
 def _card(
-    model: ServableModel, is_served: bool, is_admin: bool, asked: str, is_kept: bool, changes: str
+    model: ServableModel,
+    is_served: bool,
+    is_admin: bool,
+    asked: str,
+    is_kept: bool,
+    changes: str,
+    repository: str,
 ) -> str:
     name, title = escape(display_name(model.name), quote=True), escape(model.title)
     action, _, about = asked.partition(" ")
@@ -262,7 +274,7 @@ def _card(
             )
     else:
         buttons = ""
-    push = _push(name, title, asked_here == "push") if is_admin and model.card else ""
+    push = _push(name, title, asked_here == "push", repository) if is_admin and model.card else ""
     if model.registered_at:
         origin = f"Registered {model.registered_at:%Y-%m-%d %H:%M} UTC as {name}"
     else:
@@ -285,7 +297,7 @@ def _card(
     )
 
 
-def _push(name: str, title: str, is_open: bool) -> str:
+def _push(name: str, title: str, is_open: bool, repository: str) -> str:
     """A button that asks where to, then the field for it; both are read by static/models.js."""
     if not is_open:
         return (
@@ -294,7 +306,7 @@ def _push(name: str, title: str, is_open: bool) -> str:
         )
     return (
         '<p class="push-to"><label>Repository on the Hugging Face Hub; a new one is private'
-        '<input name="repository" placeholder="organisation/name"></label>'
+        f'<input name="repository" placeholder="organisation/name" value="{escape(repository)}"></label>'
         f'<button class="push" type="button" data-model="{name}" data-confirmed="true">Push</button></p>'
     )
 

@@ -12,3 +12,10 @@ element.addEventListener("click", (event) => {
     confirmed: button.dataset.confirmed === "true",
   });
 });
+
+// The field for a repository is there because somebody wants to type into it; Enter pushes.
+watch("value", () => element.querySelector("[name=repository]")?.focus());
+element.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.name === "repository")
+    event.target.closest("article").querySelector(".push").click();
+});

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub
+from huggingface_hub import constants
 from seeded_cases import add, say
 
 from annotation.__main__ import main
@@ -72,11 +73,22 @@ def test_images_stay_here_if_asked(hub: Hub, store: Store, first: Path, tmp_path
 
 
 def test_what_is_not_possible_is_told(
-    hub: Hub, store: Store, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub,
+    store: Store,
+    first: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub.folder, folder = None, hub.folder
     assert export_and_push(tmp_path, first) == 2
-    assert re.search("could not be pushed to team/annotations: .* HF_TOKEN", capsys.readouterr().err)
+    said = "could not be pushed to team/annotations, the Hub says: This token may only read. .* HF_TOKEN"
+    assert re.search(said, capsys.readouterr().err)
+    with monkeypatch.context() as without_token:
+        without_token.delenv("HF_TOKEN")
+        without_token.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        assert export_and_push(tmp_path, first) == 2
+    assert re.search("no token for the Hugging Face Hub .* HF_TOKEN", capsys.readouterr().err)
     assert main(["pull", REPOSITORY, "--out", str(tmp_path / "x")], {}) == 2
     assert f"Hub has no {REPOSITORY}" in capsys.readouterr().err
     hub.folder = folder
