@@ -80,3 +80,4 @@ def test_an_admin_pushes_a_candidate_and_puts_it_into_service_without_a_restart(
     nano.get_by_role("button", name="into service").click()
     expect(nano.locator(".in-service")).to_be_visible()
     expect(card.get_by_role("button", name="into service")).to_be_enabled()
+    expect(card).to_contain_text("It was in service, so it cannot be discarded")

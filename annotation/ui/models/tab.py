@@ -40,6 +40,10 @@ NO_CANDIDATE = (
     "No model has been trained from corrections yet. An admin retrains here or with "
     "<code>python -m annotation retrain</code>; the new model then appears here."
 )
+KEPT = (
+    "It was in service, so it cannot be discarded: every model that ever was stays, so that one can go back "
+    "to it."
+)
 FOLLOW_INTERVAL = 2.0  # seconds between two questions of a page how far a retraining is
 
 # What `show` returns: message, list of models. `serve` and `discard` add the model banner.
@@ -277,6 +281,8 @@ def _card(
     push = _push(name, title, asked_here == "push", repository) if is_admin and model.card else ""
     if model.registered_at:
         origin = f"Registered {model.registered_at:%Y-%m-%d %H:%M} UTC as {name}"
+        if is_admin and is_kept and not is_served:
+            origin += f". {KEPT}"
     else:
         origin = "Shipped" if model.name in shipped() else f"Set by M3AGIQA_MODEL: {name}"
     opened = ""
