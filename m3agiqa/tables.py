@@ -128,8 +128,8 @@ class Table:
             there = [column for column in self.columns if _key(column) in keys]
             if len(there) > 1:
                 raise InputError(
-                    f"{self.name} has several columns for {name}: {_listed(there)}. Keep one, or rename the "
-                    "others."
+                    f"{self.name} has several columns for {name}: {some_names(there)}. Keep one, or rename "
+                    "the others."
                 )
             if there:
                 chosen[name] = there[0]
@@ -161,8 +161,10 @@ class Table:
             )
         first = next((row.cells for row in self.rows), {})
         files = [column for column, cell in first.items() if name == "image" and IMAGE_FILE.search(cell)]
-        which = f"the column {_listed(files)}" if len(files) == 1 else "the column that holds it"
-        return f"{self.name} has no column {name}; it has {_listed(self.columns)}. Rename {which} to {name}."
+        which = f"the column {some_names(files)}" if len(files) == 1 else "the column that holds it"
+        return (
+            f"{self.name} has no column {name}; it has {some_names(self.columns)}. Rename {which} to {name}."
+        )
 
     def _unread(self, chosen: dict[str, str], fields: Collection[str]) -> list[str]:
         read = set(chosen.values())
@@ -173,10 +175,10 @@ class Table:
         names = []
         for column in unread:
             near = difflib.get_close_matches(_key(column), free, n=1, cutoff=0.8)
-            names.append(_listed([column]) + (f" (did you mean {near[0]}?)" if near else ""))
+            names.append(some_names([column]) + (f" (did you mean {near[0]}?)" if near else ""))
         more = f" and {len(names) - MAX_NAMES_SHOWN:,} more" if len(names) > MAX_NAMES_SHOWN else ""
         which = ", ".join(names[:MAX_NAMES_SHOWN]) + more
-        return [f"{self.name}: not read: {which}. Read: {_listed(sorted(read, key=self.columns.index))}."]
+        return [f"{self.name}: not read: {which}. Read: {some_names(sorted(read, key=self.columns.index))}."]
 
 
 def field_of(column: str) -> str:
@@ -189,10 +191,10 @@ def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold())
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Column names in a message: printable, and not too many."""
-    shown = ["".join(c if c.isprintable() else "�" for c in name[:80]) for name in names[:MAX_NAMES_SHOWN]]
-    return ", ".join(shown) + (" …" if len(names) > MAX_NAMES_SHOWN else "")
+def some_names(names: Sequence[str], most: int = MAX_NAMES_SHOWN) -> str:
+    """Names in a message: printable, and not too many."""
+    shown = ["".join(c if c.isprintable() else "�" for c in name[:80]) for name in names[:most]]
+    return ", ".join(shown) + (" …" if len(names) > most else "")
 
 
 def image_problem(image: str) -> str:

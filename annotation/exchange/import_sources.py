@@ -35,8 +35,8 @@ class Offers:
     images: list[Offer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Places and reasons of what cannot be read."""
-    ignored: int = 0
-    """Other files, which are no images."""
+    left_out: list[str] = field(default_factory=list)
+    """Names of other files: no images, or not in the table."""
     notes: tuple[str, ...] = ()
     """Sentences about how a table was read."""
 
@@ -84,9 +84,12 @@ def _of_folder(folder: Path) -> Offers:
             offered.errors.append((place, str(error)))
         else:
             offered.images.append(Offer(Row(place, place, prompt), path, partial(_content, path)))
-    others = [path for path in folder.rglob("*") if path.is_file() and path not in images]
-    kinds = [path.suffix.lower() for path in others if not path.name.startswith("._")]
-    offered.ignored = len(kinds) - kinds.count(".txt")
+    offered.left_out = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in images and path.suffix.lower() != ".txt"
+        if not path.name.startswith("._")
+    ]
     return offered
 
 
@@ -99,14 +102,14 @@ def _of_archive(archive: Archive) -> Offers:
     if tables:
         table = tables[0]
         offered = _of_table(archive.read(table), str(table), partial(_member, archive, table.parent))
-        offered.ignored = len(archive.members) - 1 - len({offer.path for offer in offered.images})
+        used = {table, *(offer.path for offer in offered.images)}
     else:
-        offered = Offers(ignored=len(archive.members) - len(pictures))
+        offered, used = Offers(), set(pictures)
         for path in pictures:
             text = path.with_suffix(".txt")
             prompt = ""
             if text in archive.members:
-                offered.ignored -= 1
+                used.add(text)
                 try:
                     prompt = archive.read(text)[: 4 * MAX_SIDECAR].decode("utf-8-sig", errors="replace")
                 except InputError as error:  # the image may have a prompt, and must not come in without
@@ -114,6 +117,7 @@ def _of_archive(archive: Archive) -> Offers:
                     continue
             row = Row(str(path), str(path), prompt)
             offered.images.append(Offer(row, path, partial(archive.read, path)))
+    offered.left_out = [str(path) for path in archive.members if path not in used]
     offered.errors += archive.refused
     if not offered.images and not offered.errors:
         raise InputError("There is no image in the ZIP.")

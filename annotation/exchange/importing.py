@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sqlalchemy.orm import Session
 
@@ -31,10 +31,12 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation import clean_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
+from m3agiqa.tables import some_names
 
 BATCH_SIZE = 50  # images a transaction; other writers wait no longer than for these
 READER_THREADS = min(4, os.cpu_count() or 1)
 SHOWN_ERRORS = 10
+SHOWN_NAMES = 5
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are in."""
@@ -54,8 +56,10 @@ class ImportReport:
     """Calibration images: those with known answers."""
     scores: int = 0
     """Scores of people that are new."""
-    ignored: int = 0
-    """Files that are no images, or that the CSV does not name."""
+    left_out: list[str] = field(default_factory=list)
+    """Files that are no images, or that the CSV does not list."""
+    read: set[PurePath] = field(default_factory=set)
+    """Where the images lay, within a ZIP or on this machine."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Places (row, file) and sentences, of what could not be imported."""
     notes: tuple[str, ...] = ()
@@ -70,8 +74,9 @@ class ImportReport:
             counts.append(f"{_count(self.gold, 'calibration image')} with known answers")
         if self.scores:
             counts.append(f"{_count(self.scores, 'score')} of people taken over")
-        if self.ignored:
-            counts.append(f"{_count(self.ignored, 'other file')} left out")
+        if self.left_out:
+            names = some_names(self.left_out, SHOWN_NAMES)
+            counts.append(f"{_count(len(self.left_out), 'other file')} left out ({names})")
         if self.errors:
             counts.append(f"{_count(len(self.errors), 'entry', 'entries')} could not be imported")
         return ", ".join(counts) + "."
@@ -115,7 +120,8 @@ def import_into(
         )
     report = ImportReport()
     with offers(source, images, trusted) as offered, ThreadPoolExecutor(READER_THREADS) as readers:
-        report.errors, report.ignored, report.notes = offered.errors, offered.ignored, offered.notes
+        report.errors, report.left_out, report.notes = offered.errors, offered.left_out, offered.notes
+        report.read = {offer.path for offer in offered.images}
         total, done = len(offered.images), 0
         progress(0, total)
         try:
@@ -232,12 +238,14 @@ def _save_scores(session: Session, ready: Ready, item_id: int) -> int:
 
 def _record(session: Session, annotator: str | None, name: str, report: ImportReport) -> None:
     counts = {key: value for key, value in vars(report).items() if isinstance(value, int)}
-    log_action(session, annotator, "import", name=name, **counts, errors=len(report.errors))
+    counts |= {"ignored": len(report.left_out), "errors": len(report.errors)}
+    log_action(session, annotator, "import", name=name, **counts)
 
 
 def _count_in(report: ImportReport, part: ImportReport, unread: list[tuple[str, str]]) -> None:
     for key, value in vars(part).items():
-        setattr(report, key, getattr(report, key) + value)
+        if isinstance(value, int):
+            setattr(report, key, getattr(report, key) + value)
     report.errors += unread
 
 

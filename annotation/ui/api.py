@@ -136,7 +136,8 @@ class ApiHandlers:
             files: A ZIP of images, or images; with prompts in .txt files of the same names, or in a CSV with
                 the columns image,prompt.
         Returns:
-            The CSV file, as `python -m m3agiqa score` writes it, and how many rows were judged and failed.
+            The CSV file, as `python -m m3agiqa score` writes it, and how many rows were judged and failed;
+            `notes` tells which files were left out.
         """
         with _errors_as_json(), TemporaryDirectory() as folder:
             person, out = self.studio.access.person(request), Path(folder) / "scores.csv"
@@ -185,6 +186,7 @@ def _counts(state: RunState) -> dict[str, Any]:
         "scored": state.scored,
         "failed": state.failed,
         "total": state.total,
+        "notes": list(state.notes),
     }
 
 

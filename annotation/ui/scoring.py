@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from annotation.exchange.import_zip import BYTES_PER_MB, Archive
+from annotation.exchange.importing import SHOWN_NAMES
 from annotation.ui.access import Person
 from annotation.ui.annotate.imports import one_folder
 from annotation.ui.assess.runs import ModelRun, RunStage, note_shown
@@ -17,7 +18,7 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.batch_scoring import BATCH_SIZE, ScoreFile, score
 from m3agiqa.errors import InputError
 from m3agiqa.score_inputs import ScoreRow, read_rows
-from m3agiqa.tables import TABLE_SUFFIXES
+from m3agiqa.tables import TABLE_SUFFIXES, some_names
 
 MAX_UNPACKED = 2000 * BYTES_PER_MB  # of a ZIP's files, which lie on the server's disk while they are judged
 
@@ -56,9 +57,10 @@ class ScoreRun(ModelRun):
         if not self.files:
             raise InputError("There are no files; give a ZIP of images, or images, as `files`.")
         with one_folder(list(self.files)) as folder:
-            rows = uploaded_rows(self.files, folder)
+            notes: list[str] = []
+            rows = uploaded_rows(self.files, folder, notes.append)
             self._take(len(rows))
-            self._update(total=len(rows))
+            self._update(total=len(rows), notes=tuple(notes))
             assessor = self._loader.wait(self._stop.is_set, self._while_loading)
             with UploadedScores(self.out, folder) as output:
                 output.start(assessor.card.title)
@@ -83,8 +85,13 @@ class UploadedScores(ScoreFile):
         super().append(cells | {"error": _without(self._folder, cells["error"])})
 
 
-def uploaded_rows(files: Sequence[Upload], folder: Path) -> list[ScoreRow]:
-    """The rows of a ZIP, or of a CSV or images that lie in `folder`. Raises InputError."""
+def uploaded_rows(
+    files: Sequence[Upload], folder: Path, note: Callable[[str], object] = lambda sentence: None
+) -> list[ScoreRow]:
+    """The rows of a ZIP, or of a CSV or images that lie in `folder`. Raises InputError.
+
+    `note` is given sentences on how a CSV was read, and which files it does not list.
+    """
     refused: list[ScoreRow] = []
     if archives := [file.name for file in files if file.name.lower().endswith(".zip")]:
         if len(files) > 1:
@@ -96,10 +103,21 @@ def uploaded_rows(files: Sequence[Upload], folder: Path) -> list[ScoreRow]:
         names = ", ".join(path.name for path in tables[:3])
         raise InputError(f"There are several tables ({names}), and one at most can list the images.")
     try:
-        rows = [_within(folder, row) for row in read_rows(tables[0] if tables else folder)]
+        rows = [_within(folder, row) for row in read_rows(tables[0] if tables else folder, note=note)]
     except InputError as error:
         raise InputError(_without(folder, str(error))) from error
+    if tables and (unlisted := _unlisted(folder, tables[0], rows)):
+        note(
+            f"{tables[0].name} does not list {len(unlisted):,} of the other files, which are left out: "
+            f"{some_names(unlisted, SHOWN_NAMES)}."
+        )
     return rows + refused
+
+
+def _unlisted(folder: Path, table: Path, rows: Sequence[ScoreRow]) -> list[str]:
+    listed = {table.resolve(), *(row.path.resolve() for row in rows)}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.resolve() not in listed]
+    return [str(path.relative_to(folder)) for path in files]
 
 
 def unpack(source: Path, folder: Path) -> list[tuple[str, str]]:

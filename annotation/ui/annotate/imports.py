@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -50,7 +51,7 @@ def import_uploads(
         if not has_table and len(sources) < len(files):
             _check_prompts(files)
             sources.append(folder)
-        return [
+        reports = [
             import_into(
                 studio.store,
                 source,
@@ -62,6 +63,23 @@ def import_uploads(
             )
             for source in sources
         ]
+        if has_table:
+            reports[-1].left_out += _unlisted(folder, reports)
+        elif folder in sources:  # the ZIP files in it have reports of their own
+            reports[-1].left_out = [
+                name for name in reports[-1].left_out if not name.lower().endswith(IMPORTED_ALONE)
+            ]
+        return reports
+
+
+def _unlisted(folder: Path, reports: list[ImportReport]) -> list[str]:
+    """Names of the files beside a table that were not imported, as it does not list them."""
+    listed = {os.path.normpath(path) for report in reports for path in report.read}
+    return [
+        path.name
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and str(path) not in listed and path.suffix.lower() not in IMPORTED_ALONE
+    ]
 
 
 def _check_prompts(files: list[Upload]) -> None:

@@ -71,6 +71,8 @@ class RunState:
     total: int = 0
     counted: str = "images"
     """What these are."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the table, and which files it does not list."""
     error: str = ""
 
     @property

@@ -45,7 +45,7 @@ def test_a_folder_comes_in_with_its_prompts(store: Store, folder: Path) -> None:
     report = import_into(store, folder, overlap=2, progress=lambda *step: steps.append(step))
     expected = {("a.png", "a cat"), ("b.png", "two cats"), ("owl.png", "")}
     assert items(store) == {(*each, "animals") for each in expected}
-    assert (report.added, report.known, report.queued, report.ignored) == (3, 0, 3, 1)
+    assert (report.added, report.known, report.queued, report.left_out) == (3, 0, 3, ["notes.md"])
     assert steps == [(0, 3), (3, 3)]
     with store.database.reading() as session:
         assert session.scalars(select(QueueEntry.overlap)).all() == [2, 2, 2]
@@ -240,7 +240,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_comes_in(store: Store, tmp_pa
         "gone.png": True,
         "pipe.png": True,
     }
-    assert (report.added, report.ignored) == (1, 0)
+    assert (report.added, report.left_out) == (1, [])
     (folder / "t.tsv").write_text("File\tseed\na.png\t1\ncircle.png\t2\npipe.png\t3\nhttp://a/b.png\t4\n")
     report = import_into(store, folder / "t.tsv", overlap=1)
     assert [place for place, _ in report.errors] == ["line 5", "line 3", "line 4"]
@@ -268,7 +268,7 @@ def test_a_zip_comes_in_with_its_prompts(store: Store, tmp_path: Path, png: Png)
     }
     report = import_into(store, zipped(tmp_path / "apes.zip", members), overlap=1)
     assert items(store) == {("a.png", "an ape", "apes"), ("b.png", "", "apes")}
-    assert (report.ignored, report.errors) == (1, [])
+    assert (report.left_out, report.errors) == (["read me.md"], [])
 
 
 def test_an_image_whose_prompt_is_damaged_stays_out_alone(store: Store, tmp_path: Path, png: Png) -> None:
@@ -289,7 +289,7 @@ def test_a_csv_within_a_zip_decides(store: Store, tmp_path: Path, png: Png) -> N
     report = import_into(store, zipped(tmp_path / "z.zip", members), overlap=1)
     assert items(store) == {("a.png", "ape", "z"), ("b.png", "bee", "z")}
     assert report.errors == [("line 4", "There is no file c.png in the ZIP.")]
-    assert report.ignored == 1
+    assert report.left_out == ["set/unlisted.png"]
 
 
 def test_nothing_of_a_zip_is_written_outside_the_images(store: Store, tmp_path: Path, png: Png) -> None:

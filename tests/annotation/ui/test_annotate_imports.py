@@ -59,7 +59,9 @@ def test_images_find_their_prompts_beside_them(studio, give, png):
 
 def test_a_csv_finds_its_images_among_the_files(studio, give, png):
     table = give("list.csv", b"image,prompt\nfox.png,a fox\nmissing.png,a ghost\n")
-    shown = bring_in(studio, [table, give("fox.png", png(1))], name="first round", overlap=3)
+    others = [give(f"other{number}.png", png(2 + number)) for number in range(6)]
+    shown = bring_in(studio, [table, give("fox.png", png(1)), *others], name="first round", overlap=3)
+    assert "6 other files left out (other0.png, other1.png, other2.png, other3.png, other4.png …)" in shown
     assert "There is no file missing.png" in shown
     assert items(studio) == [("a fox", "first round", 3)]
 
@@ -93,7 +95,7 @@ def test_a_zip_and_images_at_once(studio, give, png, tmp_path):
     with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
         archive.writestr("a.png", png(1))
     files = [give("made.zip", (tmp_path / "made.zip").read_bytes()), give("b.png", png(2))]
-    bring_in(studio, files)
+    assert "left out" not in bring_in(studio, files)
     assert len(items(studio)) == 2
 
 

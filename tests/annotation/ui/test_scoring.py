@@ -71,11 +71,16 @@ def scored(studio: Studio, *files: Upload) -> tuple[ScoreRun, dict[str, dict[str
 
 def test_prompts_come_from_a_csv_or_from_texts(studio: Studio, send: Send) -> None:
     table = send("list.csv", "image,prompt\na.png,a square\nmissing.png,nothing\n")
-    run, rows = scored(studio, send("a.png"), table)
+    run, rows = scored(studio, send("a.png"), table, send("other.png"), send("a.txt", "not used"))
+    assert list(rows) == ["a.png", "missing.png"]
+    assert run.state.notes == (
+        "list.csv does not list 2 of the other files, which are left out: a.txt, other.png.",
+    )
     assert (run.state.stage, run.state.scored, run.state.failed) == (RunStage.FINISHED, 2, 1)
     assert (rows["a.png"]["prompt"], rows["a.png"]["correspondence_mos"]) == ("a square", "4.000")
     (studio.settings.data / "scores.csv").unlink()
-    _, rows = scored(studio, send("b.png"), send("b.txt", "another square"))
+    run, rows = scored(studio, send("b.png"), send("b.txt", "another square"))
+    assert run.state.notes == ()
     assert rows["b.png"]["prompt"] == "another square"
 
 
