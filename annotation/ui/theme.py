@@ -43,9 +43,9 @@ def html(value: str, elem_id: str | None = None, script: str | None = None) -> g
     return gr.HTML(value, elem_id=elem_id, js_on_load=script, apply_default_css=False)
 
 
-def javascript(name: str) -> str:
-    """A file of `static/`, e.g. for gr.HTML(js_on_load=...)."""
-    return (STATIC_FOLDER / name).read_text(encoding="utf-8")
+def javascript(*names: str) -> str:
+    """Files of `static/`, e.g. for gr.HTML(js_on_load=...)."""
+    return "".join((STATIC_FOLDER / name).read_text(encoding="utf-8") for name in names)
 
 
 def press(elem_id: str) -> str:

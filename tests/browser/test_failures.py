@@ -221,8 +221,12 @@ def test_two_models_side_by_side_out_as_csv_and_into_the_queue(new_page: NewPage
     expect(page.locator("#failures-detail .says.other")).to_contain_text("second 1.0 on quality")
     expect(page.locator("#failures-detail .says.people")).to_contain_text("missed flaw")
 
+    page.locator("#failures-list input").first.check()
+    expect(page.locator("#failures-export")).to_have_text("Download 1 ticked case as CSV")
+    page.locator("#failures-list input").first.uncheck()
+    expect(page.locator("#failures-enqueue")).to_have_text("Queue the images of all 2 matching cases")
     with page.expect_download() as download:
-        page.click("#failures-export")
+        page.get_by_role("button", name="Download all 2 matching cases as CSV").click()
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"), newline="")))
     assert download.value.suggested_filename == "failure-cases.csv"
     assert [(row["item"], float(row["gain"]), row["tags"]) for row in rows] == [

@@ -101,8 +101,8 @@ class ImagesHandlers:
         before = '<button type="button" data-step="-1">← Newer</button>' if page else ""
         after = '<button type="button" data-step="1">Older →</button>' if first + len(items) < count else ""
         return (
-            f'<p class="pages">{first + 1:,} to {first + len(items):,} of {count:,} images '
-            f"{before}{after}</p>"
+            f'<p class="pages" data-matching="{count}">'
+            f"{first + 1:,} to {first + len(items):,} of {count:,} images {before}{after}</p>"
             f'<ul class="image-grid">{shown}</ul>'
         )
 
@@ -167,13 +167,14 @@ def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
             )
         message = theme.html(messages.message(""), elem_id="images-message")
         detail = theme.html("", elem_id="images-detail", script=theme.javascript("images_detail.js"))
-        grid = theme.html("", elem_id="data-images", script=theme.javascript("button_data.js"))
+        scripts = theme.javascript("button_data.js", "ticked_entries.js")
+        grid = theme.html("", elem_id="data-images", script=scripts)
         with gr.Column(elem_id="images-queue"):
             with gr.Row():
                 overlap = gr.Number(
                     studio.settings.overlap, label="Annotators per image", precision=0, min_width=130
                 )
-                queue = gr.Button("Queue the ticked images, or all that match", size="md")
+                queue = gr.Button("Queue the matching images", size="md", elem_id="images-enqueue")
             queued = theme.html(messages.message(""), elem_id="images-queued")
     page, ticked = gr.State(0), gr.Textbox(visible="hidden")
     raw: dict[str, Any] = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}

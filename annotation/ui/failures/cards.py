@@ -177,8 +177,8 @@ def case_list(selected: pd.DataFrame, chosen: Key | None, one_aspect: bool) -> s
     more = _pages(selected, first) if len(selected) > MAX_LISTED else ""
     heads = "Error, MOS → prediction" + (" | second model, by how much it is nearer" if compared else "")
     return (
-        f'<p class="note">{heads}. Tick cases to <a href="#failures-actions">download or queue</a> these '
-        "alone.</p>"
+        f'<p class="note" data-matching="{len(selected)}">{heads}. Tick cases to '
+        '<a href="#failures-actions">download or queue</a> these alone.</p>'
         f'<ol class="cases panel" aria-label="Cases" aria-description="{heads}">{"".join(rows)}</ol>{more}'
     )
 

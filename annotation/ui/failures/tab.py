@@ -99,6 +99,7 @@ COMPARED_ORDER_CHOICES = [
 ]
 
 CHOOSE_SCRIPT = theme.javascript("failures_choose.js")
+LIST_SCRIPT = theme.javascript("failures_choose.js", "ticked_entries.js")
 SLICE_SCRIPT = theme.javascript("button_data.js")
 # For `js=`: the first input becomes the keys of the ticked cases.
 TICKED_CASES = """(_, ...others) => {
@@ -610,7 +611,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
                     elem_id="failures-overlap",
                     min_width=130,
                 )
-                queue = gr.Button("Put into the annotation queue", size="md", elem_id="failures-enqueue")
+                queue = gr.Button("Queue the matching images", size="md", elem_id="failures-enqueue")
             queued = theme.html("", elem_id="failures-queued")
             open_to_all = gr.Checkbox(
                 label="Everybody may read the answers to images that they have not scored themselves",
@@ -619,7 +620,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
                 elem_id="failures-open",
             )
         with gr.Column(min_width=320):
-            listed = theme.html("", elem_id="failures-list", script=CHOOSE_SCRIPT)
+            listed = theme.html("", elem_id="failures-list", script=LIST_SCRIPT)
             detail = theme.html("", elem_id="failures-detail", script=CHOOSE_SCRIPT)
     file = gr.DownloadButton(visible="hidden", elem_id="failures-file")
     ticked = gr.Textbox(visible="hidden")
