@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.files import is_disk_full
 from m3agiqa.predictor.lightning_import import CONTEXT_LENGTH
 from m3agiqa.samples import read_samples, write_samples
-from training.config import RunConfig, build, field_docs, merged, read_yaml
+from training.config import RunConfig, build, described_settings, field_docs, merged, read_yaml
 from training.convert import import_predictor
 from training.data.conversations import export_conversations
 from training.data.human_feedback import merge, read_annotations
@@ -101,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of registered models (default: models in M3AGIQA_DATA, or in data)",
     )
+    explaining = add("settings", _settings, "all settings of a run, with their defaults")
+    explaining.add_argument("name", nargs="?", default="", help="only those of this name, e.g. fit")
     for stage in STAGES:
         if stage.name != "distill":  # the command of this name needs no run
             _add_stage_options(stage, of_run(stage.name, _run_stage, stage.summary))
@@ -323,6 +326,17 @@ def _reproduce(args: argparse.Namespace) -> None:
     args.config, args.set = NANO_CONFIG, [f"data.path={data}"]
     args.add_annotations = args.register = None
     _run(args)
+
+
+def _settings(args: argparse.Namespace) -> None:
+    rows = list(described_settings(RunConfig))
+    shown = [row for row in rows if f"{row[0]}.".startswith(f"{args.name}.")] if args.name else rows
+    if not shown:
+        raise InputError(f"There is no setting {args.name}; leave the name out to see all.")
+    for name, default, text in shown:
+        sys.stdout.write(f"{name}: {default}".rstrip() + "\n")
+        if text:
+            sys.stdout.write(textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ") + "\n")
 
 
 # --- other commands ------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ import ast
 import difflib
 import inspect
 import textwrap
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -49,64 +49,66 @@ class RunConfig:
     data: DataConfig
     """The data set and its split."""
     annotations: Path | None = None
-    """Export of annotations, which goes before the data. People's descriptions and scores replace others,
-    and count by the number of people."""
+    """Folder of an export of annotations, which goes before the data: people's descriptions and scores
+    replace others, and count by the number of people."""
     before: str | None = None
-    """Checkpoint to compare with where there are annotations; null: `start`, or nano."""
+    """Checkpoint that the new one is compared with where there are annotations; null: that of `start`, or
+    nano."""
     name: str = "nano"
-    """Name of the new checkpoint."""
+    """Name of the checkpoint that comes out."""
     version: str = "0.1.0"
-    """Of the new checkpoint."""
+    """Of the checkpoint."""
     learned_from: str = "{count:,} images with mean opinion scores"
-    """What it learned from, for users; {count} is the number of training images. Says whose scores these
-    are."""
+    """What it learned from and whose scores these are, for users; {count} is the number of training
+    images."""
     backbone: str = "nano"
-    """nano, minicpm or hf:organisation/name. The last is an image-text-to-text model of transformers, from
-    the Hub or a folder."""
+    """nano, minicpm, or hf:organisation/name (or a folder) for an image-text-to-text model of
+    transformers."""
     start: str | None = SHIPPED_BACKBONE
-    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: nano's, for others
-    base weights."""
+    """Checkpoint whose backbone is used or tuned further; null: base weights; shipped: that of nano, base
+    weights for other backbones."""
     teacher: TeacherConfig | None = None
-    """Stage distill; null: no descriptions by a teacher."""
+    """Stage distill; null where the data has descriptions already, or none are wanted."""
     extras: Path | None = None
-    """Folder with captions/, agi-unlabelled/ and m3-agiqa-conversations/, for align and warm-up."""
+    """Folder with captions/, agi-unlabelled/ and m3-agiqa-conversations/ for align and the warm-up."""
     align: AlignConfig | None = None
-    """Stage align, for nano; null: as `start` has it."""
+    """Stage align, for backbones with a connector of their own (nano); null: as `start` has it."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     finetune: FinetuneConfig | None = None
-    """Stage finetune; null: `start`'s backbone as it is."""
+    """Stage finetune; null: the backbone of `start` is used as it is."""
     words: WordsConfig | None = None
-    """Stage words, with annotations; null: left out. Learns from people's descriptions where there are
-    enough."""
+    """Stage words, with annotations: learn from people's descriptions where there are enough; null: left
+    out."""
     server: ServerConfig | None = None
-    """Server whose model describes the images; null: the backbone does. With a server it only encodes."""
+    """Server whose model describes the images, so that the backbone only encodes; null: the backbone
+    itself."""
     made_up: bool = False
-    """Whether synthetic negatives (damaged copies, wrong prompts) are described too. The losses of predictors
-    and the sanity check need them; this adds about a half to describe."""
+    """Whether synthetic negatives (damaged copies, wrong prompts) are described too, for the losses of
+    predictors and the sanity check. Adds about a half to describe."""
     described_limit: int | None = None
-    """Training images that are described and train the predictors; null: all. Describing takes longest by
-    far, and the predictors need fewer images than the backbone."""
+    """Only so many training images are described and train the predictors; null: all. Describing takes
+    longest by far, and the predictors need fewer images than the backbone."""
     processes: int = 1
     """Processes that share describe and encode on this machine."""
     encode: bool = False
-    """Stage encode: also read the data's own descriptions. This shows what better ones would gain; what a
-    server said is read in any case."""
+    """Stage encode: also read the data's own descriptions, to see what better ones would gain. What a server
+    said is read in any case."""
     fit: FitConfig = field(default_factory=FitConfig)
     adapt: bool = False
-    """Move the predictors of `start` as far as the scores carry them; false: train new ones. By
-    cross-validation (training.stages.adapt); an aspect that `start` has no predictor of gets a new one in any
-    case."""
+    """Move the predictors of `start` as far as the scores carry them, by cross-validation
+    (training.stages.adapt); false, or for an aspect that `start` has no predictor of: train one from random
+    weights."""
     seeds: tuple[int, ...] = (0,)
-    """Of predictors; the best is kept."""
+    """Of predictors; the best by validation is kept."""
     ship_seeds: bool = False
-    """Whether predictors of all seeds are kept. Their spread says how sure a MOS is."""
+    """Whether the checkpoint has the predictors of all seeds: their spread says how sure a MOS is."""
     select_on: Literal["validation", "test"] = "validation"
-    """Where the best epoch and seed are chosen; test, as in the paper, flatters the numbers. The paper's
-    data has no validation part."""
+    """Where the best epoch and seed are chosen; test repeats the paper, whose data has no validation part,
+    and flatters the numbers."""
     transfer: FitConfig | None = None
-    """Stage transfer: settings of the refits; null: left out."""
+    """Stage transfer: settings of refits without a source of images; null: left out."""
     seed: int = 0
-    """Of all other draws. Prompts, damages, the order of lessons."""
+    """Of what is drawn outside of the other seeds' reach: prompts, damages, the order of lessons."""
 
     @property
     def learns_words(self) -> bool:
@@ -189,6 +191,37 @@ def field_docs(kind: type) -> dict[str, str]:
         for field, below in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
+
+
+def described_settings(kind: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, default and explanation of each setting of a dataclass; names of nested ones have dots."""
+    docs, types = field_docs(kind), get_type_hints(kind)
+    for setting in fields(kind):
+        name = prefix + setting.name
+        choices = (types[setting.name], *get_args(types[setting.name]))
+        nested = next((choice for choice in choices if is_dataclass(choice)), None)
+        default = "" if nested and setting.default is MISSING else default_text(setting)
+        if default or setting.name in docs:
+            yield name, default, docs.get(setting.name, "")
+        if isinstance(nested, type):
+            yield from described_settings(nested, f"{name}.")
+
+
+def default_text(setting: Field[Any]) -> str:
+    """A field's default as YAML has it; empty where there is none."""
+    if setting.default is not MISSING:
+        return _as_yaml(setting.default)
+    return "" if setting.default_factory is MISSING else _as_yaml(setting.default_factory())
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None or value == "" or value == frozenset():
+        return "" if value is not None else "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The command line says what it will do, does only that, and ends mistakes with one sentence."""
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from scripted_backbone import QUICK, ScriptedBackbone, drawings
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.metrics import srcc
 from training.__main__ import main
-from training.config import plain
+from training.config import RunConfig, plain
 from training.pipeline import STAGE_NAMES, STAGES
 from training.run import RunFolder
 from training.stages.fit import predict
@@ -69,6 +71,17 @@ def test_the_plan_names_every_stage_and_does_nothing(config: Path, capsys: pytes
     }
     assert "seeds 0, 1" in told
     assert str(config.parent / "data" / "samples.jsonl") in told
+
+
+def test_every_setting_is_explained(capsys: pytest.CaptureFixture) -> None:
+    assert main(["settings"]) == 0
+    text = capsys.readouterr().out
+    assert "data.split.holdout: 0.1\n    Share of the training images set aside" in text
+    assert {field.name for field in fields(RunConfig)} <= set(re.findall(r"^(\w+)[.:]", text, flags=re.M))
+    assert main(["settings", "fit"]) == 0
+    assert set(re.findall(r"^(\w+)[.:]", capsys.readouterr().out, flags=re.M)) == {"fit"}
+    assert main(["settings", "fi"]) == 2
+    assert capsys.readouterr().err.startswith("There is no setting fi;")
 
 
 def test_the_plan_of_settings_says_what_they_ask_for(config: Path, capsys: pytest.CaptureFixture) -> None:

@@ -27,17 +27,17 @@ class DataConfig:
     format: str
     """A name in DATA_FORMATS."""
     path: Path
-    """The data set's folder or file."""
+    """The data set's folder or file, as the format's reader says."""
     images: Path | None = None
-    """Folder of the images, where they are elsewhere."""
+    """Folder of the images, where they are not where the download has them."""
     scale: tuple[float, float] | None = None
     """Lowest and highest possible MOS (default: the format's own; tables and samples have none)."""
     aspects: tuple[Aspect, ...] | None = None
     """Leave out other aspects, and samples with none of these."""
     mos: Path | None = None
-    """Table with the true scores of conversations. Columns name, mos_quality and the like."""
+    """Table with the true scores of conversations (name, mos_quality and the like)."""
     limit: int | None = None
-    """Only so many samples, with the shares of the parts kept. Drawn by the split's seed."""
+    """Only so many samples, drawn by the split's seed, with the shares of the parts kept."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Which samples are for training, validation and test."""
 

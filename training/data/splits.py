@@ -31,18 +31,18 @@ class SplitConfig:
     """How samples are split into parts."""
 
     by: Literal["given", "image", "prompt", "generator"] = "given"
-    """given: parts as in the data; image: each image by itself, as in the paper; prompt, generator: their
-    images together. All samples of one image file are drawn together, and so are prompts that share an
-    image."""
+    """What stays in one part: given leaves the parts as the data has them, image draws each image by itself
+    (as the paper does), prompt and generator keep their images together. All samples of one image file are
+    drawn together, and so are prompts that share an image."""
     ratios: tuple[float, float, float] = (4.0, 1.0, 0.0)
     """Train : test : validation, in the paper's order; a part with 0 is not drawn."""
     seed: int = 0
-    """Of the draw. It depends on this and on the samples' ids alone."""
+    """Of the draw, which depends on it and on the samples' ids alone."""
     file: Path | None = None
     """A published split: CSV or JSON Lines with `id` or `image` and `split`, or a folder with train.txt,
     test.txt and validation.txt. These list ids or images."""
     holdout: float = 0.1
-    """Share of training images set aside for validation where the split has no such part.
+    """Share of the training images set aside for validation where the split has no validation part; 0: none.
     Whole prompts, or generators when drawn by generator; single images when by image."""
 
     def __post_init__(self) -> None:
