@@ -482,9 +482,10 @@ def test_one_press_scores_each_aspect(sign_in: SignIn, team: Server, screen: dic
     spoken(page)
     width = page.viewport_size["width"]  # nothing is beside it
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for part in page.locator(".annotate button:visible").all():
+    for part in page.locator(".annotate :is(button, [type=range], [type=text], textarea):visible").all():
         box = part.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert box["height"] >= 40 or not screen, "a finger is not a mouse"
     for card in page.locator(".aspect").all():
         key = card.get_by_role("button", name="4", exact=True)
         key.tap() if screen else key.click()

@@ -140,6 +140,7 @@ def test_a_phone_shows_two_images_side_by_side_and_no_small_targets(
     first, second = page.locator(".compared > li").evaluate_all(tops)
     assert first == second
     heights = "parts => parts.map((each) => each.getBoundingClientRect().height)"
-    targets = page.locator("#compare-tab :is(.html-container button, label:has([type=radio])), [role=tab]")
+    parts = ".html-container button, label:has([type=radio]), [type=number], .tab-like-container"
+    targets = page.locator(f"#compare-tab :is({parts}), [role=tab]")
     shown = targets.filter(visible=True).evaluate_all(heights)
     assert len(shown) > 10 and min(shown) >= 40
