@@ -22,33 +22,33 @@ class Settings:
     """Each field's first line names its variable."""
 
     data: Path = Path("data")
-    """M3AGIQA_DATA: folder of database, images and registered models."""
+    """M3AGIQA_DATA: folder of database, images and models."""
     database_url: str = ""
     """DATABASE_URL: any of SQLAlchemy's (default: annotations.db in the data folder)."""
     model: str = "nano"
     """M3AGIQA_MODEL: a model's name or a checkpoint folder; a promoted model goes before it."""
     revision: Revision | None = None
-    """M3AGIQA_REVISION: branch, tag or commit of this model on the Hugging Face Hub, or REPOSITORY=REVISION
-    for each of its repositories, with commas."""
+    """M3AGIQA_REVISION: branch, tag or commit of this model on the Hugging Face Hub; where it is made of
+    several repositories, REPOSITORY=REVISION of each, with commas."""
     quantize: Quantization | None = None
     """M3AGIQA_QUANTIZE: 4bit or 8bit, to serve a model in less memory."""
     device: str | None = None
     """M3AGIQA_DEVICE: cpu, cuda, cuda:N or auto (default: the GPU if there is one)."""
     auth: Path | None = None
-    """M3AGIQA_AUTH: file of users with hashed passwords and roles (default: one local user)."""
+    """M3AGIQA_AUTH: file of users, made by `users add` (default: one local user)."""
     admins: frozenset[str] = frozenset()
-    """M3AGIQA_ADMINS: on Hugging Face Spaces, names of admins, separated by commas."""
+    """M3AGIQA_ADMINS: on Spaces, names of admins, separated by commas."""
     runs: Path = Path("runs")
-    """M3AGIQA_RUNS: folder of training runs, for the Failure cases tab."""
+    """M3AGIQA_RUNS: training runs for the Failure cases tab."""
     overlap: int = 1
     """M3AGIQA_OVERLAP: annotators per image (1 to 100), unless an import says otherwise."""
     gold_every: int = 10
-    """M3AGIQA_GOLD_EVERY: one image in about so many is a calibration image; 0: none."""
+    """M3AGIQA_GOLD_EVERY: one in about so many is a calibration image; 0: none."""
     retrain_after: int = 0
     """M3AGIQA_RETRAIN_AFTER: new corrections that start a retraining; 0: never."""
     backup: str = ""
-    """M3AGIQA_BACKUP: organisation/name of a private data set on the Hub for copies of database, images and
-    registered models, with which a server without a database begins."""
+    """M3AGIQA_BACKUP: organisation/name of a private data set on the Hub, for copies of database, images and
+    models; a server without a database begins with them."""
     backup_minutes: int = 5
     """M3AGIQA_BACKUP_MINUTES: minutes between two copies."""
     blind: bool = False

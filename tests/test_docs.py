@@ -57,6 +57,11 @@ def test_the_readme_stays_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_the_documents_stay_short() -> None:
+    """Words as `cat docs/*.md | wc -w` counts them; replace rather than add."""
+    assert sum(len(path.read_text(encoding="utf-8").split()) for path in DOCS) <= 8_500
+
+
 @each_document
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
