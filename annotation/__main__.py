@@ -151,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
         parents=[data],
         help="a new model from people's corrections alone",
         description="Export what people said, let the model in service learn from it, and register the new "
-        "one as a candidate (`make train` installs what it needs). The same command again goes on where it "
-        "was stopped.",
+        'one as a candidate; it needs `pip install "m3agiqa[train]"`. The same command again goes on where '
+        "it was stopped.",
     )
     retraining.add_argument("--plan", action="store_true", help="print what would be done, and train nothing")
     retraining.add_argument("--by", metavar="NAME", help="who starts it, for others (default: the login's)")

@@ -51,6 +51,7 @@ from m3agiqa.tables import TABLE_SUFFIXES
 
 APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
 MAX_PORT = 2**16 - 1
+NOTHING_LEFT = "Nothing is left to compare."
 MAX_NAME_WIDTH = 40  # characters of an image's name in a table; of a longer one the end
 
 
@@ -213,9 +214,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of the aspects in the overall score, such as quality=2,correspondence=1; those that are not "
         "named do not count (default: all the same)",
     )
-    output = compare.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
-    output.add_argument("--csv", metavar="FILE", type=Path, help="write the table into a CSV as well")
+    compare.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
+    compare.add_argument("--csv", metavar="FILE", type=Path, help="write the table into a CSV, too")
     compare.set_defaults(command=_compare, interrupted="Interrupted.")
 
     serve = commands.add_parser(
@@ -457,12 +457,9 @@ def _print_counts(scored: int, failed: int) -> None:
 def _compare(args: argparse.Namespace) -> None:
     # As for `assess`, what can be wrong with the input is told before the model is loaded.
     weights = parse_weights(args.weights)
-    groups = _groups(args)
     if args.csv and not args.csv.absolute().parent.is_dir():
         raise InputError(f"There is no folder {args.csv.parent} to write {args.csv.name} to.")
-    groups = _groups(args)
-    if args.order == Aspect.CORRESPONDENCE and None in groups:
-        raise InputError("Without a prompt there is no order by correspondence; give one with --prompt.")
+    groups = _comparable(_groups(args), args.order)
     assessor = _load(args)
     rankings: list[Ranking] = []
     with tqdm(total=sum(map(len, groups.values())), unit="image", file=sys.stderr, disable=None) as bar:
@@ -475,11 +472,12 @@ def _compare(args: argparse.Namespace) -> None:
             except InputError as error:
                 if len(groups) == 1:
                     raise
-                bar.write(f"The prompt “{_printable(prompt or '')}” is left out. {error}", file=sys.stderr)
+                left_out = f"The images {_having(prompt)} are left out. {error}"
+                bar.write(_printable(left_out), file=sys.stderr)
                 continue
             rankings.append(ranking)
     if not rankings:
-        raise InputError("Nothing is left to compare.")
+        raise InputError(NOTHING_LEFT)
     for ranking in rankings:
         for each in ranking.left_out:
             _note(f"{each.name} is left out. {each.reason}")
@@ -495,11 +493,10 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _groups(args: argparse.Namespace) -> dict[str | None, list[ScoreRow]]:
-    """The images by their prompts. Raises InputError where nothing can be compared."""
+    """The images by their prompts. Raises InputError for a mixture of inputs."""
     given = [Path(name) for name in args.images]
     is_source = [path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in given]
     if not any(is_source):
-        check_count(len(given))
         rows: Iterable[ScoreRow] = map(ScoreRow, args.images, given)
     elif len(given) > 1:
         raise InputError("Give images, or one CSV, or one folder; not several or both.")
@@ -512,21 +509,41 @@ def _groups(args: argparse.Namespace) -> dict[str | None, list[ScoreRow]]:
             continue
         prompt = normalized_prompt(row.prompt if args.prompt is None else args.prompt)
         groups.setdefault(prompt, []).append(row)
-    for prompt, of_prompt in list(groups.items()):
-        if len(of_prompt) < MIN_IMAGES:
-            alone = f"the prompt “{prompt}”" if prompt else "no prompt"
-            _note(f"{of_prompt[0].image} is left out: it is the only image with {alone}.")
-            del groups[prompt]
-        else:
-            check_count(len(of_prompt), f"With the prompt “{prompt}” " if len(groups) > 1 else "")
-    if not groups:
+    return groups
+
+
+def _comparable(groups: dict[str | None, list[ScoreRow]], order: str) -> dict[str | None, list[ScoreRow]]:
+    """The groups that can be put in this order; the others are told. Raises InputError where none is left."""
+    kept = dict(groups)
+    for prompt, rows in groups.items():
+        try:
+            check_count(len(rows))
+            if order == Aspect.CORRESPONDENCE and prompt is None:
+                raise InputError(
+                    "There is no order by correspondence without a prompt; give one with --prompt."
+                )
+        except InputError as error:
+            if len(groups) == 1:
+                raise
+            del kept[prompt]
+            if len(rows) == 1:
+                _note(f"{rows[0].image} is left out: it is the only image {_having(prompt)}.")
+            else:
+                _note(f"The images {_having(prompt)} are left out. {error}")
+    if not kept and groups and max(map(len, groups.values())) == 1:
         raise InputError(
             "Every image has a prompt of its own, so there is nothing to compare. If they are of one prompt, "
             "give it with --prompt."
         )
-    if None in groups:
+    if not kept:
+        raise InputError(NOTHING_LEFT)
+    if None in kept:
         _note("Without a prompt, correspondence is left out. Give one with --prompt.")
-    return groups
+    return kept
+
+
+def _having(prompt: str | None) -> str:
+    return f"with the prompt “{prompt}”" if prompt else "without a prompt"
 
 
 def _ranking_table(ranking: Ranking, order: str) -> str:

@@ -255,12 +255,12 @@ class AssessesAll(Protocol):
     ) -> list[Assessment | M3AgiqaError]: ...
 
 
-def check_count(count: int, what: str = "") -> None:
-    """Raises InputError for too few images to compare, or too many; `what` says which, before the number."""
+def check_count(count: int) -> None:
+    """Raises InputError for too few images to compare, or too many."""
     if not MIN_IMAGES <= count <= MAX_IMAGES:
         given = f"{count} image{' was' if count == 1 else 's were'} given"
         advice = " Compare them in groups, then the best of each group." if count > MAX_IMAGES else ""
-        raise InputError(f"{what}{given}; {MIN_IMAGES} to {MAX_IMAGES} can be compared at once.{advice}")
+        raise InputError(f"{given}; {MIN_IMAGES} to {MAX_IMAGES} can be compared at once.{advice}")
 
 
 def ranked_as_assessed(

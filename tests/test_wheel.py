@@ -97,8 +97,11 @@ def test_its_extras_are_the_requirements_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
+        sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
     extras = {path.stem.removeprefix("requirements-") for path in ROOT.glob("requirements-*.txt")}
     assert set(metadata.get_all("Provides-Extra")) == extras
+    told = set(re.findall(r"pip install (?:-r )?(\S*(?:requirements|m3agiqa)[\w.\[\]-]*)", "".join(sources)))
+    assert told == {f'"m3agiqa[{extra}]' for extra in ("mcp", "postgres", "scale", "train")}
     required = {(extra_of(line), bare(line)) for line in metadata.get_all("Requires-Dist")}
     for path in ROOT.glob("requirements*.txt"):
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]

@@ -151,7 +151,7 @@ def _engine(text: str) -> Engine:
     except ModuleNotFoundError as error:
         raise StoreError(
             f"DATABASE_URL needs the Python package {error.name!r}, which is not installed; "
-            "for PostgreSQL run: pip install -r requirements-postgres.txt"
+            'for PostgreSQL run: pip install "m3agiqa[postgres]"'
         ) from error
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise StoreError(

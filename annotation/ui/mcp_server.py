@@ -31,7 +31,7 @@ JOINING_SECONDS = 30  # at most, until a call has its place in Gradio's queue
 def use_mcp_server() -> None:
     """Have Gradio take the server below at launch(mcp_server=True). Raises InputError without its package."""
     if find_spec("mcp") is None:
-        raise InputError("M3AGIQA_MCP needs the Python package mcp: pip install -r requirements-mcp.txt")
+        raise InputError('M3AGIQA_MCP needs the Python package mcp: pip install "m3agiqa[mcp]".')
     gradio.mcp.GradioMCPServer = StudioMcpServer  # type: ignore[misc]
 
 

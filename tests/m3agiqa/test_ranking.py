@@ -174,7 +174,12 @@ def test_the_command_prints_a_table(
     images = [saved(tmp_path, "a.png", 10, 0, 0), saved(tmp_path, "b.png", 250, 90, 90)]
     table = tmp_path / "out.csv"
     command = ["compare", *images, images[0], "--prompt", "a ball", "--csv", str(table)]
+    assert cli.main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [Path(each["image"]).name for each in told[0]["images"]] == ["b.png", "a.png"]
+    as_csv = table.read_bytes()
     assert cli.main(command) == 0
+    assert table.read_bytes() == as_csv
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "Prompt: a ball"
@@ -214,8 +219,34 @@ def test_a_table_is_grouped_by_prompt(
         ("a hill", ["d.png", "b.png"]),
     ]
     assert [each["image"] for each in told[0]["left_out"]] == ["gone.png"]
-    assert "e.png is left out: it is the only image with the prompt “a sea”." in err
-    assert "The row names no image." in err
+    assert err.count("e.png is left out: it is the only image with the prompt “a sea”.") == 1
+    assert err.count("The row names no image.") == 1
+
+
+def test_groups_that_cannot_be_compared_do_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path, "a.png", 10, 0, 0)
+    saved(tmp_path, "b.png", 20, 0, 0)
+    table = tmp_path / "images.csv"
+    too_many = ["a.png,a crowd"] * 25 + ["a.png,"] * 25
+    table.write_text("\n".join(["image,prompt", *too_many, "b.png,a ball", "a.png,a ball"]))
+    assert cli.main(["compare", str(table), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [each["prompt"] for each in json.loads(out)] == ["a ball"]
+    limit = "25 images were given; 2 to 24 can be compared at once."
+    assert err.count(f"The images with the prompt “a crowd” are left out. {limit}") == 1
+    assert err.count(f"The images without a prompt are left out. {limit}") == 1
+    for rows in (too_many, [",a ball", ",a ball"]):
+        table.write_text("\n".join(["image,prompt", *rows]))
+        assert cli.main(["compare", str(table)]) == 2
+        assert capsys.readouterr().err.endswith("Nothing is left to compare.\n")
+    table.write_text("image,prompt\na.png,\nb.png,\nb.png,a ball\na.png,a ball")
+    for option in ("--order=correspondence", "--weights=correspondence=1"):
+        assert cli.main(["compare", str(table), option, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert [each["prompt"] for each in json.loads(out)] == ["a ball"]
+        assert "The images without a prompt are left out. " in err
 
 
 @pytest.mark.parametrize(
@@ -225,7 +256,7 @@ def test_a_table_is_grouped_by_prompt(
         (["a.png"] * 25, "25 images were given; 2 to 24 can be compared at once. Compare them in groups"),
         (
             ["a.png", "b.png", "--order", "correspondence"],
-            "Without a prompt there is no order by correspondence",
+            "There is no order by correspondence without a prompt",
         ),
         (["a.png", "b.png", "--weights", "quality=much"], "The weight of quality is not a number: 'much'."),
         (["a.png", "b.png", "--csv", "no/where.csv"], "There is no folder no to write where.csv to."),

@@ -155,7 +155,8 @@ def test_urls_that_name_no_lasting_database(url: str, sentence: str) -> None:
 
 
 def test_a_driver_that_is_not_installed() -> None:
-    with pytest.raises(StoreError, match="needs the Python package 'oracledb'"):
+    for_postgres = r"for PostgreSQL run: pip install \"m3agiqa\[postgres\]\""
+    with pytest.raises(StoreError, match=f"needs the Python package 'oracledb'.*{for_postgres}"):
         Database.open("oracle+oracledb://host/name")
 
 

@@ -47,9 +47,7 @@ def write_report(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        raise InputError(
-            "The plots of the report need matplotlib. Install it with `pip install matplotlib`."
-        ) from error
+        raise InputError('The plots of the report need matplotlib: pip install "m3agiqa[train]".') from error
     group_table = groups(table)
     page = render(title, table, summary, scales, facts, group_table, compare or {}, comparison)
     out.mkdir(parents=True, exist_ok=True)
