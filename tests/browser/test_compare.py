@@ -115,8 +115,12 @@ def test_four_images_are_ordered_flipped_picked_and_undone(
     view = page.locator(".flicker")
     view.get_by_role("button", name="Next image").click()
     assert shown(page) == "red.png"
+    page.keyboard.press("Space")
+    assert shown(page) == "grey.tif", "the keys stay those of the view"
+    view.get_by_role("button", name="Flip to 3").click()
     view.get_by_role("button", name="Flip to 2").click()
     assert shown(page) == "grey.tif"
+    view.get_by_role("button", name="Actual size").press("Enter")  # presses it, and picks nothing
     view.get_by_role("button", name="Pick as best").click()
     expect(page.locator("#compare-grid .verdict")).to_contain_text("You picked grey.tif")
     expect(view.get_by_role("button", name="Your pick")).to_be_visible()
@@ -126,6 +130,12 @@ def test_four_images_are_ordered_flipped_picked_and_undone(
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#compare-grid .verdict")).to_be_empty()
     expect(page.locator(".compared .picked")).to_have_count(0)
+    page.locator('.compared li:has(img[alt="red.png"]) .look').press("Space")
+    page.keyboard.press("Enter")  # in the view
+    expect(view.get_by_role("button", name="Your pick")).to_be_visible()
+    view.get_by_role("button", name="Close").press("Enter")
+    expect(view).to_be_hidden()
+    expect(page.locator(".compared .picked img")).to_have_attribute("alt", "red.png")
 
 
 def test_a_phone_shows_two_images_side_by_side_and_no_small_targets(

@@ -101,11 +101,16 @@ class ImageComparison:
             return []
         return ranking.places(self.order if self.order in ranking.orders else OVERALL)
 
+    @property
+    def may_be_picked_from(self) -> bool:
+        """Not while images are being judged, nor after Stop: a pick is the best of all of them."""
+        return self.run.state.stage is RunStage.FINISHED
+
     def save_pick(self, person: Person, index: int, token: str) -> None:
         """Keep the images and that this one is the best for this person. Raises M3AgiqaError."""
         state, ranking = self.run.state, self.run.state.ranking
-        if state.stage is not RunStage.FINISHED or ranking is None or state.card is None:
-            raise InputError("The images are still being judged; pick the best when that is done.")
+        if not self.may_be_picked_from or ranking is None or state.card is None:
+            raise InputError("Not all images are judged yet; pick the best when that is done.")
         if person.name != self.person.name:
             raise InputError("You have signed in as somebody else meanwhile; compare the images again.")
         if index not in {image.index for image in ranking.images}:

@@ -12,6 +12,7 @@ from gradio.route_utils import API_PREFIX
 from annotation.ui.access import Role
 from annotation.ui.compare.comparison import ImageComparison
 from annotation.ui.images import Upload, browser_copy
+from m3agiqa.aspects import MosScale
 from m3agiqa.ranking import DIFFERENCE_NOTE, OVERALL, Difference, Standing, rankings_csv
 
 VERDICT_WORDS = {
@@ -25,12 +26,9 @@ LOOK_HINT = (
     "<kbd>Z</kbd> shows the actual size, <kbd>Enter</kbd> picks the best, <kbd>Esc</kbd> closes the view."
     "</span></p>"
 )
-SCALE_NOTE = (
-    '<p class="note">Scores are on a scale from 1 to 5; people would likely score within the small numbers '
-    f"beside them. {DIFFERENCE_NOTE}</p>"
-)
 VIEWER_HTML = (
-    '<dialog class="flicker" aria-label="Two images in turn"><div class="stage"></div>'
+    '<dialog class="flicker" aria-label="Two images in turn">'
+    '<div class="stage" tabindex="-1" autofocus></div>'
     '<footer><p role="status"></p>'
     '<button type="button" data-do="before" aria-label="Previous image">←</button>'
     '<button type="button" data-do="after" aria-label="Next image">→</button>'
@@ -46,7 +44,7 @@ def grid_html(comparison: ImageComparison, places: list[Standing]) -> str:
     ranking = comparison.ranking
     if ranking is None:
         return ""
-    may_pick = comparison.run.state.over and comparison.person.role.allows(Role.ANNOTATOR)
+    may_pick = comparison.may_be_picked_from and comparison.person.role.allows(Role.ANNOTATOR)
     cards = "".join(_card(comparison, each, may_pick) for each in places)
     left_out = "".join(
         f"<li><b>{escape(each.name)}</b> is left out. {escape(each.reason)}</li>" for each in ranking.left_out
@@ -54,8 +52,17 @@ def grid_html(comparison: ImageComparison, places: list[Standing]) -> str:
     left_out = f'<ul class="left-out">{left_out}</ul>' if left_out else ""
     over = comparison.run.state.over and places
     hint = LOOK_HINT if over else ""
-    done = f"{_picked(comparison)}{_downloads(comparison)}{SCALE_NOTE}" if over else ""
+    done = (
+        f"{_picked(comparison)}{_downloads(comparison)}{_scale_note(places[0].figure.scale)}" if over else ""
+    )
     return f'{left_out}{hint}<ol class="compared">{cards}</ol>{done}{VIEWER_HTML if places else ""}'
+
+
+def _scale_note(scale: MosScale) -> str:
+    return (
+        f'<p class="note">Scores are on a scale from {scale.low:g} to {scale.high:g}; people would likely '
+        f"score within the small numbers beside them. {DIFFERENCE_NOTE}</p>"
+    )
 
 
 def _card(comparison: ImageComparison, standing: Standing, may_pick: bool) -> str:

@@ -39,7 +39,7 @@ function pick(index) {
 
 function look(index) {
   go(index);
-  if (!view().open) view().showModal();
+  if (!view().open) view().showModal(); // which gives the stage the focus: Enter presses no button
   draw();
 }
 
@@ -120,6 +120,7 @@ element.addEventListener("click", (event) => {
   else if (action === "zoom") zoom();
   else if (action === "close") view().close();
   else if (event.target.closest(".stage") && !dragged) zoom(event);
+  if (view()?.open && event.detail) view().querySelector(".stage").focus(); // a mouse: the keys stay those of the view
 });
 
 element.addEventListener("focusin", (event) => {
@@ -131,7 +132,8 @@ element.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const inView = view()?.open;
   const onCard = inView || event.target.closest(".compared > li");
-  if (!onCard || (event.target.matches("button:not(.look)") && [" ", "Enter"].includes(event.key) && !inView)) return;
+  const presses = event.target.matches("button:not(.look)") && [" ", "Enter"].includes(event.key);
+  if (!onCard || presses) return;
   const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
   if (step) walk(step);
   else if (event.key === " ") inView ? flip() : look(now);

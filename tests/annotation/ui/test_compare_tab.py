@@ -14,9 +14,10 @@ from waiting import run_async
 
 from annotation.store.models import Assessment, Preference
 from annotation.store.preferences import current_preferences
+from annotation.ui.assess.runs import RunStage
 from annotation.ui.compare.comparison import ImageComparison
 from annotation.ui.compare.tab import CompareHandlers
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.ranking import Difference
 
@@ -92,6 +93,14 @@ def test_a_pick_keeps_images_assessments_and_preference_and_is_undone(handlers, 
         assert current_preferences(session) == []
 
 
+def test_after_stop_no_image_is_offered_as_the_best(handlers, files) -> None:
+    *_, (comparison, *_) = press(handlers, files)
+    card = handlers.show(comparison)[1].split("<li ")[1]
+    comparison.run.state = replace(comparison.run.state, stage=RunStage.STOPPED)
+    assert "Pick as best" in card and "Pick as best" not in handlers.show(comparison)[1].split("<li ")[1]
+    assert "Not all images are judged" in handlers.pick(comparison, event(index=1, token="t"), ANN)[1]
+
+
 def test_pages_without_a_comparison_and_wrong_messages(handlers, files) -> None:
     assert "compare the images again" in handlers.pick(None, event(index=0, token="t"), ANN)[1]
     *_, (comparison, *_) = press(handlers, files)
@@ -128,14 +137,16 @@ def test_cards_say_what_is_sure(handlers, files) -> None:
     mos = iter((4.0, 3.5, 2.5))
     images = tuple(
         replace(image, assessment=replace(image.assessment, aspects={
-            aspect: replace(result, mos=score, calibration=calibration)
+            aspect: replace(result, mos=score, calibration=calibration, scale=MosScale(0, 5))
             for aspect, result in image.assessment.aspects.items()
         }))
         for image in state.ranking.images
         for score in [next(mos)]
     )  # fmt: skip
     comparison.run.state = replace(state, ranking=replace(state.ranking, images=images))
-    first, second, third = handlers.show(comparison)[1].split("<li ")[1:4]
+    shown = handlers.show(comparison)[1]
+    assert "Scores are on a scale from 0 to 5" in shown
+    first, second, third = shown.split("<li ")[1:4]
     assert "3.5 to 4.5" in first and "about equal to the next" in first
     assert "clearly better than the next" in second and "about equal to the first" in second
     assert "next" not in third and "about equal" not in third.partition("</li>")[0]
