@@ -46,6 +46,10 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 STARTED_BY = "M3AGIQA_STARTED_BY"  # read by training.parallel.follow_starter
 OUT_OF_SPACE = "The disk is full. Make room; retraining again goes on where this one was stopped."
+ONLY_PICKS = (
+    "Nobody has scored an image yet. Picks of the best image move a model only beside scores; correct some "
+    "assessments, or annotate images, first."
+)
 CONFIG = ROOT / "training" / "configs" / "corrections.yaml"
 EXPORT_NAME = "corrections"
 LOCK_SECONDS = 1.0  # for which a lock is tried: who only looks whether it is held has it for a moment
@@ -269,7 +273,7 @@ class Retraining:
         """Print what would be done; the exit code of training. Raises M3AgiqaError."""
         self._settings.data.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self._settings.data, prefix=".plan-") as scratch:
-            report = export(store, Path(scratch) / "export", name=EXPORT_NAME)
+            report = _exported(store, Path(scratch) / "export")
             sys.stdout.write(report.text + "\n")
             sys.stdout.flush()
             return subprocess.run([*self._command(store, report), "--plan"]).returncode
@@ -291,7 +295,7 @@ class Retraining:
                 with store.database.reading() as session:
                     newest = session.scalar(select(func.max(Correction.id))) or 0
                 state = replace(state, tried_correction=newest)
-                report = export(store, self.folder / "export", name=EXPORT_NAME)
+                report = _exported(store, self.folder / "export")
                 with self._writable(self.log) as log:
                     log.write(f"{report.text}\n".encode())
                 code = self._train(self._command(store, report), held)
@@ -401,6 +405,13 @@ class Retraining:
         """Of a process that has failed: the end of the log, if there is anything but the export's report."""
         lines = [each for each in self.log_tail().splitlines() if each and not each.startswith(EXPORT_NAME)]
         return lines[-1] if lines else f"It ended without a word (exit code {code})."
+
+
+def _exported(store: Store, out: Path) -> ExportReport:
+    report = export(store, out, name=EXPORT_NAME)
+    if not report.counts["samples"]:
+        raise InputError(ONLY_PICKS)
+    return report
 
 
 def _later(session: Session, correction: int) -> int:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from annotation.store import Store
 from annotation.store.corrections import AspectResponse, NewSubmission, SavedSubmission, latest_revision, save
-from annotation.store.items import add_item, record_assessment
+from annotation.store.items import add_item, model_version, record_assessment
+from annotation.store.preferences import save_preference
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessment import AspectResult, Assessment
 
@@ -83,6 +84,16 @@ def say(
         return save(session, draft)
 
     return store.database.transact(work)
+
+
+def pick(store: Store, best: int, scores: Mapping[int, float], annotator: str = "ann") -> None:
+    """A person's pick of the best of some items, of which a model has these overall scores."""
+    card = SimpleNamespace(title="first 1.0", digest="first 1.0", learned_from="a test")
+
+    def save_pick(session: Session) -> None:
+        save_preference(session, uuid.uuid4().hex, annotator, best, scores, model_version(session, card))
+
+    store.database.transact(save_pick)
 
 
 def crowd(store: Store, items: int, biases: Mapping[str, float]) -> list[int]:

@@ -72,11 +72,13 @@ class HumanSamples:
     """Descriptions that tell nothing of their image (annotation.statistics.doubts)."""
 
 
-def human_samples(store: Store, filters: Filters, method: Method = "p910") -> HumanSamples:
+def human_samples(
+    store: Store, filters: Filters, method: Method = "p910", *, may_be_none: bool = False
+) -> HumanSamples:
     """What people think of the wanted images, in the order of the samples' ids.
 
     A MOS rests on all opinions in the database, whatever is wanted of them here, for they all tell of the
-    annotators' habits. Raises InputError if nothing is left.
+    annotators' habits. Raises InputError if nothing is left, unless there may be none.
     """
     if method not in MOS_METHODS:
         raise InputError(f"There is no MOS method {method!r}; there are {', '.join(MOS_METHODS)}.")
@@ -126,7 +128,7 @@ def human_samples(store: Store, filters: Filters, method: Method = "p910") -> Hu
                     raters=raters,
                 )
             )
-    if not samples:
+    if not samples and not may_be_none:
         raise InputError(_nothing(responses, filters))
     opinions = wanted.loc[kept]
     return HumanSamples(samples, opinions, int(opinions["correction_id"].isin(doubtful).sum()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -60,7 +61,7 @@ class ExportReport:
 
     folder: Path
     version: str
-    """Name, date, and the beginning of the samples' SHA-256."""
+    """Name, date, and the beginning of a SHA-256 of the samples and picks."""
     samples_sha256: str
     counts: dict[str, Any]
 
@@ -68,7 +69,7 @@ class ExportReport:
     def text(self) -> str:
         """A summary for people."""
         counts = self.counts
-        scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items())
+        scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items()) or "none"
         left_out = (
             f" {_count(counts['texts_left_out'], 'description')} left out: one word, or the same text under "
             "many images."
@@ -103,8 +104,8 @@ def export(
     """Write what people think into the folder `out`, which appears as a whole or not at all.
 
     An earlier export there is replaced. Scores of all models' scales are brought to 1 to 5. The same
-    annotations give the same samples, byte by byte. Raises InputError if there is nothing to export, or if
-    `out` holds anything but an export.
+    annotations give the same samples, byte by byte. Picks of the best image are exported without scores, too.
+    Raises InputError if there is nothing to export, or if `out` holds anything but an export.
     """
     if not re.fullmatch(r"\w[\w.-]{0,59}", name):
         raise InputError(
@@ -120,7 +121,9 @@ def export(
         gold,
         all_texts,
     )
-    human = human_samples(store, filters, method)
+    with store.database.reading() as session:
+        has_picks = bool(current_preferences(session))
+    human = human_samples(store, filters, method, may_be_none=has_picks)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(out, lambda folder: _write(store, folder, name, human, filters, method))
@@ -185,14 +188,19 @@ def _dataset_card(manifest: dict[str, Any]) -> str:
         for aspect, number in counts["mos"].items()
     )
     low, high = manifest["scale"]
+    files = {"samples": SAMPLES_FILE, "answers": OPINIONS_FILE} if counts["samples"] else {}
+    files |= {"preferences": PREFERENCES_FILE} if counts["picks"] else {}
+    picks = (
+        f"\n{_count(counts['picks'], 'pick')} of the best image of several: pairs in `{PREFERENCES_FILE}`."
+        if counts["picks"]
+        else ""
+    )
+    configs = "\n".join(f"- config_name: {name}\n  data_files: {file}" for name, file in files.items())
     return f"""---
 pretty_name: {manifest["name"]}
 tags: [image-quality-assessment, ai-generated-images, mean-opinion-scores]
 configs:
-- config_name: samples
-  data_files: {SAMPLES_FILE}
-- config_name: answers
-  data_files: {OPINIONS_FILE}
+{configs}
 ---
 
 # {manifest["version"]}
@@ -200,7 +208,7 @@ configs:
 What people say of {_count(counts["samples"], "AI-generated image")},
 from {low:g} to {high:g} and in words:
 {_count(counts["opinions"], "answer")} of {_count(counts["annotators"], "annotator")}.
-{counts["test"]:,} images are held out for tests. Collected with M3-AGIQA Studio.
+{counts["test"]:,} images are held out for tests.{picks} Collected with M3-AGIQA Studio.
 
 |aspect|images with a MOS|descriptions|
 |---|---|---|
@@ -226,11 +234,14 @@ def _write(
     _write_opinions(human.opinions, folder / OPINIONS_FILE)
     picks = _write_preferences(store, folder)
     created = datetime.now(UTC)
-    samples_sha256 = sha256(folder / SAMPLES_FILE)
+    samples_sha256 = version_sha256 = sha256(folder / SAMPLES_FILE)
+    if picks:
+        hashes = samples_sha256 + sha256(folder / PREFERENCES_FILE)
+        version_sha256 = hashlib.sha256(hashes.encode()).hexdigest()
     manifest = {
         "format": EXPORT_FORMAT,
         "name": name,
-        "version": f"{name}-{created:%Y%m%d}-{samples_sha256[:8]}",
+        "version": f"{name}-{created:%Y%m%d}-{version_sha256[:8]}",
         "created": created.isoformat(timespec="seconds"),
         "samples_sha256": samples_sha256,
         "counts": _counts(samples, human.opinions) | {"texts_left_out": human.texts_left_out, "picks": picks},

@@ -12,6 +12,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from seeded_cases import add, pick
 from sqlalchemy import func, select
 from waiting import wait_until
 
@@ -178,6 +179,17 @@ def test_a_failure_is_told_and_nothing_is_registered(
     assert retraining.run(corrected, "lead") != 0
     assert (retraining.state().error, retraining.state().candidate) == (error, None)
     assert not retraining.is_running() and retraining.material(corrected).new == 2
+
+
+def test_picks_alone_are_too_few(settings: Settings, store: Store, training: Callable[[str], None]) -> None:
+    training("raise SystemExit('never called')")
+    scores = {add(store, number): 3.0 for number in range(2)}
+    pick(store, min(scores), scores)
+    retraining = Retraining(settings)
+    for begin in (retraining.plan, lambda store: retraining.run(store, "lead")):
+        with pytest.raises(InputError, match="Picks of the best image move a model only beside scores"):
+            begin(store)
+    assert retraining.state().error.startswith("Nobody has scored an image yet.")
 
 
 def test_a_full_disk_is_told_in_words(

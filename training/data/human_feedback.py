@@ -84,13 +84,15 @@ def read_annotations(folder: Path) -> Annotations:
             f"{folder / SAMPLES_FILE} is damaged or has been changed: its SHA-256 is not the one in "
             f"{MANIFEST_FILE}. Export again."
         )
-    samples = checked(sample_entries(folder), ImageFinder(folder), scale, folder)
+    entries, preferences = list(sample_entries(folder)), read_preferences(folder)
+    only_picks = preferences and not entries
+    samples = [] if only_picks else checked(entries, ImageFinder(folder), scale, folder)
     for sample in samples:
         if any(not isinstance(count, int) or count < 1 for count in sample.raters.values()):
             raise InputError(
                 f"{folder}: sample {sample.id} has a MOS of {sample.raters} people. Export again."
             )
-    return Annotations(name, version, scale, samples, read_preferences(folder))
+    return Annotations(name, version, scale, samples, preferences)
 
 
 def merge(

@@ -29,6 +29,7 @@ class ExportVersion:
     """Moment in UTC, ISO 8601."""
     samples: int
     opinions: int
+    picks: int
 
     @property
     def name(self) -> str:
@@ -36,7 +37,8 @@ class ExportVersion:
 
     @property
     def title(self) -> str:
-        return f"{self.name}: {self.samples:,} images, {self.opinions:,} opinions"
+        picks = f", {self.picks:,} picks" if self.picks else ""
+        return f"{self.name}: {self.samples:,} images, {self.opinions:,} opinions{picks}"
 
 
 class ExportVersions:
@@ -102,6 +104,7 @@ def _read(path: Path) -> ExportVersion | None:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(archive.read(f"{path.stem}/{MANIFEST_FILE}"))
         counts = manifest["counts"]
-        return ExportVersion(path, str(manifest["created"]), int(counts["samples"]), int(counts["opinions"]))
+        numbers = counts["samples"], counts["opinions"], counts.get("picks", 0)
+        return ExportVersion(path, str(manifest["created"]), *map(int, numbers))
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
         return None

@@ -182,7 +182,7 @@ class DataHandlers:
         newest = versions[0].name if versions else None
         return (
             self._means(current) if current.corrections else gr.update(value=None, visible=False),
-            gr.update(visible=bool(current.corrections)),
+            gr.update(visible=bool(current.corrections or current.picks.picks)),
             gr.update(choices=list(generators), visible=bool(generators)),
             gr.update(choices=list(sources)),
             gr.update(
@@ -230,10 +230,11 @@ def _names(given: Any) -> list[str] | None:
 
 
 def _report(name: str, counts: dict[str, Any]) -> str:
+    picks = f" Picks of the best image: {counts['picks']:,}." if counts["picks"] else ""
     return (
         f"Exported {name}: {counts['samples']:,} images ({counts['train']:,} for training, "
         f"{counts['test']:,} held out) with {counts['opinions']:,} opinions of "
-        f"{counts['annotators']:,} annotators."
+        f"{counts['annotators']:,} annotators.{picks}"
     )
 
 

@@ -8,23 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from seeded_cases import add, say
-from sqlalchemy.orm import Session
+from seeded_cases import add, pick, say
 
 from annotation.exchange import exporting
 from annotation.exchange.exporting import export
 from annotation.exchange.importing import import_into
 from annotation.store import Database, ImageFiles, Store
 from annotation.store.corrections import withdraw_submission
-from annotation.store.items import model_version, record_assessment
+from annotation.store.items import record_assessment
 from annotation.store.models import GoldAnswer
-from annotation.store.preferences import save_preference
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
 from m3agiqa.samples import EXPORT_FORMAT, Sample, read_samples
 from training import data as datasets
-from training.data.human_feedback import read_annotations
+from training.data.human_feedback import merge, read_annotations
 from training.data.splits import SplitConfig
 
 SCALE = MosScale(1, 5)
@@ -53,13 +51,8 @@ def test_picks_of_the_best_image_are_pairs_beside_the_samples(store: Store, out:
     items = [add(store, number, "a cat") for number in range(3)]
     say(store, items[0], {Q: 3}, "ann")
     scores = dict(zip(items, (3.0, 2.0, 4.5), strict=True))
-
-    def save(session: Session) -> None:
-        model = model_version(session, CARD)
-        for token, best in (("1", items[0]), ("2", items[1])):  # the second takes the first one's place
-            save_preference(session, token, "=ann", best, scores, model)
-
-    store.database.transact(save)
+    for best in items[:2]:  # the second takes the first one's place
+        pick(store, best, scores, "=ann")
     report = export(store, out)
     assert report.counts["picks"] == 1 and "and 1 pick of the best image" in report.text
     with (out / "preferences.csv").open(encoding="utf-8-sig") as file:
@@ -80,6 +73,32 @@ def test_picks_of_the_best_image_are_pairs_beside_the_samples(store: Store, out:
         rows[0]["split"]
     }
     export(store, out)  # in its place
+
+
+def test_picks_without_scores_are_exported_and_new_ones_are_a_new_version(store: Store, out: Path) -> None:
+    scores = {add(store, number, "a cat"): 3.0 for number in range(3)}
+    first, second, _ = scores
+    pick(store, first, scores)
+    versions = []
+    for _ in range(2):
+        report = export(store, out)
+        assert ": 0 images" in report.text and "1 pick of the best image; MOS: none" in report.text
+        versions.append(report.version)
+        card = (out / "README.md").read_text(encoding="utf-8")
+        assert "1 pick of the best image" in card and "data_files: preferences.csv" in card
+        assert "data_files: samples.jsonl" not in card, "which is empty"
+        read = read_annotations(out)
+        assert (read.version, read.samples, len(read.preferences)) == (report.version, [], 2)
+        samples, annotated = merge([], SCALE, read)
+        assert (len(samples), len(annotated.preferred)) == (3, 2)
+    assert len(set(versions)) == 1, "the same picks"
+    pick(store, second, scores)
+    assert export(store, out).version != versions[0]
+    say(store, first, {Q: 3}, "ann")
+    scored = export(store, out)
+    pick(store, first, scores)
+    assert export(store, out).samples_sha256 == scored.samples_sha256
+    assert export(store, out).version != scored.version
 
 
 # --- what a sample says ------------------------------------------------------------------------

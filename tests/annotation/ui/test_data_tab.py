@@ -5,22 +5,18 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hub_server import Hub
-from seeded_cases import add, crowd, say
+from seeded_cases import add, crowd, pick, say
 from signed_in import SignedIn
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from annotation.settings import Settings
 from annotation.statistics.overview import overview
 from annotation.store import Store
-from annotation.store.items import model_version
 from annotation.store.models import AuditEntry
-from annotation.store.preferences import save_preference
 from annotation.ui import messages
 from annotation.ui.access import Role
 from annotation.ui.context import Studio
@@ -71,15 +67,9 @@ class TestWhoSeesWhat:
     def test_picks_are_counted_beside_chance(self, handlers, store: Store) -> None:
         items = [add(store, number) for number in range(4)]
         scores = dict(zip(items, (4.0, 3.0, 2.0, 1.0), strict=True))
-        card = SimpleNamespace(title="scripted 1.0", digest="abc", learned_from="a script")
-
-        def save(session: Session) -> None:
-            model = model_version(session, card)
-            for person, best in (("ann", items[0]), ("bob", items[1])):
-                save_preference(session, person, person, best, scores, model)
-
         assert "Picks" not in texts(handlers().show(REQUEST))
-        store.database.transact(save)
+        for person, best in (("ann", items[0]), ("bob", items[1])):
+            pick(store, best, scores, person)
         shown = texts(handlers("guest", Role.VIEWER).show(REQUEST))
         assert "Current picks of 2 people" in shown and "bob" not in shown
         assert "<b>50%</b><small>of 2</small></td><td>25%</td>" in shown
@@ -271,6 +261,17 @@ class TestExport:
 
     def test_nothing_to_export_is_told(self, handlers) -> None:
         assert "no annotations yet" in exported(handlers())[0]
+        assert not handlers().show(REQUEST)[8]["visible"]
+
+    def test_picks_alone_can_be_exported(self, handlers, store: Store) -> None:
+        scores = {add(store, number): 3.0 for number in range(2)}
+        pick(store, min(scores), scores)
+        assert handlers().show(REQUEST)[8]["visible"], "the form"
+        message, versions, _button = exported(handlers())
+        assert "0 images" in message and "Picks of the best image: 1." in message
+        assert [title for title, _value in versions["choices"]] == [
+            f"{versions['value']}: 0 images, 0 opinions, 1 picks"
+        ]
 
     @pytest.mark.parametrize("name", ["../annotations", "", None, ["mine"]])
     def test_only_versions_can_be_downloaded(self, handlers, store: Store, name: object) -> None:
