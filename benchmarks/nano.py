@@ -32,8 +32,10 @@ from m3agiqa.conversation import Conversation  # noqa: E402
 from m3agiqa.images import open_image  # noqa: E402
 from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
 from m3agiqa.predictor.model import Predictor  # noqa: E402
+from m3agiqa.ranking import ranked_as_assessed  # noqa: E402
 
 PICTURES = sorted((ROOT / "annotation" / "ui" / "assess" / "examples").glob("*.webp"))
+COMPARED, COMPARED_SIDE = 8, 1024  # images, and pixels a side
 PROMPT = "a lighthouse on a cliff at dusk, calm sea, oil painting"
 
 
@@ -118,6 +120,13 @@ def _over_vocabulary(shape: PredictorConfig, head: Tensor) -> Predictor:
     ).eval()
 
 
+def compare(assessor: Assessor, images: list[Image.Image]) -> tuple[float, float]:
+    """Seconds until the first image is judged, and until all are in order, as on the Compare tab."""
+    started = time.perf_counter()
+    moments = [time.perf_counter() - started for _ in ranked_as_assessed(assessor, images, PROMPT)]
+    return moments[0], moments[-1]
+
+
 def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
@@ -141,6 +150,9 @@ def main() -> None:
     again = assess(assessor, images[-1])
     many = [(picture(args.runs + 1 + number), PROMPT) for number in range(BATCH_SIZE)]
     together = _timed(lambda: assessor.assess_all(many)) / BATCH_SIZE
+    begin = args.runs + 1 + BATCH_SIZE
+    large = [picture(begin + number).resize((COMPARED_SIDE, COMPARED_SIDE)) for number in range(COMPARED)]
+    first, compared = compare(assessor, large)
     published = Published(assessor)
     bar = tqdm(zip(images[1:], runs, strict=True), total=len(runs), desc="published recipe", leave=False)
     theirs = [published.assess(image, ours.tokens) for image, ours in bar]
@@ -155,6 +167,9 @@ def main() -> None:
     print(f"all three done       {done:6.2f} s median, {max(run.all_done for run in runs):.2f} s slowest")
     print(f"the same image again {again.all_done:6.2f} s, first words {again.first_words:.2f} s")
     print(f"{BATCH_SIZE} images at once     {together:6.2f} s an image, {done / together:.1f} times as many")
+    print(
+        f"compare {COMPARED} images     {compared:6.2f} s, the first after {first:.2f} s ({COMPARED_SIDE} x {COMPARED_SIDE})"
+    )
     print(f"peak memory          {peak:6.0f} MB")
     print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
 

@@ -31,16 +31,33 @@ def sign_in(context: BrowserContext, url: str, name: str, secret: str) -> None:
     context.add_cookies([{"name": "session", "value": value, "url": url}])
 
 
+def assess_as_program(page: Page, url: str, picture: Path) -> str:
+    """The last event of a call with the page's cookies."""
+    file = {"name": picture.name, "mimeType": "image/png", "buffer": picture.read_bytes()}
+    [path] = page.request.post(f"{url}/gradio_api/upload", multipart={"files": file}).json()
+    data = {"image": {"path": path, "meta": {"_type": "gradio.FileData"}}}
+    call = f"{url}/gradio_api/call/v2/assess"
+    event = page.request.post(call, data=data).json()["event_id"]
+    return page.request.get(f"{call}/{event}").text().strip().rpartition("event: ")[2]
+
+
 def test_the_public_assesses_and_who_signs_in_corrects(
     new_page: Callable[..., Page], picture: Path, tmp_path: Path
 ):
     # On Spaces, Gradio starts a server for apps that are edited there; it may lack its package, or its port.
-    with serve_scripted(tmp_path / "log.txt", others_may_fail=True, M3AGIQA_ADMINS="boss", **SPACE) as space:
+    settings = {"M3AGIQA_ADMINS": "boss", "M3AGIQA_QUOTA": "1"}
+    with serve_scripted(tmp_path / "log.txt", others_may_fail=True, **settings, **SPACE) as space:
         page = new_page(url=space.url)
-        for secret, role in (("", ""), ("forged", ""), (SECRET, "annotator")):
+        # Programs have the visitor's own sign-in; of all who have none, one image an hour is judged.
+        for secret, role, answer in (
+            ("", "", "complete"),
+            ("forged", "", "used up"),
+            (SECRET, "annotator", "complete"),
+        ):
             if secret:
                 sign_in(page.context, space.url, "ann", secret)
                 page.reload()
+            assert answer in assess_as_program(page, space.url, picture)
             page.set_input_files("#image input[type=file]", picture)
             expect(page.locator("#image img")).to_be_visible()
             page.click("#assess")
