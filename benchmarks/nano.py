@@ -167,9 +167,7 @@ def main() -> None:
     print(f"all three done       {done:6.2f} s median, {max(run.all_done for run in runs):.2f} s slowest")
     print(f"the same image again {again.all_done:6.2f} s, first words {again.first_words:.2f} s")
     print(f"{BATCH_SIZE} images at once     {together:6.2f} s an image, {done / together:.1f} times as many")
-    print(
-        f"compare {COMPARED} images     {compared:6.2f} s, the first after {first:.2f} s ({COMPARED_SIDE} x {COMPARED_SIDE})"
-    )
+    print(f"{COMPARED} of {COMPARED_SIDE} px compared {compared:6.2f} s, the first after {first:.2f} s")
     print(f"peak memory          {peak:6.0f} MB")
     print(f"published recipe     {median(theirs):6.2f} s median, {median(theirs) / done:.1f} times as long")
 
