@@ -185,6 +185,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROWS",
         help=f"rows of a part, which is done anew when its worker dies (default: {DEFAULT_PART_SIZE})",
     )
+    on_ray.add_argument(
+        "--retry",
+        action="store_true",
+        default=None,
+        help="score the parts anew that hold failed rows, or other rows than now; on one machine delete "
+        "failed rows from OUT",
+    )
     batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
 
     compare = commands.add_parser(
@@ -397,7 +404,7 @@ def _score(args: argparse.Namespace) -> None:
     if args.engine == "ray":
         _score_on_ray(args)
         return
-    for option in ("address", "workers", "format", "part_size"):
+    for option in ("address", "workers", "format", "part_size", "retry"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for --engine ray.")
     with ScoreFile(args.out) as output:
@@ -430,16 +437,24 @@ def _score_into(output: ScoreFile, args: argparse.Namespace) -> None:
 def _score_on_ray(args: argparse.Namespace) -> None:
     rows = read_rows(*args.source, image_root=args.image_root, note=_note)
     output = PartedScores(
-        args.out.absolute(), f".{args.format or 'parquet'}", args.part_size or DEFAULT_PART_SIZE
+        args.out.absolute(),
+        f".{args.format or 'parquet'}",
+        args.part_size or DEFAULT_PART_SIZE,
+        retry=bool(args.retry),
     )
     folder = Path(args.model)
     model = str(folder.absolute()) if folder.is_dir() else args.model
     load = partial(m3agiqa.Assessor.from_pretrained, model, **_placement(args))
+    former = 0
     with tqdm(unit="image", file=sys.stderr, smoothing=0) as bar:
 
         def show(done: int, total: int) -> None:
+            nonlocal former
             if bar.total is None:
+                bar.n = former = done
+            if bar.n == former:  # until the first rows are done, models are loaded, which tells no rate
                 bar.initial = done
+                bar.unpause()
             bar.total, bar.n = total, done
             bar.refresh()
 

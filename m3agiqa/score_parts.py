@@ -6,11 +6,12 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 from m3agiqa.batch_scoring import BATCH_SIZE, RESULT_COLUMNS
 from m3agiqa.errors import InputError
@@ -32,6 +33,8 @@ class PartedScores:
     """Or .csv"""
     part_size: int = DEFAULT_PART_SIZE
     """Rows"""
+    retry: bool = False
+    """Whether parts with failed rows, or of other rows than now, are done anew."""
 
     @property
     def rows(self) -> Path:
@@ -47,7 +50,7 @@ class PartedScores:
         """Keep other runs out, write the rows down, and give byte offset and number of rows of each part.
 
         Raises InputError for a row that cannot be read, where another process is writing to the folder, or
-        where it holds something else or parts of other rows.
+        where it holds something else or, unless it is to retry, parts of other rows.
         """
         made_from = self.folder / ".made_from.json"
         try:
@@ -59,15 +62,25 @@ class PartedScores:
                 if not lock(file):
                     raise InputError(f"Another process is writing to {self.folder}. Wait until it has ended.")
                 try:
-                    parts, digest = self._write_rows(rows)
-                    facts = {"sha256": digest, "part_size": self.part_size, "format": self.suffix}
-                    former = file.read()
-                    if former and json.loads(former) != facts:
+                    parts, digests = self._write_rows(rows)
+                    facts: dict[str, Any] = {
+                        "sha256": digests,
+                        "part_size": self.part_size,
+                        "format": self.suffix,
+                    }
+                    text = file.read()
+                    former = json.loads(text) if text else facts
+                    if former != facts and not (self.retry and _differ_in_rows_alone(former, facts)):
                         raise InputError(
                             f"{self.folder} was begun with other rows, --part-size or --format, so nothing "
-                            "is added to it. Choose another --out, or delete the folder."
+                            "is added to it. Choose another --out, delete the folder, or, if only rows are "
+                            "others, have their parts scored again with --retry."
                         )
-                    if not former:
+                    if self.retry:
+                        self._remove_parts(former["sha256"], digests)
+                    if former != facts or not text:
+                        file.seek(0)
+                        file.truncate()
                         file.write(json.dumps(facts))
                         file.flush()
                     yield parts
@@ -80,21 +93,37 @@ class PartedScores:
                 f"{self.folder} cannot be written: {error.strerror or error}. {PARTS_ARE_KEPT}"
             ) from error
 
-    def _write_rows(self, rows: Iterable[ScoreRow]) -> tuple[list[tuple[int, int]], str]:
-        parts, digest, waiting = [], hashlib.sha256(), iter(rows)
+    def _remove_parts(self, former: Sequence[str], now: Sequence[str]) -> None:
+        """Those of other rows than now, and those that hold failed rows."""
+        for number, (before, after) in enumerate(zip_longest(former, now)):
+            if self.part(number).exists() and (before != after or any(self._column(number, "error"))):
+                self.part(number).unlink()
+
+    def _write_rows(self, rows: Iterable[ScoreRow]) -> tuple[list[tuple[int, int]], list[str]]:
+        parts, digests, waiting = [], [], iter(rows)
         with self.rows.open("wb") as file:
             while lines := [row.to_json() for row in islice(waiting, self.part_size)]:
                 parts.append((file.tell(), len(lines)))
-                digest.update(content := b"".join(lines))
+                digests.append(hashlib.sha256(content := b"".join(lines)).hexdigest())
                 file.write(content)
-        return parts, digest.hexdigest()
+        return parts, digests
 
     def model_of(self, number: int) -> str:
         """What a finished part was judged by."""
+        return next(self._column(number, "model"))
+
+    def _column(self, number: int, name: str) -> Iterator[str]:
+        """The texts in a column of a finished part."""
         if self.suffix == ".parquet":
-            return str(pyarrow_parquet().read_table(self.part(number)).column("model")[0])
+            yield from pyarrow_parquet().read_table(self.part(number), columns=[name])[name].to_pylist()
+            return
         with self.part(number).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            return next(csv.DictReader(file))["model"]
+            for row in csv.DictReader(file):
+                yield row[name]
+
+
+def _differ_in_rows_alone(former: dict[str, Any], facts: dict[str, Any]) -> bool:
+    return former | {"sha256": facts["sha256"]} == facts
 
 
 class ParquetPart:

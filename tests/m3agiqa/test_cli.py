@@ -9,11 +9,13 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
+from tqdm import std
 
 from m3agiqa import Aspect, Assessor, DescriptionDelta, cli
 from m3agiqa.checkpoint.card import SHIPPED_FOLDER
@@ -345,6 +347,25 @@ def test_options_of_the_engine_ray(
     err = capsys.readouterr().err
     assert "No Ray cluster answers at 127.0.0.1:1: Connection refused. Start one with" in err
     assert loaded == []
+
+
+def test_the_rate_on_ray_begins_with_the_first_rows(
+    bad_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(std, "time", lambda: now[0])
+
+    def score_on_ray(*given: Callable[[int, int], object], **options: object) -> tuple[int, int]:
+        show = given[-1]
+        # Until 60 s models are loaded; then 8 rows come, and one a second from there on.
+        for now[0], done in ((0.0, 10), (30.0, 10), (60.0, 18), (64.0, 22), (68.0, 26)):
+            show(done, 100)
+        return 16, 0
+
+    monkeypatch.setattr(cli, "score_on_ray", score_on_ray)
+    command = ["score", str(bad_files), "--engine", "ray", "--out", str(bad_files / "scores")]
+    assert cli.main(command) == 0
+    assert re.search(r"26/100 \[00:08<01:14, +1\.00image/s\]", capsys.readouterr().err)
 
 
 # --- terminal ------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ def prompts_with_elements() -> dict[str, list[tuple[str, list[str]]]]:
 
 
 CASES = prompts_with_elements()
+SUPERFLUOUS_RELATIONS = {"plain sentence": 1, "long paragraph": 3}
+"""At most in all prompts of a style, beside 15 and 26 that are meant; in the others there are none."""
 
 
 def named(prompt: str) -> list[str]:
@@ -56,11 +58,14 @@ def named(prompt: str) -> list[str]:
 @pytest.mark.parametrize("style", CASES)
 def test_elements_of_prompts(style: str) -> None:
     assert len(CASES[style]) == 12
+    superfluous = []
     for prompt, expected in CASES[style]:
         told = named(prompt)
-        # Which thing a phrase belongs to cannot always be told, so of relations there may be more.
-        told = [each for each in told if each in expected or not each.startswith("relation")]
-        assert told == expected, prompt
+        # Which thing a phrase belongs to cannot always be told, so of relations there may be a few more.
+        more = [each for each in told if each.startswith("relation") and each not in expected]
+        assert [each for each in told if each not in more] == expected, prompt
+        superfluous += more
+    assert len(superfluous) <= SUPERFLUOUS_RELATIONS.get(style, 0), superfluous
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -104,10 +105,15 @@ def refuse() -> Any:
 
 
 def on_ray(
-    table: Path, out: Path, load: Callable[[], Any], suffix: str = ".csv", workers: int = 1
+    table: Path,
+    out: Path,
+    load: Callable[[], Any],
+    suffix: str = ".csv",
+    workers: int = 1,
+    retry: bool = False,
 ) -> tuple[int, int]:
     shown: list[tuple[int, int]] = []
-    output = PartedScores(out, suffix, part_size=PART_SIZE)
+    output = PartedScores(out, suffix, PART_SIZE, retry)
     counts = score_on_ray(read_rows(table), output, load, lambda *n: shown.append(n), workers=workers)
     assert shown[-1][0] == shown[-1][1]
     return counts
@@ -161,6 +167,61 @@ def test_a_worker_is_killed_and_nothing_is_lost(ray: Any, table: Path, tmp_path:
     assert "There is no file" in parts[UNREADABLE]["error"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_parts_of_failed_or_other_rows_are_scored_again_if_asked_for(
+    table: Path, tmp_path: Path, suffix: str
+) -> None:
+    """What a run on Ray does, in this process."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+
+    def scored(retry: bool) -> list[int]:
+        """The numbers of the parts that were not there."""
+        output = PartedScores(tmp_path / "parts", suffix, PART_SIZE, retry)
+        scorer = PartScorer(PixelAssessor, output, "", SimpleNamespace(put=lambda progress: None))
+        with output.locked(read_rows(table)) as parts:
+            missing = [number for number in range(len(parts)) if not output.part(number).exists()]
+            for number in missing:
+                scorer({"part": np.array([number]), "offset": np.array([parts[number][0]])})
+        return missing
+
+    assert scored(retry=False) == [0, 1, 2]
+    Image.new("RGB", (48, 48)).save(tmp_path / f"{UNREADABLE}.png")
+    assert scored(retry=False) == [], "a failed row counts as done"
+    assert scored(retry=True) == [UNREADABLE // PART_SIZE]
+    assert scored(retry=True) == []
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:3], "0.png,another prompt"]))
+    with pytest.raises(InputError, match=r"begun with other rows.*with --retry"):
+        scored(retry=False)
+    assert scored(retry=True) == [1]
+    assert sorted(path.stem for path in (tmp_path / "parts").glob("part-*")) == ["part-000000", "part-000001"]
+    assert scored(retry=False) == []
+
+
+ON_A_CLUSTER = """
+import sys, ray, test_ray_scoring
+from test_ray_scoring import PixelAssessor
+from m3agiqa import Assessor, cli
+ray.cloudpickle.register_pickle_by_value(test_ray_scoring)
+Assessor.from_pretrained = lambda *_, **options: PixelAssessor()
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command in a process that has no cluster of its own, with a model that loads quickly."""
+
+
+def test_the_command_works_on_a_cluster_that_is_there(ray: Any, table: Path, tmp_path: Path) -> None:
+    address, out = ray.get_runtime_context().gcs_address, tmp_path / "parts"
+    command = ["score", table, "--out", out, "--format", "csv", "--engine", "ray", "--address", address]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_CLUSTER, *command], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == f"scored {IMAGES - 1}, failed 1 (see the error column)\n", done.stderr
+    run(table, tmp_path / "out.csv", PixelAssessor())
+    assert records(out / "part-000000.csv") == records(tmp_path / "out.csv")
+
+
 def as_texts(row: dict[str, Any]) -> dict[str, str]:
     texts = {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
     return {name: "" if value is None else value for name, value in texts.items()}
@@ -185,8 +246,10 @@ def test_it_goes_on_by_part_and_mixes_nothing(ray: Any, table: Path, tmp_path: P
     assert on_ray(table, out, load) == (0, 0)
     with table.open("a") as file:
         file.write("\n0.png,another prompt")
-    with pytest.raises(InputError, match="begun with other rows, --part-size or --format"):
+    with pytest.raises(InputError, match=r"begun with other rows, --part-size or --format.*with --retry"):
         on_ray(table, out, load)
+    with pytest.raises(InputError, match="begun with other rows"):
+        on_ray(table, out, load, suffix=".parquet", retry=True)
     with pytest.raises(InputError, match="holds other files"):
         on_ray(table, tmp_path, load)
     with PartedScores(tmp_path / "other").locked([]), pytest.raises(InputError, match="Another process"):
