@@ -34,7 +34,7 @@ from annotation.ui.images import Upload
 from annotation.ui.scoring import ScoreRun
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError
-from m3agiqa.image_metadata import find_prompt
+from m3agiqa.image_metadata import find_prompt, shared_prompt
 from m3agiqa.ranking import MAX_IMAGES, MIN_IMAGES, OVERALL, check_count, parse_weights
 
 STATUS_INTERVAL = 1.0  # seconds after which a status is told again: only then Gradio sees that nobody listens
@@ -106,7 +106,8 @@ class ApiHandlers:
 
         Args:
             images: The image files.
-            prompt: What all of them were generated from; without it correspondence is left out.
+            prompt: What all of them were generated from; by default what their generator wrote into all
+                files. Without it correspondence is left out.
             order: What they are ordered by: overall, quality, correspondence or authenticity.
             weights: Of the aspects in the overall score, such as quality=2,authenticity=1; those that are not
                 named do not count. By default all the same.
@@ -115,8 +116,11 @@ class ApiHandlers:
         """
         with _errors_as_json():
             checked = parse_weights(payloads.text(weights or "", "Weights"))
-            run = ComparisonRun(uploads(images), payloads.text(prompt or "", "The prompt"), self.studio)
-            check_count(len(run.uploads))
+            given = uploads(images)
+            if prompt is None and len(given) <= MAX_IMAGES:
+                prompt = await anyio.to_thread.run_sync(shared_prompt, [each.path for each in given])
+            run = ComparisonRun(given, payloads.text(prompt or "", "The prompt"), self.studio)
+            check_count(len(given))
             self._take(request, len(run.uploads))
             async with aclosing(self._states(run, request, progress)) as states:
                 async for state in states:

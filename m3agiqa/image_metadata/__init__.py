@@ -4,6 +4,6 @@
 `comfyui` follows the graphs of one of them.
 """
 
-from m3agiqa.image_metadata.embedded_prompt import LEFT_OUT, EmbeddedPrompt, find_prompt
+from m3agiqa.image_metadata.embedded_prompt import LEFT_OUT, EmbeddedPrompt, find_prompt, shared_prompt
 
-__all__ = ["LEFT_OUT", "EmbeddedPrompt", "find_prompt"]
+__all__ = ["LEFT_OUT", "EmbeddedPrompt", "find_prompt", "shared_prompt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m3agiqa.conversation import MAX_PROMPT
@@ -41,6 +42,17 @@ def find_prompt(source: ImageSource) -> EmbeddedPrompt | None:
                 if text:
                     return EmbeddedPrompt(text, prompt_source.origin)
     return LEFT_OUT if left_out else None
+
+
+def shared_prompt(sources: Sequence[ImageSource]) -> str:
+    """The prompt that all of these files carry; "" where one carries none, or another one."""
+    prompt = ""
+    for source in sources:
+        embedded = find_prompt(source)
+        if embedded is None or not embedded.text or embedded.text != (prompt or embedded.text):
+            return ""
+        prompt = embedded.text
+    return prompt
 
 
 def _clean(text: str | None) -> str:

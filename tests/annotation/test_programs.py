@@ -24,6 +24,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from waiting import run_async, wait_until
 
 from annotation.store import Database
@@ -316,7 +317,13 @@ def test_images_are_compared_and_scored(team: Team) -> None:
         [image(team, colour) for colour in COLOURS], "a square", "quality", api_name="/compare"
     )
     assert ranking["images"][0]["image"] == "red.png"
-    assert ranking["order"] == "quality"
+    assert (ranking["order"], ranking["prompt"]) == ("quality", "a square")
+    info = PngInfo()
+    info.add_text("parameters", "a fox\nSteps: 20, Sampler: Euler a, Seed: 1")
+    for number in range(2):
+        Image.new("RGB", (64, 64), (99, 99 * number, 0)).save(team.folder / f"fox-{number}.png", pnginfo=info)
+    foxes = [image(team, f"fox-{number}") for number in range(2)]
+    assert vic.predict(foxes, api_name="/compare")["prompt"] == "a fox", "which all files carry"
     with zipfile.ZipFile(team.folder / "images.zip", "w") as archive:
         for number in range(9):
             archive.write(team.folder / "lime.png", f"{number}.png")

@@ -19,6 +19,7 @@ from annotation.ui.context import Studio
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import M3AgiqaError
+from m3agiqa.image_metadata import shared_prompt
 from m3agiqa.ranking import MAX_IMAGES, OVERALL, check_count, checked_weights
 
 SESSION_LIFETIME = 24 * 3600  # seconds that the server keeps what a page shows
@@ -66,6 +67,20 @@ class CompareHandlers:
             self.runs.forget(visitor, run)
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(note_shown, self.studio.store.database, person, run)
+
+    def offer_prompt(self, files: Any, prompt: str | None, filled: str) -> tuple[str | dict, str, str | dict]:
+        """Fill the prompt box with what all files carry, unless somebody has typed something.
+
+        Gives the prompt, what the box was filled with by this, and the status.
+        """
+        if (prompt or "").strip() and prompt != filled:
+            return gr.skip(), "", gr.skip()
+        uploads = [upload for file in files or [] if (upload := Upload.from_payload(file))]
+        shared = shared_prompt([upload.path for upload in uploads])
+        if shared == (prompt or ""):
+            return gr.skip(), shared, gr.skip()
+        origin = "The generator of these images has written their prompt into the files." if shared else ""
+        return shared, shared, f'<p role="status">{origin}</p>'
 
     async def stop(self, request: gr.Request) -> None:
         """End this visitor's run; what is judged stays."""
@@ -201,6 +216,16 @@ def compare_tab(studio: Studio) -> None:
     # A sentence about the images before would be wrong for these.
     no_message = f"() => {json.dumps(messages.message(''))}"
     files.change(None, outputs=message, js=no_message, show_progress="hidden", api_visibility="private")
+    filled = gr.State("")
+    files.change(
+        handlers.offer_prompt,
+        inputs=[files, prompt, filled],
+        outputs=[prompt, filled, status],
+        preprocess=False,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
     stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
     for event in (order.change, *(weight.release for weight in weights)):
         event(

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sqlalchemy import select
 from waiting import run_async
 
@@ -70,6 +72,19 @@ def test_too_few_and_too_many(handlers, files, count: int, sentence: str) -> Non
     [(comparison, grid, _, message, _, stop)] = press(handlers, (files * 9)[:count])
     assert (comparison, grid, stop["visible"]) == (None, "", False)
     assert sentence in message and "2 to 24 can be compared at once." in message
+
+
+def test_a_prompt_that_all_files_carry_is_filled_in(handlers, files, tmp_path: Path) -> None:
+    info, foxes = PngInfo(), []
+    info.add_text("parameters", "a red fox\nSteps: 20, Sampler: Euler a, Seed: 1")
+    for number in range(2):
+        Image.new("RGB", (64, 64), (255, 9 * number, 0)).save(tmp_path / f"{number}.png", pnginfo=info)
+        foxes.append({"path": str(tmp_path / f"{number}.png"), "orig_name": f"{number}.png"})
+    prompt, filled, status = handlers.offer_prompt(foxes, "", "")
+    assert (prompt, filled) == ("a red fox", "a red fox") and "written their prompt" in status
+    assert handlers.offer_prompt([*foxes, files[0]], prompt, filled)[:2] == ("", ""), "one carries none"
+    typed, filled, _ = handlers.offer_prompt(foxes, "a fox", "a red fox")
+    assert (typed, filled) == (gr.skip(), "")
 
 
 def test_a_pick_keeps_images_assessments_and_preference_and_is_undone(handlers, studio, files) -> None:
