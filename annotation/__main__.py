@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="leave out aspects of images on which fewer people gave an opinion (default: 1)",
+        help="leave out aspects of images that fewer people scored (default: 1)",
     )
     exporting.add_argument("--generator", action="append", help="only images of it; may be repeated")
     exporting.add_argument("--source", action="append", help="only images of this import; may be repeated")

@@ -154,7 +154,7 @@ def _nothing(responses: pd.DataFrame, filters: Filters) -> str:
         return "There are no annotations yet: nobody has scored an image."
     people = "an annotator" if filters.min_raters == 1 else f"{filters.min_raters} annotators"
     return (
-        f"None of the images asked for has the opinion of {people}; ask for fewer annotators, "
+        f"None of the images asked for was scored by {people}; ask for fewer annotators, "
         "or for other aspects, generators or sources."
     )
 

@@ -79,7 +79,7 @@ class ExportReport:
         picks = f" and {_count(counts['picks'], 'pick')} of the best image" if counts.get("picks") else ""
         return (
             f"{self.version}: {_count(counts['samples'], 'image')} ({counts['train']:,} for training, "
-            f"{counts['test']:,} held out) with {_count(counts['opinions'], 'opinion')} of "
+            f"{counts['test']:,} held out) with {_count(counts['opinions'], 'correction')} of "
             f"{_count(counts['annotators'], 'annotator')}{picks}; MOS: {scores}; in {self.folder}.{left_out}"
         )
 
@@ -207,7 +207,7 @@ configs:
 
 What people say of {_count(counts["samples"], "AI-generated image")},
 from {low:g} to {high:g} and in words:
-{_count(counts["opinions"], "answer")} of {_count(counts["annotators"], "annotator")}.
+{_count(counts["opinions"], "correction")} of {_count(counts["annotators"], "annotator")}.
 {counts["test"]:,} images are held out for tests.{picks} Collected with M3-AGIQA Studio.
 
 |aspect|images with a MOS|descriptions|

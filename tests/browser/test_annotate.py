@@ -491,7 +491,7 @@ def test_one_press_scores_each_aspect(sign_in: SignIn, team: Server, screen: dic
         key.tap() if screen else key.click()
         expect(card.locator("output")).to_have_text("4.0")
     page.get_by_role("button", name="Save and go on").click()
-    expect(page.locator(".annotate .report")).to_contain_text("Saved")
+    expect(page.locator(".annotate .report")).to_contain_text("Saved as corrections #")
     saved = said(team, [item])
     assert (saved.score.tolist(), saved.tags.tolist()) == ([4.0] * 3, [()] * 3)
 

@@ -48,7 +48,7 @@ def sign_in(new_page: Callable[..., Page], team_server: Server) -> SignIn:
 
     def open_tab(name: str) -> Page:
         page = new_page(url=team_server.url, login=name, tab="Data")
-        expect(page.locator("#data-summary")).to_contain_text("Current responses")
+        expect(page.locator("#data-summary")).to_contain_text("Corrections")
         return page
 
     return open_tab
@@ -70,7 +70,7 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
 
     page.fill("#export-name input, #export-name textarea", "spring")
     page.click("#export-start")
-    expect(page.locator("#export-message")).to_contain_text("9 images")
+    expect(page.locator("#export-message")).to_contain_text("with 18 corrections of 2 annotators")
     with page.expect_download() as download:
         page.click("#export-file")
     assert download.value.suggested_filename.startswith("spring-")

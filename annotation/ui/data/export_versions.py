@@ -38,7 +38,7 @@ class ExportVersion:
     @property
     def title(self) -> str:
         picks = f", {self.picks:,} picks" if self.picks else ""
-        return f"{self.name}: {self.samples:,} images, {self.opinions:,} opinions{picks}"
+        return f"{self.name}: {self.samples:,} images, {self.opinions:,} corrections{picks}"
 
 
 class ExportVersions:

@@ -24,8 +24,8 @@ MAX_LEAST_CERTAIN = 50  # images that the table of mean opinions shows
 MAX_SHOWN_PROMPT = 120  # characters of it
 MAX_CONTRADICTIONS = 10  # images that are listed
 
-NO_OPINIONS = (
-    '<p class="note">Nobody has given an opinion yet. Correct an assessment on the Assess tab, or work '
+NO_CORRECTIONS = (
+    '<p class="note">There are no corrections yet. Correct an assessment on the Assess tab, or work '
     "through images on the Annotate tab; what people say is counted here.</p>"
 )
 
@@ -36,7 +36,7 @@ def summary_html(overview: Overview) -> str:
     tiles = [
         ("Images", overview.images, several),
         ("Assessments by models", overview.assessments, ""),
-        ("Current responses", overview.corrections, "each on one aspect of an image"),
+        ("Corrections", overview.corrections, "each on one aspect of an image"),
         ("Superseded", overview.superseded, "by the same person's newer ones"),
         ("Undone", overview.undone, ""),
         ("Annotators", len(overview.annotators), ""),
@@ -45,7 +45,7 @@ def summary_html(overview: Overview) -> str:
         f"<div class='panel'><dt>{name}</dt><dd>{number:,}</dd><small>{escape(more)}</small></div>"
         for name, number, more in tiles
     )
-    return f'<dl class="tiles">{shown}</dl>' + ("" if overview.corrections else NO_OPINIONS)
+    return f'<dl class="tiles">{shown}</dl>' + ("" if overview.corrections else NO_CORRECTIONS)
 
 
 # --- agreement ---------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def agreement_html(overview: Overview) -> str:
         return ""
     head = (
         "Aspect",
-        "Opinions",
+        "Corrections",
         "Model confirmed",
         "Krippendorff’s α",
         "ICC(2,1)",
@@ -138,7 +138,7 @@ def distribution(aspect: Aspect, overview: Overview) -> gr.BarPlot:
     widths = [(mean.high - mean.low) / 2 for mean in means if mean.raters > 1 and not math.isnan(mean.low)]
     certainty = f" 95 % interval ±{np.mean(widths):.2f} where several people scored." if widths else ""
     single = sum(mean.raters == 1 for mean in means)
-    lonely = f" {single:,} with one person's opinion alone." if single else ""
+    lonely = f" {single:,} with one person's score alone." if single else ""
     return gr.BarPlot(
         bars, caption=f"{images}, mean {mos:.2f}, raw {raw:.2f}.{certainty}{lonely}", visible=True
     )
@@ -162,7 +162,7 @@ def least_certain_html(means: Sequence[tuple[Aspect, MeanOpinion]], overview: Ov
         return ""
     head = ("Aspect", "Image", "Prompt", "MOS", "95 % interval", "Raw mean", "Annotators")
     rows = [(aspect, _mean_row(mean, overview)) for aspect, mean in means]
-    return _titled("Least certain images", _table(head, rows), "Where another opinion tells most.")
+    return _titled("Least certain images", _table(head, rows), "Where another score tells most.")
 
 
 def _mean_row(mean: MeanOpinion, overview: Overview) -> list[str]:
@@ -186,7 +186,7 @@ def annotators(people: Sequence[AnnotatorSummary], title: str, note: str = "") -
         return ""
     head = (
         "Annotator",
-        "Opinions",
+        "Corrections",
         "Images",
         "Time per image",
         "Images per hour",

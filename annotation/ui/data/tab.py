@@ -233,7 +233,7 @@ def _report(name: str, counts: dict[str, Any]) -> str:
     picks = f" Picks of the best image: {counts['picks']:,}." if counts["picks"] else ""
     return (
         f"Exported {name}: {counts['samples']:,} images ({counts['train']:,} for training, "
-        f"{counts['test']:,} held out) with {counts['opinions']:,} opinions of "
+        f"{counts['test']:,} held out) with {counts['opinions']:,} corrections of "
         f"{counts['annotators']:,} annotators.{picks}"
     )
 
@@ -284,14 +284,14 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     people = theme.html("", elem_id="data-annotators")
     uncertain = theme.html("", elem_id="data-uncertain")
     csv_file = gr.DownloadButton(
-        "All mean opinions with their intervals (CSV)", visible=False, elem_id="data-csv", size="sm"
+        "All MOS with their intervals (CSV)", visible=False, elem_id="data-csv", size="sm"
     )
     images = images_section(studio, tab)
     with gr.Column(visible=False, elem_id="data-export") as form:
         theme.html(
             '<section class="figures"><h3>Export</h3><p>Images, their MOS and the best human description per '
-            "aspect, ready for training: samples as JSON Lines, conversations, and every opinion as CSV.</p>"
-            "</section>"
+            "aspect, ready for training: samples as JSON Lines, conversations, and every correction as CSV."
+            "</p></section>"
         )
         with gr.Row():
             name = gr.Textbox("annotations", label="Name", elem_id="export-name", max_length=60)

@@ -89,7 +89,7 @@ def _log(log: str) -> str:
 
 def _material(material: Material) -> list[str]:
     heads = "".join(
-        f'<th scope="col">{head}</th>' for head in ("Images to learn from", "Held out", "Opinions")
+        f'<th scope="col">{head}</th>' for head in ("Images to learn from", "Held out", "Corrections")
     )
     body = "".join(_material_row(aspect, material.aspects.get(aspect)) for aspect in Aspect)
     texts = material.texts_left_out

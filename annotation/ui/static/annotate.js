@@ -247,7 +247,8 @@ function send(item, data, sent) {
     try {
       const saved = await callPatiently("save", ...data);
       dropDraft(item);
-      report(`Saved as submission #${saved.submission}`);
+      const numbers = Object.values(saved.corrections).map((number) => `#${number}`);
+      report(`Saved as correction${numbers.length === 1 ? "" : "s"} ${numbers.join(", ")}`);
       if (sent) {
         sent.record.submission = saved.submission;
         keepHistory();

@@ -60,9 +60,9 @@ def exported(handlers: DataHandlers, **changes: Any) -> tuple[str, Any, Any]:
 class TestWhoSeesWhat:
     def test_an_empty_database_says_how_to_begin(self, handlers) -> None:
         _message, summary, *others = handlers().show(REQUEST)[:6]
-        assert "Nobody has given an opinion yet" in summary
+        assert "There are no corrections yet" in summary
         assert others == [""] * 4
-        assert "Current responses" in summary and ">0<" in summary
+        assert "Corrections" in summary and ">0<" in summary
 
     def test_picks_are_counted_beside_chance(self, handlers, store: Store) -> None:
         items = [add(store, number) for number in range(4)]
@@ -78,7 +78,7 @@ class TestWhoSeesWhat:
     def test_viewers_see_counts_and_no_names(self, handlers, store: Store) -> None:
         crowd(store, 6, PEOPLE)
         shown = handlers("eve", Role.VIEWER).show(REQUEST)
-        assert "Current responses" in texts(shown) and "Krippendorff" in texts(shown)
+        assert "Corrections" in texts(shown) and "Krippendorff" in texts(shown)
         assert not any(name in texts(shown) for name in ("ann&gt;", "bob", "kim", "Least certain"))
         assert not any(update.get("visible") for update in shown if isinstance(update, dict))
 
@@ -270,7 +270,7 @@ class TestExport:
         message, versions, _button = exported(handlers())
         assert "0 images" in message and "Picks of the best image: 1." in message
         assert [title for title, _value in versions["choices"]] == [
-            f"{versions['value']}: 0 images, 0 opinions, 1 picks"
+            f"{versions['value']}: 0 images, 0 corrections, 1 picks"
         ]
 
     @pytest.mark.parametrize("name", ["../annotations", "", None, ["mine"]])
