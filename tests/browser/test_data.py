@@ -111,6 +111,9 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     expect(page.locator("#images-queued")).to_contain_text("1 image is in the annotation queue")
     expect(page.locator("#images-queued")).to_be_in_viewport(ratio=1)
     expect(last).to_contain_text("scored by 2, 1 wanted")
+    page.fill("#images-text :is(input, textarea)", "prompt 5")  # of which the tick must not become one
+    expect(page.get_by_role("button", name="Queue 1 matching image")).to_be_visible()
+    page.fill("#images-text :is(input, textarea)", "")
     expect(page.get_by_role("button", name="Queue all 9 matching images")).to_be_visible()
     last.get_by_role("button").click()
     expect(page.locator("#images-detail img")).to_be_in_viewport()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -150,8 +151,11 @@ def _people(item: ItemSummary) -> str:
     return f"scored by {item.people}, {wanted}"
 
 
-def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
-    """Build the components and wire them up; the column is hidden from who may not annotate."""
+def images_section(studio: Studio, refreshed: Sequence[Any]) -> gr.Column:
+    """Build the components and wire them up; the column is hidden from who may not annotate.
+
+    `refreshed` are the events that bring the images up to date.
+    """
     handlers = ImagesHandlers(studio)
     with gr.Column(visible=False, elem_id="data-all-images") as section:
         theme.html('<section class="figures"><h3>Images</h3></section>')
@@ -179,7 +183,7 @@ def images_section(studio: Studio, tab: gr.Tab) -> gr.Column:
     page, ticked = gr.State(0), gr.Textbox(visible="hidden")
     raw: dict[str, Any] = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
     gr.on(
-        [tab.select, text.submit, text.change, state.input],
+        [*refreshed, text.submit, text.change, state.input],
         handlers.show,
         inputs=[text, state],
         outputs=[message, grid, page],

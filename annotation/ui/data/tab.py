@@ -286,7 +286,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
     csv_file = gr.DownloadButton(
         "All MOS with their intervals (CSV)", visible=False, elem_id="data-csv", size="sm"
     )
-    images = images_section(studio, tab)
+    images = images_section(studio, [tab.select, refresh.click])
     with gr.Column(visible=False, elem_id="data-export") as form:
         theme.html(
             '<section class="figures"><h3>Export</h3><p>Images, their MOS and the best human description per '
