@@ -278,6 +278,10 @@ def test_images_are_chosen_on_their_map_and_by_likeness(new_page: NewPage, app: 
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     again = open_tab(new_page, app, address.removeprefix("/"), **phone)  # where the tab is in a menu
     lists(again, 3)
+    expect(again.locator("#failures-filters")).to_be_hidden()
+    assert again.locator("#failures-list .cases li").first.bounding_box()["y"] < 844
+    again.get_by_label("Show filters").tap()
+    expect(again.locator("#failures-filters")).to_be_visible()
     # Far below the list one is told what is shown, and a point that is touched brings its case into sight.
     expect(again.locator("#failures-agreement").get_by_role("button", name="Show all cases")).to_be_visible()
     again.get_by_role("link", name="To the cases").tap()

@@ -99,6 +99,8 @@ COMPARED_ORDER_CHOICES = [
 ]
 
 CHOOSE_SCRIPT = theme.javascript("failures_choose.js")
+# On phones the filters are folded, so that the first case is seen.
+FILTERS_HTML = '<label><input type="checkbox" aria-controls="failures-filters"> Show filters</label>'
 LIST_SCRIPT = theme.javascript("failures_choose.js", "ticked_entries.js")
 SLICE_SCRIPT = theme.javascript("button_data.js")
 # For `js=`: the first input becomes the keys of the ticked cases.
@@ -578,6 +580,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
             elem_id="failures-nearer",
         )
         order = gr.Dropdown(ORDER_CHOICES, value=Order.WORST, label="Sort by", elem_id="failures-order")
+    theme.html(FILTERS_HTML, elem_id="failures-fold")
     with gr.Row(elem_id="failures-filters"):
         aspect = gr.Radio(ASPECT_CHOICES, value="", label="Aspect", elem_id="failures-aspect")
         side = gr.Radio(SIDE_CHOICES, value=Side.ANY, label="Estimated", elem_id="failures-side")
