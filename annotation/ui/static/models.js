@@ -14,7 +14,14 @@ element.addEventListener("click", (event) => {
 });
 
 // The field for a repository is there because somebody wants to type into it; Enter pushes.
-watch("value", () => element.querySelector("[name=repository]")?.focus());
+// In the next frame: then the message above has its height.
+watch("value", () =>
+  requestAnimationFrame(() => {
+    const field = element.querySelector("[name=repository]");
+    field?.focus();
+    field?.scrollIntoView({ block: "nearest" });
+  }),
+);
 element.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.name === "repository")
     event.target.closest("article").querySelector(".push").click();
