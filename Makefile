@@ -34,7 +34,7 @@ platforms: $(VENV)/installed ## whether everything has wheels for Windows and ma
 	  --python-platform $$platform --python-version 3.11 --only-binary :all: --target $(VENV)/elsewhere \
 	  -c constraints.txt -r requirements.txt -r requirements-train.txt || exit 1; done
 
-wheel: $(VENV)/installed-dev ## build dist/*.whl, and try it in an environment with nothing else
+wheel: $(VENV)/installed-dev ## build dist/*.whl, and try it with all extras in an empty environment
 	rm -rf dist m3agiqa.egg-info
 	$(RUN) -m build --quiet --outdir dist .
 	M3AGIQA_WHEEL=$$(echo dist/*.whl) $(RUN) -m pytest -q --timeout 3600 tests/test_wheel.py

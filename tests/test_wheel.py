@@ -1,7 +1,7 @@
 """The wheel of `python -m build`, installed in an environment of its own and used outside the repository.
 
 By default one is built, and the environment borrows its dependencies from the tests' own. The one that
-M3AGIQA_WHEEL names, as in `make wheel`, is installed with all that its metadata ask for.
+M3AGIQA_WHEEL names, as in `make wheel`, is installed with all extras and what they ask for.
 """
 
 import json
@@ -27,6 +27,13 @@ from m3agiqa import __version__
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3agiqa", "annotation", "training")
 BUILT_WHEEL = os.environ.get("M3AGIQA_WHEEL")
+MODULE_OF_EXTRA = {
+    "train": "matplotlib",
+    "gpu": "bitsandbytes",
+    "postgres": "psycopg",
+    "scale": "ray.data",
+    "mcp": "mcp",
+}
 MAX_WHEEL_SIZE = 100_000_000  # bytes; what PyPI takes of a file
 
 
@@ -62,7 +69,8 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = Path(paths["scripts"], "python")
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
     if BUILT_WHEEL:
-        subprocess.run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[train]"], check=True)
+        extras = ",".join(MODULE_OF_EXTRA)
+        subprocess.run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[{extras}]"], check=True)
     else:
         subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True)
         Path(paths["purelib"], "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
@@ -99,7 +107,7 @@ def test_its_extras_are_the_requirements_files(wheel: Path) -> None:
         metadata = Parser().parsestr(archive.read(name).decode())
         sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
     extras = {path.stem.removeprefix("requirements-") for path in ROOT.glob("requirements-*.txt")}
-    assert set(metadata.get_all("Provides-Extra")) == extras
+    assert set(metadata.get_all("Provides-Extra")) == extras == {*MODULE_OF_EXTRA, "dev"}
     told = set(re.findall(r"pip install (?:-r )?(\S*(?:requirements|m3agiqa)[\w.\[\]-]*)", "".join(sources)))
     assert told == {f'"m3agiqa[{extra}]' for extra in ("mcp", "postgres", "scale", "train")}
     required = {(extra_of(line), bare(line)) for line in metadata.get_all("Requires-Dist")}
@@ -143,6 +151,12 @@ def test_its_packages_are_programs(scripts: Path, outside: Path) -> None:
     told = output(scripts / "python", "-c", AS_PYTHON_M, cwd=outside)
     assert told.startswith(f"m3agiqa {__version__}\n")
     assert told.count("usage: ") == 2
+
+
+@pytest.mark.skipif(not BUILT_WHEEL, reason="the environment borrows its dependencies; for `make wheel`")
+def test_its_extras_are_installed(scripts: Path, outside: Path) -> None:
+    modules = ", ".join(MODULE_OF_EXTRA.values())
+    output(scripts / "python", "-c", f"import {modules}, annotation.ui.mcp_server", cwd=outside)
 
 
 def test_it_serves_the_app(scripts: Path, outside: Path) -> None:
