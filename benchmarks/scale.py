@@ -1,9 +1,10 @@
 """`score --engine ray` on this machine: `python benchmarks/scale.py --images 500`.
 
 The same small drawn images in one process, with one worker, and with two workers, of which one is killed
-after a third: images per second, and whether all have the same rows. Then the memory of the driver, which is
-the process of the command, for 1,000 and 100,000 rows of one image; there a stand-in that judges nothing
-takes the place of the model, which would work in other processes. Descriptions have two tokens, to save time.
+after a third: images per second, and whether all have the same rows. `--workers 2` leaves out the one worker.
+Then the memory of the driver, which is the process of the command, for 1,000 and 100,000 rows of one image;
+there a stand-in that judges nothing takes the place of the model, which would work in other processes.
+Descriptions have two tokens, to save time.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--tokens", type=int, default=2, help="the longest description")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of several one is killed")
+    parser.add_argument("--memory-rows", type=int, nargs="*", default=MEMORY_ROWS, help="numbers of rows")
     parser.add_argument("--part-size", type=int, default=64)
     parser.add_argument("--driver-memory", type=int, metavar="ROWS", help="measure nothing but this")
     args = parser.parse_args()
@@ -124,10 +127,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         table = draw(Path(name), args.images)
         alone = in_one_process(table, args.tokens)
-        for workers in (1, 2):
-            rows = on_workers(table, args.tokens, workers, args.part_size, kill=workers == 2)
+        for workers in args.workers:
+            rows = on_workers(table, args.tokens, workers, args.part_size, kill=workers > 1)
             print(f"  the same {len(rows)} rows as one process: {rows == alone}", flush=True)
-    for rows in MEMORY_ROWS:
+    for rows in args.memory_rows:
         subprocess.run([sys.executable, __file__, "--driver-memory", str(rows)], check=True)
 
 

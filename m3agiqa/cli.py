@@ -189,8 +189,8 @@ def _parser() -> argparse.ArgumentParser:
         "--retry",
         action="store_true",
         default=None,
-        help="score the parts anew that hold failed rows, or other rows than now; on one machine delete "
-        "failed rows from OUT",
+        help="score parts again that have failed rows, or other rows than now (without Ray: delete the "
+        "failed rows from OUT, and run the same command)",
     )
     batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
 

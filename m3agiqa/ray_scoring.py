@@ -136,13 +136,8 @@ def score_on_ray(
     """
     with output.locked(rows) as parts:
         total = sum(count for _, count in parts)
-        todo = [
-            {"part": number, "offset": offset}
-            for number, (offset, _) in enumerate(parts)
-            if not output.part(number).exists()
-        ]
-        finished = sorted({*range(len(parts))} - {part["part"] for part in todo})
-        before = sum(parts[number][1] for number in finished)
+        todo = [{"part": number, "offset": parts[number][0]} for number in output.unfinished(len(parts))]
+        before = total - sum(parts[part["part"]][1] for part in todo)
         show(before, total)
         if not todo:
             return 0, 0
@@ -152,7 +147,7 @@ def score_on_ray(
             by_memory = resources.get("memory", 0) // MEMORY_PER_WORKER
             workers = workers or int(gpus) or max(1, int(min(cores, by_memory)))
             progress = ray.util.queue.Queue(actor_options={"num_cpus": 0})  # (part, its rows that are done)
-            model = output.model_of(finished[0]) if finished else ""
+            model = output.model
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = context.print_on_execution_start = False
             context.execution_no_progress_timeout_s = -1  # a part may take hours

@@ -34,7 +34,7 @@ class PartedScores:
     part_size: int = DEFAULT_PART_SIZE
     """Rows"""
     retry: bool = False
-    """Whether parts with failed rows, or of other rows than now, are done anew."""
+    """Whether parts with failed rows, or of other rows than now, are scored again."""
 
     @property
     def rows(self) -> Path:
@@ -62,22 +62,18 @@ class PartedScores:
                 if not lock(file):
                     raise InputError(f"Another process is writing to {self.folder}. Wait until it has ended.")
                 try:
-                    parts, digests = self._write_rows(rows)
-                    facts: dict[str, Any] = {
-                        "sha256": digests,
-                        "part_size": self.part_size,
-                        "format": self.suffix,
-                    }
+                    parts, facts = self._write_rows(rows)
                     text = file.read()
                     former = json.loads(text) if text else facts
-                    if former != facts and not (self.retry and _differ_in_rows_alone(former, facts)):
+                    others = {name for name in facts.keys() & former.keys() if former[name] != facts[name]}
+                    if others - ({"sha256", "parts"} if self.retry else set()):
                         raise InputError(
                             f"{self.folder} was begun with other rows, --part-size or --format, so nothing "
                             "is added to it. Choose another --out, delete the folder, or, if only rows are "
                             "others, have their parts scored again with --retry."
                         )
-                    if self.retry:
-                        self._remove_parts(former["sha256"], digests)
+                    if "sha256" in others:
+                        self._remove_parts(former.get("parts", []), facts["parts"])
                     if former != facts or not text:
                         file.seek(0)
                         file.truncate()
@@ -93,37 +89,50 @@ class PartedScores:
                 f"{self.folder} cannot be written: {error.strerror or error}. {PARTS_ARE_KEPT}"
             ) from error
 
-    def _remove_parts(self, former: Sequence[str], now: Sequence[str]) -> None:
-        """Those of other rows than now, and those that hold failed rows."""
-        for number, (before, after) in enumerate(zip_longest(former, now)):
-            if self.part(number).exists() and (before != after or any(self._column(number, "error"))):
-                self.part(number).unlink()
+    def unfinished(self, parts: int) -> list[int]:
+        """The numbers of those parts that are to be scored.
 
-    def _write_rows(self, rows: Iterable[ScoreRow]) -> tuple[list[tuple[int, int]], list[str]]:
-        parts, digests, waiting = [], [], iter(rows)
+        A part with failed rows that is to be scored again stays until then. Those come last, the newest at
+        the very end, so that a run that was interrupted goes on with the others.
+        """
+        found = {number: self.part(number) for number in range(parts) if self.part(number).exists()}
+        again = [number for number in found if self.retry and any(self._column(found[number], "error"))]
+        again.sort(key=lambda number: found[number].stat().st_mtime_ns)
+        return [*(number for number in range(parts) if number not in found), *again]
+
+    def _remove_parts(self, former: Sequence[str], now: Sequence[str]) -> None:
+        """Those of other rows than now."""
+        for number, (before, after) in enumerate(zip_longest(former, now)):
+            if before != after:
+                self.part(number).unlink(missing_ok=True)
+
+    def _write_rows(self, rows: Iterable[ScoreRow]) -> tuple[list[tuple[int, int]], dict[str, Any]]:
+        """Byte offset and number of rows of each part, and what a folder has to be begun with to go on."""
+        parts, digests, of_all, waiting = [], [], hashlib.sha256(), iter(rows)
         with self.rows.open("wb") as file:
             while lines := [row.to_json() for row in islice(waiting, self.part_size)]:
                 parts.append((file.tell(), len(lines)))
-                digests.append(hashlib.sha256(content := b"".join(lines)).hexdigest())
+                content = b"".join(lines)
+                of_all.update(content)
+                digests.append(hashlib.sha256(content).hexdigest())
                 file.write(content)
-        return parts, digests
+        facts = {"sha256": of_all.hexdigest(), "part_size": self.part_size, "format": self.suffix}
+        return parts, {**facts, "parts": digests}
 
-    def model_of(self, number: int) -> str:
-        """What a finished part was judged by."""
-        return next(self._column(number, "model"))
+    @property
+    def model(self) -> str:
+        """What the parts that are there were judged by; "" while there are none."""
+        part = next(self.folder.glob(f"part-*{self.suffix}"), None)
+        return next(self._column(part, "model")) if part else ""
 
-    def _column(self, number: int, name: str) -> Iterator[str]:
+    def _column(self, part: Path, name: str) -> Iterator[str]:
         """The texts in a column of a finished part."""
         if self.suffix == ".parquet":
-            yield from pyarrow_parquet().read_table(self.part(number), columns=[name])[name].to_pylist()
+            yield from pyarrow_parquet().read_table(part, columns=[name])[name].to_pylist()
             return
-        with self.part(number).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with part.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             for row in csv.DictReader(file):
                 yield row[name]
-
-
-def _differ_in_rows_alone(former: dict[str, Any], facts: dict[str, Any]) -> bool:
-    return former | {"sha256": facts["sha256"]} == facts
 
 
 class ParquetPart:

@@ -73,12 +73,13 @@ class HumanSamples:
 
 
 def human_samples(
-    store: Store, filters: Filters, method: Method = "p910", *, may_be_none: bool = False
+    store: Store, filters: Filters, method: Method = "p910", *, may_be_unscored: bool = False
 ) -> HumanSamples:
     """What people think of the wanted images, in the order of the samples' ids.
 
     A MOS rests on all opinions in the database, whatever is wanted of them here, for they all tell of the
-    annotators' habits. Raises InputError if nothing is left, unless there may be none.
+    annotators' habits. Raises InputError if nothing is left; where nobody has scored anything, unless this
+    may be.
     """
     if method not in MOS_METHODS:
         raise InputError(f"There is no MOS method {method!r}; there are {', '.join(MOS_METHODS)}.")
@@ -128,7 +129,7 @@ def human_samples(
                     raters=raters,
                 )
             )
-    if not samples and not may_be_none:
+    if not samples and not (may_be_unscored and responses.empty):
         raise InputError(_nothing(responses, filters))
     opinions = wanted.loc[kept]
     return HumanSamples(samples, opinions, int(opinions["correction_id"].isin(doubtful).sum()))

@@ -123,7 +123,7 @@ def export(
     )
     with store.database.reading() as session:
         has_picks = bool(current_preferences(session))
-    human = human_samples(store, filters, method, may_be_none=has_picks)
+    human = human_samples(store, filters, method, may_be_unscored=has_picks)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(out, lambda folder: _write(store, folder, name, human, filters, method))

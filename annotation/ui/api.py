@@ -141,7 +141,7 @@ class ApiHandlers:
                 the columns image,prompt.
         Returns:
             The CSV file, as `python -m m3agiqa score` writes it, and how many rows were judged and failed;
-            `notes` tells which files were left out.
+            `notes` tells how a table was read, and which files it does not list.
         """
         with _errors_as_json(), TemporaryDirectory() as folder:
             person, out = self.studio.access.person(request), Path(folder) / "scores.csv"

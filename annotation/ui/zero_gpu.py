@@ -2,7 +2,8 @@
 
 The server's process never has a GPU. `spaces` lets it load weights as if there were one, forks a process for
 each call of a decorated function, and moves the weights there. For that it has to be imported before anything
-asks torch for a GPU, so the server imports this module first. Where there is no ZeroGPU, it is not imported.
+asks torch for a GPU: the server imports this module as it starts, and torch only when it loads the model.
+Where there is no ZeroGPU, `spaces` is not imported.
 """
 
 from __future__ import annotations

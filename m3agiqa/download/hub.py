@@ -47,7 +47,11 @@ RepositoryKind = Literal["model", "dataset"]
 
 FOLDER_VARIABLE = "M3AGIQA_HUB_FOLDER"
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
-TOKEN_ADVICE = "It takes a token that may write there: hf auth login, or HF_TOKEN and a new start."
+TOKEN_STATUSES = (401, 403, 404)  # of a Hub that has no such repository for this token
+TOKEN_ADVICE = (
+    "It takes a token that may write there: run hf auth login, or set HF_TOKEN and start the server again."
+)
+KEPT_ADVICE = "It is kept here; push it again."
 SAMPLED_PIECES, PIECE_BYTES = 64, 2**16
 """Of a large file so many pieces of so many bytes say which file it is."""
 
@@ -135,12 +139,13 @@ def push_folder(
         api.create_tag(repository, tag=tag, revision=commit.oid, repo_type=kind, exist_ok=True)
     except HfHubHTTPError as error:
         answer = error.server_message or f"status {error.response.status_code}"
+        advice = TOKEN_ADVICE if error.response.status_code in TOKEN_STATUSES else KEPT_ADVICE
         raise InputError(
-            f"{tag} could not be pushed to {repository}, the Hub says: {answer.rstrip('.')}. {TOKEN_ADVICE}"
+            f"{tag} could not be pushed to {repository}, the Hub says: {answer.rstrip('.')}. {advice}"
         ) from error
     except Exception as error:  # of its HTTP client, of the name, of the disk
         raise InputError(
-            f"{tag} could not be pushed to {repository}: {reason(error)}. It is kept here; push it again."
+            f"{tag} could not be pushed to {repository}: {reason(error)}. {KEPT_ADVICE}"
         ) from error
     return commit.commit_url
 

@@ -1,5 +1,6 @@
 """On a real Ray cluster of this machine, with workers that are processes of their own."""
 
+import json
 import os
 import signal
 import socket
@@ -176,18 +177,26 @@ def test_parts_of_failed_or_other_rows_are_scored_again_if_asked_for(
         pytest.importorskip("pyarrow")
 
     def scored(retry: bool) -> list[int]:
-        """The numbers of the parts that were not there."""
+        """The numbers of the parts that were to be scored."""
         output = PartedScores(tmp_path / "parts", suffix, PART_SIZE, retry)
         scorer = PartScorer(PixelAssessor, output, "", SimpleNamespace(put=lambda progress: None))
         with output.locked(read_rows(table)) as parts:
-            missing = [number for number in range(len(parts)) if not output.part(number).exists()]
-            for number in missing:
+            numbers = output.unfinished(len(parts))
+            for number in numbers:
                 scorer({"part": np.array([number]), "offset": np.array([parts[number][0]])})
-        return missing
+        return numbers
 
     assert scored(retry=False) == [0, 1, 2]
+    with PartedScores(tmp_path / "parts", suffix, PART_SIZE, retry=True).locked(read_rows(table)):
+        pass  # interrupted
+    assert (tmp_path / "parts" / f"part-00000{UNREADABLE // PART_SIZE}{suffix}").exists(), (
+        "it stays until then"
+    )
+    made_from = tmp_path / "parts" / ".made_from.json"
+    facts = json.loads(made_from.read_text())
+    made_from.write_text(json.dumps({name: facts[name] for name in ("sha256", "part_size", "format")}))
     Image.new("RGB", (48, 48)).save(tmp_path / f"{UNREADABLE}.png")
-    assert scored(retry=False) == [], "a failed row counts as done"
+    assert scored(retry=False) == [], "a failed row counts as done; the folder is one of version 0.4.2"
     assert scored(retry=True) == [UNREADABLE // PART_SIZE]
     assert scored(retry=True) == []
     lines = table.read_text().splitlines()

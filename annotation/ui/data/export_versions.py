@@ -37,7 +37,7 @@ class ExportVersion:
 
     @property
     def title(self) -> str:
-        picks = f", {self.picks:,} picks" if self.picks else ""
+        picks = f", {self.picks:,} pick{'s' * (self.picks != 1)}" if self.picks else ""
         return f"{self.name}: {self.samples:,} images, {self.opinions:,} corrections{picks}"
 
 

@@ -99,6 +99,9 @@ def test_picks_without_scores_are_exported_and_new_ones_are_a_new_version(store:
     pick(store, first, scores)
     assert export(store, out).samples_sha256 == scored.samples_sha256
     assert export(store, out).version != scored.version
+    with pytest.raises(InputError, match="None of the images"):
+        export(store, out, generators=["Typo"])
+    assert read_annotations(out).samples, "the export before stays"
 
 
 # --- what a sample says ------------------------------------------------------------------------

@@ -270,7 +270,7 @@ class TestExport:
         message, versions, _button = exported(handlers())
         assert "0 images" in message and "Picks of the best image: 1." in message
         assert [title for title, _value in versions["choices"]] == [
-            f"{versions['value']}: 0 images, 0 corrections, 1 picks"
+            f"{versions['value']}: 0 images, 0 corrections, 1 pick"
         ]
 
     @pytest.mark.parametrize("name", ["../annotations", "", None, ["mine"]])
