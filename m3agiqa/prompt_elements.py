@@ -78,27 +78,46 @@ def _word_list(name: str) -> frozenset[str]:
 
 KNOWN_ADJECTIVES, STYLE_WORDS, BOOSTER_WORDS = map(_word_list, ("adjectives", "styles", "boosters"))
 COLOUR_WORDS, NUMBER_NAMES, NOUNS_IN_ING = map(_word_list, ("colours", "numbers", "nouns_in_ing"))
+NOUNS_LIKE_ADJECTIVES, MATERIAL_WORDS = map(_word_list, ("nouns_like_adjectives", "materials"))
+LEADING_BOOSTER = re.compile(
+    rf"^(?:(?:{'|'.join(sorted((w for w in BOOSTER_WORDS if ' ' in w), key=len, reverse=True))})\s+)+"
+)
 STOP_WORDS = _word_list("stop_words")
 """They end a noun phrase and are no part of one."""
+ADJECTIVE_ENDINGS = (
+    "ful", "ous", "less", "ish", "ly", "ed", "al", "ic", "ive", "-like", "-style", "-colored", "-coloured",
+)  # fmt: skip
+BEFORE_A_NOUN = frozenset({"a", "an", "the", "with", "of"})
 SINGLE_COUNT_WORDS = frozenset({"one", "single", "1"})
 RELATION_WORDS = (
+    "standing in front of", "sitting in front of", "standing next to", "sitting next to", "standing behind",
     "in front of", "on top of", "next to", "close to", "to the left of", "to the right of", "left of",
     "right of", "sitting on", "sitting in", "sitting at", "standing on", "standing in", "standing at",
     "lying on", "lying in", "resting on", "leaning on", "leaning against", "looking at", "floating in",
     "floating above", "walking on", "walking in", "walking through", "running through", "surrounded by",
-    "covered in", "covered with", "filled with", "made of", "on", "in", "inside", "under", "beneath",
-    "above", "over", "below", "behind", "beside", "between", "among", "against", "near", "around",
+    "covered in", "covered with", "filled with", "made of", "on", "in", "inside", "under", "underneath",
+    "beneath", "above", "over", "below", "behind", "beside", "between", "among", "against", "near", "around",
     "across", "through", "playing in", "playing on", "playing with", "holding", "wearing", "riding",
     "carrying", "eating", "drinking", "playing", "chasing", "hugging", "watching", "reading",
+    "overlooking", "printed with", "populated with",
 )  # fmt: skip
 """Longer ones first where one begins with another."""
+ABOUT_THE_SUBJECT = re.compile(
+    r"\s*(?:(?:he|she|they|it) (?:is |are )?)?"
+    r"(?=(?:holding|wearing|riding|carrying|eating|drinking|hugging|reading|"
+    r"surrounded by|covered (?:in|with)|filled with|made of|printed with|populated with)\s)"
+)
+"""So begins what is told of the thing before: "He is wearing"."""
+SAME_SUBJECT = re.compile(rf"{ABOUT_THE_SUBJECT.pattern}|\s*(?:he|she|they|it|his|her|their|its)\b")
 FRAMING_PHRASE = re.compile(
     r"^(?:an?|the)?\s*((?:[\w-]+\s){0,4}?(?:photo(?:graph)?|picture|image|painting|illustration|drawing|sketch|"
-    r"portrait|render(?:ing)?|shot|art|still|sticker|poster|logo|screenshot|view|sculpture|watercolou?r))\s+of\s+",
+    r"portrait|render(?:ing)?|shot|art|still|sticker|poster|logo|screenshot|view|sculpture|watercolou?r|"
+    r"footage|photography))\s+(?:of|from)\s+",
     re.IGNORECASE,
 )
 INSTRUCTION = re.compile(
-    r"^(?:please\s+)?(?:create|design|draw|generate|imagine|make|paint|produce|render|sketch)\s+(?:me\s+)?"
+    r"^(?:(?:please|help me|(?:can|could) you|i want you to)\s+)*"
+    r"(?:create|depict|design|draw|generate|illustrate|imagine|make|paint|place|produce|render|show|sketch|use)\s+(?:me\s+)?"
     r"(?=(?:an?|the|some|one|two|three|\d+)\s)",
     re.IGNORECASE,
 )
@@ -108,21 +127,36 @@ TEXT_BEFORE = (
     r"written|writing|spell(?:s|ing)|inscription|headline|slogan|that says)[\s:,]*"
 )
 QUOTED_TEXT = re.compile(
-    rf"[“\"]([^”\"]{{1,200}})[”\"]|(?<=\s)‘([^’]{{1,200}})’|{TEXT_BEFORE}'([^']{{1,200}})'", re.I
+    rf"[“\"]([^”\"]{{1,200}})[”\"]|(?<=\s)‘([^’]{{1,200}})’|{TEXT_BEFORE}'([^']{{1,200}})'"
+    r"|(?<=\s)'([^'\n]{2,200})'(?!\w)",
+    re.I,
+)
+QUOTED_PROMPT = re.compile(r"^\s*(?:“([^”]{60,})”|\"([^\"]{60,})\")")
+"""The prompt itself, pasted with its quotation marks: it is no text to be written."""
+STYLE_PHRASE = re.compile(r"\s+in (?:an? |the )?((?:[\w-]+ ){1,3}style)\b")
+STYLE_NOUNS = (
+    "style|aesthetic|art|lighting|shot|view|lens|render|rendering|photography|photo|photograph|illustration|"
+    "advertisement|composition|atmosphere|mood|vibe|feel|feeling|finish|layout|styling|branding|focus|perspective|"
+    "grading|scattering|occlusion|effects?|colou?rs?"
 )
 
 
 def prompt_elements(prompt: str | None) -> tuple[PromptElement, ...]:
     """The elements in the order of the prompt, each once; none of a prompt in another alphabet."""
     elements: dict[PromptElement, None] = {}
-    plain = without_commands(prompt or "")
+    plain = without_commands(QUOTED_PROMPT.sub(lambda quoted: quoted[1] or quoted[2], prompt or ""))
     for quoted in QUOTED_TEXT.finditer(plain):
         text = " ".join(next(filter(None, quoted.groups()), "").split())
         if text:
             elements[PromptElement(ElementKind.TEXT, text.strip(" ,."))] = None
-    for segment in re.split(r"[,;\n|]|\.(?=\s|$)|:\s|\s-\s|—", QUOTED_TEXT.sub(" , ", plain)):
-        for element in _of_segment(" ".join(segment.split())):
-            elements[element] = None
+    subject = ""  # of the sentence before: "a man in a park. He is wearing a hat"
+    for segment in re.split(
+        r"[,;\n|]|\.(?=\s|,|$)|:\s|\s-\s|—", _adjectives_joined(QUOTED_TEXT.sub(" , ", plain))
+    ):
+        told = list(_of_segment(" ".join(segment.split()), subject))
+        elements.update(dict.fromkeys(told))
+        if not SAME_SUBJECT.match(segment.lower()):
+            subject = next((each.text for each in told if each.kind == ElementKind.THING), subject)
     return tuple(elements)[:MAX_ELEMENTS]
 
 
@@ -134,6 +168,7 @@ def without_commands(prompt: str) -> str:
     text = re.sub(r"\b(?:BREAK|AND)\b", " , ", text)
     text = re.sub(r"\bscore_\d+(?:_up)?\b", " , ", text)
     text = text.replace(r"\(", "\x01").replace(r"\)", "\x02")  # brackets that are meant
+    text = re.sub(r"\)\s+(?=\()", ") , ", text)  # each a tag of its own
     for _ in range(MAX_NESTING):  # from within: ((red:1.2) dress:0.9)
         text = re.sub(r"\[([^\[\]:|]*):([^\[\]:|]*):[\d.]+\]", r" \1 , \2 ", text)
         text = re.sub(r"\[([^\[\]|]*)\|([^\[\]]*)\]", r" \1 , \2 ", text)
@@ -144,9 +179,29 @@ def without_commands(prompt: str) -> str:
     return re.sub(r"(?<=\w)_(?=\w)", " ", text)
 
 
-def _of_segment(segment: str) -> Iterator[PromptElement]:
+def _adjectives_joined(text: str) -> str:
+    """Adjectives of one noun without what stands between them: "dark and stormy night", "long, wavy hair"."""
+
+    def joined(match: re.Match[str]) -> str:
+        both = _describes(match[1].lower()) and _describes(match[2].lower())
+        return f"{match[1]} " if both else match[0]
+
+    def without_comma(match: re.Match[str]) -> str:
+        return f"{match[1]} {match[2]} " if _describes(match[2].lower()) else match[0]
+
+    text = re.sub(r"\b([\w-]+) (?:and|or) (?=([\w-]+))", joined, text)
+    return re.sub(r"\b(an?|the|of|with|has|have|\w+ing) ([\w-]+), (?=[\w-])", without_comma, text)
+
+
+def _of_segment(segment: str, subject: str) -> Iterator[PromptElement]:
     lowered = INSTRUCTION.sub("", segment.lower().strip(" .!?'\""))
+    lowered = re.sub(
+        r"(?:^|\s+)in (?:the )?(?:back|fore)ground\b", "", LEADING_BOOSTER.sub("", lowered)
+    ).strip()
     if not lowered or _bare(lowered) in BOOSTER_WORDS:
+        return
+    if _names_a_colour(lowered.split()):
+        yield PromptElement(ElementKind.COLOUR, lowered)
         return
     if (style := _style(lowered)) is not None:
         yield PromptElement(ElementKind.STYLE, style)
@@ -154,14 +209,19 @@ def _of_segment(segment: str) -> Iterator[PromptElement]:
     if frame := FRAMING_PHRASE.match(lowered):
         yield PromptElement(ElementKind.STYLE, _bare(frame[1]))
         lowered = lowered[frame.end() :]
-    lowered, *styles = re.split(
-        r"\s+(?=in (?:the )?style of\b|in an? [\w -]+ style\b|in [\w-]+ style\b|by artist\b)", lowered
-    )
-    yield from _things(lowered)
+    lowered, *styles = re.split(r"\s+(?=in (?:the )?style of\b|by artist\b)", lowered)
+    styles += [found[1] for found in STYLE_PHRASE.finditer(lowered)]
+    yield from _things(STYLE_PHRASE.sub(" , ", lowered), subject)
     for style in styles:
         yield PromptElement(
             ElementKind.STYLE, _bare(re.sub(r"^in (?:the style of )?(?:an? |the )?", "", style))
         )
+
+
+def _names_a_colour(words: list[str]) -> bool:
+    """Whether they are no more than a colour, such as "sapphire blue"."""
+    others = STOP_WORDS | NUMBER_NAMES | SINGLE_COUNT_WORDS
+    return 1 < len(words) <= 3 and words[-1] in COLOUR_WORDS and not others & {*words}
 
 
 def _style(segment: str) -> str | None:
@@ -171,18 +231,22 @@ def _style(segment: str) -> str | None:
         r"(?:(?:art |painted |drawn |illustrated |photographed )?by|shot on) [a-z]", bare
     ):
         return bare
-    if re.match(
-        r"(?:in the |in an? |in )?(?:[\w-]+ ){0,4}(?:style|aesthetic|art|lighting|shot|view|lens|render)$",
-        segment,
+    start = r"^(?:and )?(?:in the |in an? |in |an? )?"
+    if (found := re.match(rf"{start}((?:[\w-]+ ){{1,4}})(?:{STYLE_NOUNS})$", segment)) and not any(
+        word in STOP_WORDS or word in RELATION_WORDS or _is_verb(word) for word in found[1].split()
     ):
-        return re.sub(r"^(?:in the |in an? |in )", "", segment)
-    return None
+        return re.sub(start, "", segment)
+    is_adjective = _adjective_by_ending(bare) and not bare.endswith(("ed", "ly"))
+    return bare if is_adjective or bare.endswith("-style") else None
 
 
-def _things(phrase: str) -> Iterator[PromptElement]:
+def _things(phrase: str, last_subject: str) -> Iterator[PromptElement]:
     """Noun phrases and the relations between them."""
     pattern = "|".join(map(re.escape, RELATION_WORDS))
     subject = before = relation = ""
+    if about := ABOUT_THE_SUBJECT.match(phrase):
+        subject = before = last_subject
+        phrase = phrase[about.end() :]
     for part in re.split(rf"\s+({pattern})\s+", f" {phrase} "):
         part = part.strip()
         if part in RELATION_WORDS:
@@ -202,11 +266,16 @@ def _things(phrase: str) -> Iterator[PromptElement]:
 
 def _noun_phrases(text: str) -> list[str]:
     phrases: list[list[str]] = [[]]
-    for word in re.findall(r"[a-z0-9][a-z0-9'’-]*", text):
-        if word in STOP_WORDS or _is_verb(word):
+    before = ""
+    for word in re.findall(r"[a-z0-9à-öø-ÿ][a-z0-9à-öø-ÿ'’-]*", text):
+        describes = before in BEFORE_A_NOUN or (  # "with flying cars"
+            phrases[-1] and _describes(before) and not before.endswith("ly")
+        )
+        if word in STOP_WORDS or (_is_verb(word) and not describes):
             phrases.append([])
         else:
             phrases[-1].append(word)
+        before = word
     return [" ".join(phrase) for phrase in phrases if phrase]
 
 
@@ -216,14 +285,15 @@ def _noun_phrase(words: list[str]) -> Iterator[PromptElement]:
     head = _head(words)
     if not head:
         return
-    own = words[: len(words) - len(head.split())]
+    start = next(index for index in range(len(words)) if words[index:][: len(head.split())] == head.split())
+    after = [word for word in words[start + len(head.split()) :] if word in COLOUR_WORDS | KNOWN_ADJECTIVES]
     yield PromptElement(ElementKind.THING, head)
-    for word in own:
-        if word in COLOUR_WORDS:
+    for word in words[:start] + after:
+        if word in COLOUR_WORDS or word.endswith(("-colored", "-coloured")):
             yield PromptElement(ElementKind.COLOUR, f"{word} {head}")
         elif word in NUMBER_NAMES or word in SINGLE_COUNT_WORDS or word.isdigit():
             yield PromptElement(ElementKind.COUNT, f"{word} {head}")
-        elif word not in BOOSTER_WORDS:
+        elif word not in BOOSTER_WORDS and (word in KNOWN_ADJECTIVES or not word.endswith("ly")):
             yield PromptElement(ElementKind.ATTRIBUTE, f"{word} {head}")
 
 
@@ -233,25 +303,30 @@ def _head(words: list[str]) -> str:
     while end and (_describes(words[end - 1])):
         end -= 1
     if end == 0:  # "made of metal"
-        word = words[-1]
-        is_noun = word in KNOWN_ADJECTIVES and not word.endswith(("ed", "en"))
-        return word if is_noun else ""
+        return words[-1] if words[-1] in MATERIAL_WORDS else ""
     start = end - 1
     while start and not _describes(words[start - 1]):
         start -= 1
-    return " ".join(words[start:])  # words behind the noun are taken along: "lamp post made"
+    return " ".join(words[start:end])  # without what stands behind the noun: "eyes closed", "a jar buried"
 
 
 def _describes(word: str) -> bool:
     return (
         word in KNOWN_ADJECTIVES
+        or word in MATERIAL_WORDS
         or word in COLOUR_WORDS
         or word in NUMBER_NAMES
         or word in SINGLE_COUNT_WORDS
         or word in BOOSTER_WORDS
         or word.isdigit()
-        or (len(word) > 5 and word.endswith(("ful", "ous", "less", "ish", "ly", "ed")))
+        or _is_verb(word)
+        or _adjective_by_ending(word)
     )
+
+
+def _adjective_by_ending(word: str) -> bool:
+    ends_so = len(word) > 5 and " " not in word and word.endswith(ADJECTIVE_ENDINGS)
+    return ends_so and word not in NOUNS_LIKE_ADJECTIVES
 
 
 def _is_verb(word: str) -> bool:
