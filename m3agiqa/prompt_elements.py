@@ -78,7 +78,7 @@ def _word_list(name: str) -> frozenset[str]:
 
 KNOWN_ADJECTIVES, STYLE_WORDS, BOOSTER_WORDS = map(_word_list, ("adjectives", "styles", "boosters"))
 COLOUR_WORDS, NUMBER_NAMES, NOUNS_IN_ING = map(_word_list, ("colours", "numbers", "nouns_in_ing"))
-NOUNS_LIKE_ADJECTIVES, MATERIAL_WORDS = map(_word_list, ("nouns_like_adjectives", "materials"))
+NOUNS_LIKE_ADJECTIVES, DESCRIBING_NOUNS = map(_word_list, ("nouns_like_adjectives", "describing_nouns"))
 LEADING_BOOSTER = re.compile(
     rf"^(?:(?:{'|'.join(sorted((w for w in BOOSTER_WORDS if ' ' in w), key=len, reverse=True))})\s+)+"
 )
@@ -302,8 +302,8 @@ def _head(words: list[str]) -> str:
     end = len(words)
     while end and (_describes(words[end - 1])):
         end -= 1
-    if end == 0:  # "made of metal"
-        return words[-1] if words[-1] in MATERIAL_WORDS else ""
+    if end == 0:  # "made of metal", "an alien"
+        return words[-1] if words[-1] in DESCRIBING_NOUNS else ""
     start = end - 1
     while start and not _describes(words[start - 1]):
         start -= 1
@@ -313,7 +313,7 @@ def _head(words: list[str]) -> str:
 def _describes(word: str) -> bool:
     return (
         word in KNOWN_ADJECTIVES
-        or word in MATERIAL_WORDS
+        or word in DESCRIBING_NOUNS
         or word in COLOUR_WORDS
         or word in NUMBER_NAMES
         or word in SINGLE_COUNT_WORDS
