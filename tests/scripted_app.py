@@ -104,7 +104,7 @@ def main() -> None:
     settings = Settings.from_environment()
     store = Store.open(settings.database_url, settings.images)
     if "M3AGIQA_MODEL" in os.environ:
-        loader = ModelLoader(settings.model)
+        loader = ModelLoader(settings.model, from_registry(settings))
     else:
         load = from_registry(settings)
         loader = ModelLoader(

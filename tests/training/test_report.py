@@ -253,6 +253,6 @@ def test_what_is_missing_is_named(
     for name in ("page", "plots"):
         monkeypatch.delattr(f"training.evaluation.report.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match="pip install matplotlib"):
+    with pytest.raises(InputError, match=r"matplotlib: pip install \"m3agiqa\[train\]\""):
         write_report(tmp_path / "none", "x", table, {}, SCALES, {})
     assert not (tmp_path / "none").exists()
