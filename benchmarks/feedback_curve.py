@@ -1,16 +1,19 @@
-"""What people's scores do for a model in service: `python benchmarks/feedback_curve.py runs/nano`.
+"""What people's scores do for a model in service: `python benchmarks/feedback_curve.py DATA runs/curve`.
 
-The run is that of `python -m training reproduce-nano DATA`. The model in service has its backbone, and
-predictors fitted to all images but AGIQA-3k's. People are AGIQA-3k's mean opinion scores on nano's scale.
+DATA is that of `python -m training reproduce-nano`. The model in service has nano's backbone, and predictors
+fitted to images of other sources than AGIQA-3k. People are AGIQA-3k's mean opinion scores on nano's scale.
 They score N images, the predictors are adapted, and both are tested on images of other prompts. With
 `--choose features` they are asked for images that differ most, by the predictor's pooled states; `scores`
 spreads them over the predicted range, `generators` over the generators.
+
+What was described stays in the run's folder, so that a stopped benchmark goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -26,8 +29,12 @@ from m3agiqa.aspects import Aspect  # noqa: E402
 from m3agiqa.grouping import fold_prompt  # noqa: E402
 from m3agiqa.metrics import rmse, srcc  # noqa: E402
 from m3agiqa.predictor.model import Predictor  # noqa: E402
+from m3agiqa.samples import Sample  # noqa: E402
+from training.config import RunConfig  # noqa: E402
+from training.data import DataConfig  # noqa: E402
 from training.data.splits import shuffled  # noqa: E402
-from training.data.variants import own_variants  # noqa: E402
+from training.data.variants import Variant, own_variants  # noqa: E402
+from training.pipeline import run_stages  # noqa: E402
 from training.run import RunFolder  # noqa: E402
 from training.stages.adapt import adapt  # noqa: E402
 from training.stages.fit import FitConfig, fit, pooled_states, predict  # noqa: E402
@@ -43,40 +50,44 @@ TEST_IMAGES = 200  # at least, with whole prompts
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run; hidden states are added to it")
-    parser.add_argument("--images", type=int, default=1210, help="of AGIQA-3k to be described, if fewer are")
+    parser.add_argument("data", type=Path, help="folder with agiqa-3k/, agi-native/ and agi-teacher/")
+    parser.add_argument("run", type=Path, help="folder for descriptions and hidden states")
+    parser.add_argument("--images", type=int, default=1300, help="of AGIQA-3k, judged or tested on")
+    parser.add_argument("--others", type=int, default=600, help="that the model in service learns from")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of judged images")
     parser.add_argument(
         "--choose", choices=SELECTION_METHODS, default="random", help="which images people judge"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the draws")
     args = parser.parse_args()
-    run = RunFolder.open(args.run)
-    judged = [sample for sample in run.samples if sample.source == JUDGED_SOURCE]
-    order = shuffled([sample.id for sample in judged], run.config.seed)
-    variants = own_variants(sorted(judged, key=lambda sample: order.index(sample.id)), ASPECTS)
-    known = [v.key(ASPECTS[0], run.identity) in run.cache for v in variants]
-    unknown = [variant for variant, is_known in zip(variants, known, strict=True) if not is_known]
-    run.describe(unknown[: max(0, args.images - sum(known))], run.cache)
-    variants = [variant for variant in variants if variant.key(ASPECTS[0], run.identity) in run.cache]
+    run = RunFolder(args.run, RunConfig(data=DataConfig("nano", args.data), name="feedback-curve"))
+    run_stages(run, until="datasets")
+    judged = _drawn(run, args.images, lambda sample: sample.source == JUDGED_SOURCE)
+    others = _drawn(run, args.others, lambda sample: sample.source != JUDGED_SOURCE)
+    run.describe([*judged, *others], run.cache)
+    torch.set_num_threads(1)
     sys.stdout.write("aspect | images | seed | SRCC before | after | RMSE before | after | moved\n")
     for aspect in ASPECTS:
-        base = _model_in_service(run, aspect)
-        people = targets(variants, run.cache, run.identity, aspect, run.scale)
+        base = _model_in_service(run, aspect, others)
+        people = targets(judged, run.cache, run.identity, aspect, run.scale)
         base, people = _regression_head(base), _pooled(base, people)
         for size in args.sizes:
             for seed in args.seeds:
                 _judge(run, base, people, size, seed, aspect, args.choose)
 
 
-def _model_in_service(run: RunFolder, aspect: Aspect) -> Predictor:
+def _drawn(run: RunFolder, count: int, is_wanted: Callable[[Sample], bool]) -> list[Variant]:
+    """So many samples that are wanted and have scores of both aspects."""
+    wanted = {s.id: s for s in run.samples if is_wanted(s) and all(aspect in s.mos for aspect in ASPECTS)}
+    return own_variants([wanted[name] for name in shuffled([*wanted], run.config.seed)[:count]], ASPECTS)
+
+
+def _model_in_service(run: RunFolder, aspect: Aspect, others: list[Variant]) -> Predictor:
     """A predictor that knows no image of AGIQA-3k."""
-    others = [each for each in run.targets(aspect) if each.sample.source != JUDGED_SOURCE]
-    train, validation = (
-        [each for each in others if each.sample.split == part] for part in ("train", "validation")
-    )
-    config = FitConfig(losses=LossConfig(mse=0.5, within=1.0, made_up=0.3))
-    state = run.folder / "feedback-curve" / aspect
+    known = targets(others, run.cache, run.identity, aspect, run.scale)
+    validation, train = known[: len(known) // 5], known[len(known) // 5 :]
+    config = FitConfig(losses=LossConfig(mse=0.5, within=1.0))
+    state = run.folder / f"state-fit-{len(others)}" / aspect
     return fit(train, validation, config, state, f"fit {aspect}", None, run.unit)[0]
 
 
@@ -166,5 +177,4 @@ SELECTION_METHODS = {
 }
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

@@ -220,25 +220,16 @@ def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(
     page = new_page(url=guarded_server.url, login="vera")
     expect(page.locator("#who")).to_contain_text("Signed in as vera (viewer)")
     joined: list[Request] = []
-    streams: list[Request] = []
     page.on("request", lambda request: joined.append(request) if "/queue/join" in request.url else None)
-    page.on("request", lambda request: streams.append(request) if "/queue/data" in request.url else None)
-    for end in ("requestfinished", "requestfailed"):
-        page.on(end, lambda request: streams.remove(request) if request in streams else None)
+    page.add_init_script(KEEP_STREAMED)
+    page.reload()
     card = assess(page, image)
     expect(card.locator(".hint")).to_have_text("Sign in as an annotator to correct this.")
     assert page.locator("[data-do]").count() == 0
 
-    # In the page's own session, where the assessment is at hand. Each message of a session goes to one stream
-    # only, so the page must not open another one that would take the answers.
-    page.route("**/queue/*", lambda route: route.abort())
-    end_of_patience = time.monotonic() + 30
-    while streams and time.monotonic() < end_of_patience:
-        page.wait_for_timeout(100)
-    assert not streams
-    session = joined[-1].post_data_json["session_hash"]
     said = {"aspect": "quality", "description": "Forged.", "score": 1, "token": "forged", "seconds": 1}
-    answers = _call_all(page, guarded_server, session, said)
+    # In the page's own session, where the assessment is at hand.
+    answers = _call_all(page, guarded_server, joined[-1].post_data_json["session_hash"], said)
     assert len(answers) == 11, "agree, save and undo of three cards; pick and undo of compared images"
     for answer in answers:
         assert "vera is signed in as a viewer" in json.dumps(answer["output"])
@@ -249,26 +240,52 @@ def test_a_viewer_cannot_save_not_even_by_calling_the_endpoint(
     assert stranger.status == 401
 
 
+# Each message of a session goes to one of its streams only, which may be one that the page has opened.
+KEEP_STREAMED = """
+const fetchOnly = window.fetch;
+window.streamed = [];
+window.fetch = async (...request) => {
+    const response = await fetchOnly(...request);
+    if (!String(request[0].url ?? request[0]).includes("/queue/data")) return response;
+    const [forPage, forTest] = response.body.tee();
+    const number = window.streamed.push("") - 1;
+    forTest.pipeThrough(new TextDecoderStream())
+        .pipeTo(new WritableStream({write: (text) => { window.streamed[number] += text; }})).catch(() => {});
+    return new Response(forPage, response);
+};
+"""
+CALL = """async (call) => {
+    const headers = {"Content-Type": "application/json"};
+    const join = await fetch("/gradio_api/queue/join", {method: "POST", headers, body: JSON.stringify(call)});
+    fetch("/gradio_api/queue/data?session_hash=" + call.session_hash);
+    return (await join.json()).event_id;
+}"""
+
+
 def _call_all(page: Page, server: Server, session: str, data: dict) -> list[dict]:
-    """Call every endpoint of the cards over HTTP, and return the messages that end the calls."""
-    request = page.context.request
+    """Call every endpoint of the cards from the page, and return the messages that end the calls."""
     answers = []
-    for dependency in request.get(f"{server.url}/config").json()["dependencies"]:
+    for dependency in page.context.request.get(f"{server.url}/config").json()["dependencies"]:
         [(target, event), *_] = dependency["targets"] or [(None, None)]
         if event not in ("agree", "save", "undo", "pick"):
             continue
         call = {"data": [None], "fn_index": dependency["id"], "trigger_id": target, "event_data": data}
-        join = request.post(f"{server.url}/gradio_api/queue/join", data={**call, "session_hash": session})
-        expect(join).to_be_ok()
-        event_id = join.json()["event_id"]
-        stream = request.get(f"{server.url}/gradio_api/queue/data?session_hash={session}").text()
-        messages = [json.loads(line[5:]) for line in stream.splitlines() if line.startswith("data:")]
-        answers += [
-            message
-            for message in messages
-            if message["msg"] == "process_completed" and message["event_id"] == event_id
-        ]
+        event_id = page.evaluate(CALL, {**call, "session_hash": session})
+        answers.append(_ending(page, event_id))
     return answers
+
+
+def _ending(page: Page, event_id: str) -> dict:
+    """The message that ends a call."""
+    end_of_patience = time.monotonic() + 30
+    while time.monotonic() < end_of_patience:
+        for stream in page.evaluate("window.streamed"):
+            for part in stream.split("\n\n")[:-1]:
+                message = json.loads(part.removeprefix("data:"))
+                if (message["msg"], message.get("event_id")) == ("process_completed", event_id):
+                    return message
+        page.wait_for_timeout(100)
+    raise AssertionError(f"no message ended the call {event_id}")
 
 
 def test_an_annotator_signs_in_corrects_and_signs_out(
