@@ -60,7 +60,7 @@ def _javascript(api_name: str, root: str, has_token: bool) -> str:
         "const file = async (path) => handle_file(new File([await readFile(path)], path));\n"
         f'const client = await Client.connect("{root}"{login});\n'
         f'const result = await client.predict("{api_name}", {{ {name}: {files}{prompt} }});\n'
-        "console.log(result.data);\n"
+        "console.dir(result.data, { depth: null });\n"
     )
 
 

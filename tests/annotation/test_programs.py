@@ -33,6 +33,7 @@ from annotation.ui.api_snippets import TOKEN_PLACEHOLDER
 from annotation.users import Role, read_users, remove_user
 from m3agiqa.assessment import Assessment
 
+JAVASCRIPT_CLIENT = "@gradio/client@2.7.0"
 COLOURS = ("red", "blue", "lime")  # full quality, authenticity, correspondence
 FOREIGN = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
 OUT_OF_REACH = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
@@ -177,30 +178,50 @@ def test_curl_gets_what_the_command_prints(team: Team) -> None:
     }
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-@pytest.mark.parametrize(
-    ("name", "told"), [("assess", '"quality"'), ("compare", '"place"'), ("score", "scores.csv")]
-)
-def test_the_snippets_of_the_page_run_as_they_stand(
-    team: Team,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    name: str,
-    told: str,
-) -> None:
+SHOWN_BY_SNIPPET = {"assess": "quality", "compare": "place", "score": "scores.csv"}
+
+
+@pytest.fixture
+def snippets(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> dict[str, str]:
+    """What the page shows for an endpoint, by language, in a folder with the files that it names."""
     monkeypatch.chdir(tmp_path)
     for file, colour in (("a.png", "red"), ("b.png", "blue")):
         shutil.copy(team.folder / f"{colour}.png", file)
-    endpoint = json.loads(team.curl("vic", "info")[1])["named_endpoints"][f"/{name}"]
-    shown = {
-        language: text.replace(TOKEN_PLACEHOLDER, team.tokens["vic"])
-        for language, text in endpoint["code_snippets"].items()
-    }
-    ran = subprocess.run(["bash", "-c", shown["bash"]], capture_output=True, text=True, timeout=60)
-    assert "event: complete" in ran.stdout and told in ran.stdout, ran
-    exec(shown["python"], {})
-    assert told.replace('"', "'") in capsys.readouterr().out
+    shown = json.loads(team.curl("vic", "info")[1])["named_endpoints"][f"/{name}"]["code_snippets"]
+    return {language: text.replace(TOKEN_PLACEHOLDER, team.tokens["vic"]) for language, text in shown.items()}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("name", SHOWN_BY_SNIPPET)
+def test_the_snippets_of_the_page_run_as_they_stand(
+    snippets: dict[str, str], capsys: pytest.CaptureFixture, name: str
+) -> None:
+    ran = subprocess.run(["bash", "-c", snippets["bash"]], capture_output=True, text=True, timeout=60)
+    assert "event: complete" in ran.stdout and SHOWN_BY_SNIPPET[name] in ran.stdout, ran
+    exec(snippets["python"], {})
+    assert SHOWN_BY_SNIPPET[name] in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Gradio's client for JavaScript is installed."""
+    if (npm := shutil.which("npm")) is None:
+        pytest.skip("there is no npm")
+    folder = tmp_path_factory.mktemp("javascript")
+    command = [npm, "install", "--silent", "--prefix", str(folder), JAVASCRIPT_CLIENT]
+    if subprocess.run(command, timeout=120).returncode:
+        pytest.skip(f"npm cannot install {JAVASCRIPT_CLIENT}")
+    return folder / "node_modules"
+
+
+@pytest.mark.parametrize("name", SHOWN_BY_SNIPPET)
+def test_the_javascript_snippet_runs_as_it_stands(
+    snippets: dict[str, str], node_modules: Path, name: str
+) -> None:
+    Path("snippet.mjs").write_text(snippets["javascript"], encoding="utf-8")
+    Path("node_modules").symlink_to(node_modules)
+    ran = subprocess.run(["node", "snippet.mjs"], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0 and SHOWN_BY_SNIPPET[name] in ran.stdout, ran
 
 
 def test_weights_decide_the_order_and_a_map_comes_on_request(team: Team) -> None:
