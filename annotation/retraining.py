@@ -55,6 +55,7 @@ EXPORT_NAME = "corrections"
 LOCK_SECONDS = 1.0  # for which a lock is tried: who only looks whether it is held has it for a moment
 CANCEL_INTERVAL = 0.3  # seconds between two looks whether somebody has cancelled
 SECONDS_TO_END = 10  # for training that is asked to end, before it is killed
+THIS_SERVER = "this server"  # started it by itself
 CANCELLED = 130  # exit code, as of Ctrl-C
 WATCH_INTERVAL = 60.0  # seconds between two looks whether there are enough corrections
 LOG_TAIL = 20_000  # bytes of the log that are shown
@@ -245,7 +246,7 @@ class Retraining:
             while True:
                 try:
                     self.start_if_due(store)
-                except M3AgiqaError as error:
+                except (M3AgiqaError, OSError) as error:
                     log.warning("Retraining cannot start by itself: %s", error)
                 time.sleep(interval)
 
@@ -254,15 +255,29 @@ class Retraining:
 
     def start_if_due(self, store: Store) -> bool:
         """Start one if there are enough corrections that none was tried with; whether it was."""
-        state, wanted = self.state(), self._settings.retrain_after
-        if not wanted or self.is_running():
+        if self.is_running() or self.corrections_until_due(store) != 0:
             return False
+        log.warning(
+            "Retraining starts by itself. If it fails, the same corrections do not start it again by "
+            "themselves; %d newer ones do.",
+            self._settings.retrain_after,
+        )
+        with self._locked():  # known even if the new process is killed before it can say anything
+            self._write(self._begun(store, THIS_SERVER))
+        self.start(THIS_SERVER)
+        return True
+
+    def corrections_until_due(self, store: Store) -> int | None:
+        """How many more corrections start one by itself, 0 if it is due; None if that is not set.
+
+        Those that one was tried with do not count, whatever became of it.
+        """
+        state, wanted = self.state(), self._settings.retrain_after
+        if not wanted:
+            return None
         with store.database.reading() as session:
             tried = max(state.newest_correction, state.tried_correction) if state else 0
-            is_due = _later(session, tried) >= wanted
-        if is_due:
-            self.start("this server")
-        return is_due
+            return max(0, wanted - _later(session, tried))
 
     def cancel(self) -> None:
         """Ask the running one, if there is any, to end; what it has described is kept."""
@@ -285,16 +300,11 @@ class Retraining:
         disk is full. The same again goes on where this one was stopped.
         """
         with self._locked() as held:
-            last = self.state()
-            known = last.newest_correction if last else 0
-            state = RetrainingState(person, _now(), os.getpid(), platform.node(), known)
+            state = self._begun(store, person)
             try:
-                self._write(state)
+                self._write(state)  # with what it is tried with: a process that is killed says nothing more
                 self._cancel_file.unlink(missing_ok=True)
                 self.log.write_bytes(b"")
-                with store.database.reading() as session:
-                    newest = session.scalar(select(func.max(Correction.id))) or 0
-                state = replace(state, tried_correction=newest)
                 report = _exported(store, self.folder / "export")
                 with self._writable(self.log) as log:
                     log.write(f"{report.text}\n".encode())
@@ -304,7 +314,8 @@ class Retraining:
                 elif code:
                     state = replace(state, error=self._last_words(code))
                 else:
-                    state = replace(state, newest_correction=newest, candidate=self._registered())
+                    candidate = self._registered()
+                    state = replace(state, newest_correction=state.tried_correction, candidate=candidate)
                 return code
             except BaseException as error:
                 full = is_disk_full(error)
@@ -338,6 +349,14 @@ class Retraining:
         return (
             f"A retraining is running already{who}. Wait until it has ended, or cancel it on the Models tab."
         )
+
+    def _begun(self, store: Store, person: str) -> RetrainingState:
+        """The state of one that begins now."""
+        last = self.state()
+        with store.database.reading() as session:
+            newest = session.scalar(select(func.max(Correction.id))) or 0
+        known = last.newest_correction if last else 0
+        return RetrainingState(person, _now(), os.getpid(), platform.node(), known, newest)
 
     def _write(self, state: RetrainingState) -> None:
         write_atomically(self._state_file, json.dumps(asdict(state), indent=2) + "\n")

@@ -12,7 +12,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
-from seeded_cases import add, pick
+from seeded_cases import add, pick, say
 from sqlalchemy import func, select
 from waiting import wait_until
 
@@ -225,6 +225,48 @@ def test_it_starts_by_itself_after_enough_corrections_and_never_twice_with_the_s
     assert due.start_if_due(corrected) and due.state().started_by == "this server"
     assert not due.start_if_due(corrected), "it would fail again"
     assert due.material(corrected).new == 2
+
+
+@pytest.mark.parametrize("killed_in", ["its start", "its first step", "training"])
+def test_one_that_started_by_itself_and_was_killed_does_not_start_again_with_the_same_corrections(
+    settings: Settings,
+    corrected: Store,
+    training: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    killed_in: str,
+) -> None:
+    """As the kernel does where memory is lacking: no line of the process runs after it."""
+    starts = []
+
+    def killed(self: Retraining, person: str) -> None:
+        starts.append(person)
+        if killed_in != "its start":
+            training("import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+            if killed_in == "its first step":
+                monkeypatch.setattr(Retraining, "_write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            process = multiprocessing.get_context("fork").Process(target=self.run, args=(corrected, person))
+            process.start()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            wait_until(lambda: not self.is_running())
+        monkeypatch.undo()
+        monkeypatch.setattr(Retraining, "start", killed)
+
+    monkeypatch.setattr(Retraining, "start", killed)
+    settings = replace(settings, retrain_after=2)
+    due = Retraining(settings)
+    assert due.start_if_due(corrected) and "the same corrections do not start it again" in caplog.text
+    assert not due.start_if_due(corrected) and starts == ["this server"]
+    assert due.corrections_until_due(corrected) == 2 and due.material(corrected).new == 2
+    panel = ModelsHandlers(Studio(settings, corrected, Access(), SimpleNamespace())).follow(None)[0]
+    assert "was interrupted" in panel and 'data-action="retrain"' in panel
+    assert "do not start it again by themselves: 2 more corrections, or the button, will." in panel
+    for number in range(2):
+        say(corrected, add(corrected, number + 50), {Aspect.QUALITY: 3.0})
+        assert due.start_if_due(corrected) == (number == 1)
+    training("print('fine')")
+    assert due.run(corrected, "lead") == 0 and due.corrections_until_due(corrected) == 2
 
 
 def test_what_would_be_used(settings: Settings, corrected: Store) -> None:

@@ -29,11 +29,21 @@ TOO_LITTLE = (
 NOTHING_NEW = "Nothing was corrected since the latest retraining. To retrain again is to learn from the same."
 
 
-def idle_html(material: Material | None, problem: str, last: RetrainingState | None, log: str) -> str:
-    """What would be used, and a button that starts it; `problem`: why there is nothing to use."""
+def idle_html(
+    material: Material | None,
+    problem: str,
+    last: RetrainingState | None,
+    log: str,
+    until_due: int | None = None,
+) -> str:
+    """What would be used, and a button that starts it.
+
+    `problem` is why there is nothing to use; `until_due` is how many more corrections start one by itself,
+    None for none.
+    """
     lines, button = [], ""
     if last is not None:
-        lines.append(f'<p role="status">{_outcome(last)}</p>')
+        lines.append(f'<p role="status">{_outcome(last)}{_next_by_itself(last, until_due)}</p>')
         if not last.candidate:
             lines.append(_log(log))
     if material is None:
@@ -78,6 +88,13 @@ def _outcome(state: RetrainingState) -> str:
     if state.error:
         return f"{who} has made no model: {escape(state.error)}"
     return f"{who} has made {escape(state.candidate or 'a model')}."
+
+
+def _next_by_itself(last: RetrainingState, until_due: int | None) -> str:
+    if last.candidate or not until_due:
+        return ""
+    more = _count(until_due, "more correction")
+    return f" The same corrections do not start it again by themselves: {more}, or the button, will."
 
 
 def _log(log: str) -> str:

@@ -203,7 +203,8 @@ class ModelsHandlers:
             material, problem = self._material(), ""
         except InputError as error:
             material, problem = None, str(error)
-        return idle_html(material, problem, state, self.retraining.log_tail())
+        until_due = self.retraining.corrections_until_due(self.studio.store)
+        return idle_html(material, problem, state, self.retraining.log_tail(), until_due)
 
     def _material(self) -> Material:
         """Computed anew only if something has changed."""
