@@ -11,6 +11,9 @@ from scipy.sparse.csgraph import connected_components
 
 Item = TypeVar("Item")
 
+MIN_CROSS_VALIDATED_GROUPS = 10
+"""With fewer groups of images (prompts), cross-validation decides nothing, so that nothing is learned."""
+
 
 def fold_prompt(prompt: str | None) -> str:
     """A prompt without white space and capitals that make no difference; "" for none."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from m3agiqa.aspects import Aspect
+from m3agiqa.aspects import Aspect, aspects_text
 from m3agiqa.backbones.loading import backbone_class
 from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.comparison import Comparison
@@ -21,10 +21,11 @@ from m3agiqa.checkpoint.registry import Candidate
 from m3agiqa.checkpoint.registry import register as register_checkpoint
 from m3agiqa.errors import InputError
 from m3agiqa.files import atomic_path, replace_folder, stamp, stamp_or_empty
+from m3agiqa.grouping import MIN_CROSS_VALIDATED_GROUPS
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample, write_samples
 from training.config import RunConfig
-from training.data import fingerprint, load
+from training.data import Dataset, fingerprint, load
 from training.data.human_feedback import Annotated, merge, pairs_within, read_annotations
 from training.data.splits import write_split
 from training.data.worked_examples import WorkedExamples
@@ -39,8 +40,8 @@ from training.stages import describe as backbone_describe
 from training.stages import distill as teacher_distill
 from training.stages import finetune as backbone_finetune
 from training.stages import fit as predictor_fit
-from training.stages.adapt import adapt
-from training.stages.adapt_to_preferences import adapt_to_preferences
+from training.stages.adapt import Adapted, adapt
+from training.stages.adapt_to_preferences import adapt_to_preferences, pair_groups
 from training.stages.curriculum import curriculum
 from training.stages.hidden_cache import backbone_id
 from training.stages.leave_source_out import leave_source_out, source_groups
@@ -154,25 +155,61 @@ def datasets(run: RunFolder) -> None:
 
 def _read_data(run: RunFolder) -> tuple[list[Sample], dict[str, Any]]:
     """The samples, with the scores of those aspects that are trained, and what FACTS_FILE says of them."""
-    dataset = load(run.config.data)
+    config, annotated = run.config, None
+    export = None if config.annotations is None else read_annotations(config.annotations)
+    if export is not None and not export.samples and config.data.path == config.annotations:
+        dataset = Dataset([], export.scale)  # of picks alone
+    else:
+        dataset = load(config.data)
     samples, facts = dataset.samples, {"scale": [dataset.scale.low, dataset.scale.high]}
-    if run.config.annotations is not None:
-        samples, annotated = merge(samples, dataset.scale, read_annotations(run.config.annotations))
+    if export is not None:
+        samples, annotated = merge(samples, dataset.scale, export)
         facts["annotations"] = asdict(annotated)
     kept = _kept(samples, run)
-    facts["kept"] = kept
+    by_picks = []
+    if {aspect for sample in samples for aspect in sample.mos} <= kept.keys():
+        by_picks = _moved_by_picks(samples, annotated, kept, run)
+    lacking = {aspect: reason for aspect, reason in kept.items() if aspect not in by_picks}
+    facts |= {"kept": lacking, "by_picks": by_picks}
     trained = [replace(s, mos={a: mos for a, mos in s.mos.items() if a not in kept}) for s in samples]
     used = {name for pair in facts.get("annotations", {}).get("preferred", ()) for name in pair}
     return [s for s in trained if s.mos or s.descriptions or s.id in used or not kept], facts
+
+
+def _moved_by_picks(
+    samples: Sequence[Sample], annotated: Annotated | None, kept: dict[Aspect, str], run: RunFolder
+) -> list[Aspect]:
+    """Aspects of which no scores can be learned, whose predictors in `start` people's picks move.
+
+    Raises InputError where there are too few of them, too: then there is nothing to train.
+    """
+    scored = {aspect for sample in samples for aspect in sample.mos}
+    reasons = "; ".join(f"{aspect}: {kept[aspect]}" for aspect in kept if aspect in scored)
+    nothing = f"There is nothing to train: {reasons or 'nothing was scored'}."
+    movable = [aspect for aspect in kept if run.is_adapted(aspect)]
+    if annotated is None or not annotated.preferred or not movable:
+        raise InputError(f"{nothing} Score more images.")
+    by_id = {sample.id: sample for sample in samples}
+    train, test = (
+        len(set(pair_groups((by_id[one], by_id[two]) for one, two in pairs_within(samples, annotated, part))))
+        for part in (LEARNABLE_PARTS, ("test",))
+    )
+    if train < MIN_CROSS_VALIDATED_GROUPS or not test:
+        raise InputError(
+            f"{nothing} Picks alone need {MIN_CROSS_VALIDATED_GROUPS} prompts to learn from and one that is "
+            f"held out; there are {train:,} and {test:,}. Pick the best image of more prompts, or score more "
+            "images."
+        )
+    return movable
 
 
 def _kept(samples: Sequence[Sample], run: RunFolder) -> dict[Aspect, str]:
     """Aspects that lack scores and keep the predictor of `start`, each with what it lacks.
 
     Raises InputError for an aspect that has scores, but not of every part that is needed, and no predictor
-    in `start`; and where no aspect is left to train.
+    in `start`.
     """
-    kept, scored_aspects = {}, {aspect for sample in samples for aspect in sample.mos}
+    kept = {}
     for aspect in Aspect:
         scored = {sample.split for sample in samples if aspect in sample.mos}
         needed = ("train", *(() if run.is_adapted(aspect) else (run.config.select_on,)), "test")
@@ -185,9 +222,6 @@ def _kept(samples: Sequence[Sample], run: RunFolder) -> dict[Aspect, str]:
                 f"{reason[0].upper()}{reason[1:]}. Change data.split, or leave {aspect} out with "
                 "data.aspects."
             )
-    if scored_aspects <= kept.keys():
-        reasons = "; ".join(f"{aspect}: {kept[aspect]}" for aspect in kept if aspect in scored_aspects)
-        raise InputError(f"There is nothing to train: {reasons or 'nothing was scored'}. Score more images.")
     return kept
 
 
@@ -198,8 +232,10 @@ def _kept_text(run: RunFolder, aspect: Aspect, reason: str) -> str:
 
 def _plan_datasets(run: RunFolder) -> str:
     data, export = run.config.data, run.config.annotations
-    kept = run.kept if run.is_read else _read_data(run)[1]["kept"]
-    texts = [_kept_text(run, aspect, reason) for aspect, reason in kept.items()]
+    facts = {"kept": run.kept, "by_picks": run.by_picks} if run.is_read else _read_data(run)[1]
+    texts = [_kept_text(run, aspect, reason) for aspect, reason in facts["kept"].items()]
+    if facts["by_picks"]:
+        texts.append(f"{aspects_text(facts['by_picks'])} without enough scores, so that picks alone count")
     read = f"read {data.format} from {data.path}{f' and annotations from {export}' if export else ''}"
     return "; ".join([read, *texts])
 
@@ -416,8 +452,12 @@ def _fit(run: RunFolder, name: str, aspects: Sequence[Aspect], seed: int) -> Non
 
 def _adapted(run: RunFolder, aspect: Aspect) -> tuple[Predictor, dict[str, Any]]:
     """The predictor of `start`, moved, and what is known of it."""
-    train = [target for target in run.targets(aspect) if target.sample.split in LEARNABLE_PARTS]
-    adapted = adapt(run.start_predictor(aspect), train, run.unit)
+    train, start = [], run.start_predictor(aspect)
+    if aspect in run.by_picks:
+        adapted = Adapted(start, "too few scores to move it by", [])
+    else:
+        train = [target for target in run.targets(aspect) if target.sample.split in LEARNABLE_PARTS]
+        adapted = adapt(start, train, run.unit)
     if preferred := run.preferred(aspect, *LEARNABLE_PARTS):
         adapted = adapt_to_preferences(adapted, preferred, train, run.unit)
     run.log(f"fit: {aspect}: {adapted.moved}")
@@ -430,9 +470,9 @@ def _adapted(run: RunFolder, aspect: Aspect) -> tuple[Predictor, dict[str, Any]]
 def _wanted(run: RunFolder, aspects: Sequence[Aspect] | None) -> list[Aspect]:
     """These aspects, or all that have MOS."""
     for aspect in aspects or ():
-        if aspect not in run.aspects:
+        if aspect not in run.trained:
             raise InputError(f"No sample of {run.folder} has a MOS for {aspect}.")
-    return [aspect for aspect in run.aspects if aspects is None or aspect in aspects]
+    return [aspect for aspect in run.trained if aspects is None or aspect in aspects]
 
 
 def _unfitted(run: RunFolder) -> int:
@@ -465,7 +505,8 @@ def _plan_fit(run: RunFolder) -> str:
 
 def transfer(run: RunFolder, aspects: Sequence[Aspect] | None = None) -> None:
     """Refit an aspect's predictor without each group of sources, and predict just those."""
-    wanted, groups, config = _wanted(run, aspects), source_groups(run.samples), run.config.transfer
+    groups, config = source_groups(run.samples), run.config.transfer
+    wanted = [aspect for aspect in _wanted(run, aspects) if aspect in run.aspects]
     if config is not None and len(groups) > 1:
         for aspect in wanted:
             path = run.transfer_file(aspect)

@@ -147,12 +147,22 @@ class RunFolder:
         """Aspects that are trained: those that have MOS."""
         return [aspect for aspect in Aspect if any(aspect in sample.mos for sample in self.samples)]
 
+    @property
+    def by_picks(self) -> list[Aspect]:
+        """Aspects whose scores are left aside or missing: people's picks alone move their predictors."""
+        return [Aspect(aspect) for aspect in self._facts.get("by_picks", ())]
+
+    @property
+    def trained(self) -> list[Aspect]:
+        """Aspects that get a predictor here."""
+        return [*self.aspects, *self.by_picks]
+
     @cached_property
     def variants(self) -> list[Variant]:
         """The samples, and with `made_up` also damaged images and wrong prompts."""
         if self.config.made_up:
-            return all_variants(self._described_samples, self.aspects, self.config.seed)
-        return own_variants(self._described_samples, self.aspects)
+            return all_variants(self._described_samples, self.trained, self.config.seed)
+        return own_variants(self._described_samples, self.trained)
 
     @property
     def _described_samples(self) -> list[Sample]:
@@ -378,7 +388,7 @@ class RunFolder:
 
     def fits(self) -> list[tuple[str, int]]:
         """Name and seed of all predictors."""
-        names = [JOINT_NAME] if self.config.fit.joint else [str(aspect) for aspect in self.aspects]
+        names = [JOINT_NAME] if self.config.fit.joint else [str(aspect) for aspect in self.trained]
         return [(name, seed) for name in names for seed in self.config.seeds]
 
     def is_fitted(self, name: str, seed: int) -> bool:
@@ -416,9 +426,17 @@ class RunFolder:
     def calibration(self) -> dict[Aspect, Calibration]:
         """By the predictors' errors on images that they were not fitted to, and by the training MOS.
 
-        Such are those that the best predictor was chosen by, and for an adapted one the folds left out.
+        Such are those that the best predictor was chosen by, and for an adapted one the folds left out. One
+        that only picks have moved has that of `start`, as no score tells its errors.
         """
         calibrations = {}
+        if self.start_card is not None:
+            own = self.start_card
+            calibrations = {
+                aspect: own.calibration[aspect].on_scale(own.scales[aspect], self.scale)
+                for aspect in self.by_picks
+                if aspect in own.calibration
+            }
         for aspect in self.aspects:
             if self.is_adapted(aspect):
                 facts = _read(self.fitted(aspect)[0] / "fit.json")

@@ -30,7 +30,7 @@ def ship(run: RunFolder, out: Path) -> Card:
 
     def write(folder: Path) -> None:
         copy_backbone(run.backbone_folder, folder)
-        for aspect in run.aspects:
+        for aspect in run.trained:
             fitted = run.fitted(aspect) if run.config.ship_seeds else run.fitted(aspect)[:1]
             for number, seed in enumerate(fitted):
                 shutil.copy(seed / predictor_file(aspect), folder / predictor_file(aspect, number))
@@ -52,14 +52,14 @@ def ship(run: RunFolder, out: Path) -> Card:
 
 
 def _card(run: RunFolder, metrics: dict) -> Card:
-    shapes = {a: json.loads((run.fitted(a)[0] / "fit.json").read_text())["predictor"] for a in run.aspects}
+    shapes = {a: json.loads((run.fitted(a)[0] / "fit.json").read_text())["predictor"] for a in run.trained}
     card = Card(
         name=run.config.name,
         version=run.version,
         backbone=run.config.backbone,
         learned_from=_learned_from(run),
         fingerprint=fingerprint(run.samples),
-        scales=dict.fromkeys(run.aspects, run.scale),
+        scales=dict.fromkeys(run.trained, run.scale),
         predictors={aspect: PredictorConfig(**shape) for aspect, shape in shapes.items()},
         metrics=metrics,
         seeds=_seeds(run),
@@ -86,13 +86,16 @@ def _agreement(run: RunFolder, aspect: Aspect) -> dict[str, float]:
 
 
 def _learned_from(run: RunFolder) -> str:
+    pairs = f"{len(run.pairs(*LEARNABLE_PARTS)):,} pairs of images in the order of people's picks"
+    if run.by_picks and run.annotated is not None:
+        return f"{pairs} ({run.annotated.version}), without scores"
     train = [s for s in run.samples if s.split == "train" and (s.mos or s.descriptions)]
     text = run.config.learned_from.format(count=len(train)).rstrip(". ")
     if run.annotated is not None:
         people = sum(sample.id in run.annotated.scored for sample in train)
         text += f"; {people:,} of them were scored anew by people ({run.annotated.version})"
-    if pairs := run.pairs(*LEARNABLE_PARTS):
-        text += f"; {len(pairs):,} pairs of images in the order of people's picks"
+    if run.pairs(*LEARNABLE_PARTS):
+        text += f"; {pairs}"
     if run.kept:
         assert run.start_card is not None
         text += f"; {aspects_text(run.kept)} judged as by {run.start_card.title}, for lack of scores"

@@ -133,7 +133,7 @@ def train_words(run: RunFolder) -> None:
     else:
         del nano
         losses = _teach(run, train, test, new)
-    describe(own_variants(_samples(test), run.aspects), run.config.backbone, new, run.cache)
+    describe(own_variants(_samples(test), run.trained), run.config.backbone, new, run.cache)
     identity = backbone_id(run.config.backbone, new)
     after = [run.cache.entries[each.key(identity)].description for each in test]
     compared = _compared(test, after, losses, run.scale)
@@ -188,7 +188,7 @@ def _descriptions(run: RunFolder) -> list[Description]:
     assert run.annotated is not None
     described = run.annotated.described
     samples = [sample for sample in run.samples if sample.id in described]
-    variants = own_variants(samples, [*run.aspects, *run.kept])
+    variants = own_variants(samples, [*run.trained, *run.kept])
     describe(variants, run.config.backbone, run.tuned_folder, run.cache)
     identity = backbone_id(run.config.backbone, run.tuned_folder)
     return [

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,6 +63,16 @@ class Calibration:
                 for source, own in by_source.items()
                 if source is not None and len(own) >= MIN_SOURCE_SIZE
             },
+        )
+
+    def on_scale(self, own: MosScale, wanted: MosScale) -> Calibration:
+        """The same for scores of another scale."""
+        gain = (wanted.high - wanted.low) / (own.high - own.low)
+        return replace(
+            self,
+            half_width=gain * self.half_width,
+            quantiles=tuple(wanted.from_unit(own.to_unit(mos)) for mos in self.quantiles),
+            by_source={source: gain * width for source, width in self.by_source.items()},
         )
 
     def interval(self, mos: float, scale: MosScale, source: str | None = None) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.json_lines import without_nan
@@ -72,6 +73,27 @@ class Compared:
         gain = after - before if metric in ("srcc", "plcc") else abs(before) - abs(after)
         verdict = "" if math.isnan(gain) or abs(gain) < VISIBLE_GAIN else "better" if gain > 0 else "worse"
         return Change(_shown(metric, before), _shown(metric, after), verdict)
+
+
+@dataclass(frozen=True)
+class ComparedOrder:
+    """Two models on the same held-out pairs of images, of which people have picked the better one."""
+
+    aspect: Aspect
+    n: int
+    """Pairs."""
+    before: float
+    """Share of pairs in people's order."""
+    after: float
+    rise: tuple[float, float] | None = None
+    """95 % interval of what the share gains; None where that is not known."""
+
+    def __str__(self) -> str:
+        known = "unknown" if self.rise is None else "{:.2f} to {:.2f}".format(*self.rise)
+        shares = f"{self.before:.0%} → {self.after:.0%} in people's order"
+        return f"{self.aspect}, {self.n:,} pairs of picks: {shares}, interval of the rise {known}".replace(
+            "-", "−"
+        )
 
 
 @dataclass(frozen=True)
@@ -163,32 +185,41 @@ class Comparison:
     """The images whose scores changed most, the most first."""
     words: ComparedWords | None = None
     """None where words were not trained."""
+    orders: tuple[ComparedOrder, ...] = ()
+    """Of aspects that were learned from people's picks alone."""
 
     @property
     def sentence(self) -> str:
-        """What changed on held-out images that people scored, and whether that is for the better."""
-        people = [row for row in self.rows if row.part == "people" and row.before is not None]
-        known = "; ".join(map(_fall, people))
+        """What changed on held-out images that people judged, and whether that is for the better."""
+        known = "; ".join(text for _, text in self._evidence)
         return f"Not better: {self.doubt}." if self.doubt else f"Better: {known}."
+
+    @property
+    def _evidence(self) -> list[tuple[tuple[float, float] | None, str]]:
+        """Intervals of what was gained on what people judged, and what they are told of it."""
+        people = [row for row in self.rows if row.part == "people" and row.before is not None]
+        scored = [(row.rmse_fall, _fall(row)) for row in people]
+        return [*scored, *((order.rise, str(order)) for order in self.orders)]
 
     @property
     def doubt(self) -> str:
         """Why the new model is not known to be better on held-out people's scores; "" if it is.
 
-        It is where RMSE falls for some aspect, and rises for none, with the whole 95 % interval.
+        It is where RMSE falls for some aspect, or where picks alone were learned from more pairs come into
+        people's order, with the whole 95 % interval, and none gets worse so.
         """
-        people = [row for row in self.rows if row.part == "people" and row.before is not None]
-        intervals = [row.rmse_fall for row in people if row.rmse_fall is not None]
+        intervals = [interval for interval, _ in self._evidence if interval is not None]
         if any(low > 0 for low, _ in intervals) and all(high >= 0 for _, high in intervals):
             return ""
-        if not people:
+        if not self._evidence:
             return "no held-out image was scored by people and judged by both models"
-        return "; ".join(map(_fall, people))
+        return "; ".join(text for _, text in self._evidence)
 
     def __str__(self) -> str:
         """A table for a terminal."""
         heads = "".join(f"{label:>20}" for label in METRIC_NAMES.values())
-        lines = [f"Before: {self.before}. After: {self.after}.", f"{'held-out images':34}{'n':>6}{heads}"]
+        lines = [f"Before: {self.before}. After: {self.after}."]
+        lines += [f"{'held-out images':34}{'n':>6}{heads}"] if self.rows else []
         for row in self.rows:
             cells = "".join(f"{f'{change.before} → {change.after}':>20}" for change in row.changes())
             lines.append(f"{row.name:34}{row.n:>6}{cells}".replace("−", "-"))
@@ -234,7 +265,14 @@ class Comparison:
             for image in facts.get("changed", ())
         ]
         words = facts.get("words") and ComparedWords.from_dict(facts["words"])
-        return cls(**{**facts, "rows": tuple(rows), "changed": tuple(changed), "words": words})
+        orders = [
+            ComparedOrder(
+                **{**order, "aspect": Aspect(order["aspect"]), "rise": _interval(order.get("rise"))}
+            )
+            for order in facts.get("orders", ())
+        ]
+        tuples = {"rows": tuple(rows), "changed": tuple(changed), "orders": tuple(orders)}
+        return cls(**{**facts, **tuples, "words": words})
 
 
 def _shown(metric: str, value: float) -> str:
@@ -262,6 +300,15 @@ def rmse_fall(
         return None
     old, new = np.square(np.array([before, after], dtype=float) - np.array(true, dtype=float))
     return bootstrap_interval(lambda b, a: float(np.sqrt(np.mean(b)) - np.sqrt(np.mean(a))), old, new)
+
+
+def interval_of_rise(gains: ArrayLike, groups: ArrayLike) -> tuple[float, float] | None:
+    """95 % interval of the mean of gains [n], by bootstrap over their groups [n]; None for too few."""
+    members = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums, counts = np.bincount(members, np.asarray(gains, dtype=float)), np.bincount(members)
+    if len(sums) < MIN_TO_RESAMPLE:
+        return None
+    return bootstrap_interval(lambda gained, n: float(np.sum(gained) / np.sum(n)), sums, counts)
 
 
 def _interval(facts: Sequence[float] | None) -> tuple[float, float] | None:

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from m3agiqa.grouping import connected_groups, fold_prompt
+from m3agiqa.grouping import MIN_CROSS_VALIDATED_GROUPS, connected_groups, fold_prompt
 from m3agiqa.predictor.model import Predictor
+from m3agiqa.samples import Sample
 from training.data.variants import image_hash
 from training.stages.fit import pooled_states
 from training.stages.fit_data import Target
@@ -29,7 +30,6 @@ from training.stages.fit_data import Target
 Array = NDArray[np.float64]
 
 N_FOLDS = 5
-MIN_GROUPS = 10  # prompts; with fewer, cross-validation decides nothing
 PRIOR_IMAGES = 20.0  # images that the prior of gain and level, and of no change, is worth
 HEAD_PENALTIES = (math.inf, 100.0, 30.0, 10.0, 5.0)  # the first leaves the head as it is
 
@@ -69,10 +69,10 @@ def adapt(predictor: Predictor, train: Sequence[Target], unit: float = 1.0) -> A
     pooled, old = read.double().numpy(), scores.double().numpy() / unit
     true = np.array([target.mos for target in train]) / unit
     weights = np.array([float(each.weight) for each in train])
-    groups = np.array(connected_groups(group_marks(target) for target in train))
+    groups = np.array(connected_groups(group_marks(target.sample) for target in train))
     unchanged = LinearChange(1.0, 0.0, np.zeros(pooled.shape[1]))
     held_out, penalty = old, None
-    if len(set(groups)) >= MIN_GROUPS:
+    if len(set(groups)) >= MIN_CROSS_VALIDATED_GROUPS:
         candidates = _out_of_fold(pooled, old, true, weights, groups)
         wrong_order = [
             np.mean((rankdata(each) - rankdata(true)) ** 2) for each in [old, *list(candidates.values())[1:]]
@@ -95,10 +95,10 @@ def adapt(predictor: Predictor, train: Sequence[Target], unit: float = 1.0) -> A
     return Adapted(new, f"level, gain{head} were fitted to {len(train):,} images", errors)
 
 
-def group_marks(target: Target) -> list[tuple[str, str]]:
+def group_marks(sample: Sample) -> list[tuple[str, str]]:
     """What images have in common that are held out together."""
-    prompt = fold_prompt(target.sample.prompt)
-    image = ("image", image_hash(target.sample.image))
+    prompt = fold_prompt(sample.prompt)
+    image = ("image", image_hash(sample.image))
     return [image, ("prompt", prompt)] if prompt else [image]
 
 

@@ -9,6 +9,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
+import numpy as np
+from numpy.typing import NDArray
+
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.comparison import (
@@ -16,17 +19,21 @@ from m3agiqa.checkpoint.comparison import (
     ChangedImage,
     ChangedScore,
     Compared,
+    ComparedOrder,
     Comparison,
+    interval_of_rise,
     rmse_fall,
 )
 from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.metrics import plcc, rmse, srcc
+from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample
 from training.data.variants import own_variants
 from training.run import RunFolder
+from training.stages.adapt_to_preferences import in_order, pair_groups
 from training.stages.describe import describe
 from training.stages.fit import predict
-from training.stages.fit_data import Target, targets
+from training.stages.fit_data import Target, preferred_targets, targets
 from training.stages.hidden_cache import backbone_id
 
 MOST_CHANGED = 10  # images that are shown
@@ -84,7 +91,32 @@ def compare(run: RunFolder) -> Comparison:
     images = [_changed_image(samples[name], scores) for name, scores in changed.items()]
     images.sort(key=lambda image: -image.change)
     title = f"{run.config.name} {run.version}"
-    return Comparison(card.title, title, tuple(rows), tuple(images[:MOST_CHANGED]), run.words_compared)
+    orders = tuple(order for aspect in run.by_picks if (order := _order(run, card, aspect)) is not None)
+    shown_images = tuple(images[:MOST_CHANGED])
+    return Comparison(card.title, title, tuple(rows), shown_images, run.words_compared, orders)
+
+
+def _order(run: RunFolder, card: Card, aspect: Aspect) -> ComparedOrder | None:
+    """Held-out pairs in people's order; None where the model before, or a pair, cannot be judged by it."""
+    after = run.preferred(aspect, "test")
+    if aspect not in card.predictors or not after:
+        return None
+    pairs, identity = run.pairs("test"), backbone_id(card.backbone, run.baseline)
+    named = {name for pair in pairs for name in pair}
+    variants = own_variants([sample for sample in run.samples if sample.id in named], [aspect])
+    describe(variants, card.backbone, run.baseline, run.cache)
+    predictor = load_predictor(run.baseline, aspect, card.predictors[aspect])
+    old = _in_order(predictor, preferred_targets(variants, pairs, run.cache, identity, aspect))
+    new = _in_order(run.best(aspect), after)
+    groups = pair_groups((each.sample, each.worse.sample) for each in after if each.worse)
+    return ComparedOrder(
+        aspect, len(new), float(old.mean()), float(new.mean()), interval_of_rise(new - old, groups)
+    )
+
+
+def _in_order(predictor: Predictor, pairs: Sequence[Target]) -> NDArray[np.float64]:
+    worse = predict(predictor, [each.worse.states for each in pairs if each.worse])
+    return in_order(np.array(predict(predictor, [each.states for each in pairs])) - np.array(worse))
 
 
 def _said_before(run: RunFolder, card: Card, aspect: Aspect, samples: list[Sample]) -> Said | None:

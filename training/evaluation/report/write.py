@@ -13,11 +13,13 @@ import pandas as pd
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import CARD_FILE
+from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.files import replace_folder, sha256
+from m3agiqa.json_lines import write_json
 from training.config import plain
 from training.data import fingerprint
 from training.evaluation.evaluate import evaluate, interval_coverage, prediction_table, summary
-from training.evaluation.report import write_report
+from training.evaluation.report import COMPARISON_FILE, write_report
 from training.evaluation.report.before_after import compare
 from training.run import RunFolder
 from training.stages.fit_data import targets_of_conversations
@@ -31,6 +33,10 @@ def write_outcome(run: RunFolder) -> dict[str, Any]:
     out = run.report_folder
     if is_written(run):
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    compared = None if run.annotated is None else compare(run)
+    if not run.aspects:  # picks alone: no score tells more than the comparison
+        replace_folder(out, lambda folder: _write_comparison(run, folder, compared))
+        return {}
     tables = [
         prediction_table(run.best(aspect), run.targets(aspect, "test"), run.scale) for aspect in run.aspects
     ]
@@ -39,7 +45,6 @@ def write_outcome(run: RunFolder) -> dict[str, Any]:
     for aspect in run.aspects:
         measures[str(aspect)] |= _over_seeds(run, aspect) | _coverage(run, aspect, table)
     scales = dict.fromkeys(run.aspects, run.scale)
-    compared = None if run.annotated is None else compare(run)
 
     def write(folder: Path) -> None:
         title = f"{run.config.name} {run.version}"
@@ -49,6 +54,13 @@ def write_outcome(run: RunFolder) -> dict[str, Any]:
 
     replace_folder(out, write)
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["summary"]
+
+
+def _write_comparison(run: RunFolder, folder: Path, compared: Comparison | None) -> None:
+    if compared is not None:
+        write_json(folder / COMPARISON_FILE, compared.to_dict())
+    write_json(folder / "metrics.json", {"summary": {}})
+    (folder / "made_from.txt").write_text(_made_from(run))
 
 
 def is_written(run: RunFolder) -> bool:
