@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     retraining = commands.add_parser(
         "retrain",
         parents=[data],
-        help="a new model from people's corrections alone",
+        help="a new model from people's corrections and picks alone",
         description="Export what people said, let the model in service learn from it, and register the new "
         'one as a candidate; it needs `pip install "m3agiqa[train]"`. The same command again goes on where '
         "it was stopped.",

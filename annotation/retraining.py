@@ -30,11 +30,12 @@ from sqlalchemy.orm import Session
 
 from annotation.exchange.dataset import Filters, human_samples
 from annotation.exchange.exporting import ExportReport, export
+from annotation.exchange.pick_material import PickMaterial, pick_material
 from annotation.settings import Settings
 from annotation.store import Store
 from annotation.store.current_responses import current_corrections
 from annotation.store.log import promoted
-from annotation.store.models import Assessment, Correction, ModelVersion
+from annotation.store.models import Assessment, Correction, ModelVersion, Preference
 from m3agiqa.aspects import Aspect
 from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.registry import candidates, find
@@ -46,9 +47,9 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 STARTED_BY = "M3AGIQA_STARTED_BY"  # read by training.parallel.follow_starter
 OUT_OF_SPACE = "The disk is full. Make room; retraining again goes on where this one was stopped."
-ONLY_PICKS = (
-    "Nobody has scored an image yet. Picks of the best image move a model only beside scores; correct some "
-    "assessments, or annotate images, first."
+TOO_FEW_PICKS = (
+    "Nobody has scored an image yet, and the picks of the best image are too few to learn from alone "
+    "({picks}). Pick the best image of more prompts on the Compare tab, or score images."
 )
 CONFIG = ROOT / "training" / "configs" / "corrections.yaml"
 EXPORT_NAME = "corrections"
@@ -80,6 +81,10 @@ class RetrainingState:
     """Highest id of a correction that it has learned from."""
     tried_correction: int = 0
     """Highest id of a correction that there was, whatever became of it."""
+    newest_pick: int = 0
+    """Highest id of a pick of the best image that it has learned from."""
+    tried_pick: int = 0
+    """Highest id of a pick that there was, whatever became of it."""
     ended_at: str | None = None
     error: str = ""
     """Why it ended without a model; "" if it did not."""
@@ -124,6 +129,7 @@ class Material:
     """Corrections since the latest retraining."""
     images: int
     aspects: dict[Aspect, AspectMaterial]
+    picks: PickMaterial
     described: int
     """Images to learn from that people have described."""
     described_test: int
@@ -135,8 +141,8 @@ class Material:
 
     @property
     def is_enough(self) -> bool:
-        """Whether any aspect has scores to learn from and others to compare the new model on."""
-        return any(aspect.train and aspect.test for aspect in self.aspects.values())
+        """Whether scores of any aspect, or picks alone, suffice to learn from and to compare models on."""
+        return self.picks.is_enough or any(each.train and each.test for each in self.aspects.values())
 
 
 class Busy(InputError):
@@ -193,7 +199,10 @@ class Retraining:
 
     def material(self, store: Store) -> Material:
         """What there is to learn from. Raises InputError if that is nothing."""
-        human = human_samples(store, Filters())
+        state = self.state()
+        with store.database.reading() as session:
+            picks = pick_material(session, state.newest_pick if state else 0)
+        human = human_samples(store, Filters(), may_be_unscored=bool(picks.items))
         aspects = {}
         for aspect in Aspect:
             parts = [sample.split for sample in human.samples if aspect in sample.mos]
@@ -201,13 +210,13 @@ class Retraining:
             if parts:
                 aspects[aspect] = AspectMaterial(parts.count("train"), parts.count("test"), opinions)
         with store.database.reading() as session:
-            new = _later(session, state.newest_correction if (state := self.state()) else 0)
+            new = _later(session, state.newest_correction if state else 0)
             seconds = _seconds_an_image(session, read_card(self._start(session), verify=False))
-        images = len(human.samples)
+        images = len(human.samples) + len(picks.items - set(human.opinions["item_id"]))
         total = None if seconds is None else seconds * images * PASSES_OVER_IMAGES
         described = [sample.split for sample in human.samples if sample.descriptions]
         learned, held_out = described.count("train"), described.count("test")
-        return Material(new, images, aspects, learned, held_out, human.texts_left_out, total)
+        return Material(new, images, aspects, picks, learned, held_out, human.texts_left_out, total)
 
     # --- doing
 
@@ -316,6 +325,7 @@ class Retraining:
                 else:
                     candidate = self._registered()
                     state = replace(state, newest_correction=state.tried_correction, candidate=candidate)
+                    state = replace(state, newest_pick=state.tried_pick)
                 return code
             except BaseException as error:
                 full = is_disk_full(error)
@@ -354,9 +364,10 @@ class Retraining:
         """The state of one that begins now."""
         last = self.state()
         with store.database.reading() as session:
-            newest = session.scalar(select(func.max(Correction.id))) or 0
-        known = last.newest_correction if last else 0
-        return RetrainingState(person, _now(), os.getpid(), platform.node(), known, newest)
+            newest = [session.scalar(select(func.max(each))) or 0 for each in (Correction.id, Preference.id)]
+        learned = (last.newest_correction, last.newest_pick) if last else (0, 0)
+        counted = learned[0], newest[0], learned[1], newest[1]
+        return RetrainingState(person, _now(), os.getpid(), platform.node(), *counted)
 
     def _write(self, state: RetrainingState) -> None:
         write_atomically(self._state_file, json.dumps(asdict(state), indent=2) + "\n")
@@ -429,7 +440,10 @@ class Retraining:
 def _exported(store: Store, out: Path) -> ExportReport:
     report = export(store, out, name=EXPORT_NAME)
     if not report.counts["samples"]:
-        raise InputError(ONLY_PICKS)
+        with store.database.reading() as session:
+            picks = pick_material(session)
+        if not picks.is_enough:
+            raise InputError(TOO_FEW_PICKS.format(picks=picks))
     return report
 
 

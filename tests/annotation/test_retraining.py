@@ -187,9 +187,36 @@ def test_picks_alone_are_too_few(settings: Settings, store: Store, training: Cal
     pick(store, min(scores), scores)
     retraining = Retraining(settings)
     for begin in (retraining.plan, lambda store: retraining.run(store, "lead")):
-        with pytest.raises(InputError, match="Picks of the best image move a model only beside scores"):
+        with pytest.raises(
+            InputError, match=r"too few to learn from alone \([01] prompts? .*; 10 are needed"
+        ):
             begin(store)
-    assert retraining.state().error.startswith("Nobody has scored an image yet.")
+    assert retraining.state().error.startswith("Nobody has scored an image yet")
+    panel = ModelsHandlers(Studio(settings, store, Access(), SimpleNamespace())).follow(None)[0]
+    assert "picks alone need ten prompts and one that is held out" in panel and "<button" not in panel
+
+
+def test_picks_alone_start_a_retraining_and_are_new_once(
+    settings: Settings, store: Store, training: Callable[[str], None], capfd: pytest.CaptureFixture
+) -> None:
+    for prompt in range(20):
+        scores = {add(store, 2 * prompt + number, f"prompt {prompt}"): 3.0 for number in range(2)}
+        pick(store, min(scores), scores)
+    training("print('as told')")
+    retraining = Retraining(settings)
+    handlers = ModelsHandlers(Studio(settings, store, Access(), SimpleNamespace()))
+    material = retraining.material(store)
+    assert material.is_enough and (material.new, material.picks.new, material.images) == (0, 20, 40)
+    assert material.picks.train + material.picks.test == 20 and material.picks.test > 0
+    panel = handlers.follow(None)[0]
+    assert "Retrain from 20 new picks</button>" in panel and "(learns from picks alone)" in panel
+    assert f"{material.picks.train} prompts to learn from, {material.picks.test} held out" in panel
+    assert retraining.plan(store) == 0 and "20 picks of the best image" in capfd.readouterr().out
+    assert retraining.run(store, "lead") == 0
+    assert retraining.material(store).picks.new == 0 and "Retrain again</button>" in handlers.follow(None)[0]
+    say(store, 1, {Aspect.QUALITY: 3.0})
+    pick(store, 1, {1: 3.0, 3: 3.0}, "ben")
+    assert "Retrain from 1 new correction and 1 new pick</button>" in handlers.follow(None)[0]
 
 
 def test_a_full_disk_is_told_in_words(

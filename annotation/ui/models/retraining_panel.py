@@ -24,9 +24,12 @@ STAGE_TEXTS = {
 """Of the stages that take long enough to be seen."""
 TOO_LITTLE = (
     "There is too little to retrain from: an aspect needs scored images to learn from and scored images that "
-    "are held out, which are those of about one prompt in five. Score images of more prompts."
+    "are held out, which are those of about one prompt in five; picks alone need ten prompts and one that is "
+    "held out. Score images, or pick the best one, of more prompts."
 )
-NOTHING_NEW = "Nothing was corrected since the latest retraining. To retrain again is to learn from the same."
+NOTHING_NEW = (
+    "Nothing was corrected or picked since the latest retraining. To retrain again is to learn from the same."
+)
 
 
 def idle_html(
@@ -47,18 +50,30 @@ def idle_html(
         if not last.candidate:
             lines.append(_log(log))
     if material is None:
-        lines.append(f"<p>{escape(problem)} A new model learns from scores of the Annotate tab.</p>")
+        lines.append(
+            f"<p>{escape(problem)} A new model learns from scores of the Annotate tab and "
+            "picks of the Compare tab.</p>"
+        )
     else:
         if not material.is_enough:
             lines.append(f"<p>{TOO_LITTLE}</p>")
-        elif material.new:
-            label = f"Retrain from {_count(material.new, 'new correction')}"
+        elif new := _new(material):
+            label = f"Retrain from {new}"
             button = f'<button class="primary" type="button" data-action="retrain">{label}</button>'
         else:
             lines.append(f"<p>{NOTHING_NEW}</p>")
             button = '<button type="button" data-action="retrain">Retrain again</button>'
         lines += _material(material)
     return _panel(button, lines)
+
+
+def _new(material: Material) -> str:
+    """What has come since the latest retraining and can be learned from; "" for nothing."""
+    counts = (
+        (material.new, "new correction"),
+        (material.picks.new if material.picks.are_followed else 0, "new pick"),
+    )
+    return " and ".join(_count(*each) for each in counts if each[0])
 
 
 def running_html(state: RetrainingState | None, progress: RetrainingProgress, log: str) -> str:
@@ -108,7 +123,11 @@ def _material(material: Material) -> list[str]:
     heads = "".join(
         f'<th scope="col">{head}</th>' for head in ("Images to learn from", "Held out", "Corrections")
     )
-    body = "".join(_material_row(aspect, material.aspects.get(aspect)) for aspect in Aspect)
+    has_scores = any(each.train and each.test for each in material.aspects.values())
+    otherwise = (
+        " (stays as it is)" if has_scores or not material.picks.is_enough else " (learns from picks alone)"
+    )
+    body = "".join(_material_row(aspect, material.aspects.get(aspect), otherwise) for aspect in Aspect)
     texts = material.texts_left_out
     left_out = (
         f"Left out: {_count(texts, 'description')} of one word, or with the same text under many images; the "
@@ -123,17 +142,18 @@ def _material(material: Material) -> list[str]:
         else "How long it takes is known once the model has assessed an image here."
     )
     learned, held_out = _count(material.described, "image"), material.described_test
+    picks = f"Picks of the best image: {material.picks}. " if material.picks.items else ""
     words = f"Words: {learned} with descriptions to learn from, {held_out:,} held out. "
     return [
-        f"<p>{words}{left_out}{duration}</p>",
+        f"<p>{words}{picks}{left_out}{duration}</p>",
         f'<div class="wide"><table><thead><tr><th scope="col">Aspect</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>",
     ]
 
 
-def _material_row(aspect: Aspect, known: AspectMaterial | None) -> str:
+def _material_row(aspect: Aspect, known: AspectMaterial | None, otherwise: str) -> str:
     name = f'<tr><th scope="row">{aspect.capitalize()}</th>'
-    lacking = "" if known and known.train and known.test else " (stays as it is)"
+    lacking = "" if known and known.train and known.test else otherwise
     if known is None:
         return f"{name}<td>none{lacking}</td><td></td><td></td></tr>"
     return f"{name}<td>{known.train:,}{lacking}</td><td>{known.test:,}</td><td>{known.opinions:,}</td></tr>"

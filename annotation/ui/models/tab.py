@@ -324,7 +324,9 @@ def _words(comparison: Comparison | None) -> str:
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Before and after on the same held-out images."""
+    """Before and after on the same held-out images; "" where picks alone compare the two."""
+    if not comparison.rows:
+        return ""
     heads = "".join(f'<th scope="col">{label}</th>' for label in METRIC_NAMES.values())
     body = "".join(_row(row) for row in comparison.rows)
     return (

@@ -379,7 +379,7 @@ def test_the_panel_says_what_would_be_used_and_how_the_last_one_ended(
         (retraining.folder / "state.json").write_text(json.dumps(asdict(last)))
         panel, _ = handlers.follow(REQUEST)
         assert sentence in panel and ("&lt;log&gt;" in panel) == (last.candidate is None)
-    assert "Retrain again</button>" in panel and "Nothing was corrected since" in panel
+    assert "Retrain again</button>" in panel and "Nothing was corrected or picked since" in panel
 
 
 def test_an_admin_pushes_a_model_to_the_hub(studio: Studio, candidate: str, hub: Hub) -> None:
