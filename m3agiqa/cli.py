@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from tqdm import tqdm
 
@@ -48,6 +48,8 @@ from m3agiqa.ray_scoring import score_on_ray
 from m3agiqa.score_inputs import ScoreRow, read_rows
 from m3agiqa.score_parts import DEFAULT_PART_SIZE, PartedScores
 from m3agiqa.tables import TABLE_SUFFIXES
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 APP_ENTRY_POINTS = "m3agiqa.app"  # group of what an installation can serve
 MAX_PORT = 2**16 - 1
@@ -84,6 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"m3agiqa {m3agiqa.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model = _model_options()
+    _add_assess(commands, model)
+    _add_score(commands, model)
+    _add_compare(commands, model)
+    _add_serve(commands)
+    _add_memory(commands)
+    return parser
+
+
+def _model_options() -> argparse.ArgumentParser:
+    """Which model, and where it is loaded: for all commands that judge."""
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
         "--model",
@@ -111,7 +124,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where to load it; auto: over all GPUs and then the CPU's memory (default: $M3AGIQA_DEVICE, "
         "else the GPU if there is one)",
     )
+    return model
 
+
+# --- assess ------------------------------------------------------------------------------------
+
+
+def _add_assess(commands: Commands, model: argparse.ArgumentParser) -> None:
     assess = commands.add_parser("assess", parents=[model], help="judge one image")
     assess.add_argument("image", metavar="IMAGE")
     assess.add_argument(
@@ -133,125 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     assess.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     assess.set_defaults(command=_assess, interrupted="Interrupted.")
-
-    batch = commands.add_parser(
-        "score",
-        parents=[model],
-        help="judge many images into a CSV",
-        description="Judge many images into a CSV. The same command again goes on where it was stopped: "
-        "rows that are in OUT already, failed ones included, are not judged anew.",
-    )
-    batch.add_argument(
-        "source",
-        metavar="CSV|PARQUET|FOLDER|TAR",
-        type=Path,
-        nargs="+",
-        help="a CSV or Parquet file with the columns image,prompt; a folder of images with prompts in .txt "
-        "files of the same name or in the images; or WebDataset tars, as 'images-{000..099}.tar' or a folder",
-    )
-    batch.add_argument(
-        "--out", metavar="OUT", type=Path, required=True, help="a CSV; with --engine ray, a folder of parts"
-    )
-    batch.add_argument(
-        "--image-root",
-        metavar="DIR",
-        type=Path,
-        help="folder that relative paths in a table start from (default: the table's own)",
-    )
-    batch.add_argument(
-        "--engine",
-        choices=["process", "ray"],
-        default="process",
-        help="process (default): this one; ray: many workers on this machine or a Ray cluster, which needs "
-        'pip install "m3agiqa[scale]"',
-    )
-    on_ray = batch.add_argument_group("with --engine ray")
-    on_ray.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="of a Ray cluster, whose machines find all files under the same paths (default: $RAY_ADDRESS, "
-        "else one is started on this machine)",
-    )
-    on_ray.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="models at work at once (default: one for each GPU, without GPUs one for each core)",
-    )
-    on_ray.add_argument("--format", choices=["parquet", "csv"], help="of the parts (default: parquet)")
-    on_ray.add_argument(
-        "--part-size",
-        type=_positive,
-        metavar="ROWS",
-        help=f"rows of a part, which is done anew when its worker dies (default: {DEFAULT_PART_SIZE})",
-    )
-    on_ray.add_argument(
-        "--retry",
-        action="store_true",
-        default=None,
-        help="score parts again that have failed rows, or other rows than now (without Ray: delete the "
-        "failed rows from OUT, and run the same command)",
-    )
-    batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
-
-    compare = commands.add_parser(
-        "compare",
-        parents=[model],
-        help="put images of one prompt in order",
-        description=f"Judge {MIN_IMAGES} to {MAX_IMAGES} images of one prompt and put them in order, the "
-        "best first. Of a CSV or folder, the images of each prompt are compared with each other.",
-    )
-    compare.add_argument(
-        "images",
-        metavar="IMAGE|CSV|FOLDER",
-        nargs="+",
-        help="images, or one CSV with the columns image,prompt, or one folder",
-    )
-    compare.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="what all images were generated from; by default each one's own, of the CSV or in its file",
-    )
-    compare.add_argument(
-        "--order", default=OVERALL, choices=[OVERALL, *map(str, Aspect)], help="what they are ordered by"
-    )
-    compare.add_argument(
-        "--weights",
-        metavar="ASPECT=NUMBER,...",
-        help="of the aspects in the overall score, such as quality=2,correspondence=1; those that are not "
-        "named do not count (default: all the same)",
-    )
-    compare.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
-    compare.add_argument("--csv", metavar="FILE", type=Path, help="write the table into a CSV, too")
-    compare.set_defaults(command=_compare, interrupted="Interrupted.")
-
-    serve = commands.add_parser(
-        "serve",
-        help="open the app for browsers",
-        description="Serve the app to browsers until interrupted. Environment variables set the rest, such "
-        "as M3AGIQA_MODEL and M3AGIQA_AUTH.",
-    )
-    serve.add_argument("--host", metavar="ADDRESS", help="0.0.0.0: reachable from other machines, too")
-    serve.add_argument(
-        "--port",
-        type=_port,
-        metavar="N",
-        help="default: 7860; where it is taken, the next one that is free",
-    )
-    serve.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="folder of the database and the images (default: $M3AGIQA_DATA, else data)",
-    )
-    serve.set_defaults(command=_serve, interrupted="Stopped.")
-
-    memory = commands.add_parser("memory", help="how much memory the paper's model needs, by setting")
-    memory.set_defaults(command=_memory, interrupted="Interrupted.")
-    return parser
-
-
-# --- assess ------------------------------------------------------------------------------------
 
 
 def _assess(args: argparse.Namespace) -> None:
@@ -394,6 +294,68 @@ class LiveDisplay:
 # --- score -------------------------------------------------------------------------------------
 
 
+def _add_score(commands: Commands, model: argparse.ArgumentParser) -> None:
+    batch = commands.add_parser(
+        "score",
+        parents=[model],
+        help="judge many images into a CSV",
+        description="Judge many images into a CSV. The same command again goes on where it was stopped: "
+        "rows that are in OUT already, failed ones included, are not judged anew.",
+    )
+    batch.add_argument(
+        "source",
+        metavar="CSV|PARQUET|FOLDER|TAR",
+        type=Path,
+        nargs="+",
+        help="a CSV or Parquet file with the columns image,prompt; a folder of images with prompts in .txt "
+        "files of the same name or in the images; or WebDataset tars, as 'images-{000..099}.tar' or a folder",
+    )
+    batch.add_argument(
+        "--out", metavar="OUT", type=Path, required=True, help="a CSV; with --engine ray, a folder of parts"
+    )
+    batch.add_argument(
+        "--image-root",
+        metavar="DIR",
+        type=Path,
+        help="folder that relative paths in a table start from (default: the table's own)",
+    )
+    batch.add_argument(
+        "--engine",
+        choices=["process", "ray"],
+        default="process",
+        help="process (default): this one; ray: many workers on this machine or a Ray cluster, which needs "
+        'pip install "m3agiqa[scale]"',
+    )
+    on_ray = batch.add_argument_group("with --engine ray")
+    on_ray.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of a Ray cluster, whose machines find all files under the same paths (default: $RAY_ADDRESS, "
+        "else one is started on this machine)",
+    )
+    on_ray.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="models at work at once (default: one for each GPU, without GPUs one for each core)",
+    )
+    on_ray.add_argument("--format", choices=["parquet", "csv"], help="of the parts (default: parquet)")
+    on_ray.add_argument(
+        "--part-size",
+        type=_positive,
+        metavar="ROWS",
+        help=f"rows of a part, which is done anew when its worker dies (default: {DEFAULT_PART_SIZE})",
+    )
+    on_ray.add_argument(
+        "--retry",
+        action="store_true",
+        default=None,
+        help="score parts again that have failed rows, or other rows than now (without Ray: delete the "
+        "failed rows from OUT, and run the same command)",
+    )
+    batch.set_defaults(command=_score, interrupted="Interrupted. The same command goes on from here.")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 1 on")
@@ -467,6 +429,39 @@ def _print_counts(scored: int, failed: int) -> None:
 
 
 # --- compare -----------------------------------------------------------------------------------
+
+
+def _add_compare(commands: Commands, model: argparse.ArgumentParser) -> None:
+    compare = commands.add_parser(
+        "compare",
+        parents=[model],
+        help="put images of one prompt in order",
+        description=f"Judge {MIN_IMAGES} to {MAX_IMAGES} images of one prompt and put them in order, the "
+        "best first. Of a CSV or folder, the images of each prompt are compared with each other.",
+    )
+    compare.add_argument(
+        "images",
+        metavar="IMAGE|CSV|FOLDER",
+        nargs="+",
+        help="images, or one CSV with the columns image,prompt, or one folder",
+    )
+    compare.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what all images were generated from; by default each one's own, of the CSV or in its file",
+    )
+    compare.add_argument(
+        "--order", default=OVERALL, choices=[OVERALL, *map(str, Aspect)], help="what they are ordered by"
+    )
+    compare.add_argument(
+        "--weights",
+        metavar="ASPECT=NUMBER,...",
+        help="of the aspects in the overall score, such as quality=2,correspondence=1; those that are not "
+        "named do not count (default: all the same)",
+    )
+    compare.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
+    compare.add_argument("--csv", metavar="FILE", type=Path, help="write the table into a CSV, too")
+    compare.set_defaults(command=_compare, interrupted="Interrupted.")
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -590,6 +585,29 @@ def _ranking_table(ranking: Ranking, order: str) -> str:
 # --- serve -------------------------------------------------------------------------------------
 
 
+def _add_serve(commands: Commands) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="open the app for browsers",
+        description="Serve the app to browsers until interrupted. Environment variables set the rest, such "
+        "as M3AGIQA_MODEL and M3AGIQA_AUTH.",
+    )
+    serve.add_argument("--host", metavar="ADDRESS", help="0.0.0.0: reachable from other machines, too")
+    serve.add_argument(
+        "--port",
+        type=_port,
+        metavar="N",
+        help="default: 7860; where it is taken, the next one that is free",
+    )
+    serve.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the database and the images (default: $M3AGIQA_DATA, else data)",
+    )
+    serve.set_defaults(command=_serve, interrupted="Stopped.")
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_PORT:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 1 to {MAX_PORT}")
@@ -607,6 +625,11 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 # --- memory ------------------------------------------------------------------------------------
+
+
+def _add_memory(commands: Commands) -> None:
+    memory = commands.add_parser("memory", help="how much memory the paper's model needs, by setting")
+    memory.set_defaults(command=_memory, interrupted="Interrupted.")
 
 
 def _memory(_: argparse.Namespace) -> None:
