@@ -96,6 +96,12 @@ class Part:
     init_from: Path | None = None
     """Folder of an adapter that training continues from."""
 
+    @classmethod
+    def adapted(cls, module: nn.Module, name: str, lora: str, base: str, init_from: Path | None) -> Self:
+        """One that LoRA goes into; the adapter `name` of the checkpoint `init_from` is gone on with."""
+        folder = init_from / name if init_from and (init_from / name).is_dir() else None
+        return cls(module, name, lora, base, folder)
+
 
 class Answers(NamedTuple):
     """All tokens of the assistant in some conversations; no other token is a label."""
@@ -215,7 +221,7 @@ class NotesBase(Protocol):
 
     @classmethod
     def base_version(cls, folder: Path, fetch: bool = False) -> str:
-        """Version of the base weights that a folder's model is made of (hub.version).
+        """Version of the base weights that a folder's model is made of (hub.folder_version).
 
         Without `fetch` nothing is downloaded. Raises WeightsError where they are not on this machine.
         """

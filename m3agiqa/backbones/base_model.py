@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from m3agiqa.backbones.base import BASE_FILE
-from m3agiqa.download.hub import commit, snapshot, version
+from m3agiqa.download.hub import commit, folder_version, snapshot
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
 from m3agiqa.json_lines import write_json
@@ -77,4 +77,4 @@ class BaseModel:
         """With the commit that its files in a folder are of, so that it stays what it is."""
         if Path(self.model).expanduser().is_dir():
             return self
-        return replace(self, revision=commit(version(folder)) or self.revision)
+        return replace(self, revision=commit(folder_version(folder)) or self.revision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from m3agiqa.aspects import RATING_WORDS
-from m3agiqa.backbones.base import Delta, Generation
+from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.backbones.kv_cache import DecoderState, padded
+from m3agiqa.backbones.memory import enough_for_work
 from m3agiqa.errors import raise_if_stopped
 from m3agiqa.threads import follow_load
 
@@ -185,3 +186,19 @@ def generate(batch: GenerationBatch, stop: Callable[[], bool]) -> Iterator[Delta
             others = [i for i, done in enumerate(batch.done) if not done]
             yield from batch.select(ended).rate()
             batch = batch.select(others)
+
+
+def generate_in_groups(
+    groups: Iterable[Sequence[Request]],
+    batch_of: Callable[[Sequence[Request], int], GenerationBatch],
+    stop: Callable[[], bool],
+) -> Iterator[Delta | Generation]:
+    """One group of requests after the other; `batch_of` is given a group and the number of its first row.
+
+    Raises InputError where memory runs out, and Stopped.
+    """
+    first = 0
+    for requests in groups:
+        with enough_for_work():
+            yield from generate(batch_of(requests, first), stop)
+        first += sum(len(request.conversations) for request in requests)

@@ -12,14 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from m3agiqa.aspects import Aspect
-from m3agiqa.backbones.base import (
-    Backbone,
-    ChecksElements,
-    Delta,
-    Generation,
-    Request,
-    prompt_limit,
-)
+from m3agiqa.backbones.base import Backbone, ChecksElements, Delta, Generation, Request, prompt_limit
 from m3agiqa.errors import InputError
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
 

@@ -34,7 +34,7 @@ from m3agiqa.backbones.base_model import MODEL_FILES, BaseModel
 from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.devices import check_placement, settle
 from m3agiqa.backbones.element_questions import check_by_questions, logits_after
-from m3agiqa.backbones.generation import GenerationBatch, generate
+from m3agiqa.backbones.generation import GenerationBatch, generate_in_groups
 from m3agiqa.backbones.hf.chat import TemplateChat
 from m3agiqa.backbones.hf.modules import linear_layer_pattern, split_model
 from m3agiqa.backbones.hf.processor import load_processor
@@ -44,7 +44,7 @@ from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.conversation import Conversation
-from m3agiqa.download.hub import version
+from m3agiqa.download.hub import folder_version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.grouping import batched_by_size
@@ -135,7 +135,7 @@ class HfBackbone:
 
     @classmethod
     def base_version(cls, folder: Path, fetch: bool = False) -> str:
-        return version(cls._source(folder).files(fetch=fetch), MODEL_FILES)
+        return folder_version(cls._source(folder).files(fetch=fetch), MODEL_FILES)
 
     @property
     def head(self) -> Tensor:
@@ -155,21 +155,14 @@ class HfBackbone:
     @property
     def parts(self) -> dict[str, Part]:
         """Without a connector where that is inside the vision tower."""
-        anatomy, base = self.anatomy, self.made_of.title
-
-        def begun(name: str) -> Path | None:
-            folder = self._init_from / name if self._init_from else None
-            return folder if folder and folder.is_dir() else None
-
-        vision, language = (
-            linear_layer_pattern(anatomy.vision),
-            linear_layer_pattern(anatomy.language["model"]),
-        )
+        anatomy, base, begun = self.anatomy, self.made_of.title, self._init_from
+        vision = linear_layer_pattern(anatomy.vision)
+        language = linear_layer_pattern(anatomy.language["model"])
         language = "|".join(rf"model\.{name}" for name in language.split("|"))
         parts = {
-            "vision": Part(anatomy.vision, VISION_ADAPTER_FOLDER, vision, base, begun(VISION_ADAPTER_FOLDER)),
+            "vision": Part.adapted(anatomy.vision, VISION_ADAPTER_FOLDER, vision, base, begun),
             "connector": Part(anatomy.connector, CONNECTOR_FILE, base=base),
-            "language": Part(anatomy.language, ADAPTER_FOLDER, language, base, begun(ADAPTER_FOLDER)),
+            "language": Part.adapted(anatomy.language, ADAPTER_FOLDER, language, base, begun),
         }
         return {name: part for name, part in parts.items() if any(True for _ in part.module.parameters())}
 
@@ -197,11 +190,9 @@ class HfBackbone:
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Generation]:
-        first = 0
-        for batch in self._batches(requests, GENERATION_BATCH_SIZE):
-            with enough_for_work():
-                yield from generate(self._generation_batch(batch, first), stop)
-            first += sum(len(request.conversations) for request in batch)
+        yield from generate_in_groups(
+            self._batches(requests, GENERATION_BATCH_SIZE), self._generation_batch, stop
+        )
 
     def _generation_batch(self, requests: Sequence[Request], first: int) -> GenerationBatch:
         shown = requests[0].image is not None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
@@ -21,7 +21,7 @@ from m3agiqa.backbones.adapters import load_adapter
 from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, Request
 from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.element_questions import check_by_questions, logits_after
-from m3agiqa.backbones.generation import GenerationBatch, generate
+from m3agiqa.backbones.generation import GenerationBatch, generate_in_groups
 from m3agiqa.backbones.kv_cache import DecoderState, library_forward, padded
 from m3agiqa.backbones.memory import enough_for_work, room
 from m3agiqa.backbones.minicpm.base_weights import (
@@ -31,12 +31,7 @@ from m3agiqa.backbones.minicpm.base_weights import (
     PublishedAdapter,
     base_folder,
 )
-from m3agiqa.backbones.minicpm.chat import (
-    MAX_NEW_TOKENS,
-    MAX_QUESTION_TOKENS,
-    MiniCPMChat,
-    load_tokenizer,
-)
+from m3agiqa.backbones.minicpm.chat import MAX_NEW_TOKENS, MAX_QUESTION_TOKENS, MiniCPMChat, load_tokenizer
 from m3agiqa.backbones.minicpm.loading import check_room, load_model, read_config, read_slicing
 from m3agiqa.backbones.minicpm.memory import Work, images_at_once
 from m3agiqa.backbones.minicpm.model import MiniCPMV, VisionTower
@@ -44,7 +39,7 @@ from m3agiqa.backbones.minicpm.slicing import Slices, Slicing, sliced
 from m3agiqa.backbones.per_aspect import ModuleT, PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
 from m3agiqa.conversation import Conversation
-from m3agiqa.download.hub import version
+from m3agiqa.download.hub import folder_version
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, WeightsError, reason
 from m3agiqa.grouping import batched_by_size
@@ -156,7 +151,9 @@ class MiniCPMBackbone:
 
     @classmethod
     def base_version(cls, folder: Path, fetch: bool = False) -> str:
-        return version(base_folder(revision=CheckpointBase.read(folder).commit, fetch=fetch), BASE_FILES)
+        return folder_version(
+            base_folder(revision=CheckpointBase.read(folder).commit, fetch=fetch), BASE_FILES
+        )
 
     @property
     def head(self) -> Tensor:
@@ -184,14 +181,11 @@ class MiniCPMBackbone:
 
     @property
     def parts(self) -> dict[str, Part]:
-        def adapter(module: nn.Module, name: str, lora: str) -> Part:
-            folder = self._init_from / name if self._init_from else None
-            return Part(module, name, lora, BASE_MODEL, folder if folder and folder.is_dir() else None)
-
+        model, base, begun = self.model, BASE_MODEL, self._init_from
         return {
-            "vision": adapter(self.model.vpm, VISION_ADAPTER_FOLDER, VISION_LORA),
-            "resampler": Part(self.model.resampler, RESAMPLER_FILE, base=BASE_MODEL),
-            "language": adapter(self.model.llm, LANGUAGE_ADAPTER_FOLDER, LANGUAGE_LORA),
+            "vision": Part.adapted(model.vpm, VISION_ADAPTER_FOLDER, VISION_LORA, base, begun),
+            "resampler": Part(model.resampler, RESAMPLER_FILE, base=base),
+            "language": Part.adapted(model.llm, LANGUAGE_ADAPTER_FOLDER, LANGUAGE_LORA, base, begun),
         }
 
     def answers(self, requests: Sequence[Request]) -> Answers:
@@ -215,11 +209,7 @@ class MiniCPMBackbone:
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Generation]:
         self._check_questions(requests)
-        first = 0
-        for group in _batches(requests, self._rows_at_once()):
-            with enough_for_work():
-                yield from generate(self._generation_batch(group, first), stop)
-            first += sum(len(request.conversations) for request in group)
+        yield from generate_in_groups(_batches(requests, self._rows_at_once()), self._generation_batch, stop)
 
     def _rows_at_once(self) -> int:
         """As many conversations as there is memory for now."""

@@ -11,7 +11,7 @@ from typing import Self
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.base import BASE_FILE
-from m3agiqa.download.hub import commit, snapshot, version, version_of, without_revisions
+from m3agiqa.download.hub import commit, folder_version, snapshot, version_of, without_revisions
 from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import WeightsError
 from m3agiqa.json_lines import write_json
@@ -28,7 +28,7 @@ class PublishedAdapter:
 
     repository: str
     version: str = ""
-    """Of its content (hub.version)."""
+    """Of its content (hub.folder_version)."""
     max_slice_nums: int | None = None
     """Slices of an image that it was trained with, at most; None: as many as the base."""
 
@@ -43,13 +43,13 @@ class CheckpointBase:
 
     model: str = BASE_MODEL
     version: str = ""
-    """Of the base's content (hub.version)."""
+    """Of the base's content (hub.folder_version)."""
     adapters: Mapping[Aspect, PublishedAdapter] = field(default_factory=dict)
 
     @classmethod
     def of(cls, base: Path) -> Self:
         """Nothing but the base in a folder."""
-        return cls(version=version(base, BASE_FILES))
+        return cls(version=folder_version(base, BASE_FILES))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -96,7 +96,7 @@ def base_version(revision: str | None = None) -> str:
         return version_of(BASE_MODEL, revision)
     if revision is not None:
         raise without_revisions(BASE_MODEL, folder, FOLDER_VARIABLE)
-    return version(folder, BASE_FILES)
+    return folder_version(folder, BASE_FILES)
 
 
 def _own_folder() -> Path | None:

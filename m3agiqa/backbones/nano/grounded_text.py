@@ -8,6 +8,7 @@ how much is up to the language model; one of several wordings is drawn, with a s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from m3agiqa.aspects import COMMON_SCALE, RATING_WORDS, Aspect, Rating
+from m3agiqa.backbones.base import Request
 from m3agiqa.backbones.nano.colors import COLOUR_NAMES, named_colours, named_pixels
+from m3agiqa.backbones.nano.image_encoder import EncodedImages, ImageEncoder
+from m3agiqa.backbones.nano.language_model import NanoChat
 from m3agiqa.backbones.nano.text import LEXICON_FOLDER, base_form, raw_words, read_words
+from m3agiqa.backbones.nano.word_states import WordStates
 
 FIRST_ESTIMATES_FILE = "first-estimates.safetensors"
 OPENING_TOPIC = "overall"
@@ -259,3 +264,35 @@ class GroundedText:
         if not rest and (len(topics) >= MIN_SENTENCES or not tokens):
             tokens.add(self.end)
         return tokens
+
+
+def grounded_texts(
+    encoder: ImageEncoder,
+    images: EncodedImages | None,
+    requests: Sequence[Request],
+    estimates: Mapping[Aspect, FirstEstimate],
+    words: WordStates,
+    chat: NanoChat,
+) -> list[GroundedText]:
+    """The grammar of each conversation's description, by what was measured in its image.
+
+    None where descriptions are written freely: of text alone, and without an estimate for each aspect.
+    """
+    if images is None or set(estimates) != set(Aspect):
+        return []
+    grammars = []
+    for owner, request in enumerate(requests):
+        pixels = images.pixels[owner]
+        measured = measured_evidence(pixels, float(images.detail[owner]))
+        seed = hashlib.blake2b(pixels.numpy().tobytes()).hexdigest()
+        for conversation in request.conversations:
+            aspect, prompt, evidence = conversation.aspect, conversation.prompt, measured
+            assert aspect is not None, "descriptions are of an aspect"
+            if prompt and aspect.needs_prompt:
+                aligned = images.aligned_with(owner)
+                nearness = encoder.prompt_aligners.nearness_of_words(aligned, prompt, words)
+                of_prompt = prompt_evidence(prompt, nearness)
+                evidence = {**measured, **colour_evidence(prompt, pixels), **of_prompt}
+            rating = estimates[aspect].rating(float(encoder.logit(images, owner, conversation, words)))
+            grammars.append(GroundedText(aspect, rating, evidence, chat.encode_text, chat.end, seed))
+    return grammars

@@ -18,16 +18,19 @@ from transformers import (
 )
 from transformers.masking_utils import eager_mask
 
-from m3agiqa.aspects import RATING_WORDS
+from m3agiqa.aspects import RATING_WORDS, Aspect
+from m3agiqa.backbones.base import Request
 from m3agiqa.backbones.chat import ChatTokens
 from m3agiqa.backbones.cpu_precision import fast_dtype
 from m3agiqa.backbones.quiet import quiet_transformers
 from m3agiqa.conversation import Conversation
+from m3agiqa.errors import InputError
 from m3agiqa.files import is_intact, sealed_folder
 
 ASSISTANT_HEADER = "<|im_start|>assistant\n"
 END_OF_TURN = "<|im_end|>"
 WORD_START = "Ġ"  # how the tokenizer writes the space before a word
+MAX_QUESTION_TOKENS = 700  # tokens; what the question leaves of the predictor's context must hold the answer
 
 
 def grouped_attention(
@@ -131,3 +134,42 @@ class NanoChat:
                 answer += [answers] * len(piece)
             ids += piece
         return ChatTokens(ids, answer)
+
+    def closing(self, conversation: Conversation) -> list[int]:
+        """What ends a description, and asks for the rating."""
+        return self.tokens(conversation.describe("")).ids[len(self.tokens(conversation).ids) :]
+
+    def rows(self, requests: Sequence[Request]) -> tuple[list[int], list[ChatTokens]]:
+        """The request that each conversation belongs to, and its tokens after the image.
+
+        The first token of one that judges the prompt is replaced by the correspondence token.
+        """
+        owners, rows = [], []
+        for owner, request in enumerate(requests):
+            for conversation in request.conversations:
+                tokens = self.tokens(conversation)
+                if request.image is not None and judges_prompt(conversation):
+                    tokens = ChatTokens([self.end, *tokens.ids], [0, *tokens.answer])
+                owners.append(owner)
+                rows.append(tokens)
+        return owners, rows
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the questions with this prompt can be read, in every aspect."""
+        questions = [self.tokens(Conversation.open(aspect, prompt)).ids for aspect in Aspect]
+        return max(map(len, questions)) < MAX_QUESTION_TOKENS  # the correspondence token takes a place
+
+    def check_questions(self, requests: Sequence[Request]) -> None:
+        """Raises InputError for a question that is too long to be read."""
+        longest = max(len(row.ids) for row in self.rows(requests)[1])
+        if longest > MAX_QUESTION_TOKENS:
+            raise InputError(
+                f"The prompt is too long for this model: with the question it has {longest:,} tokens, and "
+                f"{MAX_QUESTION_TOKENS} can be read (letters outside the Latin script take several). "
+                "Shorten it."
+            )
+
+
+def judges_prompt(conversation: Conversation) -> bool:
+    """Whether it is about how well the image matches its prompt."""
+    return bool(conversation.prompt and conversation.aspect and conversation.aspect.needs_prompt)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, LlamaForCausalLM, NoRepeatNGramLogitsProcessor, PreTrainedTokenizerBase
 
 from m3agiqa.aspects import Aspect
@@ -20,24 +20,9 @@ from m3agiqa.backbones.base import Answers, Backbone, Delta, Generation, Part, R
 from m3agiqa.backbones.chat import ChatTokens, answers_of
 from m3agiqa.backbones.generation import GenerationBatch, generate
 from m3agiqa.backbones.kv_cache import DecoderState, padded, select_rows
-from m3agiqa.backbones.nano.connector import (
-    EMBEDDING_SCALE,
-    SUMMARY_TOKENS,
-    VISUAL_TOKENS,
-)
-from m3agiqa.backbones.nano.efficientnet_lite import (
-    POINTWISE_LAYERS,
-    EfficientNetLite0,
-    pretrained_encoder,
-)
-from m3agiqa.backbones.nano.grounded_text import (
-    FirstEstimate,
-    GroundedText,
-    colour_evidence,
-    measured_evidence,
-    prompt_evidence,
-    read_first_estimates,
-)
+from m3agiqa.backbones.nano.connector import EMBEDDING_SCALE, SUMMARY_TOKENS, VISUAL_TOKENS
+from m3agiqa.backbones.nano.efficientnet_lite import POINTWISE_LAYERS, EfficientNetLite0, pretrained_encoder
+from m3agiqa.backbones.nano.grounded_text import FirstEstimate, grounded_texts, read_first_estimates
 from m3agiqa.backbones.nano.head_adapter import HeadAdapter
 from m3agiqa.backbones.nano.image_encoder import (
     CONNECTOR_FILE,
@@ -47,11 +32,9 @@ from m3agiqa.backbones.nano.image_encoder import (
     EncodedImages,
     ImageEncoder,
 )
-from m3agiqa.backbones.nano.language_model import NanoChat, load_language_model
+from m3agiqa.backbones.nano.language_model import NanoChat, judges_prompt, load_language_model
 from m3agiqa.backbones.nano.packed_decoder import PackedDecoder, new_cache
-from m3agiqa.backbones.nano.prompt_alignment import (
-    rotate,
-)
+from m3agiqa.backbones.nano.prompt_alignment import rotate
 from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.backbones.per_aspect import PerAspect, sharing_copy
 from m3agiqa.backbones.placement import AS_PUBLISHED, Placement
@@ -61,7 +44,6 @@ from m3agiqa.errors import InputError, raise_if_stopped
 from m3agiqa.prompt_elements import CheckedElement, PromptElement
 from m3agiqa.quality_map import QualityMap, Report
 
-MAX_QUESTION_TOKENS = 700  # tokens; what the question leaves of the predictor's context must hold the answer
 MAX_NEW_TOKENS = 96  # the longest teacher description has 53 words, about 75 tokens
 NO_REPEAT_NGRAM = 5  # a model of this size falls into loops otherwise
 CACHED_IMAGES = 4
@@ -179,19 +161,14 @@ class NanoBackbone:
 
     @property
     def parts(self) -> dict[str, Part]:
-        def with_lora(module: nn.Module, name: str, lora: str, base: str) -> Part:
-            folder = self._init_from / name if self._init_from else None
-            return Part(module, name, lora, base, folder if folder and folder.is_dir() else None)
-
-        images = self.image_encoder
+        images, begun = self.image_encoder, self._init_from
+        vision, language = EFFICIENTNET_LITE0.filename, SMOLLM2_135M.filename
         return {
-            "vision": with_lora(
-                images.vision, VISION_ADAPTER_FOLDER, POINTWISE_LAYERS, EFFICIENTNET_LITE0.filename
-            ),
+            "vision": Part.adapted(images.vision, VISION_ADAPTER_FOLDER, POINTWISE_LAYERS, vision, begun),
             "connector": Part(images.connector, CONNECTOR_FILE),
             "matchers": Part(images.prompt_aligners, PROMPT_ALIGNERS_FILE),
             "quality_encoder": Part(images.quality_encoder, QUALITY_ENCODER_FILE),
-            "language": with_lora(self.llm, ADAPTER_FOLDER, "all-linear", SMOLLM2_135M.filename),
+            "language": Part.adapted(self.llm, ADAPTER_FOLDER, "all-linear", language, begun),
         }
 
     def answers(self, requests: Sequence[Request]) -> Answers:
@@ -240,7 +217,7 @@ class NanoBackbone:
         self, prefix: _Prefix, requests: Sequence[Request], pad_left: bool
     ) -> tuple[DecoderState, list[ChatTokens]]:
         correspondence = self._correspondence_tokens(prefix.images, requests)
-        owners, rows = self._rows(requests)
+        owners, rows = self.chat.rows(requests)
         state = self._begin(prefix, owners, correspondence)
         ids, own = padded([row.ids for row in rows], left=pad_left)
         ids, own = ids.to(self.llm.device), own.to(self.llm.device)
@@ -254,7 +231,7 @@ class NanoBackbone:
         Layers whose activations are computed anew in the backward pass cannot share a cache.
         """
         embedded, images = self._embed_prefix([request.image for request in requests])
-        owners, rows = self._rows(requests)
+        owners, rows = self.chat.rows(requests)
         ids, own = padded([row.ids for row in rows])
         ids, own = ids.to(self.llm.device), own.to(self.llm.device)
         length = embedded.shape[1]
@@ -276,16 +253,12 @@ class NanoBackbone:
     def describe(
         self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta | Generation]:
-        self._check_questions(requests)
+        self.chat.check_questions(requests)
         prefix = self._prefix([request.image for request in requests], stop)
         raise_if_stopped(stop)
         self._described = [request.image for request in requests], prefix.images
         state, _ = self._forward(prefix, requests, pad_left=True)
-        closings = []
-        for request in requests:
-            for conversation in request.conversations:
-                question = self.chat.tokens(conversation).ids
-                closings.append(self.chat.tokens(conversation.describe("")).ids[len(question) :])
+        closings = [self.chat.closing(c) for request in requests for c in request.conversations]
         rating_embeddings = self.head[self.chat.rating_tokens].float()  # 16 bit would make words tie
         batch = GenerationBatch(
             state,
@@ -294,37 +267,12 @@ class NanoBackbone:
             closings,
             limit=MAX_NEW_TOKENS,
             processor=NoRepeatNGramLogitsProcessor(NO_REPEAT_NGRAM),
-            grammars=self._grammars(prefix.images, requests),
+            grammars=grounded_texts(
+                self.image_encoder, prefix.images, requests, self.first_estimates, self.word_states, self.chat
+            ),
             rating_head=lambda states: (states.float()[:, None] * rating_embeddings).sum(-1),
         )
         yield from generate(batch, stop)
-
-    def _grammars(self, images: EncodedImages | None, requests: Sequence[Request]) -> list[GroundedText]:
-        """What each conversation's description may consist of; none where descriptions are written freely."""
-        if images is None or set(self.first_estimates) != set(Aspect):
-            return []
-        grammars = []
-        for owner, request in enumerate(requests):
-            pixels = images.pixels[owner]
-            measured = measured_evidence(pixels, float(images.detail[owner]))
-            seed = hashlib.blake2b(pixels.numpy().tobytes()).hexdigest()
-            for conversation in request.conversations:
-                aspect, prompt, evidence = conversation.aspect, conversation.prompt, measured
-                if prompt and aspect.needs_prompt:
-                    nearness = self.image_encoder.prompt_aligners.nearness_of_words(
-                        images.aligned_with(owner), prompt, self.word_states
-                    )
-                    evidence = {
-                        **evidence,
-                        **colour_evidence(prompt, pixels),
-                        **prompt_evidence(prompt, nearness),
-                    }
-                logit = float(self._logit(images, owner, conversation))
-                rating = self.first_estimates[aspect].rating(logit)
-                grammars.append(
-                    GroundedText(aspect, rating, evidence, self.chat.encode_text, self.chat.end, seed)
-                )
-        return grammars
 
     def _logit(self, images: EncodedImages, owner: int, conversation: Conversation) -> Tensor:
         return self.image_encoder.logit(images, owner, conversation, self.word_states)
@@ -399,7 +347,7 @@ class NanoBackbone:
         tokens: list[Tensor | None] = []
         for owner, request in enumerate(requests):
             for conversation in request.conversations:
-                judged = images is not None and _judges_prompt(conversation)
+                judged = images is not None and judges_prompt(conversation)
                 logit = self._logit(images, owner, conversation) if judged else None
                 tokens.append(None if logit is None else self._correspondence_token(logit))
         return tokens
@@ -410,35 +358,10 @@ class NanoBackbone:
         worst, best = self._embed(self._tensor([ratings[0], ratings[-1]])).float()
         return EMBEDDING_SCALE * self.hidden_size**0.5 * rotate(worst, best, logit)
 
-    # --- tokens ------------------------------------------------------------------------------
-
-    def _rows(self, requests: Sequence[Request]) -> tuple[list[int], list[ChatTokens]]:
-        """The request that each conversation belongs to, and its tokens after the image.
-
-        The first token of one that judges the prompt is replaced by the correspondence token.
-        """
-        owners, rows = [], []
-        for owner, request in enumerate(requests):
-            for conversation in request.conversations:
-                tokens = self.chat.tokens(conversation)
-                if request.image is not None and _judges_prompt(conversation):
-                    tokens = ChatTokens([self.chat.end, *tokens.ids], [0, *tokens.answer])
-                owners.append(owner)
-                rows.append(tokens)
-        return owners, rows
-
     def fits(self, prompt: str) -> bool:
-        questions = [self.chat.tokens(Conversation.open(aspect, prompt)).ids for aspect in Aspect]
-        return max(map(len, questions)) < MAX_QUESTION_TOKENS  # the correspondence token takes a place
+        return self.chat.fits(prompt)
 
-    def _check_questions(self, requests: Sequence[Request]) -> None:
-        longest = max(len(row.ids) for row in self._rows(requests)[1])
-        if longest > MAX_QUESTION_TOKENS:
-            raise InputError(
-                f"The prompt is too long for this model: with the question it has {longest:,} tokens, and "
-                f"{MAX_QUESTION_TOKENS} can be read (letters outside the Latin script take several). "
-                "Shorten it."
-            )
+    # --- tokens ------------------------------------------------------------------------------
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         """Whole numbers where the language model is."""
@@ -488,7 +411,3 @@ class _Prefix:
     """States [N, H, d] of the chat header."""
     images: EncodedImages | None
     """Text-only conversations have none."""
-
-
-def _judges_prompt(conversation: Conversation) -> bool:
-    return bool(conversation.prompt and conversation.aspect and conversation.aspect.needs_prompt)
