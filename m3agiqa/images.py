@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -10,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -304,3 +305,10 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def is_image_name(path: PurePath) -> bool:
     """Whether a file's name says that `open_image` can read it."""
     return Image.registered_extensions().get(path.suffix.lower()) in IMAGE_FORMATS
+
+
+def data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    """An image as a URL that holds it, in one of Pillow's formats (with its options)."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -14,6 +14,7 @@ from m3agiqa.assessment import ASPECT_COLUMNS, MOS_DIGITS, Assessment
 from m3agiqa.checkpoint.calibration import INTERVAL_LEVEL
 from m3agiqa.errors import InputError, M3AgiqaError, raise_if_stopped
 from m3agiqa.images import ImageSource, open_image
+from m3agiqa.plurals import counted
 from m3agiqa.tables import csv_text, decimal_number
 
 MIN_IMAGES, MAX_IMAGES = 2, 24  # that can be compared at once
@@ -258,7 +259,7 @@ class AssessesAll(Protocol):
 def check_count(count: int) -> None:
     """Raises InputError for too few images to compare, or too many."""
     if not MIN_IMAGES <= count <= MAX_IMAGES:
-        given = f"{count} image{' was' if count == 1 else 's were'} given"
+        given = f"{counted(count, 'image was', 'images were')} given"
         advice = " Compare them in groups, then the best of each group." if count > MAX_IMAGES else ""
         raise InputError(f"{given}; {MIN_IMAGES} to {MAX_IMAGES} can be compared at once.{advice}")
 

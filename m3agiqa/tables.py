@@ -230,19 +230,22 @@ def on_scale(value: float, scale: MosScale, what: str) -> float:
 
 
 def read_table(path: Path, *, short_rows: bool = False) -> Table:
-    """The table in a .csv, .tsv or .xlsx file, as parse_table has it. Raises InputError."""
+    """The table in a .csv, .tsv or .xlsx file, as parse_table has it. Raises InputError.
+
+    `short_rows`: the last cells may be left out.
+    """
     try:
         return _table(lambda: path.open("rb"), str(path), short_rows)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def parse_table(content: bytes, name: str, *, short_rows: bool = False) -> Table:
+def parse_table(content: bytes, name: str) -> Table:
     """The table in a file's content; rows that cannot be read have a problem.
 
-    `short_rows`: the last cells may be left out. Raises InputError for a damaged Excel file.
+    Raises InputError for a damaged Excel file.
     """
-    return _table(partial(io.BytesIO, content), name, short_rows)
+    return _table(partial(io.BytesIO, content), name, short_rows=False)
 
 
 def _table(opened: Callable[[], BinaryIO], name: str, short_rows: bool) -> Table:

@@ -49,20 +49,10 @@ PARALLEL_NAMES = {
     "main": "an entry point",
     "upgrade": "Alembic's name for a migration",
     **dict.fromkeys(("align", "describe", "distill", "encode", "finetune", "fit", "plan", "ship"), STAGE),
-    "register": "a checkpoint: the registry's function, and the end of a run",
-    "Agreement": "of a model with people: on failure cases, and on the images of a comparison",
-    "Annotations": "people's answers: in the database as failure cases, and in an export as training data",
     "Assessment": "what the library returns, and its row in the database",
-    "Change": "of a metric from one model to the next, and of one word of a prompt",
     "Order": "of the queue, and of the list of failure cases",
-    "Table": "a file, and one of the ablations",
     "View": "of the list of failure cases, and of an image in training",
-    "agreement": "with scores: of predictions, and of the quality regressor",
     "build": "the page from its tabs, and settings from a mapping",
-    "merged": "settings, and samples, of several sources",
-    "save": "a correction: in the database, and as the browser sends it",
-    "select_rows": "of a cache: keys and values, and image features",
-    "version": "of the database's answers, and of a model's files",
 }
 """Public names of classes and functions that more than one module defines, and what each of them is."""
 

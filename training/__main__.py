@@ -31,7 +31,7 @@ from training.evaluation.rating_words import evaluate_responses
 from training.evaluation.sanity import sanity
 from training.nano.held_out_groups import as_markdown, evaluate_held_out_groups
 from training.parallel import Shard, follow_starter
-from training.pipeline import STAGE_NAMES, STAGES, Stage, register, run_stages
+from training.pipeline import STAGE_NAMES, STAGES, Stage, register_run, run_stages
 from training.pipeline import plan as plan_stages
 from training.remote.teachers import teacher
 from training.run import CONFIG_FILE, RunFolder
@@ -289,7 +289,7 @@ def _run(args: argparse.Namespace) -> None:
         sys.stdout.write(f"Try it: M3AGIQA_MODEL={run.checkpoint_folder} python app.py\n")
     if run.config.annotations is not None and args.until in (None, "ship"):
         models = args.register or Path(os.environ.get("M3AGIQA_DATA") or "data") / "models"
-        candidate = register(run, models)
+        candidate = register_run(run, models)
         sys.stdout.write(f"\n{candidate.comparison}\n\n")
         sys.stdout.write(f"Registered as {candidate.name} in {models}; promote it on the app's tab Models.\n")
 

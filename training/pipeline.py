@@ -17,8 +17,7 @@ from m3agiqa.backbones.loading import backbone_class
 from m3agiqa.checkpoint.card import Card, read_card
 from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.checkpoint.predictor_weights import save_predictor
-from m3agiqa.checkpoint.registry import Candidate
-from m3agiqa.checkpoint.registry import register as register_checkpoint
+from m3agiqa.checkpoint.registry import Candidate, register
 from m3agiqa.errors import InputError
 from m3agiqa.files import atomic_path, replace_folder, stamp, stamp_or_empty
 from m3agiqa.grouping import MIN_CROSS_VALIDATED_GROUPS
@@ -529,11 +528,11 @@ def ship(run: RunFolder, out: Path | None = None) -> Card:
     return write_checkpoint(run, out or run.checkpoint_folder)
 
 
-def register(run: RunFolder, folder: Path) -> Candidate:
+def register_run(run: RunFolder, folder: Path) -> Candidate:
     """Make the shipped checkpoint a candidate in a registry, with how it compares."""
     path = run.report_folder / COMPARISON_FILE
     comparison = Comparison.from_dict(json.loads(path.read_text("utf-8"))) if path.exists() else None
-    return register_checkpoint(run.checkpoint_folder, folder, comparison)
+    return register(run.checkpoint_folder, folder, comparison)
 
 
 # --- all -----------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from m3agiqa.conversation_json import write_conversations
 from m3agiqa.download import hub
 from m3agiqa.errors import InputError
 from m3agiqa.files import replace_folder, sha256
+from m3agiqa.plurals import counted
 from m3agiqa.samples import EXPORT_FORMAT, Sample, write_samples
 from m3agiqa.tables import csv_text
 
@@ -71,21 +72,17 @@ class ExportReport:
         counts = self.counts
         scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items()) or "none"
         left_out = (
-            f" {_count(counts['texts_left_out'], 'description')} left out: one word, or the same text under "
+            f" {counted(counts['texts_left_out'], 'description')} left out: one word, or the same text under "
             "many images."
             if counts["texts_left_out"]
             else ""
         )
-        picks = f" and {_count(counts['picks'], 'pick')} of the best image" if counts.get("picks") else ""
+        picks = f" and {counted(counts['picks'], 'pick')} of the best image" if counts.get("picks") else ""
         return (
-            f"{self.version}: {_count(counts['samples'], 'image')} ({counts['train']:,} for training, "
-            f"{counts['test']:,} held out) with {_count(counts['opinions'], 'correction')} of "
-            f"{_count(counts['annotators'], 'annotator')}{picks}; MOS: {scores}; in {self.folder}.{left_out}"
+            f"{self.version}: {counted(counts['samples'], 'image')} ({counts['train']:,} for training, "
+            f"{counts['test']:,} held out) with {counted(counts['opinions'], 'correction')} of "
+            f"{counted(counts['annotators'], 'annotator')}{picks}; MOS: {scores}; in {self.folder}.{left_out}"
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def export(
@@ -191,7 +188,7 @@ def _dataset_card(manifest: dict[str, Any]) -> str:
     files = {"samples": SAMPLES_FILE, "answers": OPINIONS_FILE} if counts["samples"] else {}
     files |= {"preferences": PREFERENCES_FILE} if counts["picks"] else {}
     picks = (
-        f"\n{_count(counts['picks'], 'pick')} of the best image of several: pairs in `{PREFERENCES_FILE}`."
+        f"\n{counted(counts['picks'], 'pick')} of the best image of several: pairs in `{PREFERENCES_FILE}`."
         if counts["picks"]
         else ""
     )
@@ -205,9 +202,9 @@ configs:
 
 # {manifest["version"]}
 
-What people say of {_count(counts["samples"], "AI-generated image")},
+What people say of {counted(counts["samples"], "AI-generated image")},
 from {low:g} to {high:g} and in words:
-{_count(counts["opinions"], "correction")} of {_count(counts["annotators"], "annotator")}.
+{counted(counts["opinions"], "correction")} of {counted(counts["annotators"], "annotator")}.
 {counts["test"]:,} images are held out for tests.{picks} Collected with M3-AGIQA Studio.
 
 |aspect|images with a MOS|descriptions|

@@ -16,13 +16,7 @@ from annotation.exchange.import_csv import Row
 from annotation.exchange.import_sources import Offer, offers
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import Store, items, queue
-from annotation.store.corrections import (
-    AspectResponse,
-    NewSubmission,
-    WithdrawnError,
-    latest_revision,
-    save,
-)
+from annotation.store.corrections import AspectResponse, NewSubmission, WithdrawnError, latest_revision, save
 from annotation.store.database import storable, storable_within
 from annotation.store.image_files import StoredImage
 from annotation.store.log import log_action
@@ -31,6 +25,7 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.conversation import clean_prompt
 from m3agiqa.errors import InputError, M3AgiqaError
 from m3agiqa.image_metadata import find_prompt
+from m3agiqa.plurals import counted
 from m3agiqa.tables import some_names
 
 BATCH_SIZE = 50  # images a transaction; other writers wait no longer than for these
@@ -68,17 +63,17 @@ class ImportReport:
     @property
     def summary(self) -> str:
         """The counts in a sentence."""
-        counts = [f"{_count(self.added, 'image')} added", f"{self.known:,} known already"]
+        counts = [f"{counted(self.added, 'image')} added", f"{self.known:,} known already"]
         counts.append(f"{self.queued:,} put into the annotation queue")
         if self.gold:
-            counts.append(f"{_count(self.gold, 'calibration image')} with known answers")
+            counts.append(f"{counted(self.gold, 'calibration image')} with known answers")
         if self.scores:
-            counts.append(f"{_count(self.scores, 'score')} of people taken over")
+            counts.append(f"{counted(self.scores, 'score')} of people taken over")
         if self.left_out:
             names = some_names(self.left_out, SHOWN_NAMES)
-            counts.append(f"{_count(len(self.left_out), 'other file')} left out ({names})")
+            counts.append(f"{counted(len(self.left_out), 'other file')} left out ({names})")
         if self.errors:
-            counts.append(f"{_count(len(self.errors), 'entry', 'entries')} could not be imported")
+            counts.append(f"{counted(len(self.errors), 'entry', 'entries')} could not be imported")
         return ", ".join(counts) + "."
 
     @property
@@ -247,7 +242,3 @@ def _count_in(report: ImportReport, part: ImportReport, unread: list[tuple[str, 
         if isinstance(value, int):
             setattr(report, key, getattr(report, key) + value)
     report.errors += unread
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -102,7 +102,7 @@ def rescaled(
 
 
 @dataclass(frozen=True)
-class Agreement:
+class CaseAgreement:
     """How far a model and people agree on some cases of one aspect; NaN where that has no value."""
 
     count: int
@@ -114,7 +114,7 @@ class Agreement:
     """How many are overestimated."""
 
 
-def agreements(table: pd.DataFrame, predicted: str = "predicted") -> dict[str, Agreement]:
+def agreements(table: pd.DataFrame, predicted: str = "predicted") -> dict[str, CaseAgreement]:
     """Of each aspect that occurs, in the order of Aspect."""
     by_aspect = {}
     for aspect in Aspect:
@@ -123,7 +123,7 @@ def agreements(table: pd.DataFrame, predicted: str = "predicted") -> dict[str, A
             scores, mos = part[predicted].to_numpy(), part["mos"].to_numpy()
             error = scores - mos
             over = int((error > 0).sum())
-            by_aspect[str(aspect)] = Agreement(
+            by_aspect[str(aspect)] = CaseAgreement(
                 len(part), srcc(scores, mos), plcc(scores, mos), float(error.mean()), over
             )
     return by_aspect

@@ -63,7 +63,6 @@ class MeanOpinion:
 class Subject:
     """A rater's habits; NaN where too few of their images have been rated by others."""
 
-    votes: int
     bias: float
     """Points by which they score higher than the others."""
     inconsistency: float
@@ -172,11 +171,10 @@ def _subject(
     if outlying:  # as seen from the others' MOS, in which they have no part
         differences = (own.score - levels[own.item])[~np.isnan(levels[own.item])]
         if not len(differences):
-            return Subject(len(own.score), math.nan, math.nan, True)
-        return Subject(len(own.score), float(np.mean(differences)), float(np.std(differences)), True)
+            return Subject(math.nan, math.nan, True)
+        return Subject(float(np.mean(differences)), float(np.std(differences)), True)
     shared = projection.shared[number]
     return Subject(
-        votes=len(own.score),
         bias=float(projection.bias[number]) if shared >= MIN_FOR_BIAS else math.nan,
         inconsistency=float(projection.inconsistency[number])
         if shared >= MIN_FOR_INCONSISTENCY

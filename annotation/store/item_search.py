@@ -10,15 +10,7 @@ from sqlalchemy.orm import Session
 
 from annotation.store.current_responses import current_corrections
 from annotation.store.items import DEMO_SOURCE
-from annotation.store.models import (
-    Assignment,
-    Generator,
-    Image,
-    Item,
-    Prompt,
-    QueueEntry,
-    WorkState,
-)
+from annotation.store.models import Assignment, Generator, Image, Item, Prompt, QueueEntry, WorkState
 
 
 class ItemState(StrEnum):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import logging
 import os
 import tempfile
@@ -22,7 +20,7 @@ from PIL import Image
 from annotation.store import ImageFiles
 from annotation.store.database import storable
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image, opened
+from m3agiqa.images import data_url, open_image, opened
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +205,5 @@ def scaled(path: Path, side: int) -> tuple[Image.Image, tuple[int, int]]:
 
 @lru_cache(maxsize=CACHED_PREVIEWS)
 def _preview(path: Path, modified: int) -> Preview:
-    buffer = io.BytesIO()
     image, (width, height) = scaled(path, PREVIEW_SIDE)
-    image.save(buffer, "JPEG", quality=PREVIEW_QUALITY, subsampling=0)
-    url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Preview(url, width, height)
+    return Preview(data_url(image, "JPEG", quality=PREVIEW_QUALITY, subsampling=0), width, height)

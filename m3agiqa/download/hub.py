@@ -153,8 +153,8 @@ def push_folder(
 def version_of(repository: str, revision: str | None = None) -> str:
     """The commit that a branch or tag stands for now, or stood for when the Hub could last be reached.
 
-    Where a folder stands in for the repository it is the `version` of that, and no revision may be asked for:
-    InputError. Raises WeightsError saying what to do.
+    Where a folder stands in for the repository it is the `folder_version` of that, and no revision may be
+    asked for: InputError. Raises WeightsError saying what to do.
     """
     folder = stand_in(repository)
     if folder is None:
@@ -162,7 +162,7 @@ def version_of(repository: str, revision: str | None = None) -> str:
             return HfApi().resolve_revision(repository, revision=revision).resolved
     if revision is not None:
         raise without_revisions(repository, folder, FOLDER_VARIABLE)
-    return version(folder)
+    return folder_version(folder)
 
 
 def stand_in(repository: str) -> Path | None:
@@ -184,7 +184,7 @@ def without_revisions(repository: str, folder: Path, variable: str) -> InputErro
     )
 
 
-def version(folder: Path, files: Sequence[str] = ("*",)) -> str:
+def folder_version(folder: Path, files: Sequence[str] = ("*",)) -> str:
     """What tells a repository's folder from others: its commit, or else a hash of the files.
 
     Of large files only pieces are read, so that gigabytes take a moment.

@@ -16,8 +16,8 @@ from m3agiqa.download.hub import (
     PIECE_BYTES,
     SAMPLED_PIECES,
     commit,
+    folder_version,
     snapshot,
-    version,
     version_of,
 )
 
@@ -149,7 +149,7 @@ def test_folders_stand_in_for_repositories(
         snapshot(NAME)
     own = tmp_path / "own" / NAME
     own.mkdir(parents=True)
-    assert (snapshot(NAME), version_of(NAME)) == (own, version(own))
+    assert (snapshot(NAME), version_of(NAME)) == (own, folder_version(own))
     assert not server.asked
     with pytest.raises(InputError, match=rf"{NAME} is taken from the folder .*{FOLDER_VARIABLE}"):
         version_of(NAME, "v1")
@@ -158,21 +158,21 @@ def test_folders_stand_in_for_repositories(
 
 
 def test_the_version_of_a_folder_is_its_content(server: Hub, tmp_path: Path) -> None:
-    assert commit(version(snapshot(NAME))) == version_of(NAME)
+    assert commit(folder_version(snapshot(NAME))) == version_of(NAME)
     weights = bytearray(SAMPLED_PIECES * PIECE_BYTES * 3)
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         (folder / ".cache").mkdir(parents=True)
         (folder / ".cache" / "note").write_text(folder.name)
         (folder / "weights.bin").write_bytes(weights)
-    first, second = map(version, folders)
+    first, second = map(folder_version, folders)
     assert first == second and commit(first) is None
     for place in (0, len(weights) - 2 * PIECE_BYTES - 1):
         changed = bytearray(weights)
         changed[place] = 1
         (folders[1] / "weights.bin").write_bytes(changed)
-        assert version(folders[1]) != first
+        assert folder_version(folders[1]) != first
     (folders[1] / "weights.bin").write_bytes(weights)
-    assert version(folders[1], ("*.bin",)) == first
+    assert folder_version(folders[1], ("*.bin",)) == first
     (folders[1] / "more.json").write_text("{}")
-    assert version(folders[1]) != first and version(folders[1], ("*.bin",)) == first
+    assert folder_version(folders[1]) != first and folder_version(folders[1], ("*.bin",)) == first

@@ -17,7 +17,7 @@ from m3agiqa.samples import Sample
 from training.nano.fit_quality_regressor import (
     MIN_IMAGES_TO_TRUST_ENCODER,
     RegressionData,
-    agreement,
+    agreement_by_aspect,
     fit_quality_regressor,
     held_out_quality_logits,
 )
@@ -116,6 +116,6 @@ def test_agreement_is_measured_by_source_and_for_clean_images() -> None:
         for i in range(60)
     ] + [Sample("60", Path("x"), source="few")]
     scores = torch.rand(61, 2, generator=torch.Generator().manual_seed(0))
-    told = agreement(torch.stack([scores[:, 0], -scores[:, 1]], dim=1), scores, samples)
+    told = agreement_by_aspect(torch.stack([scores[:, 0], -scores[:, 1]], dim=1), scores, samples)
     assert told["quality"]["all"] == pytest.approx({"large": 1.0, "small": 1.0, "mean": 1.0, "plain": 1.0})
     assert told["authenticity"]["clean"] == pytest.approx({"large": -1.0, "mean": -1.0, "plain": -1.0})

@@ -74,7 +74,7 @@ def checked(
     return samples
 
 
-def merged(entries: Iterable[LocatedSample]) -> list[LocatedSample]:
+def merged_entries(entries: Iterable[LocatedSample]) -> list[LocatedSample]:
     """One entry for each id, with the scores and descriptions of all entries of that id.
 
     Raises InputError where two of them disagree.

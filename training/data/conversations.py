@@ -23,7 +23,7 @@ from m3agiqa.errors import InputError
 from m3agiqa.json_lines import read_json_rows
 from m3agiqa.samples import Sample
 from m3agiqa.tables import on_scale
-from training.data.checks import ImageFinder, LocatedSample, merged
+from training.data.checks import ImageFinder, LocatedSample, merged_entries
 from training.data.csv_table import read_scores
 
 MOS_SCALE = MosScale(0.0, 5.0)
@@ -65,7 +65,7 @@ def conversation_entries(
             continue
         for entry in _file_entries(file, aspect, images, scale, scores):
             entries.append(replace(entry, sample=replace(entry.sample, id=entry.sample.image.name)))
-    yield from merged(entries)
+    yield from merged_entries(entries)
 
 
 def export_conversations(samples: Sequence[Sample], aspect: Aspect, scale: MosScale, path: Path) -> None:

@@ -28,7 +28,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class Annotations:
+class AnnotationExport:
     """An export: samples with the MOS and descriptions of people, and which images they prefer to others."""
 
     name: str
@@ -53,7 +53,7 @@ class Annotated:
     """Ids of two samples, of which somebody has picked the first as the better one."""
 
 
-def read_annotations(folder: Path) -> Annotations:
+def read_annotations(folder: Path) -> AnnotationExport:
     """An export of `python -m annotation export`.
 
     Raises InputError where there is none, or it is not as it was written.
@@ -92,11 +92,11 @@ def read_annotations(folder: Path) -> Annotations:
             raise InputError(
                 f"{folder}: sample {sample.id} has a MOS of {sample.raters} people. Export again."
             )
-    return Annotations(name, version, scale, samples, preferences)
+    return AnnotationExport(name, version, scale, samples, preferences)
 
 
 def merge(
-    samples: Sequence[Sample], scale: MosScale, annotations: Annotations
+    samples: Sequence[Sample], scale: MosScale, annotations: AnnotationExport
 ) -> tuple[list[Sample], Annotated]:
     """A data set's samples, on its scale, with what people said, of whatever aspects.
 

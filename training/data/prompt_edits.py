@@ -47,7 +47,7 @@ CHANGED_WORDS: dict[Attribute, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Change:
+class PromptEdit:
     """One word put in place of another."""
 
     attribute: Attribute
@@ -57,7 +57,7 @@ class Change:
     new: str
 
 
-def changes(prompt: str, rng: Random) -> list[Change]:
+def changes(prompt: str, rng: Random) -> list[PromptEdit]:
     """All that can be changed about a prompt, each into one thing drawn at random."""
     words = list(dict.fromkeys(re.findall(r"[a-z]+", prompt.lower())))
     possible = []
@@ -67,11 +67,11 @@ def changes(prompt: str, rng: Random) -> list[Change]:
             if not allowed:
                 continue
             new = rng.choice(allowed)
-            possible.append(Change(attribute, _replaced(prompt, word, new), word, new))
+            possible.append(PromptEdit(attribute, _replaced(prompt, word, new), word, new))
     return possible
 
 
-def changed(sample: Sample, rng: Random) -> Change | None:
+def changed(sample: Sample, rng: Random) -> PromptEdit | None:
     """One change of the sample's prompt; attributes that can be changed have equal chances."""
     possible = changes(sample.prompt or "", rng)
     if not possible:
@@ -80,7 +80,7 @@ def changed(sample: Sample, rng: Random) -> Change | None:
     return rng.choice([change for change in possible if change.attribute == attribute])
 
 
-def changed_description(change: Change, rng: Random) -> str:
+def changed_description(change: PromptEdit, rng: Random) -> str:
     """What can be said of an image of the old prompt."""
     return rng.choice(CHANGED_WORDS[change.attribute]).format(old=change.old, new=change.new)
 

@@ -42,7 +42,7 @@ RESULTS_FILE = "results.jsonl"
 
 
 @dataclass(frozen=True)
-class Table:
+class AblationTable:
     """Rows of one table: what each changes, as a mapping with `fit`, `reading` and `finetuned`."""
 
     title: str
@@ -55,7 +55,7 @@ class AblationConfig:
 
     run: Path
     """Folder of a run whose stage describe is done."""
-    tables: list[Table]
+    tables: list[AblationTable]
     aspect: Aspect = Aspect.QUALITY
     seeds: tuple[int, ...] = (0, 1, 2)
     shared: dict[str, Any] = field(default_factory=dict)

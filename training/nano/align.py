@@ -43,7 +43,7 @@ from training.nano.feature_cache import (
     cached_features,
     captioned_views,
     prompted_views,
-    select_rows,
+    select_features,
     view_of,
 )
 from training.nano.fit_first_estimates import fit_first_estimates
@@ -51,7 +51,7 @@ from training.nano.fit_prompt_alignment import HeldOutAlignment, fit_and_hold_ou
 from training.nano.fit_quality_encoder import EncoderConfig, fit_quality_encoder, learned_weights
 from training.nano.fit_quality_regressor import (
     RegressionData,
-    agreement,
+    agreement_by_aspect,
     fit_quality_regressor,
     held_out_quality_logits,
     regression_data,
@@ -106,7 +106,7 @@ def align(
     rows = {view: row for row, view in enumerate(shown)}
     kept = out / FEATURES_FOLDER
     features = cached_features(backbone, shown, kept)
-    own_features = select_rows(features, [rows[view] for view in originals])
+    own_features = select_features(features, [rows[view] for view in originals])
     data = regression_data(judged, scale, own_features)
     held_out = held_out_quality_logits(data)
     regressor = image_encoder.connector.quality_regressor
@@ -187,7 +187,7 @@ def _fit_and_measure(
             regressor(validation.statistics, validation.appearance, validation.encoder_scores),
             validation.scores,
         ),
-        "left_out_srcc": agreement(held_out, data.scores, judged),
+        "left_out_srcc": agreement_by_aspect(held_out, data.scores, judged),
     }
     for aspect, agreements in report["left_out_srcc"].items():
         means = ", ".join(f"{which} {part['mean']:.3f}" for which, part in agreements.items() if part)

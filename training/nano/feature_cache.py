@@ -88,7 +88,7 @@ def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path)
     return _concatenated(parts)
 
 
-def select_rows(features: ImageFeatures, rows: list[int]) -> ImageFeatures:
+def select_features(features: ImageFeatures, rows: list[int]) -> ImageFeatures:
     """The features of some images."""
     return ImageFeatures(*(field[rows] for field in features))
 

@@ -14,7 +14,7 @@ from m3agiqa.backbones.nano.grounded_text import FirstEstimate
 from m3agiqa.backbones.nano.prompt_alignment import correspondence_logit
 from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.samples import Sample
-from training.nano.feature_cache import select_rows
+from training.nano.feature_cache import select_features
 
 MIN_SCORES = 20  # of an aspect, without which there is no line
 
@@ -37,7 +37,9 @@ def fit_first_estimates(
                 and aspect in sample.mos
                 and (sample.prompt or not aspect.needs_prompt)
             ]
-            logits = _logits(backbone, aspect, [samples[row] for row in rows], select_rows(features, rows))
+            logits = _logits(
+                backbone, aspect, [samples[row] for row in rows], select_features(features, rows)
+            )
             if len(rows) >= MIN_SCORES and np.ptp(logits) > 0:
                 scores = [COMMON_SCALE.from_unit(scale.to_unit(samples[row].mos[aspect])) for row in rows]
                 slope, intercept = np.polyfit(logits, scores, 1)

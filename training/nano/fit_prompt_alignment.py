@@ -39,7 +39,7 @@ from m3agiqa.backbones.nano.word_states import WordStates
 from m3agiqa.samples import Sample
 from training.data.nano_teacher import images_with_captions, images_with_prompts
 from training.data.prompt_edits import LEXICON_FOLDER, changes
-from training.nano.feature_cache import select_rows
+from training.nano.feature_cache import select_features
 from training.nano.fit_quality_regressor import in_sources, is_clean
 from training.stages.leave_source_out import leave_one_group_out
 
@@ -218,7 +218,7 @@ def fit_prompt_aligner(material: AlignmentData) -> PromptAligner:
         "usual_colours": torch.stack([colours.mean(0), colours.std(0) + 1e-3]),
     }
     some = _evenly_spaced(rows, N_REFERENCES)
-    state["references"] = PromptAligner(state).align(select_rows(material.features, some)).grid_cells
+    state["references"] = PromptAligner(state).align(select_features(material.features, some)).grid_cells
     state["usual_parts"] = _part_statistics(PromptAligner(state), material, image_texts)
     kept = {name: value.half() if name in HALF_PRECISION_KEYS else value for name, value in state.items()}
     return PromptAligner({name: value.contiguous() for name, value in kept.items()})
@@ -235,7 +235,9 @@ def _part_statistics(
 ) -> Tensor:
     """[3, 2]: mean and spread over pairs of images with others' texts."""
     aligned_images = prompt_aligner.align(
-        select_rows(material.features, _evenly_spaced([entry.row for entry in image_texts], N_PAIRED_IMAGES))
+        select_features(
+            material.features, _evenly_spaced([entry.row for entry in image_texts], N_PAIRED_IMAGES)
+        )
     )
     prompts = _evenly_spaced(
         list(dict.fromkeys(entry.texts[0][1] for entry in image_texts)), N_PAIRED_IMAGES // 2
@@ -415,7 +417,9 @@ def hold_out_groups(
         return fit_prompt_aligners(material.without({rows[i] for i in held_out}, prompts))
 
     def predict(prompt_aligners: PromptAligners, held_out: list[int]) -> Tensor:
-        aligned_images = prompt_aligners.align(select_rows(material.features, [rows[i] for i in held_out]))
+        aligned_images = prompt_aligners.align(
+            select_features(material.features, [rows[i] for i in held_out])
+        )
 
         def matches(prompt: str) -> Tensor:
             number = length_class(prompt, N_FOLDS)

@@ -32,12 +32,7 @@ from m3agiqa.backbones.nano.efficientnet_lite import (
 )
 from m3agiqa.backbones.nano.image_encoder import ImageEncoder
 from m3agiqa.backbones.nano.nss_features import WINDOW_SIDE, windows
-from m3agiqa.backbones.nano.quality_encoder import (
-    ENCODED_ASPECTS,
-    N_EARLY_STAGES,
-    QualityEncoder,
-    early_maps,
-)
+from m3agiqa.backbones.nano.quality_encoder import ENCODED_ASPECTS, N_EARLY_STAGES, QualityEncoder, early_maps
 from m3agiqa.files import atomic_path, stamp_or_empty
 from m3agiqa.images import open_image
 from m3agiqa.samples import Sample

@@ -18,11 +18,7 @@ from torch import Tensor
 
 from m3agiqa.aspects import MosScale
 from m3agiqa.backbones.nano.connector import ImageFeatures
-from m3agiqa.backbones.nano.quality_regressor import (
-    JUDGED_ASPECTS,
-    STATISTICS_BLOCKS,
-    QualityRegressor,
-)
+from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS, STATISTICS_BLOCKS, QualityRegressor
 from m3agiqa.samples import Sample
 from training.stages.leave_source_out import leave_one_group_out, within_source
 
@@ -149,7 +145,7 @@ def held_out_quality_logits(examples: RegressionData, groups: Sequence[str | Non
     return leave_one_group_out(fit, predict, groups, torch.full_like(examples.scores, torch.nan))
 
 
-def agreement(logits: Tensor, scores: Tensor, samples: Sequence[Sample]) -> dict[str, dict]:
+def agreement_by_aspect(logits: Tensor, scores: Tensor, samples: Sequence[Sample]) -> dict[str, dict]:
     """SRCC with scores inside each source, per aspect, for all images and for clean AI-generated ones.
 
     `mean` weighs sources by their images, `plain` does not. Sources of few images are left out.

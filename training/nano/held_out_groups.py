@@ -27,7 +27,7 @@ from m3agiqa.backbones.nano.quality_regressor import JUDGED_ASPECTS
 from m3agiqa.grouping import fold_prompt
 from m3agiqa.samples import Sample
 from training.nano import fit_prompt_alignment, fit_quality_regressor
-from training.nano.feature_cache import cached_features, captioned_views, select_rows, view_of
+from training.nano.feature_cache import cached_features, captioned_views, select_features, view_of
 from training.nano.fit_quality_regressor import MIN_IMAGES_PER_SOURCE, is_clean, ridge
 from training.parallel import progress_bar
 from training.stages.leave_source_out import leave_one_group_out, mean_inside
@@ -77,7 +77,7 @@ def evaluate_held_out_groups(
     shown = list(dict.fromkeys([*originals, *captioned_views(extras, samples)]))
     rows = {view: row for row, view in enumerate(shown)}
     features = cached_features(backbone, shown, folder)
-    own = select_rows(features, [rows[view] for view in originals])
+    own = select_features(features, [rows[view] for view in originals])
     examples = fit_quality_regressor.regression_data(samples, scale, own)
     pooled = own.grid_cells[:, :WHOLE_CELLS, :HEAD_CHANNELS].float().mean(1)
     files = {view.image: row for view, row in reversed(rows.items())}

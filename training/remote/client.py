@@ -6,8 +6,6 @@ of the environment, and stands in no message, log or file.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import random
 import re
@@ -18,7 +16,6 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from PIL import Image
 from tqdm import tqdm
 
 from m3agiqa.errors import InputError, M3AgiqaError
@@ -232,13 +229,6 @@ def base_url(text: str) -> str:
     netloc = host if port in (None, DEFAULT_PORTS[url.scheme]) else f"{host}:{port}"
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return url._replace(netloc=netloc, path=path or "/v1").geturl()
-
-
-def data_url(image: Image.Image, kind: str, **options: Any) -> str:
-    """An image as a URL that holds it, in one of Pillow's formats (with its options)."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def seconds(text: str | None) -> float | None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image
+from m3agiqa.images import data_url, open_image
 from m3agiqa.json_lines import read_json_lines
 from m3agiqa.prompts import TEACHER_PROMPT
 from m3agiqa.samples import Sample
@@ -28,7 +28,6 @@ from training.remote.client import (
     ContentRefused,
     ServerError,
     TemporaryError,
-    data_url,
     seconds,
 )
 

@@ -26,11 +26,7 @@ from training.data.distortions import (
     unrelated_mos,
     unrelated_prompt,
 )
-from training.data.nano_teacher import (
-    images_with_captions,
-    images_with_prompts,
-    load_published_conversations,
-)
+from training.data.nano_teacher import images_with_captions, images_with_prompts, load_published_conversations
 from training.data.prompt_edits import changed, changed_description, changed_mos
 
 Item = TypeVar("Item")

@@ -19,6 +19,7 @@ from m3agiqa.aspects import RATING_WORDS, Aspect, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.files import write_atomically
+from m3agiqa.images import data_url
 from training.data.variants import Variant
 from training.parallel import Shard, progress_bar
 from training.remote.append_log import AppendLog
@@ -32,7 +33,6 @@ from training.remote.client import (
     Sleep,
     TemporaryError,
     base_url,
-    data_url,
     run_in_threads,
     with_retries,
 )

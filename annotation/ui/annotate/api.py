@@ -154,7 +154,7 @@ class Annotating:
         entered = Entered.from_json(said, token, seconds)
 
         def save_and_finish(session: Session) -> corrections.SavedSubmission:
-            saved = submissions.save(
+            saved = submissions.save_entered(
                 session,
                 entered,
                 annotator=person.name,

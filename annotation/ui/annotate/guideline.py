@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from html import escape
 
@@ -12,6 +10,7 @@ from PIL import Image, ImageFilter
 from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.assess.examples import EXAMPLES_FOLDER
 from m3agiqa.aspects import RATING_WORDS, Aspect
+from m3agiqa.images import data_url
 
 EXAMPLE_SIDE = 144  # pixels
 BLUR_RADII = (6.0, 3.0, 1.5, 0.7, 0.0)  # pixels; from bad to excellent
@@ -74,7 +73,5 @@ def _example(blur: float) -> str:
     with Image.open(EXAMPLES_FOLDER / "lighthouse.webp") as opened:
         small = opened.convert("RGB")
     small.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-    buffer = io.BytesIO()
-    small.filter(ImageFilter.GaussianBlur(blur)).save(buffer, "WEBP", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{data}" alt="" width="{EXAMPLE_SIDE}" height="{EXAMPLE_SIDE}">'
+    url = data_url(small.filter(ImageFilter.GaussianBlur(blur)), "WEBP", quality=80)
+    return f'<img src="{url}" alt="" width="{EXAMPLE_SIDE}" height="{EXAMPLE_SIDE}">'

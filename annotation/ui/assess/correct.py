@@ -13,12 +13,7 @@ from uuid import uuid4
 import gradio as gr
 from sqlalchemy.orm import Session
 
-from annotation.store.corrections import (
-    AspectResponse,
-    StaleError,
-    latest_revision,
-    withdraw,
-)
+from annotation.store.corrections import AspectResponse, StaleError, latest_revision, withdraw
 from annotation.store.current_responses import current_corrections
 from annotation.store.image_files import StoredImage
 from annotation.store.items import DEMO_SOURCE, add_item, record_assessment
@@ -143,7 +138,7 @@ class AssessedImage:
             def save_and_finish(session: Session) -> tuple[_Record, SavedResponse]:
                 record = self._record or self._recorded(session, image)
                 newest = replace(response, scale=result.scale, revision=record.revisions[aspect] + 1)
-                saved = submissions.save(
+                saved = submissions.save_entered(
                     session,
                     replace(entered, responses=(newest,)),
                     annotator=person.name,

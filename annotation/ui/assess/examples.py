@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from m3agiqa.image_metadata import EmbeddedPrompt
+from m3agiqa.images import data_url
 
 EXAMPLES_FOLDER = Path(__file__).parent / "examples"
 THUMBNAIL_SIDE = 192  # pixels
@@ -73,6 +72,4 @@ def _thumbnail(path: Path) -> str:
     with Image.open(path) as image:
         small = image.convert("RGB")
         small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(small, "WEBP", quality=80)

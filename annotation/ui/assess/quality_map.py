@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import AsyncIterator, Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -18,6 +16,7 @@ from annotation.ui.images import Upload
 from annotation.ui.model_service import ModelLoader, WaitingLine
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError
+from m3agiqa.images import data_url
 from m3agiqa.quality_map import QualityMap
 
 if TYPE_CHECKING:
@@ -115,9 +114,7 @@ def map_html(quality_map: QualityMap, aspect: Aspect) -> str:
     if aspect not in quality_map.scores:
         return f'<p role="alert">This model does not judge {aspect}.</p>'
     (width, height), (left, top, across, down) = quality_map.size, quality_map.worst(aspect)
-    buffer = io.BytesIO()
-    quality_map.overlay(aspect).save(buffer, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    url = data_url(quality_map.overlay(aspect), "PNG")
     lowest, place = min(quality_map.scores[aspect]), quality_map.worst_place(aspect)
     return (
         f'<div class="overlay"><svg role="img" aria-label="Map of {aspect}: worst at the {place}"'

@@ -19,6 +19,7 @@ from annotation.ui.assess.examples import EXAMPLE_IMAGES, example_prompt, galler
 from annotation.ui.assess.quality_map import MapHandlers, map_choice
 from annotation.ui.assess.runs import CLOCK_INTERVAL, Run, Runs, RunState, note_shown
 from annotation.ui.context import Studio
+from annotation.ui.events import PARALLEL_EVENT, QUIET_EVENT
 from annotation.ui.images import Upload, browser_copy
 from annotation.ui.model_service import banner_html
 from m3agiqa.aspects import Aspect
@@ -211,7 +212,7 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", min_width=120)
             status = theme.html(messages.status(None), elem_id="status")
             message = theme.html(messages.message(""), elem_id="message")
-            examples = theme.html(gallery(), elem_id="examples", script=_CHOOSE_SCRIPT)
+            examples = theme.html(gallery(), elem_id="examples", script=theme.javascript("button_data.js"))
     theme.html('<h2 class="visually-hidden">Result</h2>', elem_id="result")
     with gr.Row(elem_id="cards"):
         cards = [theme.html(card(aspect, None), script=correct.CARD_SCRIPT) for aspect in Aspect]
@@ -228,64 +229,40 @@ def assess_tab(studio: Studio, banner: gr.HTML) -> None:
         inputs=[image, prompt],
         outputs=page,
         preprocess=False,
-        show_progress="hidden",
-        concurrency_limit=None,  # the waiting line says who is next, and each visitor where they are
-        api_visibility="private",
+        **PARALLEL_EVENT,  # the waiting line says who is next, and each visitor where they are
     )
     # Not queued, so that it cannot be kept waiting; not `cancels=`, which would only stop the display.
-    stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
+    stop.click(handlers.stop, queue=False, **QUIET_EVENT)
     changing = image.change(
         handlers.change_image,
         inputs=[image, prompt, shown],
         outputs=[shown, *page],
         preprocess=False,
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
+        **PARALLEL_EVENT,
     )
     changing.then(  # a step of its own, as reading the file takes long enough to type something meanwhile
-        handlers.offer_prompt,
-        inputs=[prompt, shown],
-        outputs=[prompt, origin, shown],
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
+        handlers.offer_prompt, inputs=[prompt, shown], outputs=[prompt, origin, shown], **PARALLEL_EVENT
     )
     image.upload(
         lambda payload: browser_copy(payload) or gr.skip(),
         inputs=image,
         outputs=image,
         preprocess=False,
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
+        **PARALLEL_EVENT,
     )
-    examples.click(
-        handlers.choose_example,
-        outputs=[image, prompt],
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
+    examples.click(handlers.choose_example, outputs=[image, prompt], **PARALLEL_EVENT)
+    assess.click(
+        lambda: handlers.map.offer(None), outputs=[choice, quality_map], queue=False, **PARALLEL_EVENT
     )
-    quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-    assess.click(lambda: handlers.map.offer(None), outputs=[choice, quality_map], queue=False, **quiet)
     for ended in (assessing, changing):
-        ended.then(handlers.map.offer, inputs=assessed, outputs=[choice, quality_map], **quiet)
+        ended.then(handlers.map.offer, inputs=assessed, outputs=[choice, quality_map], **PARALLEL_EVENT)
     choice.input(
         handlers.map.show,
         inputs=[choice, assessed],
         outputs=quality_map,
         trigger_mode="multiple",  # "off" ends a map that is still computed
-        **quiet,
+        **PARALLEL_EVENT,
     )
     gr.on([prompt.change, origin.change, status.change], js="() => followPrompt()")
     message.change(js="() => bringIntoView('#message [role=alert]:not(:empty)', 'nearest')")
     correct.wire(handlers.correct, cards, assessed)
-
-
-_CHOOSE_SCRIPT = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button.example");
-  if (button) trigger("click", { index: button.dataset.index });
-});
-"""

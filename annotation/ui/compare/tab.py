@@ -16,6 +16,7 @@ from annotation.ui.assess.runs import CLOCK_INTERVAL, Runs, note_shown
 from annotation.ui.compare.comparison import ComparisonRun, ImageComparison
 from annotation.ui.compare.grid import grid_html
 from annotation.ui.context import Studio
+from annotation.ui.events import PARALLEL_EVENT, QUIET_EVENT
 from annotation.ui.images import Upload
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import M3AgiqaError
@@ -209,13 +210,11 @@ def compare_tab(studio: Studio) -> None:
         inputs=[files, prompt, *arranged],
         outputs=[shown, grid, status, message, compare, stop],
         preprocess=False,
-        show_progress="hidden",
-        concurrency_limit=None,  # the waiting line says who is next
-        api_visibility="private",
+        **PARALLEL_EVENT,  # the waiting line says who is next
     )
     # A sentence about the images before would be wrong for these.
     no_message = f"() => {json.dumps(messages.message(''))}"
-    files.change(None, outputs=message, js=no_message, show_progress="hidden", api_visibility="private")
+    files.change(None, outputs=message, js=no_message, **QUIET_EVENT)
     filled = gr.State("")
     files.change(
         handlers.offer_prompt,
@@ -223,27 +222,22 @@ def compare_tab(studio: Studio) -> None:
         outputs=[prompt, filled, status],
         preprocess=False,
         trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET_EVENT,
     )
-    stop.click(handlers.stop, queue=False, show_progress="hidden", api_visibility="private")
+    stop.click(handlers.stop, queue=False, **QUIET_EVENT)
     for event in (order.change, *(weight.release for weight in weights)):
         event(
             handlers.arrange,
             inputs=[shown, *arranged],
             outputs=[grid, message],
             trigger_mode="always_last",
-            show_progress="hidden",
-            concurrency_limit=None,
-            api_visibility="private",
+            **PARALLEL_EVENT,
         )
     for answer in (handlers.pick, handlers.undo):
         getattr(grid, answer.__name__)(
             answer,
             inputs=shown,
             outputs=[grid, message],
-            show_progress="hidden",
-            concurrency_limit=None,
             api_name=f"compare_{answer.__name__}",
-            api_visibility="private",
+            **PARALLEL_EVENT,
         )

@@ -34,7 +34,7 @@ class Entered:
         return cls(tuple(map(_response, responses)), token, payloads.as_number(seconds, "The seconds spent"))
 
 
-def save(
+def save_entered(
     session: Session,
     entered: Entered,
     *,

@@ -15,6 +15,7 @@ from annotation.exchange.exporting import MANIFEST_FILE, ExportReport, export
 from annotation.store import Store
 from m3agiqa.errors import InputError
 from m3agiqa.files import atomic_path
+from m3agiqa.plurals import counted
 
 MAX_VERSIONS = 10
 """Versions that stay; each one has all images in it."""
@@ -37,7 +38,7 @@ class ExportVersion:
 
     @property
     def title(self) -> str:
-        picks = f", {self.picks:,} pick{'s' * (self.picks != 1)}" if self.picks else ""
+        picks = f", {counted(self.picks, 'pick')}" if self.picks else ""
         return f"{self.name}: {self.samples:,} images, {self.opinions:,} corrections{picks}"
 
 

@@ -17,6 +17,7 @@ from annotation.statistics.overview import AnnotatorSummary, Overview
 from annotation.store import exposures
 from annotation.store.preferences import OrderAgreement
 from m3agiqa.aspects import COMMON_SCALE, Aspect
+from m3agiqa.plurals import counted
 
 NO_NUMBER = "<small>–</small>"
 BIN_WIDTH = 0.5  # points of MOS per bar
@@ -87,8 +88,8 @@ def _coefficient(one: Coefficient) -> str:
     if math.isnan(one.value):
         return f'<small title="{escape(one.reason)}">–</small>'
     interval = "" if math.isnan(one.low) else f" <small>{one.low:.2f} to {one.high:.2f}</small>"
-    people = "people" if one.raters != 1 else "person"
-    return f"<b>{one.value:.2f}</b>{interval}<small>{one.items:,} images, {one.raters} {people}</small>"
+    people = counted(one.raters, "person", "people")
+    return f"<b>{one.value:.2f}</b>{interval}<small>{one.items:,} images, {people}</small>"
 
 
 def picks_html(picks: OrderAgreement) -> str:
@@ -103,7 +104,7 @@ def picks_html(picks: OrderAgreement) -> str:
         (name, [f"<b>{agreed / of:.0%}</b><small>of {of:,}</small>", f"{chance / of:.0%}"])
         for name, agreed, of, chance in rows
     ]
-    people = f"{picks.people} {'person' if picks.people == 1 else 'people'}"
+    people = counted(picks.people, "person", "people")
     return _titled(
         "Picks and the model's order",
         _table(("On the Compare tab", "Agreed", "By chance"), cells),
@@ -133,7 +134,7 @@ def distribution(aspect: Aspect, overview: Overview) -> gr.BarPlot:
     edges = np.arange(COMMON_SCALE.low, COMMON_SCALE.high + BIN_WIDTH, BIN_WIDTH)
     counts, _ = np.histogram([mean.mos for mean in means], edges)
     bars = pd.DataFrame({"MOS": edges[:-1] + BIN_WIDTH / 2, "Images": counts})
-    images = "1 image" if len(means) == 1 else f"{len(means):,} images"
+    images = counted(len(means), "image")
     mos, raw = (np.mean([getattr(mean, name) for mean in means]) for name in ("mos", "raw_mean"))
     widths = [(mean.high - mean.low) / 2 for mean in means if mean.raters > 1 and not math.isnan(mean.low)]
     certainty = f" 95 % interval ±{np.mean(widths):.2f} where several people scored." if widths else ""
@@ -248,7 +249,7 @@ def doubts_html(doubts: Doubts, only: str | None = None) -> str:
         lines.append(f"{_who(name, only)} wrote “{text}” of the {aspect} of {images:,} images.")
     for name, rows in one_word.groupby("annotator"):
         examples = ", ".join(f"“{_shortened(text)}”" for text in rows["description"].unique()[:3])
-        number = f"{len(rows):,} descriptions" if len(rows) > 1 else "1 description"
+        number = counted(len(rows), "description")
         lines.append(f"{_who(name, only)} gave {number} of a single word: {examples}.")
     if lines:
         lines.append("Exports leave these texts out unless they are asked for; the scores stay in.")

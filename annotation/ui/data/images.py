@@ -20,6 +20,7 @@ from annotation.store.item_search import (
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
 from annotation.ui.context import Studio
+from annotation.ui.events import QUIET_EVENT
 from annotation.ui.failures.cards import queued_html
 from annotation.ui.images import preview
 from annotation.ui.thumbnails import thumbnail_url
@@ -181,7 +182,7 @@ def images_section(studio: Studio, refreshed: Sequence[Any]) -> gr.Column:
                 queue = gr.Button("Queue the matching images", size="md", elem_id="images-enqueue")
             queued = theme.html(messages.message(""), elem_id="images-queued")
     page, ticked = gr.State(0), gr.Textbox(visible="hidden")
-    raw: dict[str, Any] = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+    raw: dict[str, Any] = {"preprocess": False, **QUIET_EVENT}
     gr.on(
         [*refreshed, text.submit, text.change, state.input],
         handlers.show,

@@ -77,13 +77,10 @@ class DataHandlers:
             )
         except M3AgiqaError as error:
             no_charts = [gr.update(value=None, visible=False)] * len(Aspect)
+            figures_gone = [""] * 5
             return (
                 messages.message(str(error)),
-                "",
-                "",
-                "",
-                "",
-                "",
+                *figures_gone,
                 gr.update(visible=False),
                 *_no_form(),
                 *no_charts,

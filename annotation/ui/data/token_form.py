@@ -11,6 +11,7 @@ from annotation.store.api_tokens import current_tokens, make_token, revoke_token
 from annotation.ui import messages, theme
 from annotation.ui.access import Person, Role, UsersAccess
 from annotation.ui.context import Studio
+from annotation.ui.events import PARALLEL_EVENT, QUIET_EVENT
 from annotation.users import UsersFile
 from m3agiqa.errors import InputError, M3AgiqaError
 
@@ -103,7 +104,6 @@ def token_form(studio: Studio, tab: gr.Tab) -> None:
             revoke = gr.Button("Revoke the token", elem_id="tokens-revoke", min_width=140)
         message = theme.html(messages.message(""), elem_id="tokens-message")
         table = theme.html("", elem_id="tokens-table")
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.select(handlers.show, outputs=[form, user, message, table], concurrency_limit=None, **quiet)
+    tab.select(handlers.show, outputs=[form, user, message, table], **PARALLEL_EVENT)
     for button, handler in ((make, handlers.make), (revoke, handlers.revoke)):
-        button.click(handler, inputs=user, outputs=[message, table], preprocess=False, **quiet)
+        button.click(handler, inputs=user, outputs=[message, table], preprocess=False, **QUIET_EVENT)

@@ -11,17 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from annotation.failures.error_table import Agreement, Key, Opinion, agreements
+from annotation.failures.error_table import CaseAgreement, Key, Opinion, agreements
 from annotation.failures.export_and_queue import Queued
 from annotation.failures.filters import Place, key_at
 from annotation.failures.filters import place as place_of
-from annotation.failures.image_map import (
-    NEAR_DUPLICATES,
-    SIMILAR_PREFIX,
-    ImageMap,
-    MapProgress,
-    group_title,
-)
+from annotation.failures.image_map import NEAR_DUPLICATES, SIMILAR_PREFIX, ImageMap, MapProgress, group_title
 from annotation.failures.slices import ErrorSlice
 from annotation.store.models import SavedView
 from annotation.ui.access import Person, Role
@@ -29,6 +23,7 @@ from annotation.ui.images import preview
 from annotation.ui.thumbnails import thumbnail_url
 from m3agiqa.aspects import Aspect, MosScale
 from m3agiqa.errors import InputError
+from m3agiqa.plurals import counted
 
 MAX_LISTED = 300
 """Cases on one page of the list."""
@@ -84,7 +79,7 @@ def agreement_table(selected: pd.DataFrame, names: ModelNames, waiting: int, hid
     )
 
 
-def _agreement_row(aspect: str, model: str, agreement: Agreement) -> str:
+def _agreement_row(aspect: str, model: str, agreement: CaseAgreement) -> str:
     cells = (
         f"{agreement.count:,}",
         _number(agreement.srcc),
@@ -235,8 +230,8 @@ def saved_views_html(views: Sequence[SavedView], reader: Person) -> str:
 
 def queued_html(queued: Queued, overlap: int) -> str:
     """How queuing went, in sentences."""
-    images = "1 image is" if queued.items == 1 else f"{queued.items:,} images are"
-    each = "1 annotator" if overlap == 1 else f"{overlap} annotators each"
+    images = counted(queued.items, "image is", "images are")
+    each = counted(overlap, "annotator", "annotators each")
     known = ""
     if queued.new != queued.items:
         before = f"{queued.items - queued.new:,} had been there before"

@@ -42,6 +42,7 @@ from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Person, Role
 from annotation.ui.annotate.prefetch import Prefetch
 from annotation.ui.context import Studio
+from annotation.ui.events import PARALLEL_EVENT
 from annotation.ui.failures.cards import (
     MAX_LISTED,
     ModelNames,
@@ -637,8 +638,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
     arranged = [*controls, unassessed, queue_row, open_to_all, *shown]
     # Without `preprocess`: Gradio sends a choice twice, the second time when the choices may have changed
     # with it, and would refuse what is no longer among them.
-    raw = {"preprocess": False, "api_visibility": "private"}
-    quiet = {"show_progress": "hidden", "concurrency_limit": None, **raw}
+    quiet = {"preprocess": False, **PARALLEL_EVENT}
     tab.select(handlers.open, inputs=[opened, *view], outputs=[opened, *arranged], **quiet)
     gr.on(
         [control.input for control in (data, model, other)],
@@ -661,10 +661,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
             inputs=view,
             outputs=shown,
             trigger_mode="always_last",
-            show_progress="hidden",
-            concurrency_limit=1,
-            concurrency_id="arrange failure cases",
-            **raw,
+            **{**quiet, "concurrency_limit": 1, "concurrency_id": "arrange failure cases"},
         )
     gr.on(
         [agreement.click, points.select, listed.select, detail.select],
@@ -683,9 +680,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         # Not "always_last": Gradio 6.31 runs a click that had to wait with the data of the click before it.
         # One after the other, so that the answer to the last click comes last.
         trigger_mode="multiple",
-        concurrency_limit=1,
-        show_progress="hidden",
-        **raw,
+        **{**quiet, "concurrency_limit": 1},
     )
     export.click(
         handlers.export, inputs=[ticked, *view], outputs=[message, file], js=TICKED_CASES, **quiet
@@ -696,7 +691,8 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
         outputs=queued,
         js=TICKED_CASES,
         concurrency_limit=1,
-        **raw,
+        preprocess=False,
+        api_visibility="private",
     )
     tab.select(handlers.views, outputs=views, **quiet)
     save.click(handlers.save_view, inputs=[view_name, *view], outputs=[message, views], **quiet)

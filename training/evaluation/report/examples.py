@@ -10,8 +10,7 @@ from PIL import Image
 
 from m3agiqa.aspects import MosScale, Rating
 from m3agiqa.errors import InputError
-from m3agiqa.images import open_image
-from training.remote.client import data_url
+from m3agiqa.images import data_url, open_image
 
 THUMBNAIL_SIDE = 320  # pixels of the longer side
 JPEG_QUALITY = 78  # of the JPEG
