@@ -38,6 +38,11 @@ TICKED_IMAGES = """(_, ...others) => {
     const ticked = document.querySelectorAll("#data-images input:checked");
     return [[...ticked].map((box) => box.value).join(" "), ...others];
 }"""
+# For `js=`, given what queuing has answered: images that were queued are no longer ticked.
+UNTICK_IMAGES = """(answer) => {
+    if (!answer.includes('class="done"')) return;
+    for (const box of document.querySelectorAll("#data-images input:checked")) box.click();
+}"""
 
 
 class ImagesHandlers:
@@ -112,7 +117,7 @@ class ImagesHandlers:
         url = thumbnail_url(self.studio.store.images.path(item.file))
         name = escape(item.prompt or item.name)
         return (
-            f'<li><input type="checkbox" aria-label="Choose {name}" value="{item.id}">'
+            f'<li><label><input type="checkbox" aria-label="Choose {name}" value="{item.id}"></label>'
             f'<button type="button" data-item="{item.id}" title="{name}">'
             f'<img loading="lazy" alt="{name}" src="{url}"><span class="note">{_people(item)}</span>'
             "</button></li>"
@@ -202,5 +207,7 @@ def images_section(studio: Studio, refreshed: Sequence[Any]) -> gr.Column:
     )
     queue.click(
         handlers.queue, inputs=[ticked, text, state, overlap], outputs=queued, js=TICKED_IMAGES, **raw
-    ).then(handlers.show, inputs=[text, state, page], outputs=[message, grid, page], **raw)
+    ).then(None, inputs=queued, js=UNTICK_IMAGES, api_visibility="private").then(
+        handlers.show, inputs=[text, state, page], outputs=[message, grid, page], **raw
+    )
     return section
