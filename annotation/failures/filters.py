@@ -66,6 +66,8 @@ class Order(StrEnum):
     LOSS = "loss"
 
 
+FILTER_FIELDS = ("aspect", "side", "least", "most", "generator", "text", "tag", "words")
+"""Fields of a view that leave cases out, among the filters that are folded on phones."""
 CHOICES_OF_FIELDS = {"side": Side, "words": Words, "nearer": Nearer, "order": Order, "plot": Plot}
 """Fields of a view that are one of some choices."""
 
@@ -105,6 +107,12 @@ class View:
             raise InputError(
                 f"No error is both at least {self.least:g} and at most {self.most:g}; swap the two."
             )
+
+    @property
+    def active_filters(self) -> int:
+        """How many of FILTER_FIELDS leave cases out."""
+        default = View()
+        return sum(getattr(self, name) != getattr(default, name) for name in FILTER_FIELDS)
 
     def query(self) -> str:
         """The query string of a link to this view."""

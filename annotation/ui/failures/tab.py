@@ -101,7 +101,11 @@ COMPARED_ORDER_CHOICES = [
 
 CHOOSE_SCRIPT = theme.javascript("failures_choose.js")
 # On phones the filters are folded, so that the first case is seen.
-FILTERS_HTML = '<label><input type="checkbox" aria-controls="failures-filters"> Show filters</label>'
+FILTERS_HTML = (
+    '<label><input type="checkbox" aria-controls="failures-filters"> '
+    "<span>Show filters<span data-active></span></span></label>"
+)
+FOLD_SCRIPT = theme.javascript("failures_fold.js")
 LIST_SCRIPT = theme.javascript("failures_choose.js", "ticked_entries.js")
 SLICE_SCRIPT = theme.javascript("button_data.js")
 # For `js=`: the first input becomes the keys of the ticked cases.
@@ -558,7 +562,7 @@ def _find(known: Iterable[Titled], key: str, what: str) -> Titled:
 def _link(view: View) -> str:
     href = escape(view.query())
     return (
-        f'<p class="link"><a href="{href}">Link to this view</a>'
+        f'<p class="link" data-filters="{view.active_filters}"><a href="{href}">Link to this view</a>'
         '<button type="button">Copy link</button><span role="status"></span></p>'
     )
 
@@ -581,7 +585,7 @@ def failures_tab(studio: Studio, tab: gr.Tab, demo: gr.Blocks, prefetch: Prefetc
             elem_id="failures-nearer",
         )
         order = gr.Dropdown(ORDER_CHOICES, value=Order.WORST, label="Sort by", elem_id="failures-order")
-    theme.html(FILTERS_HTML, elem_id="failures-fold")
+    theme.html(FILTERS_HTML, elem_id="failures-fold", script=FOLD_SCRIPT)
     with gr.Row(elem_id="failures-filters"):
         aspect = gr.Radio(ASPECT_CHOICES, value="", label="Aspect", elem_id="failures-aspect")
         side = gr.Radio(SIDE_CHOICES, value=Side.ANY, label="Estimated", elem_id="failures-side")

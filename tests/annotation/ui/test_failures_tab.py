@@ -131,6 +131,7 @@ def test_a_case_that_is_not_there_is_told(handlers: FailuresHandlers, case: str)
 def test_a_link_reopens_its_view(handlers: FailuresHandlers) -> None:
     view = View(data="db", model="db:1", other="db:2", aspect="quality", least=0.5, order=Order.GAIN)
     first = shown(handlers.show(asked(), *values(**asdict(view))))
+    assert 'data-filters="2"' in first["link"], "aspect and least leave cases out, the others do not"
     query = re.search(r'href="\?([^"]+)"', first["link"])[1].replace("&amp;", "&")
     opened, *outputs = handlers.open(asked(**dict(parse_qsl(query))), False, *values(aspect="authenticity"))
     updates = dict(zip([field.name for field in fields(View)], outputs, strict=False))
