@@ -44,7 +44,12 @@ class Hub:
     """Whether a repository that was made by pushing is private."""
     messages: list[str] = field(default_factory=list)
     """Of all commits that were pushed."""
+    may_answer_writing: threading.Event = field(default_factory=threading.Event)
+    """Set unless what is pushed is to wait."""
     url: str = ""
+
+    def __post_init__(self) -> None:
+        self.may_answer_writing.set()
 
     def publish(self, repository: str, folder: Path, *names: str) -> str:
         """Another commit of a repository, which "main" and the other names stand for from now on."""
@@ -80,6 +85,7 @@ def serving() -> Iterator[Hub]:
             path = unquote(self.path.split("?")[0])
             hub.asked.append(path)
             content = self.rfile.read(int(self.headers["Content-Length"]))
+            hub.may_answer_writing.wait(60)
             status, answer = _written(hub, path, [json.loads(line) for line in content.splitlines()])
             data = json.dumps(answer).encode()
             self.send_response(status)

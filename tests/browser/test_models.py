@@ -54,7 +54,11 @@ def test_an_admin_pushes_a_candidate_and_puts_it_into_service_without_a_restart(
     expect(repository).to_be_focused()
     expect(repository).to_be_in_viewport(ratio=1)
     repository.fill("team/judge")
+    hub.may_answer_writing.clear()
     card.get_by_role("button", name="Push").click()
+    card.get_by_role("button", name="into service").click()
+    expect(page.locator("#models-message")).to_contain_text("Press again")  # which need not wait for the push
+    hub.may_answer_writing.set()
     pushed = page.locator("#models-message .done")
     expect(pushed).to_contain_text(f"Pushed nano 0.2.0+annotations-3 to {hub.url}/team/judge/commit/")
     assert read_card(hub.newest("team/judge")).learned_from == LEARNED

@@ -78,12 +78,14 @@ class ModelsHandlers:
                 return self.serve(request, name, confirmed)
             case "discard":
                 return self.discard(request, name, confirmed)
-            case "push" if confirmed:
-                return self.push(request, name, getattr(event, "repository", ""))
             case "push":
                 return *self.show(request, f"push {name}"), banner_html(self.studio.loader.state)
             case _:
                 return *self.show(request, f"changes {name}"), banner_html(self.studio.loader.state)
+
+    def submit(self, request: gr.Request, event: gr.EventData) -> Shown:
+        """Push a model to where the field says; of all buttons that of a push alone takes minutes."""
+        return self.push(request, str(getattr(event, "model", "")), getattr(event, "repository", ""))
 
     def serve(self, request: gr.Request, name: str, confirmed: bool = False) -> tuple[str, str, str]:
         """Put a model into service by its name; `confirmed`: also if it is not known to be better."""
@@ -94,7 +96,7 @@ class ModelsHandlers:
         """Delete a model that was never in service."""
         return self._decide(request, "discard", discard_model, name, confirmed)
 
-    def push(self, request: gr.Request, name: str, repository: Any) -> tuple[str, str, str]:
+    def push(self, request: gr.Request, name: str, repository: Any) -> Shown:
         """Make a model the newest version of a repository on the Hugging Face Hub."""
         studio, asked, target = self.studio, "", ""
         try:
@@ -108,7 +110,7 @@ class ModelsHandlers:
             said = f'<p class="done" role="status">Pushed {escape(model.title)} to {escape(address)}</p>'
         except M3AgiqaError as error:
             said, asked = messages.message(str(error)), f"push {name}"
-        return said, self.show(request, asked, target)[1], banner_html(studio.loader.state)
+        return said, self.show(request, asked, target)[1]
 
     def _decide(
         self,
@@ -362,4 +364,8 @@ def models_tab(
     again.tick(handlers.tick, outputs=[retraining, again, models], queue=False, **quiet)
     retraining.click(handlers.retrain, outputs=[message, retraining, again], **quiet)
     models.click(handlers.click, outputs=[message, models, banner], **quiet)
+    # An event of its own, any number at once: uploads must not hold up the other buttons.
+    models.submit(
+        handlers.submit, outputs=[message, models], trigger_mode="multiple", concurrency_limit=None, **quiet
+    )
     return handlers

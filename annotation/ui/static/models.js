@@ -3,9 +3,11 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   const repository = button.closest("article")?.querySelector("[name=repository]")?.value;
-  for (const each of element.querySelectorAll("button")) each.disabled = true;
-  button.textContent = "One moment …"; // everything comes anew once it is done, or has failed
-  trigger("click", {
+  // An upload takes minutes, in which the other buttons go on working.
+  const isUpload = button.matches(".push[data-confirmed]");
+  for (const each of isUpload ? [button] : element.querySelectorAll("button")) each.disabled = true;
+  button.textContent = isUpload ? "Pushing …" : "One moment …"; // all comes anew once it is done, or has failed
+  trigger(isUpload ? "submit" : "click", {
     action: button.dataset.action ?? button.className,
     model: button.dataset.model,
     repository,

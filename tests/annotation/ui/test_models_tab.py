@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from hub_server import Hub
 from seeded_cases import add, say
@@ -28,7 +29,7 @@ from annotation.store.models import AnswersOf, AuditEntry
 from annotation.ui.access import Forbidden, Role
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader, ServableModel, model_to_serve, servable_models
-from annotation.ui.models.tab import ModelsHandlers, models_list
+from annotation.ui.models.tab import ModelsHandlers, models_list, models_tab
 from m3agiqa.aspects import COMMON_SCALE, Aspect
 from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card, write_card
 from m3agiqa.checkpoint.comparison import Agreement, ChangedImage, ChangedScore, Compared, Comparison
@@ -387,18 +388,28 @@ def test_an_admin_pushes_a_model_to_the_hub(studio: Studio, candidate: str, hub:
     _, listed, _ = handlers.click(REQUEST, SimpleNamespace(action="push", model=candidate))
     assert listed.count('name="repository"') == 1 and hub.messages == []
     push = SimpleNamespace(action="push", model=candidate, confirmed=True, repository="judge")
-    message, listed, _ = handlers.click(REQUEST, push)
+    message, listed = handlers.submit(REQUEST, push)
     assert "give it as organisation/name" in message and 'name="repository"' in listed
     push.repository = "team/judge"
-    message, listed, _ = handlers.click(REQUEST, push)
+    message, listed = handlers.submit(REQUEST, push)
     assert f"Pushed mine 1 to {hub.url}/team/judge" in message and 'name="repository"' not in listed
     assert hub.messages == ["mine-1"] and hub.private == {"team/judge": True}
     for role in (Role.VIEWER, Role.ANNOTATOR):
         others = ModelsHandlers(replace(studio, access=SignedIn(role)))
-        assert "this takes an admin" in others.click(REQUEST, push)[0]
+        assert "this takes an admin" in others.submit(REQUEST, push)[0]
         assert 'class="push"' not in others.show(REQUEST)[1]
     assert "no longer registered" in handlers.push(REQUEST, "../x", "team/judge")[0]
     assert len(hub.messages) == 1
+
+
+def test_a_push_that_lasts_holds_up_no_other_button(studio: Studio) -> None:
+    """Gradio runs the events of one group one after the other."""
+    with gr.Blocks() as demo, gr.Tab("Models") as tab:
+        models_tab(studio, gr.HTML(), tab, lambda: None)
+    events = {each.name: each for each in demo.fns.values()}
+    push = events.pop("submit")
+    assert push.concurrency_id not in {each.concurrency_id for each in events.values()}
+    assert push.concurrency_limit is None, "nor another push"
 
 
 def test_while_it_runs_pages_ask_again_and_the_new_model_comes_up_at_the_end(
