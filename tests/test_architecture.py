@@ -50,9 +50,6 @@ PARALLEL_NAMES = {
     "upgrade": "Alembic's name for a migration",
     **dict.fromkeys(("align", "describe", "distill", "encode", "finetune", "fit", "plan", "ship"), STAGE),
     "Assessment": "what the library returns, and its row in the database",
-    "Order": "of the queue, and of the list of failure cases",
-    "View": "of the list of failure cases, and of an image in training",
-    "build": "the page from its tabs, and settings from a mapping",
 }
 """Public names of classes and functions that more than one module defines, and what each of them is."""
 

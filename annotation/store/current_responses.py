@@ -18,7 +18,6 @@ from annotation.store.models import (
     Prompt,
     Submission,
 )
-from m3agiqa.aspects import Aspect
 
 RESPONSE_COLUMNS = {
     "correction_id": "int64",
@@ -63,16 +62,13 @@ def current_corrections() -> Select[Correction]:
     return select(Correction).where(~Correction.withdrawal.has(), ~superseded)
 
 
-def current_responses(session: Session, aspect: Aspect | None = None) -> pd.DataFrame:
-    """All current corrections, of one aspect or of all, one row each, oldest first.
+def current_responses(session: Session) -> pd.DataFrame:
+    """All current corrections, one row each, oldest first.
 
     `low` and `high` are the scale of `score`; `seconds` is the time of the whole submission; `prompt` is
     "" where there is none; `gold` tells a calibration image. Columns are there even if rows are not.
     """
-    current = current_corrections()
-    if aspect is not None:
-        current = current.where(Correction.aspect == aspect)
-    ids = current.with_only_columns(Correction.id)
+    ids = current_corrections().with_only_columns(Correction.id)
     tags = defaultdict(list)
     for tag in session.scalars(select(CorrectionTag).where(CorrectionTag.correction_id.in_(ids))):
         tags[tag.correction_id].append(tag.tag)

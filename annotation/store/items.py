@@ -108,20 +108,15 @@ def record_assessment(
     return row.id
 
 
-def latest_assessment(
-    session: Session, item_id: int, model_version_id: int | None = None
-) -> Assessment | None:
-    """The newest assessment of an item, of one model version or of any; None if there is none."""
-    query = (
+def latest_assessment(session: Session, item_id: int) -> Assessment | None:
+    """The newest assessment of an item by any model; None if there is none."""
+    return session.scalar(
         select(Assessment)
         .where(Assessment.item_id == item_id)
         .order_by(Assessment.id.desc())
         .limit(1)
         .options(selectinload(Assessment.aspects), joinedload(Assessment.model_version))
     )
-    if model_version_id is not None:
-        query = query.where(Assessment.model_version_id == model_version_id)
-    return session.scalar(query)
 
 
 def require_item(session: Session, item_id: int) -> Item:

@@ -45,7 +45,7 @@ LEASE_DURATION = timedelta(minutes=30)
 """How long an item stays with a person who does not ask for anything any more."""
 
 
-class Order(StrEnum):
+class QueueOrder(StrEnum):
     """Which of the free items comes next."""
 
     RANDOM = "random"
@@ -141,7 +141,7 @@ def take(
     session: Session,
     annotator: str,
     count: int = 1,
-    order: Order = Order.RANDOM,
+    order: QueueOrder = QueueOrder.RANDOM,
     pool: Pool = Pool.ALL,
     gold_every: int = 10,
     at: datetime | None = None,
@@ -333,7 +333,7 @@ def _lapsed(assignment: Assignment, at: datetime) -> bool:
     return held and assignment.held_until < at
 
 
-def _next_free(session: Session, annotator_id: int, order: Order, pool: Pool, wait: bool) -> int | None:
+def _next_free(session: Session, annotator_id: int, order: QueueOrder, pool: Pool, wait: bool) -> int | None:
     """The first item with a free slot that this person has had nothing to do with.
 
     `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
@@ -367,9 +367,9 @@ def _free(annotator_id: int, pool: Pool) -> Select[tuple[int]]:
 
 
 ORDER_COLUMNS = {
-    Order.RANDOM: (QueueEntry.order,),
-    Order.UNCERTAIN: (QueueEntry.uncertainty.desc(), QueueEntry.order.desc()),
-    Order.LEAST: (QueueEntry.taken, QueueEntry.order),
+    QueueOrder.RANDOM: (QueueEntry.order,),
+    QueueOrder.UNCERTAIN: (QueueEntry.uncertainty.desc(), QueueEntry.order.desc()),
+    QueueOrder.LEAST: (QueueEntry.taken, QueueEntry.order),
 }
 
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 DELETE_CACHE = (3600, 24 * 3600)  # seconds between two looks for old uploads, and their greatest age
 
 
-def build(studio: Studio) -> gr.Blocks:
+def build_page(studio: Studio) -> gr.Blocks:
     """The page with all its tabs."""
     with Page(title="M3-AGIQA Studio", analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
         api.publish(studio)  # first, for the page's own events have some of these names, too
@@ -80,7 +80,7 @@ def serve(studio: Studio) -> None:
 
         use_mcp_server()
     use_code_snippets(has_token=isinstance(studio.access, UsersAccess))
-    demo = build(studio)
+    demo = build_page(studio)
     if zero_gpu.ON_ZERO_GPU:  # at launch, it readies for the GPU what is loaded by then
         with suppress(M3AgiqaError):  # the page will say it
             studio.loader.wait(lambda: False, lambda load: None)

@@ -13,18 +13,19 @@ from tiny_nano import tiny_nano
 from m3agiqa.aspects import Aspect
 from m3agiqa.backbones.nano import CONNECTOR_FILE, PROMPT_ALIGNERS_FILE
 from m3agiqa.backbones.nano.connector import Connector
-from training.data.nano_teacher import TEACHER_SCALE, load_teacher
+from tests.training.teacher_samples import load_teacher
+from training.data.nano_teacher import TEACHER_SCALE
 from training.nano.align import DONE_FILE, FEATURES_FOLDER, AlignConfig, align
-from training.nano.feature_cache import View
+from training.nano.feature_cache import ImageView
 
 
 def test_an_image_is_changed_at_random_but_repeatably(data: Path) -> None:
     image = data / "captions" / "images" / "0.png"
     plain, changed, blurred = (
-        View(image, seed=seed, damage=damage).open().tobytes()
+        ImageView(image, seed=seed, damage=damage).open().tobytes()
         for seed, damage in (("", None), ("a", None), ("a", "blur"))
     )
-    assert blurred == View(image, seed="a", damage="blur").open().tobytes()
+    assert blurred == ImageView(image, seed="a", damage="blur").open().tobytes()
     assert len({plain, changed, blurred}) == 3
 
 

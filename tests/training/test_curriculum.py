@@ -8,8 +8,9 @@ import pytest
 
 from m3agiqa.aspects import RATING_WORDS, Aspect
 from m3agiqa.samples import Sample
+from tests.training.teacher_samples import load_teacher
 from training.data.distortions import DAMAGE_WORDS
-from training.data.nano_teacher import TEACHER_SCALE, load_teacher
+from training.data.nano_teacher import TEACHER_SCALE
 from training.stages.curriculum import CurriculumConfig, Lesson, curriculum
 
 

@@ -11,8 +11,8 @@ from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.conversation import Conversation
 from m3agiqa.errors import InputError
 from m3agiqa.samples import Sample, read_samples, write_samples
+from tests.training.teacher_samples import load_teacher
 from training.data import fingerprint
-from training.data.nano_teacher import load_teacher
 from training.data.variants import Variant, all_variants, own_variants
 from training.stages.fit_data import targets
 from training.stages.hidden_cache import Entry, HiddenCache

@@ -50,11 +50,6 @@ def teacher_entries(data: Path) -> Iterator[LocatedSample]:
     return judged_entries(data / "agi-teacher")
 
 
-def load_teacher(data: Path) -> list[Sample]:
-    """The samples of `agi-teacher`; whether their images exist is not checked."""
-    return [entry.sample for entry in teacher_entries(data)]
-
-
 def load_unlabelled(data: Path) -> list[Sample]:
     """`agi-unlabelled`: generated pictures with prompts and no scores."""
     folder = data / "agi-unlabelled"

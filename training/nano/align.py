@@ -39,7 +39,7 @@ from m3agiqa.metrics import srcc
 from m3agiqa.samples import Sample
 from training.nano.epochs import Stateful, train_in_epochs
 from training.nano.feature_cache import (
-    View,
+    ImageView,
     cached_features,
     captioned_views,
     prompted_views,
@@ -136,7 +136,7 @@ def align(
 
 
 def _train_connector(
-    backbone: NanoBackbone, train: list[View], grid_cells: Tensor, out: Path, config: AlignConfig
+    backbone: NanoBackbone, train: list[ImageView], grid_cells: Tensor, out: Path, config: AlignConfig
 ) -> None:
     aligner = _Aligner(backbone, train).train()
     optimizer = torch.optim.AdamW(aligner.parameters(), config.lr, weight_decay=config.weight_decay)
@@ -163,7 +163,7 @@ def _train_connector(
 
 def _train_views(
     samples: list[Sample], extras: Path | None, scale: MosScale, config: AlignConfig
-) -> list[View]:
+) -> list[ImageView]:
     shown = []
     for sample in (sample for sample in samples if sample.split == "train"):
         seeds = ("", *(f"{sample.id} {i}" for i in range(config.variants)))
@@ -224,7 +224,7 @@ def _srcc(logits: Tensor, scores: Tensor) -> dict[Aspect, float]:
 class _Aligner(nn.Module):
     """The connector, and the word embeddings that its grid tokens are compared with."""
 
-    def __init__(self, backbone: NanoBackbone, train: list[View]) -> None:
+    def __init__(self, backbone: NanoBackbone, train: list[ImageView]) -> None:
         super().__init__()
         self.connector = backbone.image_encoder.connector
         words_of_views = [set(backbone.chat.words(" ".join(view.texts))) for view in train]

@@ -33,7 +33,7 @@ ENCODER_BATCH_SIZE = 8  # views in one forward pass of the vision encoder
 
 
 @dataclass(frozen=True)
-class View:
+class ImageView:
     """An image as it is shown, and what was said about it."""
 
     image: Path
@@ -52,20 +52,24 @@ class View:
         return image
 
 
-def view_of(sample: Sample, scale: MosScale, seed: str = "") -> View:
+def view_of(sample: Sample, scale: MosScale, seed: str = "") -> ImageView:
     prompts = [sample.prompt] if sample.prompt and depicts_prompt(sample, scale, CAPTION_FROM) else []
-    return View(sample.image, (*prompts, *sample.descriptions.values()), seed)
+    return ImageView(sample.image, (*prompts, *sample.descriptions.values()), seed)
 
 
-def prompted_views(extras: Path | None) -> list[View]:
-    return [View(sample.image, (sample.prompt or "",), sample.id) for sample in images_with_prompts(extras)]
+def prompted_views(extras: Path | None) -> list[ImageView]:
+    return [
+        ImageView(sample.image, (sample.prompt or "",), sample.id) for sample in images_with_prompts(extras)
+    ]
 
 
-def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[View]:
-    return [View(image, tuple(texts), image.name) for image, texts in images_with_captions(extras, samples)]
+def captioned_views(extras: Path | None, samples: Iterable[Sample]) -> list[ImageView]:
+    return [
+        ImageView(image, tuple(texts), image.name) for image, texts in images_with_captions(extras, samples)
+    ]
 
 
-def cached_features(backbone: NanoBackbone, shown: Sequence[View], folder: Path) -> ImageFeatures:
+def cached_features(backbone: NanoBackbone, shown: Sequence[ImageView], folder: Path) -> ImageFeatures:
     """Features of the views, computed once and kept in `folder`; those of grid cells in 16 bit.
 
     What was kept there of other views, or by another version of nano, is deleted.
@@ -94,7 +98,7 @@ def select_features(features: ImageFeatures, rows: list[int]) -> ImageFeatures:
 
 
 @torch.inference_mode()
-def _features(image_encoder: ImageEncoder, shown: Sequence[View]) -> ImageFeatures:
+def _features(image_encoder: ImageEncoder, shown: Sequence[ImageView]) -> ImageFeatures:
     batches = []
     for start in range(0, len(shown), ENCODER_BATCH_SIZE):
         images = [view.open() for view in shown[start : start + ENCODER_BATCH_SIZE]]

@@ -35,7 +35,7 @@ from m3agiqa.aspects import COMMON_SCALE, Aspect, MosScale
 from m3agiqa.errors import InputError, M3AgiqaError
 
 View = dict[str, Any]
-Choice = TypeVar("Choice", queue.Order, queue.Pool)
+Choice = TypeVar("Choice", queue.QueueOrder, queue.Pool)
 
 
 class Annotating:
@@ -90,7 +90,10 @@ class Annotating:
         what is held.
         """
         count = min(max(payloads.whole(count, "The number of items"), 1), queue.MAX_LEASES)
-        chosen_order, chosen_pool = _choice(queue.Order, order, "order"), _choice(queue.Pool, pool, "pool")
+        chosen_order, chosen_pool = (
+            _choice(queue.QueueOrder, order, "order"),
+            _choice(queue.Pool, pool, "pool"),
+        )
         gold_every = self.studio.settings.gold_every
 
         def hold(session: Session) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.store.queue import Order, Pool
+from annotation.store.queue import Pool, QueueOrder
 from annotation.ui import messages, payloads, theme
 from annotation.ui.access import Role
 from annotation.ui.annotate.api import Annotating
@@ -20,9 +20,9 @@ from m3agiqa.aspects import Aspect
 from m3agiqa.errors import M3AgiqaError
 
 ORDER_LABELS = {
-    Order.RANDOM: "Random",
-    Order.UNCERTAIN: "Uncertain first",
-    Order.LEAST: "Least annotated first",
+    QueueOrder.RANDOM: "Random",
+    QueueOrder.UNCERTAIN: "Uncertain first",
+    QueueOrder.LEAST: "Least annotated first",
 }
 POOL_LABELS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}
 

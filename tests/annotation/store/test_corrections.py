@@ -49,7 +49,8 @@ def saved(database: Database, *arguments: object, **options: object) -> SavedSub
 
 def table(database: Database, aspect: Aspect | None = None) -> pd.DataFrame:
     with database.reading() as session:
-        return current_responses(session, aspect)
+        every = current_responses(session)
+    return every if aspect is None else every[every["aspect"] == aspect].reset_index(drop=True)
 
 
 def scores(database: Database) -> dict[tuple[int, str, str], float]:

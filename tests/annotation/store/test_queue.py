@@ -26,7 +26,7 @@ from annotation.store import Database, queue
 from annotation.store.image_files import StoredImage
 from annotation.store.items import add_item, record_assessment
 from annotation.store.models import GoldAnswer, Image, Item, Prompt, QueueEntry, now
-from annotation.store.queue import Order, Pool, Progress
+from annotation.store.queue import Pool, Progress, QueueOrder
 from m3agiqa.aspects import Aspect, MosScale, Rating
 from m3agiqa.assessment import AspectResult, Assessment
 from m3agiqa.errors import InputError
@@ -314,12 +314,12 @@ def test_uncertain_ones_come_first(line: Queue) -> None:
         return items
 
     agree, differ, near, unknown = line.database.transact(before)
-    order = line.drain("ada", order=Order.UNCERTAIN)
+    order = line.drain("ada", order=QueueOrder.UNCERTAIN)
     assert order[:2] == [differ, near]
     assert set(order[2:]) == {agree, unknown}
 
     line.database.transact(lambda session: assess(session, unknown, 100, Rating.BAD))
-    assert line.take("ben", 3, order=Order.UNCERTAIN) == [unknown, differ, near]
+    assert line.take("ben", 3, order=QueueOrder.UNCERTAIN) == [unknown, differ, near]
 
 
 def test_the_least_annotated_come_first(line: Queue) -> None:
@@ -327,7 +327,7 @@ def test_the_least_annotated_come_first(line: Queue) -> None:
     for item, people in ((second, ("ada", "ben")), (first, ("ada",))):
         for person in people:
             line.finish(item, person)
-    assert line.take("carl", 3, order=Order.LEAST) == [third, first, second]
+    assert line.take("carl", 3, order=QueueOrder.LEAST) == [third, first, second]
 
 
 def test_pools(line: Queue) -> None:
@@ -420,7 +420,7 @@ def test_a_long_queue_that_is_nearly_done_stays_quick(line: Queue) -> None:
         session.execute(update(QueueEntry).where(QueueEntry.order < 0.99).values(taken=1))
 
     line.database.transact(nearly_done)
-    for order in Order:
+    for order in QueueOrder:
         seconds = []
         for number in range(7):
             start = time.perf_counter()
@@ -488,8 +488,8 @@ class AnythingGoes(RuleBasedStateMachine):
             for person, held in self.held.items()
         }
 
-    @rule(person=people, count=st.integers(1, 3), order=st.sampled_from(Order))
-    def take(self, person: str, count: int, order: Order) -> None:
+    @rule(person=people, count=st.integers(1, 3), order=st.sampled_from(QueueOrder))
+    def take(self, person: str, count: int, order: QueueOrder) -> None:
         given = queue.take(self.session, person, count, order, gold_every=2, at=self.at)
         mine, live = self.held[person], self._live()
         assert len(given) == len(set(given)) <= count

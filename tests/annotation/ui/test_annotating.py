@@ -27,7 +27,7 @@ from annotation.ui.access import Access, Person, Role
 from annotation.ui.annotate.api import Annotating
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
-from annotation.ui.server import build
+from annotation.ui.server import build_page
 from m3agiqa.aspects import Aspect
 from m3agiqa.errors import InputError, M3AgiqaError, WeightsError
 
@@ -104,7 +104,7 @@ def scored(score: float, *aspects: str, **more) -> list[dict]:
 
 def said_by(annotating: Annotating, aspect: Aspect = Aspect.QUALITY) -> list[dict]:
     with annotating.studio.store.database.reading() as session:
-        return current_responses(session, aspect).to_dict("records")
+        return current_responses(session).query("aspect == @aspect").to_dict("records")
 
 
 def test_a_view_holds_what_it_takes_to_judge(annotating, fill, store):
@@ -688,7 +688,7 @@ def test_endpoints_answer_for_whoever_is_signed_in(annotating, fill):
 
 
 def test_endpoints_are_published_under_their_names(annotating):
-    published = build(annotating.studio).get_api_info(all_endpoints=True)["named_endpoints"]
+    published = build_page(annotating.studio).get_api_info(all_endpoints=True)["named_endpoints"]
     assert set(published) >= {f"/{name}" for name in CALLS}
     arguments = [argument["parameter_name"] for argument in published["/save"]["parameters"]]
     assert arguments == ["item", "said", "token", "assessment", "seconds", "blind"]

@@ -11,7 +11,7 @@ from annotation.settings import Settings
 from annotation.ui import model_service
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader, WaitingLine, from_registry
-from annotation.ui.server import build
+from annotation.ui.server import build_page
 from m3agiqa import Assessor
 from m3agiqa.errors import InputError, Stopped, TooLittleMemory, WeightsError
 
@@ -296,7 +296,7 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
         return SimpleNamespace(card=SimpleNamespace(title=name, learned_from="a test"))
 
     loader = ModelLoader("first", load)
-    demo = build(Studio(studio.settings, studio.store, studio.access, loader))
+    demo = build_page(Studio(studio.settings, studio.store, studio.access, loader))
     tabs = {block._id for block in demo.blocks.values() if isinstance(block, gr.Tab)}
     [follow] = [fn for fn in demo.fns.values() if tabs <= {block for block, _ in fn.targets}]
     assert {"load", "tick"} <= {event for _, event in follow.targets}, "and with the page, and while it loads"
@@ -311,7 +311,7 @@ def test_an_open_page_hears_of_another_model_when_a_tab_is_opened(studio: Studio
 def test_pages_ask_again_while_a_model_loads(studio: Studio) -> None:
     go = threading.Event()
     loader = ModelLoader("slow", lambda name, progress: go.wait(5))
-    demo = build(Studio(studio.settings, studio.store, studio.access, loader))
+    demo = build_page(Studio(studio.settings, studio.store, studio.access, loader))
     ticking = [fn.fn for fn in demo.fns.values() if "tick" in {event for _, event in fn.targets}]
     [follow] = [each for each in ticking if each.__module__ == model_service.__name__]
     assert follow()[1].active
@@ -320,10 +320,10 @@ def test_pages_ask_again_while_a_model_loads(studio: Studio) -> None:
 
 def test_no_choice_is_dropped_while_the_one_before_is_answered(studio: Studio) -> None:
     choosing = {"input", "change", "release"}
-    for fn in build(studio).fns.values():
+    for fn in build_page(studio).fns.values():
         if fn.fn and choosing & {event for _, event in fn.targets}:
             assert fn.trigger_mode != "once", fn.fn
 
 
 def test_pages_hold_no_connection(studio: Studio) -> None:
-    assert build(studio).config["connect_heartbeat"] is False
+    assert build_page(studio).config["connect_heartbeat"] is False

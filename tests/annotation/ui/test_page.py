@@ -2,11 +2,11 @@ from gradio.blocks import BlocksConfig
 from gradio.state_holder import SessionState
 
 from annotation.ui.context import Studio
-from annotation.ui.server import build
+from annotation.ui.server import build_page
 
 
 def test_each_visit_begins_as_gradio_says_and_keeps_its_values_to_itself(studio: Studio) -> None:
-    page = build(studio)
+    page = build_page(studio)
     first, second = SessionState(page), SessionState(page)
     fresh = {number: BlocksConfig.config_for_block(number, [], part) for number, part in page.blocks.items()}
     assert first.config_values == second.config_values == fresh
@@ -16,5 +16,5 @@ def test_each_visit_begins_as_gradio_says_and_keeps_its_values_to_itself(studio:
 
 
 def test_a_page_looks_for_events_at_most_a_hundred_times_a_second(studio: Studio) -> None:
-    queue = build(studio)._queue
+    queue = build_page(studio)._queue
     assert min(queue.sleep_when_free, queue.progress_update_sleep_when_free) >= 0.01
