@@ -110,6 +110,8 @@ def test_an_admin_sees_everybody_and_exports(sign_in: SignIn, team_server: Serve
     page.get_by_role("button", name="Queue 1 ticked image").click()
     expect(page.locator("#images-queued")).to_contain_text("1 image is in the annotation queue")
     expect(page.locator("#images-queued")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Queue all 9 matching images")).to_be_visible()
+    expect(page.locator("#data-images").get_by_role("checkbox", checked=True)).to_have_count(0)
     expect(last).to_contain_text("scored by 2, 1 wanted")
     page.fill("#images-text :is(input, textarea)", "prompt 5")  # of which the tick must not become one
     expect(page.get_by_role("button", name="Queue 1 matching image")).to_be_visible()

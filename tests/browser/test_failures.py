@@ -276,9 +276,11 @@ def test_images_are_chosen_on_their_map_and_by_likeness(new_page: NewPage, app: 
     page.get_by_role("button", name="Show all cases").click()
     lists(page, 1, 2, 3, 4)
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    address += "&most=4"
     again = open_tab(new_page, app, address.removeprefix("/"), **phone)  # where the tab is in a menu
     lists(again, 3)
     expect(again.locator("#failures-filters")).to_be_hidden()
+    expect(again.locator("#failures-fold")).to_have_text("Show filters (1 active)")
     assert again.locator("#failures-list .cases li").first.bounding_box()["y"] < 844
     again.get_by_label("Show filters").tap()
     expect(again.locator("#failures-filters")).to_be_visible()
