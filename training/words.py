@@ -133,7 +133,7 @@ def train_words(run: RunFolder) -> None:
     else:
         del nano
         losses = _teach(run, train, test, new)
-    describe(own_variants(_samples(test), run.trained), run.config.backbone, new, run.cache)
+    describe(own_variants(_samples(test), [*run.trained, *run.kept]), run.config.backbone, new, run.cache)
     identity = backbone_id(run.config.backbone, new)
     after = [run.cache.entries[each.key(identity)].description for each in test]
     compared = _compared(test, after, losses, run.scale)

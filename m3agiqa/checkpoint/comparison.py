@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,12 +149,20 @@ class ChangedScore:
     aspect: Aspect
     before: float
     after: float
-    mos: float
-    """People's."""
+    mos: float | None
+    """People's; None where they are too few to learn from, so that the aspect's predictor stayed."""
     words: tuple[str, str]
     """Rating words of the scores before and after."""
     texts: tuple[str, str] | None = None
     """Descriptions before and after; None where they are the same."""
+
+    @property
+    def changed_words(self) -> float:
+        """How far the descriptions differ, from 0 to 1 for no word in common."""
+        if self.texts is None:
+            return 0.0
+        before, after = (text.split() for text in self.texts)
+        return 1 - SequenceMatcher(None, before, after).ratio()
 
 
 @dataclass(frozen=True)
@@ -168,9 +177,10 @@ class ChangedImage:
     scores: tuple[ChangedScore, ...]
 
     @property
-    def change(self) -> float:
-        """The largest change of a score."""
-        return max(abs(score.after - score.before) for score in self.scores)
+    def change(self) -> tuple[float, float]:
+        """The largest change of a score, in the digits that are shown, and then of a description."""
+        points = max(abs(score.after - score.before) for score in self.scores)
+        return round(points, 1), max(score.changed_words for score in self.scores)
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Comparison:
     after: str
     rows: tuple[Compared, ...]
     changed: tuple[ChangedImage, ...] = ()
-    """The images whose scores changed most, the most first."""
+    """The images whose scores, and then words, changed most, the most first."""
     words: ComparedWords | None = None
     """None where words were not trained."""
     orders: tuple[ComparedOrder, ...] = ()

@@ -11,7 +11,14 @@ import torch
 
 from m3agiqa import Aspect, InputError, MosScale, WeightsError
 from m3agiqa.checkpoint.card import Card, predictor_file, write_card
-from m3agiqa.checkpoint.comparison import Agreement, Compared, Comparison, rmse_fall
+from m3agiqa.checkpoint.comparison import (
+    Agreement,
+    ChangedImage,
+    ChangedScore,
+    Compared,
+    Comparison,
+    rmse_fall,
+)
 from m3agiqa.checkpoint.predictor_weights import save_predictor
 from m3agiqa.checkpoint.registry import REGISTRATION_FILE, candidates, find, register
 from m3agiqa.predictor.config import PredictorConfig
@@ -122,3 +129,17 @@ def test_the_interval_of_a_gain_is_of_the_same_images() -> None:
     assert 0.7 < low < fall < high < 0.9
     assert rmse_fall(before, before, true) == (0, 0)
     assert rmse_fall(before[:4], after[:4], true[:4]) is None
+
+
+def test_of_images_whose_scores_change_alike_that_with_more_new_words_has_changed_more() -> None:
+    score = ChangedScore(Aspect.QUALITY, 3.0, 3.0, None, ("fair", "fair"))
+    told = {
+        "score": replace(score, after=3.2),
+        "all words": replace(score, after=3.001, texts=("It is sharp.", "Noise everywhere")),
+        "a word": replace(score, texts=("It is sharp.", "It is blurred.")),
+        "nothing": score,
+    }
+    images = [ChangedImage(name, None, True, (each,)) for name, each in reversed(told.items())]
+    ordered = sorted(images, key=lambda image: image.change, reverse=True)
+    assert [image.image for image in ordered] == list(told)
+    assert images[0].change == (0.0, 0.0)

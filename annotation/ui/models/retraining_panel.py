@@ -190,8 +190,12 @@ def _changed(image: ChangedImage, file: Path | None) -> str:
 
 def _changed_score(score: ChangedScore) -> str:
     old, new = score.words
-    texts = "" if score.texts is None else "".join(f"<p>{escape(text)}</p>" for text in score.texts)
+    people = "" if score.mos is None else f", people {score.mos:.1f}"
+    change = f"{score.before:.1f} {old} → <b>{score.after:.1f} {new}</b>"
+    told = f"<p>{score.aspect.capitalize()}: {change}{people}</p>"
+    if score.texts is None:
+        return told
+    before, after = map(escape, score.texts)
     return (
-        f"<p>{score.aspect.capitalize()}: {score.before:.1f} {old} → <b>{score.after:.1f} {new}</b>, "
-        f"people {score.mos:.1f}</p>{texts}"
+        f"{told}<dl><div><dt>Before</dt><dd>{before}</dd></div><div><dt>After</dt><dd>{after}</dd></div></dl>"
     )

@@ -452,7 +452,10 @@ def test_what_changed_most_is_shown_to_admins_who_then_have_read_it(
     _, listed, _ = handlers.click(REQUEST, click)
     assert listed.count("<img ") == 1 and "data:image/jpeg" in listed
     assert "Quality: 2.2 poor → <b>3.6 good</b>, people 4.0" in listed
-    assert "Old &lt;text&gt;" in listed and "a &lt;cat&gt; (held out)" in listed
+    assert (
+        "<dt>Before</dt><dd>Old &lt;text&gt;</dd>" in listed and "<dt>After</dt><dd>New text</dd>" in listed
+    )
+    assert "a &lt;cat&gt; (held out)" in listed
     person = studio.access.person(REQUEST).name
     with store.database.reading() as session:
         for answers_of in AnswersOf:

@@ -1,12 +1,12 @@
 """The model before and the new one on the same held-out images: those that people scored, and the data's.
 
-Beside that, the images whose scores changed most, also of those that the new model has learned from.
+Beside that, the images whose scores, then words, changed most, also those that the new model learned from.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -28,12 +28,12 @@ from m3agiqa.checkpoint.predictor_weights import load_predictor
 from m3agiqa.metrics import plcc, rmse, srcc
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample
-from training.data.variants import own_variants
+from training.data.variants import Variant, own_variants
 from training.run import RunFolder
 from training.stages.adapt_to_preferences import in_order, pair_groups
 from training.stages.describe import describe
 from training.stages.fit import predict
-from training.stages.fit_data import Target, preferred_targets, targets
+from training.stages.fit_data import Target, preferred_targets
 from training.stages.hidden_cache import backbone_id
 
 MOST_CHANGED = 10  # images that are shown
@@ -85,15 +85,16 @@ def compare(run: RunFolder) -> Comparison:
         if before is not None:
             for target in shown:
                 name = target.sample.id
-                changed[name].append(_changed(target, before[name], after[name], run.scale))
+                changed[name].append(_changed(aspect, target.mos, before[name], after[name], run.scale))
     rows.sort(key=lambda row: row.part != "people")
     samples = {sample.id: sample for sample in run.samples}
-    images = [_changed_image(samples[name], scores) for name, scores in changed.items()]
-    images.sort(key=lambda image: -image.change)
+    most = _most_changed(samples, changed)
+    for name, score in _changed_though_kept(run, card, [samples[name] for name in most]):
+        changed[name].append(score)
+    images = _most_changed(samples, {name: changed[name] for name in most}).values()
     title = f"{run.config.name} {run.version}"
     orders = tuple(order for aspect in run.by_picks if (order := _order(run, card, aspect)) is not None)
-    shown_images = tuple(images[:MOST_CHANGED])
-    return Comparison(card.title, title, tuple(rows), shown_images, run.words_compared, orders)
+    return Comparison(card.title, title, tuple(rows), tuple(images), run.words_compared, orders)
 
 
 def _order(run: RunFolder, card: Card, aspect: Aspect) -> ComparedOrder | None:
@@ -125,23 +126,61 @@ def _said_before(run: RunFolder, card: Card, aspect: Aspect, samples: list[Sampl
         return None
     variants = own_variants(samples, [aspect])
     describe(variants, card.backbone, run.baseline, run.cache)
-    cached = targets(variants, run.cache, backbone_id(card.backbone, run.baseline), aspect, run.scale)
     predictor = load_predictor(run.baseline, aspect, card.predictors[aspect])
-    raw, scale = predict(predictor, [target.states for target in cached]), card.scales[aspect]
-    moved = [run.scale.from_unit(scale.to_unit(value)) for value in raw]
-    return {each.sample.id: (value, each.description) for each, value in zip(cached, moved, strict=True)}
+    said = _said(run, variants, aspect, backbone_id(card.backbone, run.baseline), predictor)
+    own = card.scales[aspect]
+    return {name: (run.scale.from_unit(own.to_unit(value)), text) for name, (value, text) in said.items()}
+
+
+def _said(
+    run: RunFolder, variants: Sequence[Variant], aspect: Aspect, identity: str, predictor: Predictor
+) -> Said:
+    """By a predictor on the hidden states of images that a backbone has described."""
+    keys = {variant.sample.id: variant.key(aspect, identity) for variant in variants}
+    states = run.cache.states(keys.values())
+    scores = predict(predictor, [states[key] for key in keys.values()])
+    texts = [run.cache.entries[key].description for key in keys.values()]
+    return dict(zip(keys, zip(scores, texts, strict=True), strict=True))
+
+
+def _changed_though_kept(
+    run: RunFolder, card: Card, samples: list[Sample]
+) -> Iterator[tuple[str, ChangedScore]]:
+    """What new words change of aspects that keep their predictor, by the samples' ids."""
+    if run.backbone_identity == backbone_id(card.backbone, run.baseline):
+        return
+    run.describe(own_variants(samples, [*run.kept]), run.cache)
+    for aspect in run.kept:
+        variants = own_variants(samples, [aspect])
+        after = _said(run, variants, aspect, run.identity, run.start_predictor(aspect))
+        for name, old in (_said_before(run, card, aspect, samples) or {}).items():
+            score, text = after[name]
+            yield name, _changed(aspect, None, old, (run.scale.clamp(score), text), run.scale)
 
 
 def _changed(
-    target: Target, before: tuple[float, str | None], after: tuple[float, str | None], scale: MosScale
+    aspect: Aspect,
+    mos: float | None,
+    before: tuple[float, str | None],
+    after: tuple[float, str | None],
+    scale: MosScale,
 ) -> ChangedScore:
     words = str(scale.rating(before[0])), str(scale.rating(after[0]))
     texts = None if before[1] == after[1] else (before[1] or "", after[1] or "")
-    return ChangedScore(target.aspect, scale.clamp(before[0]), after[0], target.mos, words, texts)
+    return ChangedScore(aspect, scale.clamp(before[0]), after[0], mos, words, texts)
 
 
-def _changed_image(sample: Sample, scores: Sequence[ChangedScore]) -> ChangedImage:
-    return ChangedImage(sample.image.name, sample.prompt, sample.split == "test", tuple(scores))
+def _most_changed(
+    samples: Mapping[str, Sample], scores: Mapping[str, Sequence[ChangedScore]]
+) -> dict[str, ChangedImage]:
+    """MOST_CHANGED images by their samples' ids, the most changed first."""
+    images = {
+        name: ChangedImage(sample.image.name, sample.prompt, sample.split == "test", tuple(scores[name]))
+        for name, sample in samples.items()
+        if name in scores
+    }
+    ordered = sorted(images, key=lambda name: images[name].change, reverse=True)
+    return {name: images[name] for name in ordered[:MOST_CHANGED]}
 
 
 def _agreement(predicted: Sequence[float], true: Sequence[float]) -> Agreement:
