@@ -223,7 +223,9 @@ def _pull(args: argparse.Namespace, _: Mapping[str, str]) -> int:
 
 
 def _push(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    address = push_model(find(args.model, _settings(args, environment).models), args.repository)
+    settings = _settings(args, environment)
+    folder = find(args.model, settings.models, settings.revision_of(args.model))
+    address = push_model(folder, args.repository)
     sys.stdout.write(f"Pushed to {address}\n")
     return 0
 

@@ -51,6 +51,11 @@ TOO_FEW_PICKS = (
     "Nobody has scored an image yet, and the picks of the best image are too few to learn from alone "
     "({picks}). Pick the best image of more prompts on the Compare tab, or score images."
 )
+LEARNS_FROM = "A new model learns from scores of the Annotate tab and picks of the Compare tab."
+PROMOTED_IS_GONE = (
+    "The model {model} was promoted, but is gone, so there is nothing to start from. Put another model into "
+    "service on the Models tab."
+)
 CONFIG = ROOT / "training" / "configs" / "corrections.yaml"
 EXPORT_NAME = "corrections"
 LOCK_SECONDS = 1.0  # for which a lock is tried: who only looks whether it is held has it for a moment
@@ -198,11 +203,14 @@ class Retraining:
         return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
     def material(self, store: Store) -> Material:
-        """What there is to learn from. Raises InputError if that is nothing."""
+        """What there is to learn from. Raises InputError if that is nothing, or `_start` fails."""
         state = self.state()
         with store.database.reading() as session:
             picks = pick_material(session, state.newest_pick if state else 0)
-        human = human_samples(store, Filters(), may_be_unscored=bool(picks.items))
+        try:
+            human = human_samples(store, Filters(), may_be_unscored=bool(picks.items))
+        except InputError as error:
+            raise InputError(f"{error} {LEARNS_FROM}") from error
         aspects = {}
         for aspect in Aspect:
             parts = [sample.split for sample in human.samples if aspect in sample.mos]
@@ -422,8 +430,15 @@ class Retraining:
         return self._settings.runs / EXPORT_NAME
 
     def _start(self, session: Session) -> Path:
-        """The checkpoint in service. Raises InputError if it is not on this machine."""
-        return find(promoted(session) or self._settings.model, self._settings.models)
+        """The checkpoint in service. Raises InputError if it is gone, WeightsError if it cannot be had."""
+        chosen = promoted(session)
+        name = chosen or self._settings.model
+        try:
+            return find(name, self._settings.models, self._settings.revision_of(name))
+        except InputError as error:
+            if chosen is None:
+                raise
+            raise InputError(PROMOTED_IS_GONE.format(model=Path(chosen).name)) from error
 
     def _registered(self) -> str | None:
         """The name of the model that the run has made."""

@@ -74,6 +74,10 @@ class Settings:
         """Folder of registered checkpoints (m3agiqa.checkpoint.registry)."""
         return self.data / "models"
 
+    def revision_of(self, name: str) -> Revision | None:
+        """Of a model by its name: the settings' own has theirs."""
+        return self.revision if name == self.model else None
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Raises InputError naming the variable that is wrong."""

@@ -133,7 +133,7 @@ def from_registry(settings: Settings) -> Callable[[str, Progress], Assessor]:
                     progress,
                     quantize=settings.quantize,
                     device=settings.device,
-                    revision=settings.revision if name == settings.model else None,
+                    revision=settings.revision_of(name),
                 )
         except M3AgiqaError as error:
             raise type(error)(error.worded(as_variable) + _advice(error, name, settings)) from error

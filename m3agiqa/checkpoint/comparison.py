@@ -22,6 +22,7 @@ VISIBLE_GAIN = 0.0005
 """Less is not seen in the digits that are shown."""
 
 
+MIN_DESCRIBED_IMAGES = 30  # by people, without which words do not learn (MIN_TO_RESAMPLE held out, too)
 MIN_TO_RESAMPLE = 5  # images: of fewer, resampling says that the interval is narrow whatever the truth
 
 

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from m3agiqa.checkpoint.card import CARD_FILE, Card, find_checkpoint, read_card
+from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card
 from m3agiqa.checkpoint.comparison import Comparison
+from m3agiqa.checkpoint.resolve import checkpoint_named
+from m3agiqa.checkpoint.revisions import Revision
 from m3agiqa.download import hub
 from m3agiqa.errors import InputError, WeightsError
 from m3agiqa.files import new_folder, write_atomically
@@ -92,13 +94,13 @@ def registered(name: str, folder: Path) -> Path | None:
     return folder / name if (folder / name / CARD_FILE).is_file() else None
 
 
-def find(name: str, folder: Path) -> Path:
-    """A candidate's folder by its name in the registry, or any other checkpoint by name or path.
+def find(name: str, folder: Path, revision: Revision | None = None) -> Path:
+    """A candidate's folder by its name in the registry, or any other checkpoint as by checkpoint_named.
 
-    Raises InputError if there is none on this machine. What is in it is looked at by
-    m3agiqa.checkpoint.card.read_card.
+    Raises InputError if there is none, and WeightsError for one that cannot be downloaded. What is in it is
+    looked at by m3agiqa.checkpoint.card.read_card.
     """
-    return registered(name, folder) or find_checkpoint(name)
+    return registered(name, folder) or checkpoint_named(name, revision=revision)
 
 
 def push_model(folder: Path, repository: str) -> str:

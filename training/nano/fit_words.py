@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from m3agiqa.aspects import COMMON_SCALE
 from m3agiqa.backbones.nano.grounded_text import FirstEstimate
 from m3agiqa.backbones.nano.head_adapter import HeadAdapter
+from m3agiqa.checkpoint.comparison import MIN_DESCRIBED_IMAGES
 from m3agiqa.errors import InputError
 from training.stages.adapt import shrunken_line
 from training.stages.finetune import FinetuneConfig
@@ -33,7 +34,7 @@ BATCH_TOKENS = 512
 class WordsConfig:
     """Fine-tuning on people's descriptions, where there are enough."""
 
-    min_texts: int = 30
+    min_texts: int = MIN_DESCRIBED_IMAGES
     """Training images with people's descriptions; with fewer, words stay as they are."""
     rank: int = 8
     """LoRA rank of nano's head adapter."""

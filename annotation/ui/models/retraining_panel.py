@@ -10,7 +10,13 @@ from pathlib import Path
 from annotation.retraining import AspectMaterial, Material, RetrainingProgress, RetrainingState
 from annotation.ui.images import preview
 from m3agiqa.aspects import Aspect
-from m3agiqa.checkpoint.comparison import ChangedImage, ChangedScore, Comparison
+from m3agiqa.checkpoint.comparison import (
+    MIN_DESCRIBED_IMAGES,
+    MIN_TO_RESAMPLE,
+    ChangedImage,
+    ChangedScore,
+    Comparison,
+)
 from m3agiqa.errors import InputError
 
 STAGE_TEXTS = {
@@ -50,10 +56,7 @@ def idle_html(
         if not last.candidate:
             lines.append(_log(log))
     if material is None:
-        lines.append(
-            f"<p>{escape(problem)} A new model learns from scores of the Annotate tab and "
-            "picks of the Compare tab.</p>"
-        )
+        lines.append(f"<p>{escape(problem)}</p>")
     else:
         if not material.is_enough:
             lines.append(f"<p>{TOO_LITTLE}</p>")
@@ -143,7 +146,11 @@ def _material(material: Material) -> list[str]:
     )
     learned, held_out = _count(material.described, "image"), material.described_test
     picks = f"Picks of the best image: {material.picks}. " if material.picks.items else ""
-    words = f"Words: {learned} with descriptions to learn from, {held_out:,} held out. "
+    too_few = material.described < MIN_DESCRIBED_IMAGES or held_out < MIN_TO_RESAMPLE
+    needed = (
+        f"; they stay as they are without {MIN_DESCRIBED_IMAGES} and {MIN_TO_RESAMPLE}" if too_few else ""
+    )
+    words = f"Words: {learned} with descriptions to learn from, {held_out:,} held out{needed}. "
     return [
         f"<p>{words}{picks}{left_out}{duration}</p>",
         f'<div class="wide"><table><thead><tr><th scope="col">Aspect</th>{heads}</tr></thead>'

@@ -103,7 +103,9 @@ class ModelsHandlers:
             person = studio.access.require(request, Role.ADMIN)
             target = payloads.text(repository or "", "The repository").strip()
             model = servable(studio.settings, studio.loader, name)
-            address = push_model(find(model.name, studio.settings.models), target)
+            settings = studio.settings
+            folder = find(model.name, settings.models, settings.revision_of(model.name))
+            address = push_model(folder, target)
             studio.store.database.transact(
                 lambda session: log_action(session, person.name, "push", model=name, repository=target)
             )
@@ -234,7 +236,8 @@ def models_list(
     the field of "push NAME".
     """
     lines = []
-    if wanted is not None and wanted != served:
+    stands_in = wanted is not None and wanted != served
+    if wanted is not None and stands_in:
         lost, instead = escape(display_name(wanted)), escape(display_name(served))
         lines.append(
             f'<p role="status"><b>{lost}</b> was promoted, but could not be '
@@ -243,7 +246,9 @@ def models_list(
     if not any(model.registered_at for model in models):
         lines.append(f"<p>{NO_CANDIDATE}</p>")
     cards = "".join(
-        _card(model, model.name == served, is_admin, asked, model.name in kept, changes, repository)
+        _card(
+            model, model.name == served, stands_in, is_admin, asked, model.name in kept, changes, repository
+        )
         for model in models
     )
     return f'{"".join(lines)}<div class="models">{cards}</div>'
@@ -252,6 +257,7 @@ def models_list(
 def _card(
     model: ServableModel,
     is_served: bool,
+    stands_in: bool,
     is_admin: bool,
     asked: str,
     is_kept: bool,
@@ -260,17 +266,18 @@ def _card(
 ) -> str:
     name, title = escape(display_name(model.name), quote=True), escape(model.title)
     action, _, about = asked.partition(" ")
+    pill = '<span class="in-service pill">In service</span>' if is_served else ""
     asked_here = action if about == display_name(model.name) else ""
     learned_from = f"<p>Learned from {escape(model.card.learned_from)}.</p>" if model.card else ""
     verdict = f'<p class="doubt"><b>Not better</b>: {escape(model.doubt)}.</p>' if model.doubt else ""
     if model.comparison and not model.doubt:
         verdict = f"<p>{escape(model.comparison.sentence)}</p>"
-    if is_served:
-        buttons = '<span class="in-service pill">In service</span>'
+    if is_served and not stands_in:
+        buttons = pill
     elif is_admin:
         confirms, wish = (' data-confirmed="true"', " all the same") if asked_here == "promote" else ("", "")
         buttons = (
-            f'<button class="promote" type="button" data-model="{name}"{confirms}'
+            f'{pill}<button class="promote" type="button" data-model="{name}"{confirms}'
             f' aria-label="Put {title} into service{wish}">Put into service{wish}</button>'
         )
         if model.registered_at and not is_kept:
@@ -280,7 +287,7 @@ def _card(
                 f' aria-label="Discard {title}{wish}">Discard{wish}</button>{buttons}'
             )
     else:
-        buttons = ""
+        buttons = pill
     push = _push(name, title, asked_here == "push", repository) if is_admin and model.card else ""
     if model.registered_at:
         origin = f"Registered {model.registered_at:%Y-%m-%d %H:%M} UTC as {name}"

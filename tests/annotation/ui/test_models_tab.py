@@ -18,7 +18,7 @@ from signed_in import SignedIn
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotation.retraining import RetrainingState
+from annotation.retraining import Retraining, RetrainingState
 from annotation.settings import Settings
 from annotation.store import Store, exposures
 from annotation.store.corrections import AspectResponse, NewSubmission, save
@@ -222,7 +222,7 @@ def restarted(store: Store, settings: Settings) -> ModelLoader:
 
 
 def test_the_promoted_model_is_served_after_a_restart_as_long_as_it_is_there(
-    settings: Settings, store: Store, candidate: str
+    settings: Settings, store: Store, candidate: str, png: Callable[[int], bytes]
 ) -> None:
     assert restarted(store, settings).name == "nano"
     store.database.transact(lambda session: promote(session, candidate, "kim"))
@@ -235,6 +235,14 @@ def test_the_promoted_model_is_served_after_a_restart_as_long_as_it_is_there(
     )
     listed = models_list(servable_models(settings, loader), "nano", candidate, is_admin=True)
     assert f"<b>{candidate}</b> was promoted, but could not be served" in listed
+    scored_image(store, png)
+    handlers = ModelsHandlers(Studio(settings, store, SignedIn(Role.ADMIN), loader))
+    panel = handlers.follow(REQUEST)[0]
+    assert f"The model {candidate} was promoted, but is gone" in panel and "learns from" not in panel
+    assert 'aria-label="Put nano' in handlers.show(REQUEST)[1]
+    handlers.serve(REQUEST, "nano")
+    assert 'aria-label="Put nano' not in handlers.show(REQUEST)[1]
+    assert "is gone" not in handlers.follow(REQUEST)[0]
 
 
 def test_a_damaged_promoted_model_is_not_served(settings: Settings, store: Store, candidate: str) -> None:
@@ -361,7 +369,10 @@ def test_the_panel_says_what_would_be_used_and_how_the_last_one_ended(
     panel, _ = handlers.follow(REQUEST)
     assert '<th scope="row">Quality</th>' in panel and "<td>1</td></tr>" in panel
     assert "There is too little to retrain from" in panel and "<button" not in panel
-    assert "Words: 0 images with descriptions to learn from, 0 held out." in panel
+    assert (
+        "Words: 0 images with descriptions to learn from, 0 held out; they stay as they are without 30 and 5."
+        in panel
+    )
     assert "Left out: 1 description of one word" in panel and "How long it takes is known once" in panel
 
     for number in range(20):
@@ -410,6 +421,24 @@ def test_a_push_that_lasts_holds_up_no_other_button(studio: Studio) -> None:
     push = events.pop("submit")
     assert push.concurrency_id not in {each.concurrency_id for each in events.values()}
     assert push.concurrency_limit is None, "nor another push"
+
+
+def test_a_model_of_the_hub_is_started_from_and_pushed(
+    studio: Studio, candidate: str, hub: Hub, png: Callable[[int], bytes]
+) -> None:
+    hub.publish("team/judge", studio.settings.models / candidate, "v1")
+    far = replace(studio.settings, model="team/judge", revision="v1")
+    scored_image(studio.store, png)
+    loader = ModelLoader(
+        far.model, lambda name, progress: SimpleNamespace(card=read_card(find(name, far.models)))
+    )
+    loader.wait(never, lambda state: None)
+    handlers = ModelsHandlers(replace(studio, settings=far, loader=loader))
+    assert "with descriptions to learn from" in handlers.follow(REQUEST)[0]
+    with studio.store.database.reading() as session:
+        assert read_card(Retraining(far)._start(session)).title == "mine 1"
+    assert "Pushed mine 1 to" in handlers.push(REQUEST, "…/judge", "team/copy")[0]
+    assert hub.messages == ["mine-1"]
 
 
 def test_while_it_runs_pages_ask_again_and_the_new_model_comes_up_at_the_end(
