@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 from typing import Self
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -37,9 +38,11 @@ from m3agiqa.checkpoint.comparison import Comparison
 from m3agiqa.checkpoint.predictor_weights import load_predictor, save_predictor
 from m3agiqa.checkpoint.registry import Candidate, candidates
 from m3agiqa.conversation import Conversation
+from m3agiqa.errors import InputError
 from m3agiqa.images import open_image
 from m3agiqa.predictor.model import Predictor
 from m3agiqa.samples import Sample
+from training import words
 from training.__main__ import main
 from training.data.human_feedback import read_annotations
 from training.data.variants import own_variants
@@ -238,6 +241,30 @@ def test_words_that_got_worse_do_not_serve(loop: Loop, tmp_path: Path, capsys: p
     assert "Words: as before, for people's descriptions became less likely" in capsys.readouterr().out
     opened = RunFolder.open(run)
     assert opened.backbone_folder == loop.before and opened.words_compared.worse
+
+
+class Killed(BaseException):
+    """Nothing is done after it."""
+
+
+def test_what_was_killed_between_new_words_and_their_comparison_goes_on(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(loop.run / "hidden", run / "hidden")
+    command = [*retrain(run, loop.before, loop.export), "--until", "words"]
+    with monkeypatch.context() as patch:
+        patch.setattr(words, "write_json", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            main(command)
+    killed = RunFolder.open(run)
+    assert (killed.words_folder / "backbone").is_dir() and not killed.has_words
+    with pytest.raises(InputError, match="Run `words` first"):
+        _ = killed.backbone_folder
+    assert main(command) == 0
+    opened = RunFolder.open(run)
+    assert opened.words_compared == RunFolder.open(loop.run).words_compared
+    assert opened.backbone_folder == opened.words_folder / "backbone"
 
 
 def test_too_few_descriptions_leave_words_as_they_are(
