@@ -152,15 +152,16 @@ class ModelsHandlers:
 
     def _changes(self, person: Person, comparison: Comparison) -> str:
         """The images that changed most; whoever sees them has read the models' and people's scores."""
-        shown, files = set(), {}
+        by_model, by_people, files = set(), set(), {}
         images = {Path(changed.image).stem: changed for changed in comparison.changed}
         with self.studio.store.database.reading() as session:
             known = select(Item, Image.file).join(Item.image).where(Item.image_sha256.in_(images))
             for item, file in session.execute(known).tuples():
                 scores = images[item.image_sha256].scores
-                shown |= {(item.id, score.aspect) for score in scores}
+                by_model |= {(item.id, score.aspect) for score in scores}
+                by_people |= {(item.id, score.aspect) for score in scores if score.mos is not None}
                 files[images[item.image_sha256].image] = self.studio.store.images.path(file)
-        for answers_of in (AnswersOf.MODEL, AnswersOf.PEOPLE):
+        for answers_of, shown in ((AnswersOf.MODEL, by_model), (AnswersOf.PEOPLE, by_people)):
             exposures.note(self.studio.store.database, person.name, answers_of, shown)
         return changes_html(comparison, files)
 

@@ -473,7 +473,8 @@ def test_what_changed_most_is_shown_to_admins_who_then_have_read_it(
 ) -> None:
     stored = scored_image(store, png)
     score = ChangedScore(Aspect.QUALITY, 2.2, 3.6, 4.0, ("poor", "good"), ("Old <text>", "New text"))
-    images = [ChangedImage(Path(stored.file).name, "a <cat>", True, (score,))]
+    unscored = replace(score, aspect=Aspect.AUTHENTICITY, mos=None, texts=None)
+    images = [ChangedImage(Path(stored.file).name, "a <cat>", True, (score, unscored))]
     images.append(ChangedImage("elsewhere.png", None, False, (replace(score, texts=None),)))
     name = registered(settings, tmp_path / "made", replace(COMPARISON, changed=tuple(images)))
     handlers, click = ModelsHandlers(studio), SimpleNamespace(action="changes", model=name)
@@ -487,8 +488,11 @@ def test_what_changed_most_is_shown_to_admins_who_then_have_read_it(
     assert "a &lt;cat&gt; (held out)" in listed
     person = studio.access.person(REQUEST).name
     with store.database.reading() as session:
-        for answers_of in AnswersOf:
-            assert exposures.recorded(session, person, answers_of, [1]) == {(1, Aspect.QUALITY)}
+        people, model = (
+            exposures.recorded(session, person, each, [1]) for each in (AnswersOf.PEOPLE, AnswersOf.MODEL)
+        )
+    assert people == {(1, Aspect.QUALITY)} and model == {(1, Aspect.QUALITY), (1, Aspect.AUTHENTICITY)}
+    assert "Authenticity: 2.2 poor → <b>3.6 good</b></p>" in listed
     annotators = ModelsHandlers(replace(studio, access=SignedIn(Role.ANNOTATOR)))
     assert "<img" not in annotators.click(REQUEST, click)[1]
 
