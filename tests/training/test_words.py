@@ -54,8 +54,6 @@ from training.stages.fit import predict
 from training.stages.hidden_cache import HiddenCache, backbone_id
 
 QUALITY = Aspect.QUALITY
-JUDGED = (QUALITY, Aspect.AUTHENTICITY)
-"""By the model; of the second, people say nothing."""
 SCALE = MosScale(1, 5)
 STRUCK_TOPIC = "layout"
 """Whatever the model says of this, people strike it out."""
@@ -117,10 +115,10 @@ def write_checkpoint(folder: Path) -> None:
     write_first_estimates(folder, {aspect: FirstEstimate(3.0, 0.5) for aspect in Aspect})
     torch.manual_seed(0)
     predictor = Predictor(QUICK.shape(nano.hidden_size, nano.vocab_size)).with_linear_change(0.5, 3.0)
-    for aspect in JUDGED:
-        save_predictor(predictor, folder, aspect)
-    scales, predictors = dict.fromkeys(JUDGED, SCALE), dict.fromkeys(JUDGED, predictor.config)
-    write_card(Card("old", "1", "nano", "drawings", "", scales, predictors), folder)
+    save_predictor(predictor, folder, QUALITY)
+    write_card(
+        Card("old", "1", "nano", "drawings", "", {QUALITY: SCALE}, {QUALITY: predictor.config}), folder
+    )
 
 
 def drawn(folder: Path) -> list[Path]:
@@ -197,15 +195,24 @@ def test_the_comparison_has_the_words(loop: Loop) -> None:
     assert Comparison.from_dict(old).words is None, "as registered by an earlier version"
 
 
-def test_what_changed_most_has_the_new_words_of_an_aspect_that_keeps_its_predictor_too(loop: Loop) -> None:
-    changed = loop.candidate.comparison.changed
-    assert len(changed) == 10 and [image.change for image in changed] == sorted(
-        (image.change for image in changed), reverse=True
-    )
-    scores = [score for image in changed for score in image.scores]
-    assert [score.aspect for score in scores] == list(JUDGED) * 10
-    kept = scores[1::2]
-    assert all(score.mos is None for score in kept) and any(score.texts for score in kept)
+def test_what_changed_most_has_the_new_words_of_an_aspect_that_keeps_its_predictor_too(
+    loop: Loop, tmp_path: Path
+) -> None:
+    before, run, other = tmp_path / "before", tmp_path / "run", Aspect.AUTHENTICITY
+    shutil.copytree(loop.before, before)
+    shutil.copytree(loop.run / "hidden", run / "hidden")
+    card = read_card(before)
+    save_predictor(load_predictor(before, QUALITY, card.predictors[QUALITY]), before, other)
+    scales, predictors = ({**each, other: each[QUALITY]} for each in (card.scales, card.predictors))
+    write_card(replace(card, scales=scales, predictors=predictors), before)
+    command = [*retrain(run, before, loop.export), "--register", str(tmp_path / "models")]
+    assert main(command) == 0
+    changed = candidates(tmp_path / "models")[0].comparison.changed
+    changes = [image.change for image in changed]
+    assert len(changed) == 10 and changes == sorted(changes, reverse=True)
+    assert all([score.aspect for score in image.scores] == [QUALITY, other] for image in changed)
+    assert all(image.scores[1].mos is None for image in changed)
+    assert any(image.scores[1].texts for image in changed)
 
 
 def test_hidden_states_of_the_same_words_stay_as_they_were(loop: Loop) -> None:
