@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from m3agiqa.checkpoint.card import CARD_FILE, Card, read_card
+from m3agiqa.checkpoint.card import CARD_FILE, Card, local_checkpoint, read_card
 from m3agiqa.checkpoint.comparison import Comparison
-from m3agiqa.checkpoint.resolve import checkpoint_named
 from m3agiqa.checkpoint.revisions import Revision
 from m3agiqa.download import hub
 from m3agiqa.errors import InputError, WeightsError
@@ -100,7 +99,12 @@ def find(name: str, folder: Path, revision: Revision | None = None) -> Path:
     Raises InputError if there is none, and WeightsError for one that cannot be downloaded. What is in it is
     looked at by m3agiqa.checkpoint.card.read_card.
     """
-    return registered(name, folder) or checkpoint_named(name, revision=revision)
+    local = registered(name, folder) or local_checkpoint(name)
+    if local is not None:
+        return local
+    from m3agiqa.checkpoint.resolve import checkpoint_named  # takes seconds, as it imports PyTorch
+
+    return checkpoint_named(name, revision=revision)
 
 
 def push_model(folder: Path, repository: str) -> str:
