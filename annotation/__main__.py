@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument(
         "--all-texts",
         action="store_true",
-        help="descriptions of one word, and texts that one person wrote under many images, too",
+        help="descriptions of one word, under many images or not in English, too",
     )
     exporting.add_argument(
         "--push",

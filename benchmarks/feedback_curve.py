@@ -4,7 +4,8 @@ DATA is that of `python -m training reproduce-nano`. The model in service has na
 fitted to images of other sources than AGIQA-3k. People are AGIQA-3k's mean opinion scores on nano's scale.
 They score N images, the predictors are adapted, and both are tested on images of other prompts. With
 `--choose features` they are asked for images that differ most, by the predictor's pooled states; `scores`
-spreads them over the predicted range, `generators` over the generators.
+spreads them over the predicted range, `generators` over the generators; `disagreement` takes those whose
+predicted MOS is farthest from the word that the model says.
 
 What was described stays in the run's folder, so that a stopped benchmark goes on from there.
 """
@@ -12,6 +13,7 @@ What was described stays in the run's folder, so that a stopped benchmark goes o
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from m3agiqa.aspects import Aspect  # noqa: E402
+from m3agiqa.aspects import RATING_WORDS, Aspect  # noqa: E402
 from m3agiqa.grouping import fold_prompt  # noqa: E402
 from m3agiqa.metrics import rmse, srcc  # noqa: E402
 from m3agiqa.predictor.model import Predictor  # noqa: E402
@@ -160,6 +162,18 @@ def _by_scores(base: Predictor, pool: list[Target], size: int, rng: Random) -> l
     return chosen
 
 
+def _by_disagreement(base: Predictor, pool: list[Target], size: int, rng: Random) -> list[Target]:
+    """Those whose predicted MOS is farthest from the rating word that the backbone has generated."""
+    predicted = predict(base, [each.states for each in pool])
+
+    def distance(number: int) -> float:
+        rating = pool[number].rating
+        return math.inf if rating is None else abs(predicted[number] - 1 - RATING_WORDS.index(rating))
+
+    chosen = sorted(rng.sample(range(len(pool)), len(pool)), key=distance, reverse=True)
+    return [pool[number] for number in chosen[:size]]
+
+
 def _by_generators(base: Predictor, pool: list[Target], size: int, rng: Random) -> list[Target]:
     """One of each generator in turn."""
     by_generator: dict[str | None, list[Target]] = {}
@@ -174,6 +188,7 @@ SELECTION_METHODS = {
     "features": _by_features,
     "scores": _by_scores,
     "generators": _by_generators,
+    "disagreement": _by_disagreement,
 }
 
 if __name__ == "__main__":

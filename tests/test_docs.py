@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -175,6 +176,16 @@ def test_commands_are_understood(path: Path, parsed: list[Namespace]) -> None:
                     nested = {part: nested}
                 settings = merged(settings, nested)
             build(RunConfig, settings, config)
+
+
+@each_document
+def test_benchmarks_are_understood(
+    path: Path, parsed: list[Namespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in re.findall(r"python (benchmarks/\w+\.py[^`\n…]*)", path.read_text(encoding="utf-8")):
+        monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+        with pytest.raises(Parsed):
+            runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
 
 
 @each_document

@@ -49,7 +49,7 @@ class Filters:
     gold: bool = False
     """Whether calibration images are wanted, too."""
     all_texts: bool = False
-    """Whether descriptions of one word, and those under many images, are wanted, too."""
+    """Whether descriptions of one word, under many images or in another language are wanted, too."""
 
     def __post_init__(self) -> None:
         if self.min_raters < 1:

@@ -72,8 +72,8 @@ class ExportReport:
         counts = self.counts
         scores = ", ".join(f"{number:,} {aspect}" for aspect, number in counts["mos"].items()) or "none"
         left_out = (
-            f" {counted(counts['texts_left_out'], 'description')} left out: one word, or the same text under "
-            "many images."
+            f" {counted(counts['texts_left_out'], 'description')} left out: one word, the same text under "
+            "many images, or another language than English."
             if counts["texts_left_out"]
             else ""
         )

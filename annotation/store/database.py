@@ -28,6 +28,7 @@ QUERY_CHUNK = 1000  # ids per query: databases limit the number of parameters
 
 Result = TypeVar("Result")
 Row = TypeVar("Row")
+Id = TypeVar("Id", int, str)
 
 
 class StoreError(M3AgiqaError):
@@ -233,7 +234,7 @@ def get_or_add(session: Session, kind: type[Row], known_by: dict[str, Any], **ot
     return row
 
 
-def query_chunks(ids: Iterable[int]) -> Iterator[list[int]]:
+def query_chunks(ids: Iterable[Id]) -> Iterator[list[Id]]:
     """Ids in ascending order, each once, as many at a time as one query may name."""
     ordered = sorted(set(ids))
     for start in range(0, len(ordered), QUERY_CHUNK):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -122,22 +123,30 @@ def scored_by(session: Session, person: str) -> set[ItemAspect]:
     return set(current_scores(session, person))
 
 
-def of_image(
-    session: Session, path: Path, prompt: str | None, aspects: Iterable[Aspect]
-) -> Iterator[ItemAspect]:
-    """What the store has of an image file: with this prompt, and without regard to it where none is needed.
+def of_images(session: Session, cases: Iterable[tuple[Path, str | None, Aspect]]) -> list[set[ItemAspect]]:
+    """What the store has of each case, an image file, its prompt and an aspect.
 
-    Nothing for a file that cannot be read.
+    The prompt counts where the aspect needs one. Nothing for a file that cannot be read.
     """
+    wanted = [(_digest_of(path), clean_prompt(prompt) or "", aspect) for path, prompt, aspect in cases]
+    known: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for chunk in query_chunks(digest for digest, _, _ in wanted if digest):
+        query = select(Item.image_sha256, Item.id, Prompt.text).join(Item.prompt)
+        for digest, item, text in session.execute(query.where(Item.image_sha256.in_(chunk))).tuples():
+            known[digest].append((item, text))
+    return [
+        {(item, aspect) for item, text in known.get(digest, ()) if text == own or not aspect.needs_prompt}
+        for digest, own, aspect in wanted
+    ]
+
+
+def _digest_of(path: Path) -> str:
+    """Of a file's content; "" if it cannot be read."""
     try:
         stat = path.stat()
-        digest = _digest(path, stat.st_mtime_ns, stat.st_size)
+        return _digest(path, stat.st_mtime_ns, stat.st_size)
     except OSError:
-        return
-    wanted, text = list(aspects), clean_prompt(prompt) or ""
-    known = select(Item.id, Prompt.text).join(Item.prompt).where(Item.image_sha256 == digest)
-    for item, own_text in session.execute(known).tuples():
-        yield from ((item, aspect) for aspect in wanted if text == own_text or not aspect.needs_prompt)
+        return ""
 
 
 @lru_cache(maxsize=10_000)

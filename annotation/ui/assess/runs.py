@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,12 +209,9 @@ class Run(ModelRun):
 def note_shown(database: Database, person: Person, run: ModelRun) -> None:
     """Whoever has read what the model writes of an image in the store does not score it blind."""
     try:
+        cases = [(path, prompt, aspect) for path, prompt, aspects in run.shown for aspect in aspects]
         with database.reading() as session:
-            shown = [
-                about
-                for path, prompt, aspects in run.shown
-                for about in exposures.of_image(session, path, prompt, aspects)
-            ]
+            shown = chain.from_iterable(exposures.of_images(session, cases))
         exposures.note(database, person.name, AnswersOf.MODEL, shown)
     except M3AgiqaError as error:
         log.warning("What %s has read cannot be recorded: %s", person.name, error)

@@ -239,18 +239,19 @@ def _bias(subject: Subject | None) -> str:
 
 def doubts_html(doubts: Doubts, only: str | None = None) -> str:
     """What hardly tells anything of an image, or contradicts others; or such texts of one person alone."""
-    one_word, repeated = (
+    one_word, repeated, foreign = (
         texts if only is None else texts[texts["annotator"] == only]
-        for texts in (doubts.one_word, doubts.repeated)
+        for texts in (doubts.one_word, doubts.repeated, doubts.foreign)
     )
     lines = []
     for (name, aspect, _), rows in repeated.groupby(["annotator", "aspect", "words"]):
         text, images = _shortened(rows["description"].iloc[0]), rows["item_id"].nunique()
         lines.append(f"{_who(name, only)} wrote “{text}” of the {aspect} of {images:,} images.")
-    for name, rows in one_word.groupby("annotator"):
-        examples = ", ".join(f"“{_shortened(text)}”" for text in rows["description"].unique()[:3])
-        number = counted(len(rows), "description")
-        lines.append(f"{_who(name, only)} gave {number} of a single word: {examples}.")
+    for texts, kind in ((one_word, "of a single word"), (foreign, "in another language than English")):
+        for name, rows in texts.groupby("annotator"):
+            examples = ", ".join(f"“{_shortened(text)}”" for text in rows["description"].unique()[:3])
+            number = counted(len(rows), "description")
+            lines.append(f"{_who(name, only)} gave {number} {kind}: {examples}.")
     if lines:
         lines.append("Exports leave these texts out unless they are asked for; the scores stay in.")
     if only is None:

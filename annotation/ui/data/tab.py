@@ -318,7 +318,7 @@ def data_tab(studio: Studio, tab: gr.Tab) -> DataHandlers:
             )
             gold = gr.Checkbox(False, label="With calibration images", elem_id="export-gold")
             all_texts = gr.Checkbox(
-                False, label="With one-word and repeated descriptions", elem_id="export-all-texts"
+                False, label="With one-word, repeated and non-English texts", elem_id="export-all-texts"
             )
         start = gr.Button("Export", variant="primary", elem_id="export-start")
         result = theme.html(messages.message(""), elem_id="export-message")

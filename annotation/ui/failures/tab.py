@@ -14,6 +14,7 @@ import gradio as gr
 import pandas as pd
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
+from sqlalchemy.orm import Session
 
 from annotation.failures.catalogue import Catalogue, Choices
 from annotation.failures.error_table import DataSet, Key, Version
@@ -34,6 +35,7 @@ from annotation.failures.from_annotations import Annotations
 from annotation.failures.image_map import ImageMap, ImageMaps, MapProgress, group_ranks, is_image_group
 from annotation.failures.slices import error_slices
 from annotation.store import exposures
+from annotation.store.exposures import ItemAspect
 from annotation.store.items import MAX_SOURCE
 from annotation.store.log import answers_are_open, open_answers
 from annotation.store.models import AnswersOf
@@ -381,26 +383,26 @@ class FailuresHandlers:
             return not self.studio.settings.blind and answers_are_open(session)
 
     def _visible(self, person: Person, version: str, table: pd.DataFrame) -> pd.DataFrame:
-        """The cases whose answers this person may read: of the database, what they have scored themselves."""
-        of_database = isinstance(self.catalogue.source(version), Annotations)
-        if not of_database or person.role.allows(Role.ADMIN) or self._is_open():
+        """The cases whose answers this person may read: of images in the database, what they have scored."""
+        if person.role.allows(Role.ADMIN) or self._is_open():
             return table
         with self.studio.store.database.reading() as session:
-            own = {(str(item), aspect) for item, aspect in exposures.scored_by(session, person.name)}
-        keys = zip(table["item"], table["aspect"], strict=True)
-        return table.loc[[key in own for key in keys]].reset_index(drop=True)
+            own = exposures.scored_by(session, person.name)
+            may_read = [stored <= own for stored in self._stored(session, version, table)]
+        return table.loc[may_read].reset_index(drop=True)
+
+    def _stored(self, session: Session, version: str, rows: pd.DataFrame) -> list[set[ItemAspect]]:
+        """What the database has of each case: itself, or of a training run what is about the same image."""
+        aspects = map(Aspect, rows["aspect"])
+        if isinstance(self.catalogue.source(version), Annotations):
+            return [{(int(item), aspect)} for item, aspect in zip(rows["item"], aspects, strict=True)]
+        files = map(Path, rows["image"])
+        return exposures.of_images(session, zip(files, rows["prompt"], aspects, strict=True))
 
     def _note_shown(self, resolved: ResolvedView, rows: pd.DataFrame) -> None:
         """Whoever has these rows before them has read people's scores and the model's."""
-        if isinstance(self.catalogue.source(resolved.data.key), Annotations):
-            shown = {(int(item), Aspect(a)) for item, a in zip(rows["item"], rows["aspect"], strict=True)}
-        else:
-            with self.studio.store.database.reading() as session:
-                shown = {
-                    pair
-                    for row in rows.itertuples(index=False)
-                    for pair in exposures.of_image(session, Path(row.image), row.prompt, [Aspect(row.aspect)])
-                }
+        with self.studio.store.database.reading() as session:
+            shown = set[ItemAspect]().union(*self._stored(session, resolved.data.key, rows))
         for answers_of in AnswersOf:
             exposures.note(self.studio.store.database, resolved.person.name, answers_of, shown)
 

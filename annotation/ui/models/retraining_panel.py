@@ -133,8 +133,8 @@ def _material(material: Material) -> list[str]:
     body = "".join(_material_row(aspect, material.aspects.get(aspect), otherwise) for aspect in Aspect)
     texts = material.texts_left_out
     left_out = (
-        f"Left out: {_count(texts, 'description')} of one word, or with the same text under many images; the "
-        "Data tab lists them. "
+        f"Left out: {_count(texts, 'description')} of one word, with the same text under many images, or not "
+        "in English; the Data tab lists them. "
         if texts
         else ""
     )

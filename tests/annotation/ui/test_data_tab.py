@@ -87,9 +87,11 @@ class TestWhoSeesWhat:
         for item in items:
             say(store, item, {Aspect.QUALITY: 1.5}, "kim", description="Nice & <b>sharp</b>")
         say(store, items[0], {Aspect.QUALITY: 4.5}, "bob", description="Good.")
+        say(store, items[1], {Aspect.QUALITY: 2.0}, "bob", description="Das Bild ist unscharf und dunkel.")
         admin = texts(handlers().show(REQUEST))
         assert "kim wrote “Nice &amp; &lt;b&gt;sharp&lt;/b&gt;” of the quality of 5 images." in admin
         assert "bob gave 1 description of a single word: “Good.”." in admin
+        assert "bob gave 1 description in another language than English: “Das Bild ist" in admin
         assert "Image #1 (picture.png), quality: kim 1.5, bob 4.5." in admin
         annotator = texts(handlers("kim", Role.ANNOTATOR).show(REQUEST))
         assert "You wrote" in annotator and "bob" not in annotator and "Image #1" not in annotator

@@ -497,6 +497,23 @@ def test_where_everybody_scores_blind_training_runs_stay_open(studio: Studio, tm
     assert shown(handlers.arrange(asked(), *values(**OF_RUN)))["case"] == "s1|quality"
 
 
+def test_a_training_run_opens_no_answers_to_images_that_people_are_asked_about(
+    studio: Studio, tmp_path: Path
+) -> None:
+    """A retraining's report has people's mean scores of what it held out."""
+    (tmp_path / "red.png").write_bytes(picture("red"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "own.png")
+    rows = [run_row(tmp_path / "red.png"), {**run_row(tmp_path / "own.png"), "sample": "s2"}]
+    write_run(tmp_path / "runs", "one", rows)
+    viewer, admin = as_role(studio, Role.VIEWER), as_role(studio, Role.ADMIN)
+    page = shown(viewer.arrange(asked(), *values(**OF_RUN)))
+    assert page["list"].count("<li>") == 1 and page["case"] == "s2|quality"
+    assert "1 more open once you have scored them yourself" in page["agreement"]
+    assert shown(admin.arrange(asked(), *values(**OF_RUN)))["list"].count("<li>") == 2
+    say(studio.store, 1, {Aspect.QUALITY: 2.0}, "mallory")
+    assert shown(viewer.arrange(asked(), *values(**OF_RUN)))["list"].count("<li>") == 2
+
+
 def test_the_public_of_a_space_does_not_see_what_others_have_brought(studio: Studio) -> None:
     space = SpaceAccess(frozenset(), has_login=True)
     on_space = Studio(studio.settings, studio.store, space, studio.loader)
