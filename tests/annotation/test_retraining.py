@@ -211,7 +211,9 @@ def test_picks_alone_start_a_retraining_and_are_new_once(
     panel = handlers.follow(None)[0]
     assert "Retrain from 20 new picks</button>" in panel and "(learns from picks alone)" in panel
     assert f"{material.picks.train} prompts to learn from, {material.picks.test} held out" in panel
-    assert retraining.plan(store) == 0 and "20 picks of the best image" in capfd.readouterr().out
+    assert retraining.plan(store) == 0
+    told = capfd.readouterr().out
+    assert "20 picks of the best image" in told and "It takes at most about 5 minutes." in told
     assert retraining.run(store, "lead") == 0
     assert retraining.material(store).picks.new == 0 and "Retrain again</button>" in handlers.follow(None)[0]
     say(store, 1, {Aspect.QUALITY: 3.0})
@@ -298,7 +300,7 @@ def test_one_that_started_by_itself_and_was_killed_does_not_start_again_with_the
 
 def test_what_would_be_used(settings: Settings, corrected: Store) -> None:
     material = Retraining(settings).material(corrected)
-    assert (material.new, material.images, material.texts_left_out, material.seconds) == (2, 2, 2, None)
+    assert (material.new, material.images, material.texts_left_out, material.seconds) == (2, 2, 2, 15.0)
     assert material.described + material.described_test == 0, "both texts tell nothing"
     (of_quality,) = material.aspects.values()
     assert (of_quality.opinions, of_quality.train + of_quality.test) == (2, 2)

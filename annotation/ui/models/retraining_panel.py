@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -138,12 +137,6 @@ def _material(material: Material) -> list[str]:
         if texts
         else ""
     )
-    minutes = math.ceil((material.seconds or 0) / 60)
-    duration = (
-        f"It takes at most about {_count(minutes, 'minute')}, by what the model has taken for an image here."
-        if material.seconds is not None
-        else "How long it takes is known once the model has assessed an image here."
-    )
     learned, held_out = _count(material.described, "image"), material.described_test
     picks = f"Picks of the best image: {material.picks}. " if material.picks.items else ""
     too_few = material.described < MIN_DESCRIBED_IMAGES or held_out < MIN_TO_RESAMPLE
@@ -152,7 +145,7 @@ def _material(material: Material) -> list[str]:
     )
     words = f"Words: {learned} with descriptions to learn from, {held_out:,} held out{needed}. "
     return [
-        f"<p>{words}{picks}{left_out}{duration}</p>",
+        f"<p>{words}{picks}{left_out}{material.duration}</p>",
         f'<div class="wide"><table><thead><tr><th scope="col">Aspect</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>",
     ]

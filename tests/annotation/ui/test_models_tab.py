@@ -373,7 +373,7 @@ def test_the_panel_says_what_would_be_used_and_how_the_last_one_ended(
         "Words: 0 images with descriptions to learn from, 0 held out; they stay as they are without 30 and 5."
         in panel
     )
-    assert "Left out: 1 description of one word" in panel and "How long it takes is known once" in panel
+    assert "Left out: 1 description of one word" in panel and "It takes at most about 1 minute." in panel
 
     for number in range(20):
         say(store, add(store, number, f"prompt {number}"), {Aspect.QUALITY: 3.0}, "ann")
