@@ -184,6 +184,7 @@ def test_benchmarks_are_understood(
 ) -> None:
     for command in re.findall(r"python (benchmarks/\w+\.py[^`\n…]*)", path.read_text(encoding="utf-8")):
         monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as for a script
         with pytest.raises(Parsed):
             runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
 
