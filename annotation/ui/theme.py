@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-PAGE_SCRIPTS = ("assess.js", "uploads.js", "links.js")
+PAGE_SCRIPTS = ("event_stream.js", "assess.js", "uploads.js", "links.js")
 
 # System fonts: the page asks no other server for anything.
 _SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
