@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from annotation.exchange.dataset import split_of_items
 from annotation.store.preferences import current_preferences
 from m3agiqa.grouping import MIN_CROSS_VALIDATED_GROUPS, connected_groups, fold_prompt
+from m3agiqa.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ class PickMaterial:
         return self.are_followed and self.test > 0
 
     def __str__(self) -> str:
-        prompts = (
-            f"{self.train:,} prompt{'' if self.train == 1 else 's'} to learn from, {self.test:,} held out"
-        )
+        prompts = f"{counted(self.train, 'prompt')} to learn from, {self.test:,} held out"
         if self.is_enough:
             return prompts
         beside = "" if self.are_followed else f"; {MIN_CROSS_VALIDATED_GROUPS} are needed to learn from"

@@ -1,6 +1,9 @@
 """No call of a page waits for its answer in vain: the script alone, with a server that is played."""
 
-from playwright.sync_api import Browser
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page
 
 from annotation.ui.theme import javascript
 
@@ -29,11 +32,18 @@ async () => {
 """
 
 
-def test_a_call_that_arrives_as_the_stream_ends_gets_its_answer(browser: Browser) -> None:
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """One that has opened its first stream of answers and reads it."""
     page = browser.new_page()
     page.evaluate(PLAYED_SERVER)
     page.evaluate(javascript("event_stream.js"))
     page.evaluate(READ)
+    yield page
+    page.close()
+
+
+def test_a_call_that_arrives_as_the_stream_ends_gets_its_answer(page: Page) -> None:
     page.evaluate("""async () => {
         window.nextId = "late";
         await fetch("/queue/join");
@@ -48,14 +58,9 @@ def test_a_call_that_arrives_as_the_stream_ends_gets_its_answer(browser: Browser
     page.wait_for_function("seen.endsWith('end')")
     assert [message in page.evaluate("seen") for message in ("late", "close_stream")] == [True, True]
     assert page.evaluate("streams.length") == 2
-    page.close()
 
 
-def test_an_answer_that_is_quicker_than_the_call_is_not_waited_for(browser: Browser) -> None:
-    page = browser.new_page()
-    page.evaluate(PLAYED_SERVER)
-    page.evaluate(javascript("event_stream.js"))
-    page.evaluate(READ)
+def test_an_answer_that_is_quicker_than_the_call_is_not_waited_for(page: Page) -> None:
     page.evaluate("""async () => {
         streams[0].send({msg: "process_completed", event_id: "quick"});
         await new Promise((resolve) => setTimeout(resolve, 50));
@@ -65,4 +70,3 @@ def test_an_answer_that_is_quicker_than_the_call_is_not_waited_for(browser: Brow
     }""")
     page.wait_for_function("seen.endsWith('end')")
     assert page.evaluate("streams.length") == 1
-    page.close()

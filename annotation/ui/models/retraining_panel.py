@@ -17,6 +17,7 @@ from m3agiqa.checkpoint.comparison import (
     Comparison,
 )
 from m3agiqa.errors import InputError
+from m3agiqa.plurals import counted
 
 STAGE_TEXTS = {
     "export": "Writing out what people said",
@@ -75,7 +76,7 @@ def _new(material: Material) -> str:
         (material.new, "new correction"),
         (material.picks.new if material.picks.are_followed else 0, "new pick"),
     )
-    return " and ".join(_count(*each) for each in counts if each[0])
+    return " and ".join(counted(*each) for each in counts if each[0])
 
 
 def running_html(state: RetrainingState | None, progress: RetrainingProgress, log: str) -> str:
@@ -83,11 +84,11 @@ def running_html(state: RetrainingState | None, progress: RetrainingProgress, lo
     who = f"Retraining, {state.who}" if state else "Retraining"
     text = STAGE_TEXTS.get(progress.stage, progress.stage.capitalize())
     value = f' value="{progress.done / progress.total:.3f}"' if progress.done else ""
-    counted = f": {progress.done:,} of {progress.total:,} images" if progress.total else ""
+    how_far = f": {progress.done:,} of {progress.total:,} images" if progress.total else ""
     left = f", about {progress.left} left" if progress.left else ""
     lines = [
         f"<p>{escape(who)}. The page can be closed, and the server restarted, meanwhile.</p>",
-        f'<div class="banner loading"><label for="retraining-bar">{escape(text + counted + left)}</label>'
+        f'<div class="banner loading"><label for="retraining-bar">{escape(text + how_far + left)}</label>'
         f'<progress id="retraining-bar" max="1"{value}></progress></div>',
         _log(log),
     ]
@@ -110,7 +111,7 @@ def _outcome(state: RetrainingState) -> str:
 def _next_by_itself(last: RetrainingState, until_due: int | None) -> str:
     if last.candidate or not until_due:
         return ""
-    more = _count(until_due, "more correction")
+    more = counted(until_due, "more correction")
     return f" The same corrections do not start it again by themselves: {more}, or the button, will."
 
 
@@ -132,12 +133,12 @@ def _material(material: Material) -> list[str]:
     body = "".join(_material_row(aspect, material.aspects.get(aspect), otherwise) for aspect in Aspect)
     texts = material.texts_left_out
     left_out = (
-        f"Left out: {_count(texts, 'description')} of one word, with the same text under many images, or not "
-        "in English; the Data tab lists them. "
+        f"Left out: {counted(texts, 'description')} of one word, with the same text under many images, or "
+        "not in English; the Data tab lists them. "
         if texts
         else ""
     )
-    learned, held_out = _count(material.described, "image"), material.described_test
+    learned, held_out = counted(material.described, "image"), material.described_test
     picks = f"Picks of the best image: {material.picks}. " if material.picks.items else ""
     too_few = material.described < MIN_DESCRIBED_IMAGES or held_out < MIN_TO_RESAMPLE
     needed = (
@@ -157,10 +158,6 @@ def _material_row(aspect: Aspect, known: AspectMaterial | None, otherwise: str) 
     if known is None:
         return f"{name}<td>none{lacking}</td><td></td><td></td></tr>"
     return f"{name}<td>{known.train:,}{lacking}</td><td>{known.test:,}</td><td>{known.opinions:,}</td></tr>"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 # --- what has changed --------------------------------------------------------------------------
