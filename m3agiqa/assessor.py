@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import stdev
 
 from PIL import Image
+from torch import Tensor
 
 from m3agiqa.aspects import Aspect
 from m3agiqa.assessment import MOS_DIGITS, AspectResult, Assessment, DescriptionDelta, Event
@@ -121,7 +122,8 @@ class Assessor:
             if isinstance(output, Delta):
                 yield DescriptionDelta(aspect, output.text)
                 continue
-            results[aspect] = self._result(aspect, output, request, prompt)
+            (score,) = self._scores(aspect, [output.hidden])
+            results[aspect] = self._result(aspect, output, score, request, prompt)
             yield results[aspect]
         yield self._assessment(image, prompt, request, results, time.perf_counter() - started)
 
@@ -218,10 +220,16 @@ class Assessor:
         """Assessments of some of the subjects, by their numbers."""
         rows = [(index, aspect) for index, request in requests.items() for aspect in _aspects(request)]
         results: dict[int, dict[Aspect, AspectResult]] = {index: {} for index in requests}
+        generations: dict[Aspect, dict[int, Generation]] = {}
         for output in self.backbone.describe(list(requests.values()), stop) if requests else ():
             if isinstance(output, Generation):
                 index, aspect = rows[output.row]
-                results[index][aspect] = self._result(aspect, output, requests[index], subjects[index][1])
+                generations.setdefault(aspect, {})[index] = output
+        for aspect, outputs in generations.items():
+            scores = self._scores(aspect, [output.hidden for output in outputs.values()])
+            for (index, output), score in zip(outputs.items(), scores, strict=True):
+                given = subjects[index][1]
+                results[index][aspect] = self._result(aspect, output, score, requests[index], given)
         seconds = (time.perf_counter() - started) / max(len(requests), 1)
         return {
             index: self._assessment(*subjects[index], request, results[index], seconds)
@@ -239,13 +247,23 @@ class Assessor:
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in chosen)
         return Request(opened, conversations)
 
+    def _scores(self, aspect: Aspect, hidden: Sequence[Tensor]) -> list[tuple[float, float | None]]:
+        """Raw MOS of conversations about an aspect, and its spread over predictors of other seeds."""
+        raw = self.predictors[aspect].predict_all(hidden)
+        others = [other.predict_all(hidden) for other in self.others.get(aspect, ())]
+        spreads = [stdev(each) for each in zip(raw, *others, strict=True)] if others else [None] * len(raw)
+        return list(zip(raw, spreads, strict=True))
+
     def _result(
-        self, aspect: Aspect, output: Generation, request: Request, given: str | None
+        self,
+        aspect: Aspect,
+        output: Generation,
+        score: tuple[float, float | None],
+        request: Request,
+        given: str | None,
     ) -> AspectResult:
         """`given` is the whole prompt, of which the request may have the beginning alone."""
-        raw, scale = self.predictors[aspect].predict(output.hidden), self.card.scales[aspect]
-        others = [other.predict(output.hidden) for other in self.others.get(aspect, ())]
-        spread = stdev([raw, *others]) if others else None
+        (raw, spread), scale = score, self.card.scales[aspect]
         prompt = request.conversations[0].prompt if aspect.needs_prompt else None
         knows_words = not isinstance(self.backbone, KnowsWords) or self.backbone.knows_words(prompt or "")
         unknown_prompt = prompt is not None and not knows_words

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.predictor.config import Pooling, PredictorConfig
 from m3agiqa.predictor.extractors import build_extractor
 
 HEAD_ROWS_AT_ONCE = 4096
 """So many rows of an output head are brought to 32 bit at a time."""
+MAX_BATCH = 8  # conversations whose MOS is predicted at once
 
 
 class Predictor(nn.Module):
@@ -54,10 +56,19 @@ class Predictor(nn.Module):
             projected = F.linear(states, self.projection.weight @ head, self.projection.bias)
         return pool(self.extractor(projected, lengths), lengths, self.config.pooling)
 
-    @torch.inference_mode()
     def predict(self, states: Tensor) -> float:
         """Raw MOS of one conversation's states [L, input_size]."""
-        return float(self(states[None], torch.tensor([len(states)])).item())
+        return self.predict_all([states])[0]
+
+    @torch.inference_mode()
+    def predict_all(self, conversations: Sequence[Tensor]) -> list[float]:
+        """Raw MOS of each conversation's states [L, input_size], several at once."""
+        mos: list[float] = []
+        for start in range(0, len(conversations), MAX_BATCH):
+            batch = list(conversations[start : start + MAX_BATCH])
+            lengths = torch.tensor([len(states) for states in batch])
+            mos += self(pad_sequence(batch, batch_first=True), lengths).tolist()
+        return mos
 
     def with_linear_change(self, gain: float, level: float, weight: Tensor | None = None) -> Predictor:
         """The predictor whose MOS is gain * (this one's) + level + weight [width] · (what its head reads).

@@ -141,8 +141,8 @@ class ScriptedBackbone:
 
 
 class FixedPredictor:
-    def predict(self, states: torch.Tensor) -> float:
-        return 4.5
+    def predict_all(self, conversations: list[torch.Tensor]) -> list[float]:
+        return [4.5 for _ in conversations]
 
 
 def scripted(backbone: str = "scripted") -> Assessor:

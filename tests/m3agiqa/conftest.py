@@ -50,8 +50,8 @@ class FixedPredictor:
     def __init__(self, mos: float) -> None:
         self.mos = mos
 
-    def predict(self, states: Tensor) -> float:
-        return self.mos
+    def predict_all(self, conversations: Sequence[Tensor]) -> list[float]:
+        return [self.mos for _ in conversations]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def assessor(scripted: Assessor) -> Assessor:
 
     scripted.backbone.describe = describe
     for predictor in scripted.predictors.values():
-        predictor.predict = lambda states: 1 + 4 * states / 255
+        predictor.predict_all = lambda hidden: [1 + 4 * states / 255 for states in hidden]
     calibration = dict.fromkeys(Aspect, Calibration(HALF_WIDTH, 100, (2.0, 4.0), 3827))
     return Assessor(scripted.backbone, scripted.predictors, replace(scripted.card, calibration=calibration))
 

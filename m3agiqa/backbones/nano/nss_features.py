@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import correlate1d
@@ -93,13 +95,21 @@ def appearance(image: Image.Image) -> Map:
     """An RGB image -> its statistics [N_APPEARANCE], in APPEARANCE_BLOCKS: at one scale, of windows of its
     own pixels, and detail by octave: its own, that at one scale, and their difference.
     """
-    shown, own = canonical(image), windows(image)
+    own = windows(image)
     ends = own if len(own) == 1 else [own[0], own[-1]]
-    octaves, octaves_shown = _octaves(image), _octaves(shown)
-    of_windows = np.mean([_statistics(window) for window in ends], axis=0)
-    return np.concatenate(
-        [_statistics(shown), of_windows, octaves, octaves_shown, octaves - octaves_shown], dtype=np.float32
-    )
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # most of the work lets other threads run
+        at_one_scale = pool.submit(_at_one_scale, image)
+        octaves, of_ends = pool.submit(_octaves, image), pool.map(_statistics, ends)
+        of_windows = np.mean(list(of_ends), axis=0)
+    of_shown, octaves_shown = at_one_scale.result()
+    change = octaves.result() - octaves_shown
+    return np.concatenate([of_shown, of_windows, octaves.result(), octaves_shown, change], dtype=np.float32)
+
+
+def _at_one_scale(image: Image.Image) -> tuple[Map, Map]:
+    """Statistics and detail by octave of the canonical image."""
+    shown = canonical(image)
+    return _statistics(shown), _octaves(shown)
 
 
 def _statistics(image: Image.Image) -> Map:

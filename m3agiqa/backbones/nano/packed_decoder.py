@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -21,8 +22,10 @@ from m3agiqa.backbones.cpu_precision import has_fast_bfloat16
 
 Product = Callable[[Tensor], Tensor]
 TYPICAL_ROWS = 3  # of a product during generation for one image, which the packing is optimized for
-MAX_ROWS = 32  # of a product; kernels for more rows add up in another order, as those for a single row may
+FEW_ROWS = 32  # of a product; kernels for more rows may add up in another order, as those for a single row
+MANY_ROWS = 256  # of a product, a third faster on processors whose kernels for so many add up alike
 POSITIONS_BLOCK = 64  # attention over a multiple of this many columns rounds alike, however many they are
+MAX_TRIED_WIDTH = 8192  # the output head, which is wider, never has many rows
 ATTENTION_BLOCK = 512  # a multiple of it; rows whose columns end in the same one attend together
 
 
@@ -116,24 +119,41 @@ class PackedDecoder:
 
 def packed_linear(weight: Tensor) -> Product:
     """Multiplication by weight [out, in]: [..., in] -> [..., out], of each row as if it were alone."""
-    if torch.backends.mkldnn.is_available() and (weight.dtype == torch.float32 or has_fast_bfloat16()):
-        # Private functions of torch (seen in 2.13), which torch.compile calls.
-        ready = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
-        return _by_rows(lambda x: torch.ops.mkldnn._linear_pointwise(x, ready, None, "none", [], ""))
-    return _by_rows(lambda x: F.linear(x, weight))
-
-
-def _by_rows(product: Product) -> Product:
-    """The same product with the same kernel, however many rows there are."""
+    product = _packed(weight)
+    most_rows = _rows_that_add_up_alike(*weight.shape, weight.dtype)
 
     def few(x: Tensor) -> Tensor:
         return product(x.expand(2, -1))[:1] if len(x) == 1 else product(x)
 
     def all_rows(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        return torch.cat([few(part) for part in rows.split(MAX_ROWS)]).view(*x.shape[:-1], -1)
+        parts = [few(part) for part in rows.split(most_rows)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], -1)
 
     return all_rows
+
+
+def _packed(weight: Tensor) -> Product:
+    """Multiplication of rows [N, in]."""
+    if torch.backends.mkldnn.is_available() and (weight.dtype == torch.float32 or has_fast_bfloat16()):
+        # Private functions of torch (seen in 2.13), which torch.compile calls.
+        ready = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, ready, None, "none", [], "")
+    return lambda x: F.linear(x, weight)
+
+
+@cache
+def _rows_that_add_up_alike(out: int, width: int, dtype: torch.dtype) -> int:
+    """How many rows a product by a weight [out, width] may have at once: tried out on this processor."""
+    if out > MAX_TRIED_WIDTH:
+        return FEW_ROWS
+    random = torch.Generator().manual_seed(0)
+    product = _packed(torch.randn(out, width, generator=random).to(dtype))
+    x = torch.randn(MANY_ROWS, width, generator=random).to(dtype)
+    wanted = torch.cat([product(part) for part in x.split(FEW_ROWS)])
+    counts = range(FEW_ROWS, MANY_ROWS + 1, FEW_ROWS)
+    alike = all(torch.equal(product(x[:n]), wanted[:n]) for count in counts for n in (count, count - 1))
+    return MANY_ROWS if alike else FEW_ROWS
 
 
 @dataclass(frozen=True)
