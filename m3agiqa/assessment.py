@@ -59,6 +59,8 @@ class AspectResult:
     """Of a prompt that is too long for the model: how many characters of its beginning were read."""
     elements: tuple[CheckedElement, ...] = ()
     """Of the prompt, where the model tells them apart."""
+    pooled: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    """What the regression head has read, by which images can be compared; not in JSON or tables."""
 
     @property
     def rating(self) -> Rating:

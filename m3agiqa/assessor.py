@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
+from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -39,6 +40,15 @@ from m3agiqa.prompt_elements import CheckedElement, prompt_elements
 from m3agiqa.quality_map import QualityMap, Report
 from m3agiqa.ranking import Ranking, ranked_as_assessed
 from m3agiqa.threads import follow_load
+
+
+class _Score(NamedTuple):
+    """Of one conversation."""
+
+    raw: float
+    spread: float | None
+    """Over predictors of other seeds."""
+    pooled: Tensor
 
 
 class Assessor:
@@ -247,23 +257,27 @@ class Assessor:
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in chosen)
         return Request(opened, conversations)
 
-    def _scores(self, aspect: Aspect, hidden: Sequence[Tensor]) -> list[tuple[float, float | None]]:
-        """Raw MOS of conversations about an aspect, and its spread over predictors of other seeds."""
-        raw = self.predictors[aspect].predict_all(hidden)
-        others = [other.predict_all(hidden) for other in self.others.get(aspect, ())]
-        spreads = [stdev(each) for each in zip(raw, *others, strict=True)] if others else [None] * len(raw)
-        return list(zip(raw, spreads, strict=True))
+    def _scores(self, aspect: Aspect, hidden: Sequence[Tensor]) -> list[_Score]:
+        """Of conversations about an aspect."""
+        first, *others = (
+            predictor.predict_all(hidden)
+            for predictor in (self.predictors[aspect], *self.others.get(aspect, ()))
+        )
+        return [
+            _Score(one.mos, stdev([one.mos, *(each.mos for each in more)]) if more else None, one.pooled)
+            for one, *more in zip(first, *others, strict=True)
+        ]
 
     def _result(
         self,
         aspect: Aspect,
         output: Generation,
-        score: tuple[float, float | None],
+        score: _Score,
         request: Request,
         given: str | None,
     ) -> AspectResult:
         """`given` is the whole prompt, of which the request may have the beginning alone."""
-        (raw, spread), scale = score, self.card.scales[aspect]
+        scale = self.card.scales[aspect]
         prompt = request.conversations[0].prompt if aspect.needs_prompt else None
         knows_words = not isinstance(self.backbone, KnowsWords) or self.backbone.knows_words(prompt or "")
         unknown_prompt = prompt is not None and not knows_words
@@ -271,10 +285,11 @@ class Assessor:
             aspect,
             output.description,
             output.rating,
-            mos=scale.clamp(round(raw, MOS_DIGITS)),
-            raw_mos=raw,
+            mos=scale.clamp(round(score.raw, MOS_DIGITS)),
+            raw_mos=score.raw,
             scale=scale,
-            spread=spread,
+            spread=score.spread,
+            pooled=tuple(score.pooled.tolist()),
             calibration=self.card.calibration.get(aspect),
             unknown_prompt=unknown_prompt,
             read_characters=len(prompt) if prompt and prompt != normalized_prompt(given) else None,

@@ -7,6 +7,7 @@ TABLES_OF_REVISION = {
     "0004": ("preference_withdrawals", "compared_items", "preferences"),
     "0005": ("api_tokens",),
     "0006": ("saved_views",),
+    "0007": ("pooled_states",),
 }
 """What each migration creates, in the order in which it can be dropped; a new one belongs here, too."""
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from annotation.store import exposures
 from annotation.store.database import get_or_add, storable, storable_within
 from annotation.store.image_files import StoredImage
+from annotation.store.informative import stored
 from annotation.store.models import (
     AnswersOf,
     AspectAssessment,
@@ -18,6 +19,7 @@ from annotation.store.models import (
     Image,
     Item,
     ModelVersion,
+    PooledStates,
     Prompt,
     QueueEntry,
 )
@@ -100,6 +102,11 @@ def record_assessment(
     )
     session.add(row)
     session.flush()
+    session.add_all(
+        PooledStates(assessment_id=row.id, aspect=result.aspect, states=stored(result.pooled))
+        for result in assessment.aspects.values()
+        if result.pooled
+    )
     if annotator is not None:
         exposures.record(session, annotator, AnswersOf.MODEL, [(item_id, one.aspect) for one in row.aspects])
     session.execute(

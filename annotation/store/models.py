@@ -216,6 +216,17 @@ class AspectAssessment(Base):
         return distance + (self.spread or 0.0) / (self.scale_high - self.scale_low)
 
 
+class PooledStates(Base):
+    """What the regression head read for one aspect of an assessment, by which items are compared."""
+
+    __tablename__ = "pooled_states"
+
+    assessment_id: Mapped[int] = mapped_column(ForeignKey("assessments.id"), primary_key=True)
+    aspect: Mapped[Aspect] = mapped_column(primary_key=True)
+    states: Mapped[bytes]
+    """See annotation.store.informative; its length depends on the model."""
+
+
 # --- what people say ---------------------------------------------------------------------------
 
 

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Select, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, case, exists, func, insert, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import items
 from annotation.store.database import query_chunks, storable
+from annotation.store.informative import most_informative
 from annotation.store.models import (
     Annotator,
     Assessment,
@@ -50,6 +51,7 @@ class QueueOrder(StrEnum):
 
     RANDOM = "random"
     UNCERTAIN = "uncertain first"
+    INFORMATIVE = "most informative first"
     LEAST = "least annotated first"
 
 
@@ -338,7 +340,13 @@ def _next_free(session: Session, annotator_id: int, order: QueueOrder, pool: Poo
 
     `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
     """
-    candidates = _free(annotator_id, pool).order_by(*ORDER_COLUMNS[order]).limit(1)
+    free = _free(annotator_id, pool)
+    if order is QueueOrder.INFORMATIVE and (ranked := most_informative(session, free)):
+        places = {item: place for place, item in enumerate(ranked)}
+        place = case(places, value=QueueEntry.item_id, else_=len(ranked))
+        candidates = free.order_by(place, QueueEntry.order).limit(1)
+    else:
+        candidates = free.order_by(*ORDER_COLUMNS[order]).limit(1)
     with session.begin_nested() as savepoint:
         item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
         if item_id is not None:
@@ -353,7 +361,7 @@ def _next_free(session: Session, annotator_id: int, order: QueueOrder, pool: Poo
     return None
 
 
-def _free(annotator_id: int, pool: Pool) -> Select[tuple[int]]:
+def _free(annotator_id: int, pool: Pool) -> Select[int]:
     """Items of a pool with a free slot that this person has had nothing to do with."""
     candidates = select(QueueEntry.item_id).where(
         QueueEntry.taken < QueueEntry.overlap,
@@ -369,6 +377,7 @@ def _free(annotator_id: int, pool: Pool) -> Select[tuple[int]]:
 ORDER_COLUMNS = {
     QueueOrder.RANDOM: (QueueEntry.order,),
     QueueOrder.UNCERTAIN: (QueueEntry.uncertainty.desc(), QueueEntry.order.desc()),
+    QueueOrder.INFORMATIVE: (QueueEntry.order,),  # of what no model has assessed yet
     QueueOrder.LEAST: (QueueEntry.taken, QueueEntry.order),
 }
 

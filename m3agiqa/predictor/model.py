@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,15 @@ from m3agiqa.predictor.extractors import build_extractor
 HEAD_ROWS_AT_ONCE = 4096
 """So many rows of an output head are brought to 32 bit at a time."""
 MAX_BATCH = 8  # conversations whose MOS is predicted at once
+
+
+class Prediction(NamedTuple):
+    """Of one conversation."""
+
+    mos: float
+    """Raw, not clamped to a scale."""
+    pooled: Tensor
+    """What the regression head has read, [width]."""
 
 
 class Predictor(nn.Module):
@@ -58,17 +68,19 @@ class Predictor(nn.Module):
 
     def predict(self, states: Tensor) -> float:
         """Raw MOS of one conversation's states [L, input_size]."""
-        return self.predict_all([states])[0]
+        return self.predict_all([states])[0].mos
 
     @torch.inference_mode()
-    def predict_all(self, conversations: Sequence[Tensor]) -> list[float]:
-        """Raw MOS of each conversation's states [L, input_size], several at once."""
-        mos: list[float] = []
+    def predict_all(self, conversations: Sequence[Tensor]) -> list[Prediction]:
+        """Of each conversation's states [L, input_size], several at once; in evaluation mode."""
+        predictions: list[Prediction] = []
         for start in range(0, len(conversations), MAX_BATCH):
             batch = list(conversations[start : start + MAX_BATCH])
             lengths = torch.tensor([len(states) for states in batch])
-            mos += self(pad_sequence(batch, batch_first=True), lengths).tolist()
-        return mos
+            pooled = self.pooled(pad_sequence(batch, batch_first=True), lengths)
+            mos = self.regression(pooled).squeeze(-1).tolist()
+            predictions += map(Prediction, mos, pooled)
+        return predictions
 
     def with_linear_change(self, gain: float, level: float, weight: Tensor | None = None) -> Predictor:
         """The predictor whose MOS is gain * (this one's) + level + weight [width] · (what its head reads).

@@ -103,7 +103,7 @@ from m3agiqa.backbones.minicpm.base_weights import FOLDER_VARIABLE  # noqa: E402
 from m3agiqa.checkpoint.card import Card, write_card  # noqa: E402
 from m3agiqa.checkpoint.predictor_weights import save_predictor  # noqa: E402
 from m3agiqa.predictor.config import PredictorConfig  # noqa: E402
-from m3agiqa.predictor.model import Predictor  # noqa: E402
+from m3agiqa.predictor.model import Prediction, Predictor  # noqa: E402
 
 
 def move_to_gpu(callback: object = None) -> None:
@@ -141,8 +141,8 @@ class ScriptedBackbone:
 
 
 class FixedPredictor:
-    def predict_all(self, conversations: list[torch.Tensor]) -> list[float]:
-        return [4.5 for _ in conversations]
+    def predict_all(self, conversations: list[torch.Tensor]) -> list[Prediction]:
+        return [Prediction(4.5, torch.zeros(2)) for _ in conversations]
 
 
 def scripted(backbone: str = "scripted") -> Assessor:

@@ -13,6 +13,7 @@ from m3agiqa import Aspect, Assessor, MosScale, Rating
 from m3agiqa.backbones.base import Delta, Generation, Request
 from m3agiqa.checkpoint.calibration import Calibration
 from m3agiqa.checkpoint.card import Card
+from m3agiqa.predictor.model import Prediction
 
 WORDS = "It has a calm, even light, and the ball is round."
 
@@ -50,8 +51,8 @@ class FixedPredictor:
     def __init__(self, mos: float) -> None:
         self.mos = mos
 
-    def predict_all(self, conversations: Sequence[Tensor]) -> list[float]:
-        return [self.mos for _ in conversations]
+    def predict_all(self, conversations: Sequence[Tensor]) -> list[Prediction]:
+        return [Prediction(self.mos, torch.zeros(2)) for _ in conversations]
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageStat
 
 from m3agiqa import Aspect, Assessor, InputError, MosScale, Stopped, cli
 from m3agiqa.backbones.base import Delta, Generation, Rating
 from m3agiqa.checkpoint.calibration import Calibration
+from m3agiqa.predictor.model import Prediction
 from m3agiqa.ranking import Difference, ranked_as_assessed
 
 HALF_WIDTH = 0.5  # so that differences of more than 0.71 are clear
@@ -34,7 +36,7 @@ def assessor(scripted: Assessor) -> Assessor:
 
     scripted.backbone.describe = describe
     for predictor in scripted.predictors.values():
-        predictor.predict_all = lambda hidden: [1 + 4 * states / 255 for states in hidden]
+        predictor.predict_all = lambda means: [Prediction(1 + 4 * x / 255, torch.zeros(2)) for x in means]
     calibration = dict.fromkeys(Aspect, Calibration(HALF_WIDTH, 100, (2.0, 4.0), 3827))
     return Assessor(scripted.backbone, scripted.predictors, replace(scripted.card, calibration=calibration))
 

@@ -25,7 +25,7 @@ from annotation.store.items import latest_assessment, require_item
 from annotation.store.models import AnswersOf, AspectAssessment, Assessment, Submission
 from annotation.ui import payloads
 from annotation.ui.access import Person, Role
-from annotation.ui.annotate.prefetch import Prefetch
+from annotation.ui.annotate.prefetch import AHEAD_OF_ORDER, ITEMS_AHEAD, Prefetch
 from annotation.ui.assess.cards import ASPECT_QUESTIONS
 from annotation.ui.context import Studio
 from annotation.ui.correction_form import submissions
@@ -85,9 +85,9 @@ class Annotating:
     ) -> dict[str, Any]:
         """The next items, held for whoever asks: {"items": [view, ...], "progress": {...}, ...}.
 
-        What is held already comes first. `order`: "random", "uncertain first" or "least annotated first";
-        `pool`: "all", "imported" or "demo"; `blind`: without the model's answers; `release`: give up first
-        what is held.
+        What is held already comes first. `order`: "random", "uncertain first", "most informative first" or
+        "least annotated first"; `pool`: "all", "imported" or "demo"; `blind`: without the model's answers;
+        `release`: give up first what is held.
         """
         count = min(max(payloads.whole(count, "The number of items"), 1), queue.MAX_LEASES)
         chosen_order, chosen_pool = (
@@ -102,7 +102,7 @@ class Annotating:
             return queue.take(session, person.name, count, chosen_order, chosen_pool, gold_every)
 
         items = self.studio.store.database.transact(hold)
-        self.prefetch.want(person.name, items)
+        self.prefetch.want(person.name, items, AHEAD_OF_ORDER.get(chosen_order, ITEMS_AHEAD))
         with self.studio.store.database.reading() as session:
             views = [self._view(session, item, person, blind) for item in items]
             progress = asdict(queue.progress(session, person.name, chosen_pool))

@@ -14,6 +14,7 @@ from sqlalchemy import Select, exists, func, select
 from annotation.store.current_responses import current_corrections
 from annotation.store.items import record_assessment, require_item
 from annotation.store.models import Assessment, Assignment, Correction, ModelVersion, QueueEntry
+from annotation.store.queue import QueueOrder
 from annotation.ui.context import Studio
 from m3agiqa.checkpoint.card import Card
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
@@ -21,6 +22,8 @@ from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 log = logging.getLogger(__name__)
 
 ITEMS_AHEAD = 3  # items of the queue that nobody holds yet, assessed after each request
+AHEAD_OF_ORDER = dict.fromkeys((QueueOrder.UNCERTAIN, QueueOrder.INFORMATIVE), 200)
+"""More of them for orders that choose among what has been assessed."""
 RETRY_SECONDS = 30.0  # seconds before a model or a store that has failed is tried again
 
 
@@ -58,10 +61,11 @@ class Prefetch:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def want(self, person: str, items: Sequence[int]) -> None:
+    def want(self, person: str, items: Sequence[int], ahead: int = ITEMS_AHEAD) -> None:
         """Ask for assessments of what a person holds, that on their screen first.
 
-        It takes the place of what they held before. Starts the worker if need be.
+        It takes the place of what they held before; so many of the queue follow when nobody waits. Starts
+        the worker if need be.
         """
         with self._changed:
             if self._ended.is_set():
@@ -71,7 +75,7 @@ class Prefetch:
             self._wanted[person] = list(items)
             self._settled &= {item for of_person in self._wanted.values() for item in of_person} - set(items)
             self._is_ahead = self._is_ahead and self._current not in items
-            self._ahead = ITEMS_AHEAD
+            self._ahead = max(self._ahead, ahead)
             self._go_on()
 
     def catch_up(self) -> None:

@@ -22,6 +22,7 @@ from m3agiqa.errors import M3AgiqaError
 ORDER_LABELS = {
     QueueOrder.RANDOM: "Random",
     QueueOrder.UNCERTAIN: "Uncertain first",
+    QueueOrder.INFORMATIVE: "Most informative first",
     QueueOrder.LEAST: "Least annotated first",
 }
 POOL_LABELS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}

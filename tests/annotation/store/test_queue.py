@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -24,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from annotation.store import Database, queue
 from annotation.store.image_files import StoredImage
+from annotation.store.informative import farthest_first
 from annotation.store.items import add_item, record_assessment
 from annotation.store.models import GoldAnswer, Image, Item, Prompt, QueueEntry, now
 from annotation.store.queue import Pool, Progress, QueueOrder
@@ -289,10 +292,16 @@ def test_what_was_annotated_before_it_was_queued_is_not_asked_for_again(line: Qu
 # --- order -------------------------------------------------------------------------------------
 
 
-def assess(session: Session, item_id: int, mos: float, rating: Rating) -> None:
-    card = SimpleNamespace(title="scripted 1.0", digest="0", learned_from="a script")
-    result = AspectResult(Aspect.QUALITY, "A text.", rating, mos, mos, MosScale(0, 100))
-    assessment = Assessment(None, None, {Aspect.QUALITY: result}, card.title, card.learned_from, 0.1)
+def assess(
+    session: Session, item_id: int, mos: float, rating: Rating, version: int = 1, **pooled: tuple[float, ...]
+) -> None:
+    """`pooled` states of each aspect that is judged, by default of quality, none."""
+    card = SimpleNamespace(title=f"scripted {version}.0", digest="0", learned_from="a script")
+    results = {
+        Aspect(aspect): AspectResult(Aspect(aspect), "A text.", rating, mos, mos, MosScale(0, 100), pooled=of)
+        for aspect, of in (pooled or {"quality": ()}).items()
+    }
+    assessment = Assessment(None, None, results, card.title, card.learned_from, 0.1)
     record_assessment(session, item_id, assessment, card)
 
 
@@ -320,6 +329,55 @@ def test_uncertain_ones_come_first(line: Queue) -> None:
 
     line.database.transact(lambda session: assess(session, unknown, 100, Rating.BAD))
     assert line.take("ben", 3, order=QueueOrder.UNCERTAIN) == [unknown, differ, near]
+
+
+def test_what_differs_most_from_what_is_annotated_comes_first(database: Database) -> None:
+    line = Queue(database)
+
+    def before(session: Session) -> list[int]:
+        items = new_items(session, 6)
+        for item, states in zip(items, [(0, 0), (1, 0), (9, 1), (10, 0), (5, 9)], strict=False):
+            assess(session, item, 50, Rating.FAIR, quality=states)
+        assess(session, items[1], 50, Rating.FAIR, version=2, quality=(99, 99, 99))
+        queue.enqueue(session, items, 2)
+        return items
+
+    first, near, far, farthest, aside, unknown = line.database.transact(before)
+    line.finish(first, "ada")
+    order = line.drain("ben", order=QueueOrder.INFORMATIVE)
+    assert set(order[:2]) == {farthest, aside}, "the annotated item lies in the opposite corner"
+    assert order[2:4] == [far, near], "each next to one that has been taken, `near` the closest"
+    assert set(order[4:]) == {first, unknown}, "nothing new, or not assessed"
+    assert line.take("carl", 2, order=QueueOrder.INFORMATIVE)[0] != unknown
+
+
+def test_aspects_that_some_items_lack_are_no_reason_to_come_first(line: Queue) -> None:
+    def before(session: Session) -> list[int]:
+        items = new_items(session, 3)
+        assess(session, items[0], 50, Rating.FAIR, quality=(0.0,), correspondence=(0.0,))
+        assess(session, items[1], 50, Rating.FAIR, quality=(0.0,))
+        assess(session, items[2], 50, Rating.FAIR, quality=(0.0,), correspondence=(5.0,))
+        queue.enqueue(session, items, 1)
+        return items
+
+    first, without, other = line.database.transact(before)
+    line.finish(first, "ada")
+    assert line.drain("ben", order=QueueOrder.INFORMATIVE) == [other, without]
+
+
+@given(
+    waiting=arrays(np.float32, (8, 3), elements=st.floats(-1e3, 1e3, width=32)),
+    known=arrays(np.float32, (5, 3), elements=st.floats(-1e3, 1e3, width=32)),
+)
+def test_each_next_one_is_the_farthest_from_all_before(waiting: np.ndarray, known: np.ndarray) -> None:
+    together = np.concatenate([waiting, known]).astype(float)
+    scaled = (together - together.mean(0)) / (together.std(0) + 1e-6)
+    order = farthest_first(waiting, known, 8)
+    assert sorted(order) == list(range(8))
+    for place, number in enumerate(order):
+        before = np.concatenate([scaled[8:], scaled[order[:place]]])
+        distances = {left: np.linalg.norm(before - scaled[left], axis=1).min() for left in order[place:]}
+        assert distances[number] >= max(distances.values()) - 1e-2
 
 
 def test_the_least_annotated_come_first(line: Queue) -> None:

@@ -649,7 +649,7 @@ def test_nothing_wrong_is_saved(annotating, fill, said, sentence):
 
 
 def test_unknown_choices_are_told(annotating):
-    with pytest.raises(InputError, match="choose one of random, uncertain first, least annotated first"):
+    with pytest.raises(InputError, match="random, uncertain first, most informative first, least annotated"):
         take(annotating, order="alphabetical")
     with pytest.raises(InputError, match="There is no pool 7"):
         take(annotating, pool=7)

@@ -1,0 +1,102 @@
+"""The queue's items that teach a model most: those that differ most from what people have annotated.
+
+Items are compared by what the predictors' regression heads have read of them (m3agiqa.predictor.model). How
+much more such items teach than others is measured in docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Select, func, select, union
+from sqlalchemy.orm import Session
+
+from annotation.store.database import query_chunks
+from annotation.store.models import Assessment, Assignment, PooledStates, QueueEntry, Submission, WorkState
+from m3agiqa.aspects import Aspect
+
+MAX_COMPARED = 1000
+"""Items that wait, and as many that are annotated: of more, some are drawn at random, to bound the time."""
+PLACES = 20
+"""Items that are put in order at once: as many people may ask for one at the same moment."""
+
+STORED_TYPE = "<f2"  # 128 bytes for nano's 64 numbers
+States = NDArray[np.float32]
+"""Of one item [width], or of several [N, width]."""
+
+
+def most_informative(session: Session, free: Select[int]) -> list[int]:
+    """Up to PLACES of the queue's free items, in the order in which they shall be annotated.
+
+    Of one model, the one that has assessed most of them: states of two models cannot be compared. What it has
+    not assessed is left out.
+    """
+    pooled = select(Assessment.item_id).join(PooledStates)
+    assessed = free.where(QueueEntry.item_id.in_(pooled)).order_by(QueueEntry.order).limit(MAX_COMPARED)
+    waiting = list(session.scalars(assessed))
+    if not waiting:
+        return []
+    version = session.scalar(
+        select(Assessment.model_version_id)
+        .join(PooledStates)
+        .where(Assessment.item_id.in_(waiting))
+        .group_by(Assessment.model_version_id)
+        .order_by(func.count().desc(), Assessment.model_version_id.desc())
+        .limit(1)
+    )
+    in_hand = Assignment.state.in_((WorkState.HELD, WorkState.DONE))
+    known = union(select(Submission.item_id), select(Assignment.item_id).where(in_hand)).subquery()
+    drawn = select(known.c.item_id).order_by(func.random()).limit(MAX_COMPARED)
+    annotated = list(session.scalars(drawn))  # of these, some wait for more people
+    states = _states(session, version, [*waiting, *annotated])
+    waiting = [item for item in waiting if item in states]
+    of_waiting = np.stack([states[item] for item in waiting])
+    of_annotated = [states[item] for item in annotated if item in states]
+    order = farthest_first(of_waiting, np.array(of_annotated).reshape(-1, of_waiting.shape[1]), PLACES)
+    return [waiting[number] for number in order]
+
+
+def stored(states: Sequence[float]) -> bytes:
+    """As PooledStates has them."""
+    return np.array(states, STORED_TYPE).tobytes()
+
+
+def farthest_first(waiting: States, known: States, count: int) -> list[int]:
+    """Numbers of `count` rows: each is the farthest from all known ones and those before it (k-center).
+
+    Columns are standardized; what is not known (NaN) is taken for the mean.
+    """
+    together = np.concatenate([waiting, known])
+    scaled = np.nan_to_num((together - np.nanmean(together, 0)) / (np.nanstd(together, 0) + 1e-6))
+    waiting, known = scaled[: len(waiting)], scaled[len(waiting) :]
+    lengths = (waiting**2).sum(1)
+    distances = lengths[:, None] + (known**2).sum(1) - 2 * waiting @ known.T
+    nearest = distances.min(1, initial=np.inf)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(waiting)):
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, ((waiting - waiting[chosen[-1]]) ** 2).sum(1))
+        nearest[chosen] = -np.inf
+    return chosen
+
+
+def _states(session: Session, version: int | None, items: Sequence[int]) -> dict[int, States]:
+    """Of those items that a model version has assessed: all aspects' states, NaN where there are none."""
+    by_aspect: dict[Aspect, dict[int, States]] = {aspect: {} for aspect in Aspect}
+    for some in query_chunks(items):
+        rows = session.execute(
+            select(Assessment.item_id, PooledStates.aspect, PooledStates.states)
+            .join(PooledStates)
+            .where(Assessment.model_version_id == version, Assessment.item_id.in_(some))
+            .order_by(Assessment.id)  # so that the latest stays
+        )
+        for item, aspect, states in rows:
+            by_aspect[aspect][item] = np.frombuffer(states, STORED_TYPE).astype(np.float32)
+    known = {aspect: of_items for aspect, of_items in by_aspect.items() if of_items}
+    unknown = {aspect: np.full_like(next(iter(each.values())), np.nan) for aspect, each in known.items()}
+    return {
+        item: np.concatenate([each.get(item, unknown[aspect]) for aspect, each in known.items()])
+        for item in set().union(*known.values())
+    }
