@@ -1,19 +1,20 @@
 """What people's scores do for a model in service: `python benchmarks/feedback_curve.py DATA runs/curve`.
 
-DATA is that of `python -m training reproduce-nano`. The model in service has nano's backbone, and predictors
-fitted to images of other sources than AGIQA-3k. People are AGIQA-3k's mean opinion scores on nano's scale.
-They score N images, the predictors are adapted, and both are tested on images of other prompts. With
-`--choose features` they are asked for images that differ most, by the predictor's pooled states; `scores`
-spreads them over the predicted range, `generators` over the generators; `disagreement` takes those whose
-predicted MOS is farthest from the word that the model says.
+DATA is that of `python -m training reproduce-nano`. The model in service is made as nano is, but without any
+score of AGIQA-3k: quality encoder, quality regressor and predictors are fitted to images of other sources.
+People are AGIQA-3k's mean opinion scores on nano's scale. They score N images, the predictors are adapted,
+and both are tested on images of other prompts. With `--choose features` they are asked for images that differ
+most, by the predictor's pooled states; `scores` spreads them over the predicted range, `generators` over the
+generators; `disagreement` takes those whose predicted MOS is farthest from the word that the model says.
 
-What was described stays in the run's folder, so that a stopped benchmark goes on from there.
+What was fitted and described stays in the run's folder, so that a stopped benchmark goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from m3agiqa.aspects import RATING_WORDS, Aspect  # noqa: E402
+from m3agiqa.backbones.nano import QUALITY_ENCODER_FILE  # noqa: E402
 from m3agiqa.grouping import fold_prompt  # noqa: E402
 from m3agiqa.metrics import rmse, srcc  # noqa: E402
 from m3agiqa.predictor.model import Predictor  # noqa: E402
@@ -36,6 +38,7 @@ from training.config import RunConfig  # noqa: E402
 from training.data import DataConfig  # noqa: E402
 from training.data.splits import shuffled  # noqa: E402
 from training.data.variants import Variant, own_variants  # noqa: E402
+from training.nano.align import AlignConfig, align  # noqa: E402
 from training.pipeline import run_stages  # noqa: E402
 from training.run import RunFolder  # noqa: E402
 from training.stages.adapt import adapt  # noqa: E402
@@ -62,8 +65,11 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the draws")
     args = parser.parse_args()
-    run = RunFolder(args.run, RunConfig(data=DataConfig("nano", args.data), name="feedback-curve"))
+    fitted = AlignConfig(parts=("quality_encoder", "quality_regressor"))
+    config = RunConfig(data=DataConfig("nano", args.data), name="feedback-curve", align=fitted)
+    run = RunFolder(args.run, config)
     run_stages(run, until="datasets")
+    _fit_quality_encoder(run, fitted)
     judged = _drawn(run, args.images, lambda sample: sample.source == JUDGED_SOURCE)
     others = _drawn(run, args.others, lambda sample: sample.source != JUDGED_SOURCE)
     run.describe([*judged, *others], run.cache)
@@ -76,6 +82,17 @@ def main() -> None:
         for size in args.sizes:
             for seed in args.seeds:
                 _judge(run, base, people, size, seed, aspect, args.choose)
+
+
+def _fit_quality_encoder(run: RunFolder, config: AlignConfig) -> None:
+    """From its published weights, to images of other sources; the quality regressor, too."""
+    if run.is_aligned or run.init_from is None:
+        return
+    begun = run.folder / "start"
+    learned = shutil.ignore_patterns(QUALITY_ENCODER_FILE)
+    shutil.copytree(run.init_from, begun, ignore=learned, dirs_exist_ok=True)
+    others = [sample for sample in run.samples if sample.source != JUDGED_SOURCE]
+    align(others, None, run.scale, run.align_folder, config, begun)
 
 
 def _drawn(run: RunFolder, count: int, is_wanted: Callable[[Sample], bool]) -> list[Variant]:
