@@ -4,8 +4,9 @@ DATA is that of `python -m training reproduce-nano`. The model in service is mad
 score of AGIQA-3k: quality encoder, quality regressor and predictors are fitted to images of other sources.
 People are AGIQA-3k's mean opinion scores on nano's scale. They score N images, the predictors are adapted,
 and both are tested on images of other prompts. With `--choose features` they are asked for images that differ
-most, by the predictor's pooled states; `scores` spreads them over the predicted range, `generators` over the
-generators; `disagreement` takes those whose predicted MOS is farthest from the word that the model says.
+most, by the predictors' pooled states, as by the annotation queue's order "most informative first"; `scores`
+spreads them over the predicted range, `generators` over the generators; `disagreement` takes those whose
+predicted MOS is farthest from the word that the model says.
 
 What was fitted and described stays in the run's folder, so that a stopped benchmark goes on from there.
 """
@@ -18,16 +19,19 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from annotation.store.informative import farthest_first  # noqa: E402
 from m3agiqa.aspects import RATING_WORDS, Aspect  # noqa: E402
 from m3agiqa.backbones.nano import QUALITY_ENCODER_FILE  # noqa: E402
 from m3agiqa.grouping import fold_prompt  # noqa: E402
@@ -61,7 +65,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=600, help="that the model in service learns from")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of judged images")
     parser.add_argument(
-        "--choose", choices=SELECTION_METHODS, default="random", help="which images people judge"
+        "--choose", choices=[*SELECTION_METHODS, "features"], default="random", help="images people judge"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the draws")
     args = parser.parse_args()
@@ -75,13 +79,19 @@ def main() -> None:
     run.describe([*judged, *others], run.cache)
     torch.set_num_threads(1)
     sys.stdout.write("aspect | images | seed | SRCC before | after | RMSE before | after | moved\n")
+    heads, people = {}, {}
     for aspect in ASPECTS:
-        base = _model_in_service(run, aspect, others)
-        people = targets(judged, run.cache, run.identity, aspect, run.scale)
-        base, people = _regression_head(base), _pooled(base, people)
+        predictor = _model_in_service(run, aspect, others)
+        heads[aspect] = _regression_head(predictor)
+        people[aspect] = _pooled(predictor, targets(judged, run.cache, run.identity, aspect, run.scale))
+    states = {each.sample.id: each.states[0] for each in people[ASPECTS[0]]}
+    for aspect in ASPECTS[1:]:
+        states |= {e.sample.id: torch.cat([states[e.sample.id], e.states[0]]) for e in people[aspect]}
+    methods = SELECTION_METHODS | {"features": partial(_by_features, states)}
+    for aspect in ASPECTS:
         for size in args.sizes:
             for seed in args.seeds:
-                _judge(run, base, people, size, seed, aspect, args.choose)
+                _judge(run, heads[aspect], people[aspect], size, seed, aspect, methods[args.choose])
 
 
 def _fit_quality_encoder(run: RunFolder, config: AlignConfig) -> None:
@@ -124,7 +134,13 @@ def _pooled(predictor: Predictor, people: list[Target]) -> list[Target]:
 
 
 def _judge(
-    run: RunFolder, base: Predictor, people: list[Target], size: int, seed: int, aspect: Aspect, choose: str
+    run: RunFolder,
+    base: Predictor,
+    people: list[Target],
+    size: int,
+    seed: int,
+    aspect: Aspect,
+    choose: SelectionMethod,
 ) -> None:
     """A row of the table: people judge some images, and the adapted predictor is tested on others."""
     prompts = sorted({fold_prompt(each.sample.prompt) for each in people})
@@ -136,7 +152,7 @@ def _judge(
     pool = [each for each in people if fold_prompt(each.sample.prompt) in set(prompts)]
     if len(pool) < size:
         return
-    adapted = adapt(base, SELECTION_METHODS[choose](base, pool, size, rng), run.unit)
+    adapted = adapt(base, choose(base, pool, size, rng), run.unit)
     true = [each.mos for each in test]
     before, after = (
         np.clip(predict(model, [each.states for each in test]), run.scale.low, run.scale.high)
@@ -151,21 +167,21 @@ def _judge(
 
 # --- which images people judge -------------------------------------------------------------------
 
+SelectionMethod = Callable[[Predictor, list[Target], int, Random], list[Target]]
+"""Some images of a pool, as a model in service sees them."""
+
 
 def _random(base: Predictor, pool: list[Target], size: int, rng: Random) -> list[Target]:
     return rng.sample(pool, size)
 
 
-def _by_features(base: Predictor, pool: list[Target], size: int, rng: Random) -> list[Target]:
-    """Each next image is the farthest from those chosen (k-center), in standardised pooled states."""
-    states = np.stack([each.states[0].double().numpy() for each in pool])
-    states = (states - states.mean(0)) / (states.std(0) + 1e-6)
-    chosen = [rng.randrange(len(pool))]
-    distance = np.linalg.norm(states - states[chosen[0]], axis=1)
-    while len(chosen) < size:
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(states - states[chosen[-1]], axis=1))
-    return [pool[number] for number in chosen]
+def _by_features(
+    states: dict[str, Tensor], base: Predictor, pool: list[Target], size: int, rng: Random
+) -> list[Target]:
+    """As the queue's order "most informative first", by the pooled states of both aspects."""
+    drawn = rng.sample(pool, len(pool))
+    waiting = np.stack([states[each.sample.id].float().numpy() for each in drawn])
+    return [drawn[number] for number in farthest_first(waiting, waiting[:0], size)]
 
 
 def _by_scores(base: Predictor, pool: list[Target], size: int, rng: Random) -> list[Target]:
@@ -202,7 +218,6 @@ def _by_generators(base: Predictor, pool: list[Target], size: int, rng: Random) 
 
 SELECTION_METHODS = {
     "random": _random,
-    "features": _by_features,
     "scores": _by_scores,
     "generators": _by_generators,
     "disagreement": _by_disagreement,
