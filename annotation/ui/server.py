@@ -61,6 +61,8 @@ def build_page(studio: Studio) -> gr.Blocks:
             data_tab(studio, data)
         with gr.Tab("Models", elem_id="models-tab") as models:
             models_tab(studio, banner, models, annotating.prefetch.catch_up)
+        if not zero_gpu.ON_ZERO_GPU:  # where this would use up somebody's share
+            annotating.prefetch.resume()
         follow_model(studio.loader, banner, demo, [assess, annotate, compare, failures, data, models])
     return demo
 

@@ -7,12 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
 
 from sqlalchemy import Select, exists, func, select
 
 from annotation.store.current_responses import current_corrections
 from annotation.store.items import record_assessment, require_item
+from annotation.store.log import promoted
 from annotation.store.models import Assessment, Assignment, Correction, ModelVersion, QueueEntry
 from annotation.store.queue import QueueOrder
 from annotation.ui.context import Studio
@@ -84,6 +86,19 @@ class Prefetch:
             if not self._ended.is_set():
                 self._is_behind = True
                 self._go_on()
+
+    def resume(self) -> None:
+        """Catch up, once the model is loaded, if one was ever promoted: a restart may have interrupted it."""
+
+        def wait() -> None:
+            with suppress(M3AgiqaError):  # the page says why there is no model
+                with self._studio.store.database.reading() as session:
+                    is_promoted = promoted(session) is not None
+                if is_promoted:
+                    self._studio.loader.wait(self._ended.is_set, lambda load: None)
+                    self.catch_up()
+
+        threading.Thread(target=wait, name="catch-up", daemon=True).start()
 
     def behind(self) -> int:
         """How many items people have scored that the served model has not assessed; 0 before it is loaded."""
