@@ -26,6 +26,7 @@ from annotation.store.items import add_item, latest_assessment, record_assessmen
 from annotation.store.log import promote
 from annotation.ui.access import Access, Person, Role
 from annotation.ui.annotate.api import Annotating
+from annotation.ui.annotate.prefetch import ITEMS_AHEAD
 from annotation.ui.context import Studio
 from annotation.ui.model_service import ModelLoader
 from annotation.ui.server import build_page
@@ -455,6 +456,14 @@ def test_a_new_model_says_its_own_of_what_an_older_one_has_assessed(make, assess
             return latest_assessment(session, item).model_version.title
 
     wait_until(lambda: title() == newer.title)
+
+
+def test_for_an_order_by_assessments_more_of_the_queue_is_assessed(annotating, assessor, fill):
+    fill(2 * ITEMS_AHEAD + 2)
+    take(annotating, count=1)
+    wait_until(lambda: len(assessor.prompts) == 1 + ITEMS_AHEAD)
+    take(annotating, count=1, order="most informative first")
+    wait_until(lambda: len(assessor.prompts) == 2 * ITEMS_AHEAD + 2)
 
 
 def test_after_a_promotion_it_assesses_what_people_have_scored(make, assessor, fill, store):
