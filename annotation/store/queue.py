@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, exists, func, insert, select, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import InstrumentedAttribute, Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import items
@@ -165,10 +166,12 @@ def take(
             .values(held_until=at + LEASE_DURATION)
         )
     has_locks = _free_lapsed(session, annotator_id, at) or bool(held)
+    columns = _order_columns(session, annotator_id, order, pool) if len(held) < count else ()
     while len(held) < count:
         item_id = _due_gold(session, annotator_id, gold_every)
         if item_id is None:
-            item_id = _next_free(session, annotator_id, order, pool, wait=not has_locks)
+            free = _free(annotator_id, pool).order_by(*columns)
+            item_id = _next_free(session, free, wait=not has_locks)
         if item_id is None:
             break
         _settle(session, item_id, at, annotator_id, WorkState.HELD)
@@ -335,18 +338,12 @@ def _lapsed(assignment: Assignment, at: datetime) -> bool:
     return held and assignment.held_until < at
 
 
-def _next_free(session: Session, annotator_id: int, order: QueueOrder, pool: Pool, wait: bool) -> int | None:
-    """The first item with a free slot that this person has had nothing to do with.
+def _next_free(session: Session, free: Select[int], wait: bool) -> int | None:
+    """The first of some items.
 
     `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
     """
-    free = _free(annotator_id, pool)
-    if order is QueueOrder.INFORMATIVE and (ranked := most_informative(session, free)):
-        places = {item: place for place, item in enumerate(ranked)}
-        place = case(places, value=QueueEntry.item_id, else_=len(ranked))
-        candidates = free.order_by(place, QueueEntry.order).limit(1)
-    else:
-        candidates = free.order_by(*ORDER_COLUMNS[order]).limit(1)
+    candidates = free.limit(1)
     with session.begin_nested() as savepoint:
         item_id = session.scalar(candidates.with_for_update(of=QueueEntry, skip_locked=True))
         if item_id is not None:
@@ -380,6 +377,17 @@ ORDER_COLUMNS = {
     QueueOrder.INFORMATIVE: (QueueEntry.order,),  # of what no model has assessed yet
     QueueOrder.LEAST: (QueueEntry.taken, QueueEntry.order),
 }
+
+
+def _order_columns(
+    session: Session, annotator_id: int, order: QueueOrder, pool: Pool
+) -> tuple[ColumnElement[Any] | InstrumentedAttribute[Any], ...]:
+    """What a person's next items are ordered by."""
+    if order is QueueOrder.INFORMATIVE and (ranked := most_informative(session, _free(annotator_id, pool))):
+        places = {item: place for place, item in enumerate(ranked)}
+        place = case(places, value=QueueEntry.item_id, else_=len(ranked))
+        return place, *ORDER_COLUMNS[order]
+    return ORDER_COLUMNS[order]
 
 
 def _due_gold(session: Session, annotator_id: int, gold_every: int) -> int | None:
