@@ -3,10 +3,10 @@
 DATA is that of `python -m training reproduce-nano`. The model in service is made as nano is, but without any
 score of AGIQA-3k: quality encoder, quality regressor and predictors are fitted to images of other sources.
 People are AGIQA-3k's mean opinion scores on nano's scale. They score N images, the predictors are adapted,
-and both are tested on images of other prompts. With `--choose features` they are asked for images that differ
-most, by the predictors' pooled states, as by the annotation queue's order "most informative first"; `scores`
-spreads them over the predicted range, `generators` over the generators; `disagreement` takes those whose
-predicted MOS is farthest from the word that the model says.
+and both are tested on images of other prompts. With `--choose features` they are asked for images that stand
+for the most others, by the predictors' pooled states, as by the annotation queue's order "most informative
+first"; `scores` spreads them over the predicted range, `generators` over the generators; `disagreement` takes
+those whose predicted MOS is farthest from the word that the model says.
 
 What was fitted and described stays in the run's folder, so that a stopped benchmark goes on from there.
 """
@@ -31,7 +31,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from annotation.store.informative import farthest_first  # noqa: E402
+from annotation.store.informative import most_representative  # noqa: E402
 from m3agiqa.aspects import RATING_WORDS, Aspect  # noqa: E402
 from m3agiqa.backbones.nano import QUALITY_ENCODER_FILE  # noqa: E402
 from m3agiqa.grouping import fold_prompt  # noqa: E402
@@ -181,7 +181,7 @@ def _by_features(
     """As the queue's order "most informative first", by the pooled states of both aspects."""
     drawn = rng.sample(pool, len(pool))
     waiting = np.stack([states[each.sample.id].float().numpy() for each in drawn])
-    return [drawn[number] for number in farthest_first(waiting, waiting[:0], size)]
+    return [drawn[number] for number in most_representative(waiting, waiting[:0], size)]
 
 
 def _by_scores(base: Predictor, pool: list[Target], size: int, rng: Random) -> list[Target]:

@@ -1,4 +1,4 @@
-"""The queue's items that teach a model most: those that differ most from what people have annotated.
+"""The queue's items that teach a model most: those that stand for the most others that wait.
 
 Items are compared by what the predictors' regression heads have read of them (m3agiqa.predictor.model). How
 much more such items teach than others is measured in docs/experiments.md.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from sqlalchemy import Select, func, select, union
 from sqlalchemy.orm import Session
 
@@ -17,10 +18,10 @@ from annotation.store.database import query_chunks
 from annotation.store.models import Assessment, Assignment, PooledStates, QueueEntry, Submission, WorkState
 from m3agiqa.aspects import Aspect
 
-MAX_COMPARED = 1000
+MAX_COMPARED = 500
 """Items that wait, and as many that are annotated: of more, some are drawn at random, to bound the time."""
-PLACES = 20
-"""Items that are put in order at once: as many people may ask for one at the same moment."""
+PLACES = 10
+"""Items that are put in order at once: as many may be taken at the same moment."""
 
 STORED_TYPE = "<f2"  # 128 bytes for nano's 64 numbers
 States = NDArray[np.float32]
@@ -54,7 +55,7 @@ def most_informative(session: Session, free: Select[int]) -> list[int]:
     waiting = [item for item in waiting if item in states]
     of_waiting = np.stack([states[item] for item in waiting])
     of_annotated = [states[item] for item in annotated if item in states]
-    order = farthest_first(of_waiting, np.array(of_annotated).reshape(-1, of_waiting.shape[1]), PLACES)
+    order = most_representative(of_waiting, np.array(of_annotated).reshape(-1, of_waiting.shape[1]), PLACES)
     return [waiting[number] for number in order]
 
 
@@ -63,22 +64,22 @@ def stored(states: Sequence[float]) -> bytes:
     return np.array(states, STORED_TYPE).tobytes()
 
 
-def farthest_first(waiting: States, known: States, count: int) -> list[int]:
-    """Numbers of `count` rows: each is the farthest from all known ones and those before it (k-center).
+def most_representative(waiting: States, known: States, count: int) -> list[int]:
+    """Numbers of `count` waiting rows, each of which brings all of them nearest to a known or chosen one.
 
-    Columns are standardized; what is not known (NaN) is taken for the mean.
+    Nearness is the mean squared distance; columns are standardized, and what is not known (NaN) is taken for
+    the mean. Greedy, so that each beginning of the list is good, too.
     """
     together = np.concatenate([waiting, known])
     scaled = np.nan_to_num((together - np.nanmean(together, 0)) / (np.nanstd(together, 0) + 1e-6))
-    waiting, known = scaled[: len(waiting)], scaled[len(waiting) :]
-    lengths = (waiting**2).sum(1)
-    distances = lengths[:, None] + (known**2).sum(1) - 2 * waiting @ known.T
-    nearest = distances.min(1, initial=np.inf)
+    distances = cdist(scaled[: len(waiting)], scaled, "sqeuclidean")
+    nearest = distances[:, len(waiting) :].min(1, initial=distances.max())
     chosen: list[int] = []
     while len(chosen) < min(count, len(waiting)):
-        chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, ((waiting - waiting[chosen[-1]]) ** 2).sum(1))
-        nearest[chosen] = -np.inf
+        gains = (nearest[:, None] - distances[:, : len(waiting)]).clip(0).sum(0)
+        gains[chosen] = -1
+        chosen.append(int(gains.argmax()))
+        nearest = np.minimum(nearest, distances[:, chosen[-1]])
     return chosen
 
 
