@@ -25,6 +25,10 @@ ORDER_LABELS = {
     QueueOrder.INFORMATIVE: "Most informative first",
     QueueOrder.LEAST: "Least annotated first",
 }
+ORDER_HINT = (
+    "Uncertain: the model's word and MOS differ most. Most informative: stands for the most other images. "
+    "Both choose among images that the model has assessed; it assesses more while you annotate."
+)
 POOL_LABELS = {Pool.ALL: "All images", Pool.IMPORTED: "Imported images", Pool.DEMO: "From the Assess tab"}
 
 IMPORT_HINT = (
@@ -135,7 +139,7 @@ def _page() -> str:
     return f"""
 <section class="annotate loading without-item" tabindex="-1" aria-label="Annotation">
   <div class="bar">
-    {_select("order", "Order", {str(key): text for key, text in ORDER_LABELS.items()})}
+    {_select("order", "Order", {str(key): text for key, text in ORDER_LABELS.items()}, ORDER_HINT)}
     {_select("pool", "Images", {str(key): text for key, text in POOL_LABELS.items()})}
     <label class="blind" title="Hide the model's answer to an aspect until you have scored it">
       <input type="checkbox" data-part="blind"> Blind</label>
@@ -185,8 +189,8 @@ def _aspect_template(aspect: Aspect) -> str:
     )
 
 
-def _select(part: str, label: str, choices: dict[str, str]) -> str:
+def _select(part: str, label: str, choices: dict[str, str], hint: str = "") -> str:
     options = "".join(
         f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in choices.items()
     )
-    return f'<label>{label} <select data-part="{part}">{options}</select></label>'
+    return f'<label title="{escape(hint)}">{label} <select data-part="{part}">{options}</select></label>'
