@@ -51,6 +51,11 @@ def wait_for_text(page: Page) -> None:
     expect(page.locator("#card-quality .description")).to_have_text(re.compile(r"\w+ \w+"))
 
 
+def wait_for_turn(page: Page) -> None:
+    """Until the model works for this page: from then on others wait in line, for as long as that takes."""
+    page.wait_for_function("() => /Looking|Writing/.test(document.querySelector('#status').innerText)")
+
+
 def stop(page: Page) -> None:
     page.click("#stop")
     expect(page.locator("#assess")).to_be_enabled()
@@ -167,9 +172,10 @@ def test_stop_and_closing_the_page_end_a_run_and_no_other(new_page: NewPage, ser
     put_in(other, picture)
     put_in(page, picture)
     page.press("#prompt textarea", "Control+Enter")
-    wait_for_text(page)
+    wait_for_turn(page)
     other.click("#assess")
     expect(other.locator("#status")).to_contain_text("You are number 2 in the queue")
+    wait_for_text(page)
     page.click("#stop")
     expect(page.locator(".ended").first).to_have_text("Stopped.", timeout=5000)
     expect(page.locator("#assess")).to_be_enabled()
@@ -178,12 +184,13 @@ def test_stop_and_closing_the_page_end_a_run_and_no_other(new_page: NewPage, ser
     assert len(so_far.split()) >= 2
 
     # The other visitor's run was not touched: it goes on, and takes its turn.
-    wait_for_text(other)
+    wait_for_turn(other)
     # Nor did Stop leave anything behind: the same visitor asks again, and waits behind the other.
     page.click("#assess")
     expect(page.locator("#status")).to_contain_text("You are number 2 in the queue")
     stop(page)  # in the line, too
     expect(other.locator("#stop")).to_be_visible()
+    wait_for_text(other)
     working = _busy(server, 0.3)
     stop(other)
     idle = _busy_after_a_run(server)
@@ -201,7 +208,7 @@ def test_two_visitors_at_once_get_both_their_answers(new_page: NewPage, picture:
     first, second = new_page(), new_page()
     put_in(second, picture, "a blue whale in the deep sea")
     assess(first, picture)
-    wait_for_text(first)
+    wait_for_turn(first)
     second.click("#assess")
     expect(second.locator("#status")).to_contain_text("You are number 2 in the queue")
     for page, prompt in ((first, PROMPT), (second, "a blue whale in the deep sea")):
