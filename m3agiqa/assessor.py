@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
-from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -35,20 +34,11 @@ from m3agiqa.download.pypi import Progress
 from m3agiqa.errors import InputError, M3AgiqaError, Stopped
 from m3agiqa.images import ImageSource, open_image
 from m3agiqa.occlusion import occlusion_map
-from m3agiqa.predictor.model import Predictor
+from m3agiqa.predictor.model import Prediction, Predictor
 from m3agiqa.prompt_elements import CheckedElement, prompt_elements
 from m3agiqa.quality_map import QualityMap, Report
 from m3agiqa.ranking import Ranking, ranked_as_assessed
 from m3agiqa.threads import follow_load
-
-
-class _Score(NamedTuple):
-    """Of one conversation."""
-
-    raw: float
-    spread: float | None
-    """Over predictors of other seeds."""
-    pooled: Tensor
 
 
 class Assessor:
@@ -132,8 +122,8 @@ class Assessor:
             if isinstance(output, Delta):
                 yield DescriptionDelta(aspect, output.text)
                 continue
-            (score,) = self._scores(aspect, [output.hidden])
-            results[aspect] = self._result(aspect, output, score, request, prompt)
+            (predicted,) = self._predict(aspect, [output.hidden])
+            results[aspect] = self._result(aspect, output, *predicted, request, prompt)
             yield results[aspect]
         yield self._assessment(image, prompt, request, results, time.perf_counter() - started)
 
@@ -236,10 +226,10 @@ class Assessor:
                 index, aspect = rows[output.row]
                 generations.setdefault(aspect, {})[index] = output
         for aspect, outputs in generations.items():
-            scores = self._scores(aspect, [output.hidden for output in outputs.values()])
-            for (index, output), score in zip(outputs.items(), scores, strict=True):
+            predicted = self._predict(aspect, [output.hidden for output in outputs.values()])
+            for (index, output), each in zip(outputs.items(), predicted, strict=True):
                 given = subjects[index][1]
-                results[index][aspect] = self._result(aspect, output, score, requests[index], given)
+                results[index][aspect] = self._result(aspect, output, *each, requests[index], given)
         seconds = (time.perf_counter() - started) / max(len(requests), 1)
         return {
             index: self._assessment(*subjects[index], request, results[index], seconds)
@@ -257,14 +247,14 @@ class Assessor:
         conversations = tuple(Conversation.open(aspect, prompt) for aspect in chosen)
         return Request(opened, conversations)
 
-    def _scores(self, aspect: Aspect, hidden: Sequence[Tensor]) -> list[_Score]:
-        """Of conversations about an aspect."""
+    def _predict(self, aspect: Aspect, hidden: Sequence[Tensor]) -> list[tuple[Prediction, float | None]]:
+        """For conversations about an aspect, and the spread of MOS over predictors of other seeds."""
         first, *others = (
             predictor.predict_all(hidden)
             for predictor in (self.predictors[aspect], *self.others.get(aspect, ()))
         )
         return [
-            _Score(one.mos, stdev([one.mos, *(each.mos for each in more)]) if more else None, one.pooled)
+            (one, stdev([one.mos, *(each.mos for each in more)]) if more else None)
             for one, *more in zip(first, *others, strict=True)
         ]
 
@@ -272,7 +262,8 @@ class Assessor:
         self,
         aspect: Aspect,
         output: Generation,
-        score: _Score,
+        prediction: Prediction,
+        spread: float | None,
         request: Request,
         given: str | None,
     ) -> AspectResult:
@@ -285,11 +276,11 @@ class Assessor:
             aspect,
             output.description,
             output.rating,
-            mos=scale.clamp(round(score.raw, MOS_DIGITS)),
-            raw_mos=score.raw,
+            mos=scale.clamp(round(prediction.mos, MOS_DIGITS)),
+            raw_mos=prediction.mos,
             scale=scale,
-            spread=score.spread,
-            pooled=tuple(score.pooled.tolist()),
+            spread=spread,
+            pooled=tuple(prediction.pooled.tolist()),
             calibration=self.card.calibration.get(aspect),
             unknown_prompt=unknown_prompt,
             read_characters=len(prompt) if prompt and prompt != normalized_prompt(given) else None,

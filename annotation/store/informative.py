@@ -20,16 +20,15 @@ from m3agiqa.aspects import Aspect
 
 MAX_COMPARED = 500
 """Items that wait, and as many that are annotated: of more, some are drawn at random, to bound the time."""
-PLACES = 10
+RANKED_ITEMS = 10
 """Items that are put in order at once: as many may be taken at the same moment."""
-
 STORED_TYPE = "<f2"  # 128 bytes for nano's 64 numbers
 States = NDArray[np.float32]
 """Of one item [width], or of several [N, width]."""
 
 
 def most_informative(session: Session, free: Select[int]) -> list[int]:
-    """Up to PLACES of the queue's free items, in the order in which they shall be annotated.
+    """Up to RANKED_ITEMS of the queue's free items, in the order in which they shall be annotated.
 
     Of one model, the one that has assessed most of them: states of two models cannot be compared. What it has
     not assessed is left out.
@@ -55,12 +54,14 @@ def most_informative(session: Session, free: Select[int]) -> list[int]:
     waiting = [item for item in waiting if item in states]
     of_waiting = np.stack([states[item] for item in waiting])
     of_annotated = [states[item] for item in annotated if item in states]
-    order = most_representative(of_waiting, np.array(of_annotated).reshape(-1, of_waiting.shape[1]), PLACES)
+    order = most_representative(
+        of_waiting, np.array(of_annotated).reshape(-1, of_waiting.shape[1]), RANKED_ITEMS
+    )
     return [waiting[number] for number in order]
 
 
-def stored(states: Sequence[float]) -> bytes:
-    """As PooledStates has them."""
+def states_as_bytes(states: Sequence[float]) -> bytes:
+    """As PooledStates holds them."""
     return np.array(states, STORED_TYPE).tobytes()
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from annotation.store import exposures
 from annotation.store.database import get_or_add, storable, storable_within
 from annotation.store.image_files import StoredImage
-from annotation.store.informative import stored
+from annotation.store.informative import states_as_bytes
 from annotation.store.models import (
     AnswersOf,
     AspectAssessment,
@@ -103,7 +103,7 @@ def record_assessment(
     session.add(row)
     session.flush()
     session.add_all(
-        PooledStates(assessment_id=row.id, aspect=result.aspect, states=stored(result.pooled))
+        PooledStates(assessment_id=row.id, aspect=result.aspect, states=states_as_bytes(result.pooled))
         for result in assessment.aspects.values()
         if result.pooled
     )

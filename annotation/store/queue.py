@@ -19,10 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, exists, func, insert, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session, selectinload
+from sqlalchemy.orm import Session, selectinload
 
 from annotation.settings import MOST_ANNOTATORS
 from annotation.store import items
@@ -166,18 +165,19 @@ def take(
             .values(held_until=at + LEASE_DURATION)
         )
     has_locks = _free_lapsed(session, annotator_id, at) or bool(held)
-    columns = _order_columns(session, annotator_id, order, pool) if len(held) < count else ()
+    if len(held) >= count:
+        return held[:count]
+    free = _ordered(session, _free(annotator_id, pool), order)
     while len(held) < count:
         item_id = _due_gold(session, annotator_id, gold_every)
         if item_id is None:
-            free = _free(annotator_id, pool).order_by(*columns)
             item_id = _next_free(session, free, wait=not has_locks)
         if item_id is None:
             break
         _settle(session, item_id, at, annotator_id, WorkState.HELD)
         held.append(item_id)
         has_locks = True
-    return held[:count]
+    return held
 
 
 def finish(session: Session, item_id: int, annotator: str, at: datetime | None = None) -> None:
@@ -339,7 +339,7 @@ def _lapsed(assignment: Assignment, at: datetime) -> bool:
 
 
 def _next_free(session: Session, free: Select[int], wait: bool) -> int | None:
-    """The first of some items.
+    """The first of some items of the queue that nobody has locked.
 
     `wait` for an item that somebody else has locked, if there is no other: only for who has locked none.
     """
@@ -374,20 +374,17 @@ def _free(annotator_id: int, pool: Pool) -> Select[int]:
 ORDER_COLUMNS = {
     QueueOrder.RANDOM: (QueueEntry.order,),
     QueueOrder.UNCERTAIN: (QueueEntry.uncertainty.desc(), QueueEntry.order.desc()),
-    QueueOrder.INFORMATIVE: (QueueEntry.order,),  # of what no model has assessed yet
+    QueueOrder.INFORMATIVE: (QueueEntry.order,),  # after those that `_ordered` puts first
     QueueOrder.LEAST: (QueueEntry.taken, QueueEntry.order),
 }
 
 
-def _order_columns(
-    session: Session, annotator_id: int, order: QueueOrder, pool: Pool
-) -> tuple[ColumnElement[Any] | InstrumentedAttribute[Any], ...]:
-    """What a person's next items are ordered by."""
-    if order is QueueOrder.INFORMATIVE and (ranked := most_informative(session, _free(annotator_id, pool))):
+def _ordered(session: Session, free: Select[int], order: QueueOrder) -> Select[int]:
+    """Free items in an order; what no model has assessed comes at random after the most informative ones."""
+    if order is QueueOrder.INFORMATIVE and (ranked := most_informative(session, free)):
         places = {item: place for place, item in enumerate(ranked)}
-        place = case(places, value=QueueEntry.item_id, else_=len(ranked))
-        return place, *ORDER_COLUMNS[order]
-    return ORDER_COLUMNS[order]
+        free = free.order_by(case(places, value=QueueEntry.item_id, else_=len(ranked)))
+    return free.order_by(*ORDER_COLUMNS[order])
 
 
 def _due_gold(session: Session, annotator_id: int, gold_every: int) -> int | None:

@@ -16,7 +16,7 @@ from m3agiqa.predictor.extractors import build_extractor
 
 HEAD_ROWS_AT_ONCE = 4096
 """So many rows of an output head are brought to 32 bit at a time."""
-MAX_BATCH = 8  # conversations whose MOS is predicted at once
+MAX_BATCH = 64  # conversations whose MOS is predicted at once
 
 
 class Prediction(NamedTuple):
@@ -71,13 +71,16 @@ class Predictor(nn.Module):
         return self.predict_all([states])[0].mos
 
     @torch.inference_mode()
-    def predict_all(self, conversations: Sequence[Tensor]) -> list[Prediction]:
-        """Of each conversation's states [L, input_size], several at once; in evaluation mode."""
-        predictions: list[Prediction] = []
+    def predict_all(self, conversations: Sequence[Tensor], head: Tensor | None = None) -> list[Prediction]:
+        """Of each conversation's states [L, input_size], several at once; in evaluation mode.
+
+        `head`: see `forward`.
+        """
+        device, predictions = self.projection.weight.device, list[Prediction]()
         for start in range(0, len(conversations), MAX_BATCH):
             batch = list(conversations[start : start + MAX_BATCH])
-            lengths = torch.tensor([len(states) for states in batch])
-            pooled = self.pooled(pad_sequence(batch, batch_first=True), lengths)
+            lengths = torch.tensor([len(states) for states in batch], device=device)
+            pooled = self.pooled(pad_sequence(batch, batch_first=True).to(device), lengths, head)
             mos = self.regression(pooled).squeeze(-1).tolist()
             predictions += map(Prediction, mos, pooled)
         return predictions

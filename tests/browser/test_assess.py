@@ -222,7 +222,7 @@ def test_no_image_and_one_that_cannot_be_read_are_told_in_a_sentence(scripted_pa
     """The sentences of all kinds are in test_images.py."""
     page = scripted_page()
     alert = page.locator("#message [role=alert]")
-    page.dispatch_event("#assess", "click")
+    page.click("#assess")
     expect(alert).to_contain_text("There is no image yet")
     expect(page.locator("#assess")).to_be_enabled()
     (tmp_path / "text.png").write_text("This is no image.")
@@ -230,7 +230,7 @@ def test_no_image_and_one_that_cannot_be_read_are_told_in_a_sentence(scripted_pa
     page.set_input_files("#image input[type=file]", tmp_path / "text.png")
     expect(alert).to_contain_text(sentence)  # as soon as it is uploaded
     expect(page.locator("#image img")).to_be_hidden()  # no icon of a broken image
-    page.dispatch_event("#assess", "click")
+    page.click("#assess")
     expect(page.locator("#assess")).to_be_enabled()
     expect(alert).to_contain_text(sentence)  # and when it is to be assessed
     expect(alert).to_be_visible()

@@ -237,25 +237,14 @@ class Standardizer:
             bias -= weight @ mean if weight.dim() == 2 else weight * mean
 
 
-@torch.inference_mode()
-def predict(
-    predictor: Predictor, states: list[Tensor], head: Tensor | None = None, batch: int = 64
-) -> list[float]:
+def predict(predictor: Predictor, states: list[Tensor], head: Tensor | None = None) -> list[float]:
     """Raw MOS of many conversations' states."""
-    predictor.eval()
-    scores: list[float] = []
-    for start in range(0, len(states), batch):
-        rows, lengths = _pad(states[start : start + batch], predictor)
-        scores += predictor(rows, lengths, head).tolist()
-    return scores
+    return [each.mos for each in predictor.eval().predict_all(states, head)]
 
 
-@torch.inference_mode()
-def pooled_states(predictor: Predictor, states: list[Tensor], batch: int = 64) -> Tensor:
+def pooled_states(predictor: Predictor, states: list[Tensor]) -> Tensor:
     """What the regression head reads of many conversations' states, [n, width]."""
-    predictor.eval()
-    chunks = [states[start : start + batch] for start in range(0, len(states), batch)]
-    return torch.cat([predictor.pooled(*_pad(chunk, predictor)).cpu() for chunk in chunks])
+    return torch.stack([each.pooled for each in predictor.eval().predict_all(states)]).cpu()
 
 
 def _schedule(

@@ -97,13 +97,13 @@ def appearance(image: Image.Image) -> Map:
     """
     own = windows(image)
     ends = own if len(own) == 1 else [own[0], own[-1]]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # most of the work lets other threads run
-        at_one_scale = pool.submit(_at_one_scale, image)
-        octaves, of_ends = pool.submit(_octaves, image), pool.map(_statistics, ends)
-        of_windows = np.mean(list(of_ends), axis=0)
-    of_shown, octaves_shown = at_one_scale.result()
-    change = octaves.result() - octaves_shown
-    return np.concatenate([of_shown, of_windows, octaves.result(), octaves_shown, change], dtype=np.float32)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy and SciPy let other threads run
+        at_one_scale, own_octaves = pool.submit(_at_one_scale, image), pool.submit(_octaves, image)
+        of_windows = np.mean(list(pool.map(_statistics, ends)), axis=0)
+    (of_shown, octaves_shown), octaves = at_one_scale.result(), own_octaves.result()
+    return np.concatenate(
+        [of_shown, of_windows, octaves, octaves_shown, octaves - octaves_shown], dtype=np.float32
+    )
 
 
 def _at_one_scale(image: Image.Image) -> tuple[Map, Map]:

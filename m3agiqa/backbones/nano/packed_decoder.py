@@ -22,10 +22,10 @@ from m3agiqa.backbones.cpu_precision import has_fast_bfloat16
 
 Product = Callable[[Tensor], Tensor]
 TYPICAL_ROWS = 3  # of a product during generation for one image, which the packing is optimized for
-FEW_ROWS = 32  # of a product; kernels for more rows may add up in another order, as those for a single row
+FEW_ROWS = 32  # of a product; kernels for more rows, or for one alone, may add up in another order
 MANY_ROWS = 256  # of a product, a third faster on processors whose kernels for so many add up alike
 POSITIONS_BLOCK = 64  # attention over a multiple of this many columns rounds alike, however many they are
-MAX_TRIED_WIDTH = 8192  # the output head, which is wider, never has many rows
+MAX_TRIED_WIDTH = 8192  # outputs of a product; the output head, which has more, never gets many rows
 ATTENTION_BLOCK = 512  # a multiple of it; rows whose columns end in the same one attend together
 
 

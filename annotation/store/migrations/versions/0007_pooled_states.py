@@ -1,4 +1,4 @@
-"""What the regression head read, by which the queue finds images that differ from those annotated."""
+"""What the regression head read, by which the queue finds images that stand for many others."""
 
 from __future__ import annotations
 
